@@ -1,0 +1,1 @@
+//! Units on machines: what should run, what runs, and the steps between.

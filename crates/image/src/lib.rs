@@ -1,0 +1,1 @@
+//! References, registries, the content store, layers and snapshots.

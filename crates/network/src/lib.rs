@@ -1,0 +1,1 @@
+//! Bridges, addresses, firewall and names.

@@ -1,0 +1,1 @@
+//! Holder and shims: one small process per container.

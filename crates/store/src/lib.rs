@@ -1,0 +1,1 @@
+//! The key-value store: one interface, the embedded implementation.

@@ -1,0 +1,1 @@
+//! Route netlink, request and answer.

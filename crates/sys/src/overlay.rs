@@ -1,0 +1,1 @@
+//! overlayfs through the new mount API.

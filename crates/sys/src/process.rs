@@ -1,0 +1,1 @@
+//! Forking, pidfds, reaping.

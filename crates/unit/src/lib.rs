@@ -1,0 +1,1 @@
+//! The unit-file language: systemd syntax to typed units.
