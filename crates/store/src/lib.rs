@@ -1,1 +1,30 @@
-//! The key-value store: one interface, the embedded implementation.
+//! The key-value store: one interface with etcd's v3 meaning, and the embedded implementation.
+//!
+//! [`Store`] is what the rest of the house sees: revisions, ranges, transactions, watches from a
+//! revision, leases and compaction, each meaning what etcd 3.4 to 3.6 means by it. Values of the
+//! requests are etcd's own (a `range_end` of `\0` is "to the end", a revision of 0 is "now"), so
+//! that a gRPC face is a translation of types and a store over a real etcd is a second
+//! implementation.
+//!
+//! [`EmbeddedStore`] keeps everything in one redb file, see [`embedded`].
+//!
+//! ```
+//! # use coracle_store::*;
+//! # async fn example(dir: &std::path::Path) -> Result<(), StoreError> {
+//! let store = EmbeddedStore::open(dir, Options::default())?;
+//! let put = store.put(PutRequest::new("/units/web", "v1")).await?;
+//! let mut watch = store.watch(WatchRequest::prefix("/units/").from(put.revision)).await?;
+//! let seen = watch.next().await.expect("the stream lives as long as the store")?;
+//! assert_eq!(seen.events[0].kv.key, "/units/web");
+//! # Ok(()) }
+//! ```
+
+pub mod embedded;
+mod error;
+mod store;
+mod types;
+
+pub use embedded::{EmbeddedStore, Options, WatchHandle, WatchStream};
+pub use error::{Code, StoreError};
+pub use store::{BoxFuture, Store, StoreExt};
+pub use types::*;

@@ -1,0 +1,414 @@
+//! The file: opening it, keeping others out, reserving room in it, copying it.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
+
+use super::lock;
+use super::tables::{
+    Counters, FORMAT, Format, LEASE_KEYS, LEASES, LOG, META, Reader, VERSIONS, corrupt,
+};
+use crate::error::StoreError;
+use crate::types::Revision;
+
+const FILE: &str = "store.redb";
+const LOCK: &str = "lock";
+const SNAPSHOT: &str = "snapshot.tmp";
+const RESTORE: &str = "restore.tmp";
+
+/// Blocks taken from the disk beyond what a group of puts needs; deletions live on it when the
+/// disk is full.
+const SLACK: u64 = 256 << 10;
+/// Blocks are taken in steps of this size, so that few groups pay for it.
+const STEP: u64 = 1 << 20;
+
+/// The database file of one directory, locked against other processes.
+pub(crate) struct Disk {
+    dir: PathBuf,
+    path: PathBuf,
+    cache: usize,
+    /// None while it is being opened anew, or after [`Disk::close`].
+    database: RwLock<Option<Database>>,
+    /// Counts openings; lets a reader tell whether trying again makes sense.
+    opened: AtomicU64,
+    reserved: Mutex<Reserved>,
+    full: AtomicBool,
+    snapshot: Mutex<()>,
+    /// Held for its lock; None after [`Disk::close`].
+    lock: Mutex<Option<File>>,
+}
+
+/// How far the file's blocks are known to be there.
+#[derive(Default)]
+struct Reserved {
+    length: u64,
+    upto: u64,
+}
+
+impl Disk {
+    pub(crate) fn open(dir: &Path, cache: usize) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|e| StoreError::io("making", dir, e))?;
+        let held = take_lock(dir)?;
+        for left in [SNAPSHOT, RESTORE] {
+            // Left by a process that was killed; where it cannot go it only wastes space.
+            let _ = std::fs::remove_file(dir.join(left));
+        }
+        let path = dir.join(FILE);
+        let fresh = !path.exists();
+        let database = open_database(&path, dir, cache)?;
+        if fresh {
+            sync_dir(dir)?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            path,
+            cache,
+            database: RwLock::new(Some(database)),
+            opened: AtomicU64::new(1),
+            reserved: Mutex::default(),
+            full: AtomicBool::new(false),
+            snapshot: Mutex::new(()),
+            lock: Mutex::new(Some(held)),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Closed {
+            path: self.dir.clone(),
+        }
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        work(database.as_ref().ok_or_else(|| self.closed())?)
+    }
+
+    pub(crate) fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
+        self.with(|db| {
+            db.begin_write()
+                .map_err(|e| StoreError::database(&self.path, e))
+        })
+    }
+
+    /// Runs `work` on a snapshot; again where the file was opened anew meanwhile.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl Fn(&Reader) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let give_up = Instant::now() + Duration::from_secs(2);
+        loop {
+            let opened = self.opened.load(Ordering::Acquire);
+            let result = self
+                .with(|db| {
+                    db.begin_read()
+                        .map_err(|e| StoreError::database(&self.path, e))
+                })
+                .and_then(|txn| work(&Reader::new(txn, &self.path)?));
+            match result {
+                Err(error) if is_stale(&error) && Instant::now() < give_up => {
+                    if self.opened.load(Ordering::Acquire) == opened {
+                        // The writer is about to open it anew; this is once in a full disk.
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Opens the file anew, as redb asks for after a failed write.
+    pub(crate) fn reopen(&self) -> Result<Counters, StoreError> {
+        {
+            let mut slot = self
+                .database
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            drop(slot.take());
+            *slot = Some(open_database(&self.path, &self.dir, self.cache)?);
+            *lock(&self.reserved) = Reserved::default();
+            self.opened.fetch_add(1, Ordering::AcqRel);
+        }
+        self.read(|reader| reader.counters())
+    }
+
+    /// Packs the file.
+    pub(crate) fn defragment(&self) -> Result<(), StoreError> {
+        let mut slot = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Closing ends the reads that are going on; they try again on the packed file.
+        drop(slot.take());
+        let mut database = open_database(&self.path, &self.dir, self.cache)?;
+        let result = database.compact();
+        *slot = Some(database);
+        *lock(&self.reserved) = Reserved::default();
+        self.opened.fetch_add(1, Ordering::AcqRel);
+        result
+            .map(drop)
+            .map_err(|e| StoreError::database(&self.path, e))
+    }
+
+    pub(crate) fn close(&self) {
+        let mut slot = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(slot.take());
+        lock(&self.lock).take();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_full(&self, full: bool) {
+        if self.full.swap(full, Ordering::Relaxed) != full {
+            if full {
+                tracing::warn!(path = %self.path.display(), "the disk is full; puts are refused");
+            } else {
+                tracing::info!(path = %self.path.display(), "the disk has room again");
+            }
+        }
+    }
+
+    pub(crate) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
+        let meta = std::fs::metadata(&self.path);
+        Ok(meta
+            .map_err(|e| StoreError::io("looking at", &self.path, e))?
+            .len())
+    }
+
+    /// Makes sure that the disk has the blocks for a group of writes of about `bytes`.
+    ///
+    /// redb writes into holes and beyond the end, and a write that fails closes it; so the disk
+    /// is asked before. Answers false where it is full.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<bool, StoreError> {
+        let length = self.bytes_on_disk()?;
+        let mut reserved = lock(&self.reserved);
+        if length < reserved.length {
+            // redb cut the free end off, and with it what was reserved beyond.
+            reserved.upto = 0;
+        }
+        reserved.length = length;
+        let need = length + bytes + SLACK;
+        if need <= reserved.upto {
+            return Ok(true);
+        }
+        let file = File::options()
+            .write(true)
+            .open(&self.path)
+            .map_err(|e| StoreError::io("opening", &self.path, e))?;
+        for upto in [need + STEP, need] {
+            use rustix::io::Errno;
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, upto) {
+                // Where the filesystem cannot reserve, a full disk is found when writing.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    reserved.upto = upto;
+                    return Ok(true);
+                }
+                Err(Errno::NOSPC | Errno::DQUOT) => {}
+                Err(e) => return Err(StoreError::io("reserving room in", &self.path, e.into())),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The handle that the error came from was closed, or must be.
+fn is_stale(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database { source, .. } => {
+            matches!(
+                **source,
+                redb::Error::PreviousIo | redb::Error::DatabaseClosed
+            )
+        }
+        _ => false,
+    }
+}
+
+/// The disk was full.
+pub(crate) fn is_no_space(error: &StoreError) -> bool {
+    let StoreError::Database { source, .. } = error else {
+        return false;
+    };
+    match &**source {
+        redb::Error::Io(e) => {
+            matches!(
+                e.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
+        }
+        _ => false,
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join(LOCK);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| StoreError::io("opening", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: dir.to_owned(),
+        }),
+        Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("locking", &path, e)),
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|e| StoreError::io("syncing", dir, e))
+}
+
+fn open_database(path: &Path, dir: &Path, cache: usize) -> Result<Database, StoreError> {
+    let database = Database::builder()
+        .set_cache_size(cache)
+        .create(path)
+        .map_err(|e| match e {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                StoreError::Locked {
+                    path: dir.to_owned(),
+                }
+            }
+            other => StoreError::database(path, other),
+        })?;
+    check_format(&database, path)?;
+    Ok(database)
+}
+
+/// Reads the format version, or makes the tables in an empty file.
+fn check_format(database: &Database, path: &Path) -> Result<(), StoreError> {
+    let error = |e: redb::Error| StoreError::database(path, e);
+    let txn = database.begin_read().map_err(|e| error(e.into()))?;
+    match txn.open_table(META) {
+        Ok(meta) => {
+            let entry = meta.get("format").map_err(|e| error(e.into()))?;
+            let entry = entry.ok_or_else(|| corrupt(path, "the format version is missing"))?;
+            let format: Format = serde_json::from_slice(entry.value())
+                .map_err(|_| corrupt(path, "the format version is no JSON of ours"))?;
+            if format.version != FORMAT {
+                return Err(StoreError::UnknownFormat {
+                    path: path.to_owned(),
+                    found: format.version,
+                    known: FORMAT,
+                });
+            }
+            Ok(())
+        }
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            drop(txn);
+            make_tables(database).map_err(error)
+        }
+        Err(e) => Err(error(e.into())),
+    }
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let txn = database.begin_write()?;
+    {
+        txn.open_table(VERSIONS)?;
+        txn.open_table(LOG)?;
+        txn.open_table(LEASES)?;
+        txn.open_table(LEASE_KEYS)?;
+        let mut meta = txn.open_table(META)?;
+        meta.insert("format", format!("{{\"version\":{FORMAT}}}").as_bytes())?;
+        Counters {
+            revision: 1,
+            compacted: 0,
+            bytes: 0,
+        }
+        .store(&mut meta)?;
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+/// Copies a snapshot's tables into a fresh file and that to `out`.
+pub(crate) fn snapshot(disk: &Disk, out: &mut dyn Write) -> Result<Revision, StoreError> {
+    let _one_at_a_time = lock(&disk.snapshot);
+    let path = disk.dir.join(SNAPSHOT);
+    let revision = disk.read(|reader| {
+        // A try before may have left it.
+        let _ = std::fs::remove_file(&path);
+        copy(reader, &path)?;
+        Ok(reader.counters()?.revision)
+    });
+    let sent = revision.and_then(|revision| {
+        File::open(&path)
+            .and_then(|mut file| std::io::copy(&mut file, out))
+            .and_then(|_| out.flush())
+            .map_err(|e| StoreError::io("sending", &path, e))?;
+        Ok(revision)
+    });
+    // The next opening tries again.
+    let _ = std::fs::remove_file(&path);
+    sent
+}
+
+fn copy(reader: &Reader, path: &Path) -> Result<(), StoreError> {
+    fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+        from: &redb::ReadTransaction,
+        to: &WriteTransaction,
+        which: redb::TableDefinition<'static, K, V>,
+    ) -> Result<(), redb::Error> {
+        let from = from.open_table(which)?;
+        let mut to = to.open_table(which)?;
+        for item in from.iter()? {
+            let (key, value) = item?;
+            to.insert(key.value(), value.value())?;
+        }
+        Ok(())
+    }
+    let all = || -> Result<(), redb::Error> {
+        let database = Database::builder().set_cache_size(4 << 20).create(path)?;
+        let to = database.begin_write()?;
+        let from = reader.txn();
+        table(from, &to, META)?;
+        table(from, &to, VERSIONS)?;
+        table(from, &to, LOG)?;
+        table(from, &to, LEASES)?;
+        table(from, &to, LEASE_KEYS)?;
+        to.commit()?;
+        Ok(())
+    };
+    all().map_err(|e| match e {
+        // An error of the source must be told from one of the copy: only it may be tried again.
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => reader.error(e),
+        e => StoreError::database(path, e),
+    })
+}
+
+pub(crate) fn restore(snapshot: &Path, dir: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(dir).map_err(|e| StoreError::io("making", dir, e))?;
+    let _lock = take_lock(dir)?;
+    let (target, temp) = (dir.join(FILE), dir.join(RESTORE));
+    if target.exists() {
+        let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return Err(StoreError::io("restoring over", &target, there));
+    }
+    std::fs::copy(snapshot, &temp).map_err(|e| StoreError::io("copying", snapshot, e))?;
+    drop(open_database(&temp, dir, 4 << 20)?);
+    File::open(&temp)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(&temp, &target))
+        .map_err(|e| StoreError::io("restoring", &target, e))?;
+    sync_dir(dir)
+}

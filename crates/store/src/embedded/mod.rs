@@ -1,0 +1,384 @@
+//! The embedded store: MVCC over one redb file, one writer thread, group commit.
+//!
+//! # The two tables that matter
+//! `versions` holds every version of every key under `(key, revision)`; `log` holds, for each
+//! `(revision, step)`, the key that changed. Three puts and a deletion:
+//!
+//! ```text
+//! put a=1 (2)   put b=1 (3)   put a=2 (4)   delete b (5)
+//!
+//! versions: (a,2)=1  (a,4)=2  (b,3)=1  (b,5)=gone        log: 2→a  3→b  4→a  5→b
+//! ```
+//!
+//! A read at revision 3 takes, for each key, the last version not after 3: `a=1, b=1`. A watch
+//! from 3 walks the log: `b=1, a=2, b gone`. Compaction to 4 walks the log up to 4 and drops what
+//! no read at 4 or later can see: version `(a,2)`, and log entries 2 and 3. Nothing is held in
+//! memory but redb's page cache, leases and the list of watches.
+//!
+//! # Writing
+//! Requests queue up; the writer takes all that wait, applies them in one redb transaction, and
+//! answers them after its one fsync. While it syncs the next group gathers. A request is checked
+//! whole before its first change, so a refused one leaves no trace in its group.
+//!
+//! # Reading
+//! Reads run on redb's snapshots, beside the writer. A watch is a position in the log: when one
+//! of its keys changes it is woken and reads on from where it was. So a slow one costs nothing
+//! and catches up from history, or is told that its place is compacted.
+//!
+//! # Space
+//! The quota counts live bytes of keys, values and bookkeeping. Freed pages are used again and
+//! redb gives back a free end of the file; [`EmbeddedStore::defragment`] packs the rest. Disk
+//! blocks for a group are reserved before it is applied, so a full disk refuses puts as
+//! `NoSpace` instead of failing half way.
+
+mod apply;
+mod check;
+mod compact;
+mod disk;
+mod lease;
+mod read;
+mod tables;
+mod watch;
+mod writer;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::error::StoreError;
+use crate::store::{BoxFuture, Store};
+use crate::types::*;
+use disk::Disk;
+use lease::Lessor;
+use watch::Hub;
+pub use watch::{WatchHandle, WatchStream};
+use writer::{Op, Queue, Reply};
+
+/// How an embedded store behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes that keys, values, history and bookkeeping may take. Default 128 MiB.
+    pub quota_bytes: u64,
+    /// Revisions of history kept by automatic compaction; 0 keeps all. Default 10,000.
+    pub keep_revisions: i64,
+    /// Bytes of database pages held in memory. Default 12 MiB.
+    pub cache_bytes: usize,
+    /// The largest request in bytes. Default 1.5 MiB, as etcd.
+    pub max_request_bytes: usize,
+    /// The most steps of one transaction. Default 128, as etcd.
+    pub max_txn_ops: usize,
+    /// The shortest lease in seconds; shorter ones are lengthened. Default 2, as etcd.
+    pub min_lease_ttl: i64,
+    /// How long a watch with progress_notify is silent. Default 10 minutes, as etcd.
+    pub progress_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            quota_bytes: 128 << 20,
+            keep_revisions: 10_000,
+            cache_bytes: 12 << 20,
+            max_request_bytes: 3 << 19,
+            max_txn_ops: 128,
+            min_lease_ttl: 2,
+            progress_interval: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A store in one directory of this machine. Closing is dropping.
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the writer, the readers and the watches share.
+pub(crate) struct Shared {
+    dir: PathBuf,
+    options: Options,
+    disk: Disk,
+    lessor: Mutex<Lessor>,
+    hub: Hub,
+    queue: Queue,
+    /// Bounds the memory of waiting writes, in KiB.
+    room: Semaphore,
+    /// Bounds the threads that large reads take.
+    readers: Semaphore,
+}
+
+const ROOM_KIB: u32 = 32 << 10;
+
+/// A poisoned lock only says that another thread panicked; the data behind ours is valid at
+/// every step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `dir`, making both where they are missing.
+    ///
+    /// Leases start with their full time again, as etcd's do after a leader change.
+    ///
+    /// # Errors
+    /// `Locked` (another process has it), `UnknownFormat` (a newer release wrote it), `Corrupt`,
+    /// `Database`, `Io`.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        let disk = Disk::open(dir, options.cache_bytes)?;
+        let start = disk.read(|tables| {
+            let leases = tables.leases()?;
+            Ok((tables.counters()?, leases))
+        })?;
+        let (counters, leases) = start;
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            disk,
+            lessor: Mutex::new(Lessor::new(leases, Instant::now())),
+            hub: Hub::new(counters.revision),
+            queue: Queue::default(),
+            room: Semaphore::new(ROOM_KIB as usize),
+            readers: Semaphore::new(8),
+            options,
+        });
+        let for_writer = Arc::clone(&shared);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer::run(&for_writer, counters))
+            .map_err(|e| StoreError::io("starting the writer of", dir, e))?;
+        Ok(Self {
+            shared,
+            writer: Some(writer),
+        })
+    }
+
+    /// Puts a snapshot taken by [`Store::snapshot`] into `dir`, which must not hold a store.
+    ///
+    /// # Errors
+    /// `Io` with `AlreadyExists` where there is one; what [`EmbeddedStore::open`] says of a file
+    /// that is no snapshot.
+    pub fn restore(snapshot: &Path, dir: &Path) -> Result<(), StoreError> {
+        disk::restore(snapshot, dir)
+    }
+
+    /// Packs the file, giving free space back to the disk. Writes wait meanwhile; reads fail
+    /// over to the packed file.
+    pub async fn defragment(&self) -> Result<(), StoreError> {
+        match self.submit(Op::Defragment, 0).await? {
+            Reply::Done => Ok(()),
+            _ => Err(self.shared.closed()),
+        }
+    }
+
+    async fn submit(&self, op: Op, size: usize) -> Result<Reply, StoreError> {
+        let max = self.shared.options.max_request_bytes;
+        if size > max {
+            return Err(StoreError::RequestTooLarge { size, max });
+        }
+        // As wide as the largest request at most, so the cast holds.
+        let kib = u32::try_from(size / 1024 + 1)
+            .unwrap_or(u32::MAX)
+            .min(ROOM_KIB);
+        let _room = self
+            .shared
+            .room
+            .acquire_many(kib)
+            .await
+            .map_err(|_| self.shared.closed())?;
+        let (send, receive) = oneshot::channel();
+        self.shared
+            .queue
+            .push(op, send)
+            .map_err(|()| self.shared.closed())?;
+        receive.await.map_err(|_| self.shared.closed())?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        large: bool,
+        work: impl Fn(&tables::Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if !large {
+            return self.shared.disk.read(work);
+        }
+        let _turn = self
+            .shared
+            .readers
+            .acquire()
+            .await
+            .map_err(|_| self.shared.closed())?;
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || shared.disk.read(work))
+            .await
+            .map_err(|_| self.shared.closed())?
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(writer) = self.writer.take() {
+            // A panicked writer has nothing more to save: what it answered is on disk.
+            let _ = writer.join();
+        }
+        self.shared.hub.close();
+        // Watches may outlive the store; the next opener must not have to wait for them.
+        self.shared.disk.close();
+    }
+}
+
+impl Shared {
+    pub(crate) fn closed(&self) -> StoreError {
+        StoreError::Closed {
+            path: self.dir.clone(),
+        }
+    }
+}
+
+macro_rules! expect {
+    ($self:ident, $reply:expr, $variant:ident) => {
+        match $reply.await? {
+            Reply::$variant(answer) => Ok(answer),
+            // The writer answers each operation in its own kind.
+            _ => Err($self.shared.closed()),
+        }
+    };
+}
+
+impl Store for EmbeddedStore {
+    fn range(&self, request: RangeRequest) -> BoxFuture<'_, RangeResponse> {
+        Box::pin(async move {
+            check::range(&request)?;
+            let large = !request.range_end.is_empty();
+            self.read(large, move |tables| {
+                let counters = tables.counters()?;
+                check::revision(request.revision, &counters)?;
+                read::range(
+                    tables.versions(),
+                    &request,
+                    counters.revision,
+                    tables.path(),
+                )
+            })
+            .await
+        })
+    }
+
+    fn put(&self, request: PutRequest) -> BoxFuture<'_, PutResponse> {
+        Box::pin(async move {
+            check::put(&request)?;
+            let size = request.key.len() + request.value.len();
+            expect!(self, self.submit(Op::Put(request), size), Put)
+        })
+    }
+
+    fn delete_range(&self, request: DeleteRangeRequest) -> BoxFuture<'_, DeleteRangeResponse> {
+        Box::pin(async move {
+            check::delete(&request)?;
+            let size = request.key.len() + request.range_end.len();
+            expect!(self, self.submit(Op::Delete(request), size), Delete)
+        })
+    }
+
+    fn txn(&self, request: TxnRequest) -> BoxFuture<'_, TxnResponse> {
+        Box::pin(async move {
+            check::txn(&request, self.shared.options.max_txn_ops)?;
+            if check::read_only(&request) {
+                return self
+                    .read(true, move |tables| apply::read_only(tables, &request))
+                    .await;
+            }
+            let size = check::txn_size(&request);
+            expect!(self, self.submit(Op::Txn(request), size), Txn)
+        })
+    }
+
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, CompactResponse> {
+        Box::pin(async move { expect!(self, self.submit(Op::Compact(revision), 0), Compact) })
+    }
+
+    fn watch(&self, request: WatchRequest) -> BoxFuture<'_, WatchStream> {
+        Box::pin(async move { WatchStream::new(&self.shared, request) })
+    }
+
+    fn lease_grant(&self, ttl: i64, id: LeaseId) -> BoxFuture<'_, LeaseGrantResponse> {
+        Box::pin(async move {
+            if ttl > lease::MAX_TTL {
+                return Err(StoreError::LeaseTtlTooLarge(ttl));
+            }
+            expect!(self, self.submit(Op::Grant { ttl, id }, 0), Grant)
+        })
+    }
+
+    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, LeaseRevokeResponse> {
+        Box::pin(async move { expect!(self, self.submit(Op::Revoke(id), 0), Revoke) })
+    }
+
+    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, i64> {
+        Box::pin(async move { lock(&self.shared.lessor).renew(id, Instant::now()) })
+    }
+
+    fn lease_time_to_live(
+        &self,
+        id: LeaseId,
+        keys: bool,
+    ) -> BoxFuture<'_, LeaseTimeToLiveResponse> {
+        Box::pin(async move {
+            let (ttl, granted_ttl) = lock(&self.shared.lessor).remaining(id, Instant::now())?;
+            let (revision, keys) = self
+                .read(keys, move |tables| {
+                    let found = if keys {
+                        tables.lease_keys(id)?
+                    } else {
+                        Vec::new()
+                    };
+                    Ok((tables.counters()?.revision, found))
+                })
+                .await?;
+            Ok(LeaseTimeToLiveResponse {
+                revision,
+                id,
+                ttl,
+                granted_ttl,
+                keys,
+            })
+        })
+    }
+
+    fn leases(&self) -> BoxFuture<'_, Vec<LeaseId>> {
+        Box::pin(async move { Ok(lock(&self.shared.lessor).ids()) })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(async move {
+            let counters = self.shared.disk.read(|tables| tables.counters())?;
+            Ok(Status {
+                revision: counters.revision,
+                compact_revision: counters.compacted,
+                bytes_in_use: counters.bytes,
+                bytes_on_disk: self.shared.disk.bytes_on_disk()?,
+                quota_bytes: self.shared.options.quota_bytes,
+                no_space: counters.bytes >= self.shared.options.quota_bytes
+                    || self.shared.disk.is_full(),
+                leases: lock(&self.shared.lessor).ids().len(),
+            })
+        })
+    }
+
+    fn snapshot(&self, mut out: Box<dyn Write + Send>) -> BoxFuture<'_, Revision> {
+        Box::pin(async move {
+            let _turn = self
+                .shared
+                .readers
+                .acquire()
+                .await
+                .map_err(|_| self.shared.closed())?;
+            let shared = Arc::clone(&self.shared);
+            tokio::task::spawn_blocking(move || disk::snapshot(&shared.disk, &mut *out))
+                .await
+                .map_err(|_| self.shared.closed())?
+        })
+    }
+}
