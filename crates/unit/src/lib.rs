@@ -1,1 +1,15 @@
 //! The unit-file language: systemd syntax to typed units.
+//!
+//! Text goes through [`syntax`] (lines), [`words`] and [`specifier`] (lists and `%`), and comes out
+//! typed. Nothing here reads files or knows the machine; callers pass both in.
+pub mod deploy;
+pub mod diag;
+pub mod exec;
+pub mod fleet;
+mod keys;
+pub mod name;
+mod reader;
+pub mod specifier;
+pub mod syntax;
+pub mod value;
+pub mod words;

@@ -1,0 +1,135 @@
+//! `[X-Deploy]`: health from outside, names, and how a new version takes over.
+use crate::reader::Reader;
+use crate::value::{TimeSpan, parse_bool, parse_time_span};
+use serde::Serialize;
+
+/// A probe run from the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// GET; 200 to 399 is healthy.
+    Http {
+        /// Host part of the URL; nothing means the container's address.
+        host: Option<String>,
+        /// TCP port.
+        port: u16,
+        /// Path with query, starting with `/`.
+        path: String,
+    },
+    /// A connection that is accepted is healthy.
+    Tcp {
+        /// Host part of the URL; nothing means the container's address.
+        host: Option<String>,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+/// Deploy settings; times not given have the defaults named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeploySection {
+    /// How health is probed; nothing leaves it to HealthCmd= or the settle time.
+    pub probe: Option<Probe>,
+    /// Between probes; 10 s.
+    pub probe_interval: TimeSpan,
+    /// For one probe; 3 s.
+    pub probe_timeout: TimeSpan,
+    /// Failures in a row that mean unhealthy; 3.
+    pub probe_retries: u32,
+    /// Running this long means healthy where nothing probes; 5 s.
+    pub settle: TimeSpan,
+    /// No service address, only instances.
+    pub headless: bool,
+}
+
+impl Default for DeploySection {
+    fn default() -> Self {
+        DeploySection {
+            probe: None,
+            probe_interval: TimeSpan::secs(10),
+            probe_timeout: TimeSpan::secs(3),
+            probe_retries: 3,
+            settle: TimeSpan::secs(5),
+            headless: false,
+        }
+    }
+}
+
+impl DeploySection {
+    pub(crate) fn read(r: &mut Reader<'_>) -> DeploySection {
+        let d = DeploySection::default();
+        // Read and checked already; anything but the default would be ignored, so it is refused.
+        for (key, default, form) in [
+            ("Strategy", "start-first", "start-first or stop-first"),
+            ("Batch", "1", "a whole number"),
+            ("Canary", "0", "a whole number"),
+            ("Scale", "1", "a whole number"),
+            ("DrainSec", "10s", "a time span"),
+        ] {
+            let Some((entry, value)) = r.last(key) else { continue };
+            let valid = match key {
+                "Strategy" => matches!(value.as_str(), "start-first" | "stop-first"),
+                "DrainSec" => parse_time_span(&value).is_ok(),
+                _ => value.parse::<u32>().is_ok(),
+            };
+            let same = value == default
+                || (key == "DrainSec" && parse_time_span(&value) == Ok(TimeSpan::secs(10)));
+            if !valid {
+                r.fail(entry, format!("{value:?} is not {form}"));
+            } else if !same {
+                r.fail(entry, format!("{value} is not honoured yet; remove it or write {default}"));
+            }
+        }
+        DeploySection {
+            probe: r.parse("Probe", parse_probe),
+            probe_interval: r.parse("ProbeIntervalSec", finite).unwrap_or(d.probe_interval),
+            probe_timeout: r.parse("ProbeTimeoutSec", finite).unwrap_or(d.probe_timeout),
+            probe_retries: r
+                .parse("ProbeRetries", |v| v.parse().ok().filter(|n| *n > 0).ok_or("must be 1 or more"))
+                .unwrap_or(d.probe_retries),
+            settle: r
+                .parse("SettleSec", |v| match parse_time_span(v) {
+                    Ok(TimeSpan::Infinity) => Err("must have an end".to_owned()),
+                    other => other.map_err(|e| e.to_string()),
+                })
+                .unwrap_or(d.settle),
+            headless: r.parse("Headless", parse_bool).unwrap_or(d.headless),
+        }
+    }
+}
+
+fn finite(text: &str) -> Result<TimeSpan, String> {
+    match parse_time_span(text).map_err(|e| e.to_string())? {
+        TimeSpan::Infinity => Err("must have an end".to_owned()),
+        TimeSpan::Finite(d) if d.is_zero() => Err("must be more than 0".to_owned()),
+        span => Ok(span),
+    }
+}
+
+fn parse_probe(text: &str) -> Result<Probe, String> {
+    let bad = || format!("{text:?} is not a probe: write http://:8080/healthz or tcp://:6379");
+    let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| bad())?)),
+        None => (authority, None),
+    };
+    let foreign = |c: char| c.is_whitespace() || c.is_control();
+    if port == Some(0) || text.contains(foreign) || host.contains('@') {
+        return Err(bad());
+    }
+    let host = (!host.is_empty()).then(|| host.to_owned());
+    match (scheme, port) {
+        ("http", _) => Ok(Probe::Http {
+            host,
+            port: port.unwrap_or(80),
+            path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+        }),
+        ("tcp", Some(port)) if path.is_empty() => Ok(Probe::Tcp { host, port }),
+        ("https", _) => Err("https probes are not honoured yet; use http:// or tcp://".to_owned()),
+        _ => Err(bad()),
+    }
+}
