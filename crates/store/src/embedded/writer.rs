@@ -79,9 +79,11 @@ impl Queue {
             if waiting.closed {
                 return None;
             }
-            let now = Instant::now();
             let poisoned = std::sync::PoisonError::into_inner;
-            waiting = match until() {
+            let until = until();
+            // After it, so that "now" is due.
+            let now = Instant::now();
+            waiting = match until {
                 Some(at) if at <= now => return Some(Vec::new()),
                 Some(at) => {
                     let result = self.wake.wait_timeout(waiting, at - now);
