@@ -396,8 +396,16 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// PROPTEST_CASES asks for a longer run.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..Default::default() })]
     #[test]
     fn the_store_answers_as_the_model(actions in prop::collection::vec(action(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

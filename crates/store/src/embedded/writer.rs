@@ -156,7 +156,8 @@ impl Writer<'_> {
         let (packs, ops): (Vec<_>, Vec<_>) = requests
             .into_iter()
             .partition(|(op, _)| matches!(op, Op::Defragment));
-        if !(ops.is_empty() && expired.is_empty() && !(self.clean && !resting)) {
+        let clean = self.clean && !resting;
+        if clean || !ops.is_empty() || !expired.is_empty() {
             let mut replies = Vec::with_capacity(ops.len());
             match self.group(&ops, &expired, &mut replies) {
                 Ok(()) => {
