@@ -16,6 +16,25 @@ fn memory(field: &str) -> String {
     line.split_whitespace().nth(1).unwrap_or("?").to_owned()
 }
 
+/// Processor time in ticks of 10 ms, and bytes written, of this process.
+fn spent() -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = ticks
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|n| n.parse::<u64>().ok());
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let written = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "));
+    (
+        ticks.sum(),
+        written.and_then(|n| n.parse().ok()).unwrap_or(0),
+    )
+}
+
 async fn measure(clients: u64, puts: u64, dir: &std::path::Path) -> Result<(), StoreError> {
     println!("before: {} KiB resident", memory("VmRSS:"));
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir, Options::default())?);
@@ -51,6 +70,16 @@ async fn measure(clients: u64, puts: u64, dir: &std::path::Path) -> Result<(), S
         memory("VmHWM:"),
         status.bytes_on_disk / 1024,
         status.bytes_in_use / 1024,
+    );
+    // History may still be cleaned right after the last put.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let before = spent();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let after = spent();
+    println!(
+        "idle for 3 s: {} ms of processor, {} bytes written",
+        10 * (after.0 - before.0),
+        after.1 - before.1
     );
     Ok(())
 }

@@ -32,8 +32,8 @@ pub(crate) struct Disk {
     dir: PathBuf,
     path: PathBuf,
     cache: usize,
-    /// None while it is being opened anew, or after [`Disk::close`].
-    database: RwLock<Option<Database>>,
+    /// Why there is none: it could not be opened anew, or [`Disk::close`].
+    database: RwLock<Result<Database, StoreError>>,
     /// Counts openings; lets a reader tell whether trying again makes sense.
     opened: AtomicU64,
     reserved: Mutex<Reserved>,
@@ -68,7 +68,7 @@ impl Disk {
             dir: dir.to_owned(),
             path,
             cache,
-            database: RwLock::new(Some(database)),
+            database: RwLock::new(Ok(database)),
             opened: AtomicU64::new(1),
             reserved: Mutex::default(),
             full: AtomicBool::new(false),
@@ -92,7 +92,7 @@ impl Disk {
         work: impl FnOnce(&Database) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        work(database.as_ref().ok_or_else(|| self.closed())?)
+        work(database.as_ref().map_err(Clone::clone)?)
     }
 
     pub(crate) fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
@@ -135,8 +135,12 @@ impl Disk {
                 .database
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            drop(slot.take());
-            *slot = Some(open_database(&self.path, &self.dir, self.cache)?);
+            // Closed first: redb locks the file against a second opening.
+            *slot = Err(self.closed());
+            *slot = open_database(&self.path, &self.dir, self.cache);
+            if let Err(error) = &*slot {
+                return Err(error.clone());
+            }
             *lock(&self.reserved) = Reserved::default();
             self.opened.fetch_add(1, Ordering::AcqRel);
         }
@@ -150,10 +154,12 @@ impl Disk {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         // Closing ends the reads that are going on; they try again on the packed file.
-        drop(slot.take());
-        let mut database = open_database(&self.path, &self.dir, self.cache)?;
-        let result = database.compact();
-        *slot = Some(database);
+        *slot = Err(self.closed());
+        *slot = open_database(&self.path, &self.dir, self.cache);
+        let result = match &mut *slot {
+            Ok(database) => database.compact(),
+            Err(error) => return Err(error.clone()),
+        };
         *lock(&self.reserved) = Reserved::default();
         self.opened.fetch_add(1, Ordering::AcqRel);
         result
@@ -166,7 +172,7 @@ impl Disk {
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        drop(slot.take());
+        *slot = Err(self.closed());
         lock(&self.lock).take();
     }
 
