@@ -66,7 +66,9 @@ impl DeploySection {
             ("Scale", "1", "a whole number"),
             ("DrainSec", "10s", "a time span"),
         ] {
-            let Some((entry, value)) = r.last(key) else { continue };
+            let Some((entry, value)) = r.last(key) else {
+                continue;
+            };
             let valid = match key {
                 "Strategy" => matches!(value.as_str(), "start-first" | "stop-first"),
                 "DrainSec" => parse_time_span(&value).is_ok(),
@@ -77,15 +79,24 @@ impl DeploySection {
             if !valid {
                 r.fail(entry, format!("{value:?} is not {form}"));
             } else if !same {
-                r.fail(entry, format!("{value} is not honoured yet; remove it or write {default}"));
+                r.fail(
+                    entry,
+                    format!("{value} is not honoured yet; remove it or write {default}"),
+                );
             }
         }
         DeploySection {
             probe: r.parse("Probe", parse_probe),
-            probe_interval: r.parse("ProbeIntervalSec", finite).unwrap_or(d.probe_interval),
-            probe_timeout: r.parse("ProbeTimeoutSec", finite).unwrap_or(d.probe_timeout),
+            probe_interval: r
+                .parse("ProbeIntervalSec", finite)
+                .unwrap_or(d.probe_interval),
+            probe_timeout: r
+                .parse("ProbeTimeoutSec", finite)
+                .unwrap_or(d.probe_timeout),
             probe_retries: r
-                .parse("ProbeRetries", |v| v.parse().ok().filter(|n| *n > 0).ok_or("must be 1 or more"))
+                .parse("ProbeRetries", |v| {
+                    v.parse().ok().filter(|n| *n > 0).ok_or("must be 1 or more")
+                })
                 .unwrap_or(d.probe_retries),
             settle: r
                 .parse("SettleSec", |v| match parse_time_span(v) {
@@ -126,7 +137,11 @@ fn parse_probe(text: &str) -> Result<Probe, String> {
         ("http", _) => Ok(Probe::Http {
             host,
             port: port.unwrap_or(80),
-            path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+            path: if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path.to_owned()
+            },
         }),
         ("tcp", Some(port)) if path.is_empty() => Ok(Probe::Tcp { host, port }),
         ("https", _) => Err("https probes are not honoured yet; use http:// or tcp://".to_owned()),

@@ -68,7 +68,9 @@ pub fn expand_env(argv: &[String], env: &BTreeMap<String, String>) -> Vec<String
 
 fn is_variable(name: &str) -> bool {
     let mut chars = name.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+    chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 

@@ -23,12 +23,18 @@ pub struct FleetSection {
 impl FleetSection {
     /// Whether a machine's labels satisfy MachineMetadata.
     pub fn metadata_fits(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.machine_metadata.iter().all(|(k, any)| labels.get(k).is_some_and(|v| any.contains(v)))
+        self.machine_metadata
+            .iter()
+            .all(|(k, any)| labels.get(k).is_some_and(|v| any.contains(v)))
     }
 
     pub(crate) fn read(r: &mut Reader<'_>, name: &UnitName) -> FleetSection {
         let mut fleet = FleetSection::default();
-        for key in ["MachineID", "X-ConditionMachineID", "X-ConditionMachineBootID"] {
+        for key in [
+            "MachineID",
+            "X-ConditionMachineID",
+            "X-ConditionMachineBootID",
+        ] {
             if fleet.machine_id.is_none() {
                 fleet.machine_id = r.plain_words(key).into_iter().next();
             }
@@ -44,7 +50,11 @@ impl FleetSection {
             for (entry, word) in r.words(key) {
                 match word.split_once('=') {
                     Some((k, v)) if !k.is_empty() && !v.is_empty() && !v.contains('=') => {
-                        fleet.machine_metadata.entry(k.into()).or_default().insert(v.into());
+                        fleet
+                            .machine_metadata
+                            .entry(k.into())
+                            .or_default()
+                            .insert(v.into());
                     }
                     _ => r.fail(entry, format!("{word:?} is not key=value with one '='")),
                 }
@@ -75,7 +85,10 @@ impl FleetSection {
         for (key, globs) in [("Conflicts", &self.conflicts), ("Replaces", &self.replaces)] {
             for peer in &self.machine_of {
                 if let Some(glob) = globs.iter().find(|g| glob_match(g, peer)) {
-                    r.fail_section(key, format!("{glob} matches {peer}, which MachineOf needs on the same machine"));
+                    r.fail_section(
+                        key,
+                        format!("{glob} matches {peer}, which MachineOf needs on the same machine"),
+                    );
                 }
             }
         }

@@ -23,7 +23,10 @@ impl Table {
             .map(|(_, why)| *why)
     }
     pub(crate) fn all(&self) -> impl Iterator<Item = &'static str> {
-        let refused = self.refused.iter().flat_map(|(keys, _)| keys.split_whitespace());
+        let refused = self
+            .refused
+            .iter()
+            .flat_map(|(keys, _)| keys.split_whitespace());
         self.honoured.split_whitespace().chain(refused)
     }
 }
@@ -36,8 +39,14 @@ pub(crate) const UNIT: Table = Table {
                StartLimitIntervalSec StartLimitInterval StartLimitBurst",
     refused: &[
         ("Requisite", "use Requires= with After="),
-        ("Upholds", "use Wants= here and Restart=always in the other unit"),
-        ("OnFailure OnSuccess", "use Restart=, or watch `coracle events`"),
+        (
+            "Upholds",
+            "use Wants= here and Restart=always in the other unit",
+        ),
+        (
+            "OnFailure OnSuccess",
+            "use Restart=, or watch `coracle events`",
+        ),
         (
             "PropagatesReloadTo ReloadPropagatedFrom PropagatesStopTo StopPropagatedFrom \
              JoinsNamespaceOf OnFailureJobMode OnSuccessJobMode IgnoreOnIsolate StopWhenUnneeded \
@@ -67,7 +76,10 @@ pub(crate) const INSTALL: Table = Table {
     honoured: "WantedBy RequiredBy",
     refused: &[
         ("Alias", "name the unit as it shall be called"),
-        ("Also UpheldBy DefaultInstance", "submit and start the other unit by name"),
+        (
+            "Also UpheldBy DefaultInstance",
+            "submit and start the other unit by name",
+        ),
     ],
     called: "a systemd key",
 };
@@ -81,13 +93,34 @@ pub(crate) const SERVICE: Table = Table {
                UMask LimitNOFILE LimitNPROC LimitCORE LimitMEMLOCK MemoryMax CPUQuota TasksMax",
     refused: &[
         ("MemoryLimit", "use MemoryMax="),
-        ("NotifyAccess WatchdogSec WatchdogSignal FileDescriptorStoreMax", "use a health check: [Container] HealthCmd= or [X-Deploy] Probe="),
-        ("StandardInput StandardOutput StandardError SyslogIdentifier SyslogFacility SyslogLevel SyslogLevelPrefix LogLevelMax LogRateLimitIntervalSec LogRateLimitBurst", "output always goes to `coracle unit logs`"),
-        ("Sockets Slice Delegate PIDFile BusName GuessMainPID NonBlocking", PLAIN),
-        ("RestartSteps RestartMaxDelaySec RestartMode RestartPreventExitStatus RestartForceExitStatus", "use Restart= and RestartSec="),
-        ("MemoryMin MemoryLow MemoryHigh MemorySwapMax CPUWeight CPUShares StartupCPUWeight IOWeight BlockIOWeight AllowedCPUs IPAddressAllow IPAddressDeny DeviceAllow DevicePolicy MemoryAccounting CPUAccounting TasksAccounting IOAccounting", "use MemoryMax=, CPUQuota= or TasksMax="),
-        ("RuntimeMaxSec TimeoutAbortSec TimeoutStartFailureMode TimeoutStopFailureMode", "use TimeoutStartSec= and TimeoutStopSec="),
-        ("SendSIGKILL SendSIGHUP RestartKillSignal FinalKillSignal ReloadSignal ExitType OOMPolicy RootDirectoryStartOnly PermissionsStartOnly", PLAIN),
+        (
+            "NotifyAccess WatchdogSec WatchdogSignal FileDescriptorStoreMax",
+            "use a health check: [Container] HealthCmd= or [X-Deploy] Probe=",
+        ),
+        (
+            "StandardInput StandardOutput StandardError SyslogIdentifier SyslogFacility SyslogLevel SyslogLevelPrefix LogLevelMax LogRateLimitIntervalSec LogRateLimitBurst",
+            "output always goes to `coracle unit logs`",
+        ),
+        (
+            "Sockets Slice Delegate PIDFile BusName GuessMainPID NonBlocking",
+            PLAIN,
+        ),
+        (
+            "RestartSteps RestartMaxDelaySec RestartMode RestartPreventExitStatus RestartForceExitStatus",
+            "use Restart= and RestartSec=",
+        ),
+        (
+            "MemoryMin MemoryLow MemoryHigh MemorySwapMax CPUWeight CPUShares StartupCPUWeight IOWeight BlockIOWeight AllowedCPUs IPAddressAllow IPAddressDeny DeviceAllow DevicePolicy MemoryAccounting CPUAccounting TasksAccounting IOAccounting",
+            "use MemoryMax=, CPUQuota= or TasksMax=",
+        ),
+        (
+            "RuntimeMaxSec TimeoutAbortSec TimeoutStartFailureMode TimeoutStopFailureMode",
+            "use TimeoutStartSec= and TimeoutStopSec=",
+        ),
+        (
+            "SendSIGKILL SendSIGHUP RestartKillSignal FinalKillSignal ReloadSignal ExitType OOMPolicy RootDirectoryStartOnly PermissionsStartOnly",
+            PLAIN,
+        ),
         (
             "RootDirectory RootImage PrivateTmp PrivateDevices PrivateNetwork PrivateUsers \
              ProtectSystem ProtectHome ProtectProc ProtectKernelTunables ProtectKernelModules \
@@ -101,7 +134,10 @@ pub(crate) const SERVICE: Table = Table {
              SecureBits AppArmorProfile SELinuxContext RemoveIPC",
             "write a .container, which is confined by default",
         ),
-        ("PassEnvironment UnsetEnvironment", "use Environment= or EnvironmentFile="),
+        (
+            "PassEnvironment UnsetEnvironment",
+            "use Environment= or EnvironmentFile=",
+        ),
         (
             "LimitCPU LimitFSIZE LimitDATA LimitSTACK LimitRSS LimitAS LimitLOCKS \
              LimitSIGPENDING LimitMSGQUEUE LimitNICE LimitRTPRIO LimitRTTIME Nice OOMScoreAdjust \
@@ -123,17 +159,44 @@ pub(crate) const CONTAINER: Table = Table {
                HealthRetries HealthTimeout HealthStartPeriod HealthOnFailure LogDriver LogOpt Pull \
                Timezone Mask Unmask Notify",
     refused: &[
-        ("PodmanArgs GlobalArgs ContainersConfModule", "Podman does not run this container; use the key that says the same"),
+        (
+            "PodmanArgs GlobalArgs ContainersConfModule",
+            "Podman does not run this container; use the key that says the same",
+        ),
         ("AutoUpdate", "change Image= and submit the unit again"),
         ("Rootfs", "use `coracle import` and Image="),
-        ("UserNS UIDMap GIDMap SubUIDMap SubGIDMap RemapUsers RemapUid RemapGid RemapUidSize GroupAdd", "user namespaces are not made yet; use User= and Group="),
-        ("Pod StartWithPod", "share a Network= between the containers"),
-        ("Secret", "use EnvironmentFile= or Volume= with a file that only root can read"),
-        ("HealthStartupCmd HealthStartupInterval HealthStartupRetries HealthStartupSuccess HealthStartupTimeout", "use HealthStartPeriod="),
-        ("HealthLogDestination HealthMaxLogCount HealthMaxLogSize", PLAIN),
-        ("SecurityLabelDisable SecurityLabelFileType SecurityLabelLevel SecurityLabelNested SecurityLabelType AppArmor", "use SeccompProfile= and DropCapability="),
-        ("CgroupsMode", "every container has a cgroup of its own; remove it"),
-        ("EnvironmentHost HttpProxy", "name the variables with Environment="),
+        (
+            "UserNS UIDMap GIDMap SubUIDMap SubGIDMap RemapUsers RemapUid RemapGid RemapUidSize GroupAdd",
+            "user namespaces are not made yet; use User= and Group=",
+        ),
+        (
+            "Pod StartWithPod",
+            "share a Network= between the containers",
+        ),
+        (
+            "Secret",
+            "use EnvironmentFile= or Volume= with a file that only root can read",
+        ),
+        (
+            "HealthStartupCmd HealthStartupInterval HealthStartupRetries HealthStartupSuccess HealthStartupTimeout",
+            "use HealthStartPeriod=",
+        ),
+        (
+            "HealthLogDestination HealthMaxLogCount HealthMaxLogSize",
+            PLAIN,
+        ),
+        (
+            "SecurityLabelDisable SecurityLabelFileType SecurityLabelLevel SecurityLabelNested SecurityLabelType AppArmor",
+            "use SeccompProfile= and DropCapability=",
+        ),
+        (
+            "CgroupsMode",
+            "every container has a cgroup of its own; remove it",
+        ),
+        (
+            "EnvironmentHost HttpProxy",
+            "name the variables with Environment=",
+        ),
         ("VolatileTmp", "use Tmpfs=/tmp"),
         ("ReloadCmd ReloadSignal", "use `coracle kill --signal`"),
         ("Retry RetryDelay", "pulls are retried anyway; remove it"),
@@ -146,8 +209,14 @@ pub(crate) const VOLUME: Table = Table {
     section: "Volume",
     honoured: "VolumeName Label Driver",
     refused: &[
-        ("Device Type Options Copy Image User Group", "only plain local volumes are made; bind a directory with Volume=/path:/path"),
-        ("PodmanArgs GlobalArgs ContainersConfModule ServiceName UID GID", PLAIN),
+        (
+            "Device Type Options Copy Image User Group",
+            "only plain local volumes are made; bind a directory with Volume=/path:/path",
+        ),
+        (
+            "PodmanArgs GlobalArgs ContainersConfModule ServiceName UID GID",
+            PLAIN,
+        ),
     ],
     called: "a Quadlet key",
 };
@@ -157,7 +226,10 @@ pub(crate) const NETWORK: Table = Table {
     honoured: "NetworkName Subnet Gateway IPRange Internal Driver Label DisableDNS IPv6",
     refused: &[
         ("DNS", "use DNS= in the [Container] section"),
-        ("Options IPAMDriver InterfaceName NetworkDeleteOnStop PodmanArgs GlobalArgs ContainersConfModule ServiceName", PLAIN),
+        (
+            "Options IPAMDriver InterfaceName NetworkDeleteOnStop PodmanArgs GlobalArgs ContainersConfModule ServiceName",
+            PLAIN,
+        ),
     ],
     called: "a Quadlet key",
 };

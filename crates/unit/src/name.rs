@@ -57,10 +57,16 @@ const KINDS: [(&str, UnitKind); 18] = [
 impl UnitKind {
     /// The suffix without its dot.
     pub fn suffix(self) -> &'static str {
-        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(suffix, _)| suffix)
+        KINDS
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(suffix, _)| suffix)
     }
     fn of(suffix: &str) -> Option<UnitKind> {
-        KINDS.iter().find(|(known, _)| *known == suffix).map(|(_, kind)| *kind)
+        KINDS
+            .iter()
+            .find(|(known, _)| *known == suffix)
+            .map(|(_, kind)| *kind)
     }
 }
 
@@ -112,13 +118,18 @@ impl UnitName {
         if text.starts_with('@') {
             return Err(NameError::LeadingAt(owned()));
         }
-        let (stem, suffix) = text.rsplit_once('.').ok_or_else(|| NameError::Suffix(owned()))?;
+        let (stem, suffix) = text
+            .rsplit_once('.')
+            .ok_or_else(|| NameError::Suffix(owned()))?;
         let kind = UnitKind::of(suffix).ok_or_else(|| NameError::Suffix(owned()))?;
         // "." and ".." would be directories where names become file names.
         if stem.trim_matches('.').is_empty() {
             return Err(NameError::NoPrefix(owned()));
         }
-        Ok(UnitName { text: owned(), kind })
+        Ok(UnitName {
+            text: owned(),
+            kind,
+        })
     }
 
     /// Checks a name as a person types it: without a known suffix it means `.container`.
@@ -139,19 +150,28 @@ impl UnitName {
     }
     /// The name without its suffix: `web@1`.
     pub fn stem(&self) -> &str {
-        self.text.rsplit_once('.').map_or(&self.text, |(stem, _)| stem)
+        self.text
+            .rsplit_once('.')
+            .map_or(&self.text, |(stem, _)| stem)
     }
     /// What stands before the first `@`: `web`.
     pub fn prefix(&self) -> &str {
-        self.stem().split_once('@').map_or(self.stem(), |(prefix, _)| prefix)
+        self.stem()
+            .split_once('@')
+            .map_or(self.stem(), |(prefix, _)| prefix)
     }
     /// What stands after the first `@`, unless that is nothing (a template).
     pub fn instance(&self) -> Option<&str> {
-        self.stem().split_once('@').map(|(_, instance)| instance).filter(|i| !i.is_empty())
+        self.stem()
+            .split_once('@')
+            .map(|(_, instance)| instance)
+            .filter(|i| !i.is_empty())
     }
     /// Whether this is a template, `web@.container`.
     pub fn is_template(&self) -> bool {
-        self.stem().split_once('@').is_some_and(|(_, instance)| instance.is_empty())
+        self.stem()
+            .split_once('@')
+            .is_some_and(|(_, instance)| instance.is_empty())
     }
     /// The template that an instance is made from; nothing for plain names.
     pub fn template(&self) -> Option<UnitName> {
@@ -165,7 +185,11 @@ impl UnitName {
         if !self.is_template() || instance.is_empty() {
             return Err(NameError::NotTemplate(self.text.clone()));
         }
-        UnitName::new(&format!("{}@{instance}.{}", self.prefix(), self.kind.suffix()))
+        UnitName::new(&format!(
+            "{}@{instance}.{}",
+            self.prefix(),
+            self.kind.suffix()
+        ))
     }
 }
 
@@ -212,7 +236,11 @@ pub fn expand_ranges(text: &str) -> Result<Vec<String>, NameError> {
         }
         done = done
             .iter()
-            .flat_map(|head| items.iter().map(move |item| format!("{head}{}{item}", &rest[..open])))
+            .flat_map(|head| {
+                items
+                    .iter()
+                    .map(move |item| format!("{head}{}{item}", &rest[..open]))
+            })
             .collect();
         rest = tail;
     }

@@ -52,7 +52,11 @@ impl<'a> Reader<'a> {
 
     /// A problem of the section as a whole, such as a missing key.
     pub(crate) fn fail_section(&mut self, key: &str, message: impl Display) {
-        let section = self.unit.sections.iter().find(|s| s.name == self.table.section);
+        let section = self
+            .unit
+            .sections
+            .iter()
+            .find(|s| s.name == self.table.section);
         self.problems.push(Diagnostic {
             file: self.unit.file.to_string(),
             line: section.map_or(0, |s| s.line()),
@@ -80,7 +84,10 @@ impl<'a> Reader<'a> {
     /// Every assignment of a list key, specifiers expanded.
     pub(crate) fn list(&mut self, key: &str) -> Vec<(&'a Entry, String)> {
         let entries = self.entries(key);
-        entries.into_iter().filter_map(|e| Some((e, self.expand(e, &e.value())?))).collect()
+        entries
+            .into_iter()
+            .filter_map(|e| Some((e, self.expand(e, &e.value())?)))
+            .collect()
     }
 
     /// The last assignment, specifiers expanded.

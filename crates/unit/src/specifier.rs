@@ -3,7 +3,10 @@ use crate::{name::UnitName, words};
 
 /// Facts that specifiers stand for. The default is that of an unnamed root user.
 #[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "each field is named for its specifier's meaning")]
+#[allow(
+    missing_docs,
+    reason = "each field is named for its specifier's meaning"
+)]
 pub struct SpecifierContext {
     pub hostname: String,
     pub machine_id: String,
@@ -85,7 +88,11 @@ impl SpecifierContext {
                 'I' => words::unescape_name(instance),
                 'j' => last.to_owned(),
                 'J' => words::unescape_name(last),
-                'f' => words::unescape_path(if instance.is_empty() { name.prefix() } else { instance }),
+                'f' => words::unescape_path(if instance.is_empty() {
+                    name.prefix()
+                } else {
+                    instance
+                }),
                 'H' => self.hostname.clone(),
                 'l' => self.hostname.split('.').next().unwrap_or("").to_owned(),
                 'm' => self.machine_id.clone(),

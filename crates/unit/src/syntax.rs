@@ -35,7 +35,11 @@ impl Entry {
             }
             let more = lines.peek().is_some() && continues(line);
             let kept = if more { &line[..line.len() - 1] } else { line };
-            out.push_str(if number > 0 { kept.trim_start_matches(BLANK) } else { kept });
+            out.push_str(if number > 0 {
+                kept.trim_start_matches(BLANK)
+            } else {
+                kept
+            });
             if more {
                 out.push(' ');
             }
@@ -158,21 +162,30 @@ impl UnitFile {
     }
 
     /// As [`UnitFile::parse_all`], with another bound for the bytes of a physical line.
-    pub fn parse_bounded(
-        file: &str,
-        text: &str,
-        line_max: usize,
-    ) -> (UnitFile, Vec<SyntaxError>) {
+    pub fn parse_bounded(file: &str, text: &str, line_max: usize) -> (UnitFile, Vec<SyntaxError>) {
         let name: Arc<str> = Arc::from(file);
-        let mut unit = UnitFile { file: name.clone(), sections: Vec::new(), stray: Vec::new() };
+        let mut unit = UnitFile {
+            file: name.clone(),
+            sections: Vec::new(),
+            stray: Vec::new(),
+        };
         let mut errors = Vec::new();
-        let mut fail = |line, kind| errors.push(SyntaxError { file: file.to_owned(), line, kind });
+        let mut fail = |line, kind| {
+            errors.push(SyntaxError {
+                file: file.to_owned(),
+                line,
+                kind,
+            })
+        };
         if text.len() > FILE_MAX {
             fail(1, SyntaxErrorKind::FileTooLarge);
             return (unit, errors);
         }
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut lines = text.split('\n').map(|l| l.strip_suffix('\r').unwrap_or(l)).enumerate();
+        let mut lines = text
+            .split('\n')
+            .map(|l| l.strip_suffix('\r').unwrap_or(l))
+            .enumerate();
         let mut lines = std::iter::from_fn(move || lines.next()).peekable();
         while let Some((index, line)) = lines.next() {
             let number = index + 1;
@@ -204,14 +217,18 @@ impl UnitFile {
             let mut open = continues(line);
             let mut bad = None;
             while open {
-                let Some((index, next)) = lines.peek().copied() else { break };
+                let Some((index, next)) = lines.peek().copied() else {
+                    break;
+                };
                 if next.len() > line_max {
                     bad = Some((index + 1, SyntaxErrorKind::LineTooLong(line_max)));
                 } else if next.contains('\0') {
                     bad = Some((index + 1, SyntaxErrorKind::Nul));
                 }
                 let comment = is_comment(next);
-                let after_comment = raw.rsplit_once('\n').is_some_and(|(_, last)| is_comment(last));
+                let after_comment = raw
+                    .rsplit_once('\n')
+                    .is_some_and(|(_, last)| is_comment(last));
                 // A blank line ends a continuation; after a comment it need not be part of the value.
                 if after_comment && next.trim_matches(BLANK).is_empty() {
                     break;
@@ -231,7 +248,10 @@ impl UnitFile {
             };
             let first_line_end = raw.find('\n').unwrap_or(raw.len());
             let Some(equals) = raw[..first_line_end].find('=') else {
-                fail(number, SyntaxErrorKind::NoAssignment(raw.chars().take(60).collect()));
+                fail(
+                    number,
+                    SyntaxErrorKind::NoAssignment(raw.chars().take(60).collect()),
+                );
                 continue;
             };
             let key = raw[..equals].trim_end_matches(BLANK).to_owned();
@@ -240,7 +260,12 @@ impl UnitFile {
                 continue;
             }
             let raw = raw[equals + 1..].trim_start_matches(BLANK).to_owned();
-            section.entries.push(Entry { file: name.clone(), line: number, key, raw });
+            section.entries.push(Entry {
+                file: name.clone(),
+                line: number,
+                key,
+                raw,
+            });
         }
         (unit, errors)
     }
@@ -254,8 +279,12 @@ impl UnitFile {
         let name: Arc<str> = Arc::from(file);
         let mut sections: Vec<Section> = Vec::new();
         for (section, key, value) in entries {
-            let entry =
-                Entry { file: name.clone(), line: 0, key: key.to_owned(), raw: value.to_owned() };
+            let entry = Entry {
+                file: name.clone(),
+                line: 0,
+                key: key.to_owned(),
+                raw: value.to_owned(),
+            };
             match sections.iter_mut().find(|s| s.name == section) {
                 Some(found) => found.entries.push(entry),
                 None => sections.push(Section {
@@ -265,7 +294,11 @@ impl UnitFile {
                 }),
             }
         }
-        UnitFile { file: name, sections, stray: Vec::new() }
+        UnitFile {
+            file: name,
+            sections,
+            stray: Vec::new(),
+        }
     }
 
     /// Writes the file: sections parted by a blank line, comments between entries left out.
@@ -294,7 +327,10 @@ impl UnitFile {
 
     /// All entries of all sections of that name, in order.
     pub fn entries<'a>(&'a self, section: &'a str) -> impl Iterator<Item = &'a Entry> + 'a {
-        self.sections.iter().filter(move |s| s.name == section).flat_map(|s| s.entries.iter())
+        self.sections
+            .iter()
+            .filter(move |s| s.name == section)
+            .flat_map(|s| s.entries.iter())
     }
 
     /// Raw value lists as systemd reads them: an empty assignment drops what came before.

@@ -14,7 +14,10 @@ pub struct ValueError {
 }
 
 pub(crate) fn not(text: &str, expected: &'static str) -> ValueError {
-    ValueError { text: text.to_owned(), expected }
+    ValueError {
+        text: text.to_owned(),
+        expected,
+    }
 }
 
 /// A span of time, or no bound.
@@ -65,21 +68,47 @@ pub fn parse_bool(text: &str) -> Result<bool, ValueError> {
 }
 
 const UNITS: [(&str, u64); 31] = [
-    ("us", 1), ("usec", 1), ("µs", 1), ("μs", 1),
-    ("ms", 1_000), ("msec", 1_000),
-    ("s", 1_000_000), ("sec", 1_000_000), ("second", 1_000_000), ("seconds", 1_000_000),
-    ("m", 60_000_000), ("min", 60_000_000), ("minute", 60_000_000), ("minutes", 60_000_000),
-    ("h", 3_600_000_000), ("hr", 3_600_000_000), ("hour", 3_600_000_000), ("hours", 3_600_000_000),
-    ("d", 86_400_000_000), ("day", 86_400_000_000), ("days", 86_400_000_000),
-    ("w", 604_800_000_000), ("week", 604_800_000_000), ("weeks", 604_800_000_000),
-    ("M", 2_629_800_000_000), ("month", 2_629_800_000_000), ("months", 2_629_800_000_000),
-    ("y", 31_557_600_000_000), ("year", 31_557_600_000_000), ("years", 31_557_600_000_000),
+    ("us", 1),
+    ("usec", 1),
+    ("µs", 1),
+    ("μs", 1),
+    ("ms", 1_000),
+    ("msec", 1_000),
+    ("s", 1_000_000),
+    ("sec", 1_000_000),
+    ("second", 1_000_000),
+    ("seconds", 1_000_000),
+    ("m", 60_000_000),
+    ("min", 60_000_000),
+    ("minute", 60_000_000),
+    ("minutes", 60_000_000),
+    ("h", 3_600_000_000),
+    ("hr", 3_600_000_000),
+    ("hour", 3_600_000_000),
+    ("hours", 3_600_000_000),
+    ("d", 86_400_000_000),
+    ("day", 86_400_000_000),
+    ("days", 86_400_000_000),
+    ("w", 604_800_000_000),
+    ("week", 604_800_000_000),
+    ("weeks", 604_800_000_000),
+    ("M", 2_629_800_000_000),
+    ("month", 2_629_800_000_000),
+    ("months", 2_629_800_000_000),
+    ("y", 31_557_600_000_000),
+    ("year", 31_557_600_000_000),
+    ("years", 31_557_600_000_000),
     ("", 1_000_000),
 ];
 
 /// `5min 20s`, `1.5h`, `infinity`; a bare number is seconds.
 pub fn parse_time_span(text: &str) -> Result<TimeSpan, ValueError> {
-    let bad = || not(text, "a time span: write for example 30s, 5min 20s or infinity");
+    let bad = || {
+        not(
+            text,
+            "a time span: write for example 30s, 5min 20s or infinity",
+        )
+    };
     let mut rest = text.trim();
     if rest == "infinity" {
         return Ok(TimeSpan::Infinity);
@@ -89,15 +118,23 @@ pub fn parse_time_span(text: &str) -> Result<TimeSpan, ValueError> {
     }
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (number, after) = rest.split_at(end);
         let after = after.trim_start();
         let end = after
             .find(|c: char| c.is_ascii_digit() || c == '.' || c.is_whitespace())
             .unwrap_or(after.len());
         let (unit, after) = after.split_at(end);
-        let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, s)| *s).ok_or_else(bad)?;
-        total = scaled(number, scale).and_then(|n| total.checked_add(n)).ok_or_else(bad)?;
+        let scale = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .map(|(_, s)| *s)
+            .ok_or_else(bad)?;
+        total = scaled(number, scale)
+            .and_then(|n| total.checked_add(n))
+            .ok_or_else(bad)?;
         rest = after.trim_start();
     }
     Ok(TimeSpan::Finite(Duration::from_micros(total)))
@@ -110,7 +147,11 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {
         return None;
     }
-    let mut total = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()?.checked_mul(scale)? };
+    let mut total = if whole.is_empty() {
+        0
+    } else {
+        whole.parse::<u64>().ok()?.checked_mul(scale)?
+    };
     let mut place = scale;
     for digit in fraction.bytes() {
         place /= 10;
@@ -132,10 +173,16 @@ pub enum Limit {
 /// `512M`, `1.5G`, a bare number of bytes; base 1024; a final `B` or `b` is allowed.
 pub fn parse_bytes(text: &str) -> Result<u64, ValueError> {
     let bad = || not(text, "a size: write for example 512M or 1G (base 1024)");
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit = unit.trim().to_ascii_uppercase();
-    let power = match unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit) {
+    let power = match unit
+        .strip_suffix("IB")
+        .or(unit.strip_suffix('B'))
+        .unwrap_or(&unit)
+    {
         "" => 0,
         "K" => 1,
         "M" => 2,
@@ -150,7 +197,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, ValueError> {
 
 /// As [`parse_bytes`], or `infinity`.
 pub fn parse_bytes_limit(text: &str) -> Result<Limit, ValueError> {
-    if text == "infinity" { Ok(Limit::Infinity) } else { parse_bytes(text).map(Limit::Value) }
+    if text == "infinity" {
+        Ok(Limit::Infinity)
+    } else {
+        parse_bytes(text).map(Limit::Value)
+    }
 }
 
 /// A whole number, or `infinity`.
@@ -158,12 +209,22 @@ pub fn parse_count_limit(text: &str) -> Result<Limit, ValueError> {
     if text == "infinity" {
         return Ok(Limit::Infinity);
     }
-    text.parse().map(Limit::Value).map_err(|_| not(text, "a whole number or infinity"))
+    text.parse()
+        .map(Limit::Value)
+        .map_err(|_| not(text, "a whole number or infinity"))
 }
 
 /// `150%` as thousandths of one processor: 1500.
 pub fn parse_cpu_quota(text: &str) -> Result<u64, ValueError> {
-    let bad = || not(text, "a share of processor time: write for example 50% or 200%");
-    let quota = text.strip_suffix('%').and_then(|n| scaled(n.trim(), 10)).ok_or_else(bad)?;
+    let bad = || {
+        not(
+            text,
+            "a share of processor time: write for example 50% or 200%",
+        )
+    };
+    let quota = text
+        .strip_suffix('%')
+        .and_then(|n| scaled(n.trim(), 10))
+        .ok_or_else(bad)?;
     if quota == 0 { Err(bad()) } else { Ok(quota) }
 }

@@ -82,9 +82,19 @@ fn escape(chars: &mut std::str::Chars<'_>, word: &mut Vec<u8>) -> Result<(), Wor
             return Ok(());
         }
     };
-    let mut digits = if radix == 8 { c.to_string() } else { String::new() };
+    let mut digits = if radix == 8 {
+        c.to_string()
+    } else {
+        String::new()
+    };
     digits.extend(chars.by_ref().take(rest));
-    let unknown = || WordError::Unknown(if radix == 8 { digits.clone() } else { format!("{c}{digits}") });
+    let unknown = || {
+        WordError::Unknown(if radix == 8 {
+            digits.clone()
+        } else {
+            format!("{c}{digits}")
+        })
+    };
     let complete = digits.chars().count() == rest + usize::from(radix == 8);
     if !complete || !digits.chars().all(|d| d.is_digit(radix)) {
         return Err(unknown());
@@ -119,7 +129,11 @@ pub fn escape_name(text: &str) -> String {
 /// As [`escape_name`], for a path: repeated and outer slashes vanish, the root is `-`.
 pub fn escape_path(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    if parts.is_empty() { "-".to_owned() } else { escape_name(&parts.join("/")) }
+    if parts.is_empty() {
+        "-".to_owned()
+    } else {
+        escape_name(&parts.join("/"))
+    }
 }
 
 /// Undoes [`escape_name`]; sequences that are not `\xNN` stay. Bytes that are not UTF-8 become
@@ -150,5 +164,9 @@ pub fn unescape_name(text: &str) -> String {
 /// Undoes [`escape_path`]: the result starts with `/`.
 pub fn unescape_path(text: &str) -> String {
     let plain = unescape_name(text);
-    if plain.starts_with('/') { plain } else { format!("/{plain}") }
+    if plain.starts_with('/') {
+        plain
+    } else {
+        format!("/{plain}")
+    }
 }
