@@ -7,6 +7,8 @@ pub mod deploy;
 pub mod diag;
 pub mod exec;
 pub mod fleet;
+#[doc(hidden)]
+pub mod fuzz;
 mod keys;
 pub mod name;
 mod reader;

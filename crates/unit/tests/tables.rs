@@ -1,0 +1,228 @@
+//! The reference tables, and what the loader must accept and refuse.
+#![allow(clippy::unwrap_used)]
+use coracle_unit::syntax::{UnitFile, merge};
+use coracle_unit::words::*;
+use coracle_unit::*;
+use serde_json::Value;
+use std::path::PathBuf;
+
+fn reference(path: &str) -> PathBuf {
+    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
+    let root = std::env::var_os("CORACLE_REFERENCE").map_or(default, PathBuf::from);
+    let file = root.join(path);
+    assert!(
+        file.exists(),
+        "{} is missing; set CORACLE_REFERENCE",
+        file.display()
+    );
+    file
+}
+fn cases(path: &str, func: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(reference(path)).unwrap();
+    let tables: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let of = tables.iter().filter(|t| t["func"] == func);
+    let out: Vec<Value> = of
+        .flat_map(|t| t["cases"].as_array().unwrap().clone())
+        .collect();
+    assert!(!out.is_empty(), "{path} has no {func}");
+    out
+}
+fn s<'a>(v: &'a Value, key: &str) -> &'a str {
+    v[key].as_str().unwrap()
+}
+fn triples(file: &UnitFile) -> Value {
+    let all = file
+        .sections
+        .iter()
+        .flat_map(|s| s.entries.iter().map(|e| [&s.name, &e.key, &e.raw]));
+    serde_json::to_value(all.collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn reading_and_writing() {
+    for c in cases(
+        "go-systemd-unit/json/deserialize_test.json",
+        "TestDeserialize",
+    ) {
+        assert_eq!(
+            triples(&UnitFile::parse("t", s(&c, "input")).unwrap()),
+            c["output"]
+        );
+    }
+    for c in cases(
+        "go-systemd-unit/json/deserialize_test.json",
+        "TestDeserializeFail",
+    ) {
+        assert!(UnitFile::parse("t", c.as_str().unwrap()).is_err(), "{c}");
+    }
+    for c in cases(
+        "go-systemd-unit/json/deserialize_test.json",
+        "TestDeserializeLineTooLong",
+    ) {
+        assert!(
+            !UnitFile::parse_bounded("t", c.as_str().unwrap(), 2048)
+                .1
+                .is_empty()
+        );
+    }
+    for c in cases(
+        "go-systemd-unit/json/end_to_end_test.json",
+        "TestDeserializeAndReserialize",
+    ) {
+        assert_eq!(
+            UnitFile::parse("t", s(&c, "in")).unwrap().to_text(),
+            s(&c, "wout")
+        );
+    }
+    for c in cases("go-systemd-unit/json/serialize_test.json", "TestSerialize") {
+        let rows: Vec<[String; 3]> = serde_json::from_value(c["input"].clone()).unwrap();
+        let rows = rows
+            .iter()
+            .map(|[a, b, v]| (a.as_str(), b.as_str(), v.as_str()));
+        assert_eq!(UnitFile::from_entries("t", rows).to_text(), s(&c, "output"));
+    }
+}
+
+#[test]
+fn escaping() {
+    for c in cases(
+        "go-systemd-unit/json/escape_test.json",
+        "TestUnitNameEscape",
+    ) {
+        let f = if c["isPath"] == true {
+            escape_path
+        } else {
+            escape_name
+        };
+        assert_eq!(f(s(&c, "in")), s(&c, "out"));
+    }
+    for c in cases(
+        "go-systemd-unit/json/escape_test.json",
+        "TestUnitNameUnescape",
+    ) {
+        let f = if c["isPath"] == true {
+            unescape_path
+        } else {
+            unescape_name
+        };
+        assert_eq!(f(s(&c, "in")), s(&c, "out"));
+    }
+}
+
+#[test]
+fn names() {
+    for c in cases("fleet/json/unit_test.json", "TestNamedUnit") {
+        let Some(fname) = c["fname"].as_str() else {
+            assert!(UnitName::new(c.as_str().unwrap()).is_err());
+            continue;
+        };
+        let n = UnitName::new(fname).unwrap();
+        assert_eq!(
+            (n.stem(), n.prefix(), n.is_template()),
+            (s(&c, "name"), s(&c, "pref"), c["istmpl"] == true)
+        );
+        assert_eq!(n.instance().unwrap_or(""), s(&c, "inst"));
+        assert_eq!(
+            n.template().map(|t| t.to_string()).unwrap_or_default(),
+            s(&c, "tmpl")
+        );
+    }
+    assert_eq!(expand_ranges("g@{1..3}").unwrap(), ["g@1", "g@2", "g@3"]);
+    assert!(expand_ranges("g@{1..99999999}").is_err());
+}
+
+fn service(body: &str) -> Result<Unit, Diagnostics> {
+    let text = format!("[Service]\nExecStart=/bin/true\n{body}");
+    load(
+        &UnitName::new("foo.service").unwrap(),
+        &text,
+        &[],
+        &SpecifierContext::default(),
+    )
+}
+
+#[test]
+fn fleet_keys() {
+    for c in cases("fleet/json/job_test.json", "TestJobConditionMachineID") {
+        let unit = service(s(&c, "unit")).unwrap();
+        assert_eq!(
+            unit.fleet.machine_id.as_deref().unwrap_or(""),
+            s(&c, "outS")
+        );
+    }
+    for c in cases("fleet/json/job_test.json", "TestBadValidateRequirements") {
+        assert!(
+            service(&format!("[X-Fleet]\n{}\n", c.as_str().unwrap())).is_err(),
+            "{c}"
+        );
+    }
+    for c in cases("fleet/json/job_test.json", "TestValidateRequirements") {
+        // fleet let "true=false" and the like pass; so do we.
+        service(&format!("[X-Fleet]\n{}\n", c.as_str().unwrap())).unwrap();
+    }
+    for two in [
+        "MachineID=a\nGlobal=1",
+        "Global=1\nReplaces=a",
+        "Conflicts=a\nReplaces=b",
+        "MachineOf=b.service\nConflicts=b*",
+    ] {
+        assert!(service(&format!("[X-Fleet]\n{two}\n")).is_err(), "{two}");
+    }
+    for file in std::fs::read_dir(reference("fleet/functional/fixtures/units")).unwrap() {
+        let path = file.unwrap().path();
+        let name = UnitName::new(path.file_name().unwrap().to_str().unwrap()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if let Err(e) = load(&name, &text, &[], &SpecifierContext::default()) {
+            panic!("{e}");
+        }
+    }
+}
+
+#[test]
+fn containers() {
+    let name = UnitName::new("web@1.container").unwrap();
+    let ctx = SpecifierContext::default();
+    let text = "[Container]\nImage=web\nVolume=data.volume:/data\nNetwork=app.network\nPublishPort=127.0.0.1:808%i:80\n";
+    let unit = load(&name, text, &[], &ctx).unwrap();
+    assert_eq!(implied_dependencies(&unit).len(), 2);
+    serde_json::to_string(&unit).unwrap();
+    let bad = "[Container]\nImage=web\nImgae=x\nPodmanArgs=--x\n[X-Deploy]\nScale=3\n";
+    let problems = load(&name, bad, &[], &ctx).unwrap_err();
+    assert_eq!(problems.0.len(), 3, "{problems}");
+    assert_eq!(
+        problems.0[0].to_string(),
+        "web@1.container:3: [Container] Imgae: unknown key; did you mean Image?"
+    );
+    let reset = UnitFile::parse("d", "[Container]\nVolume=\n").unwrap();
+    let merged = merge(&UnitFile::parse("b", text).unwrap(), &[reset]);
+    assert!(merged.values("Container", "Volume").is_empty());
+}
+
+#[test]
+fn corpus_and_mutations_hold() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/unit");
+    let mut seed: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut next = move |n: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % n as u64) as usize
+    };
+    for file in std::fs::read_dir(dir).unwrap() {
+        let base = std::fs::read(file.unwrap().path()).unwrap();
+        fuzz::fuzz_unit(&base);
+        for _ in 0..1000 {
+            let mut data = base.clone();
+            for _ in 0..=next(6) {
+                let at = next(data.len());
+                let token = b"\\\n=[]#;% \r\"'{}$:-@\0\xc3x"[next(21)];
+                if next(2) == 0 {
+                    data[at] = token
+                } else {
+                    data.insert(at, token)
+                }
+            }
+            fuzz::fuzz_unit(&data);
+        }
+    }
+}
