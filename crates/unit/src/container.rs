@@ -186,6 +186,20 @@ impl ContainerUnit {
         if r.last("LogDriver").is_some() {
             unit.log_driver = Some(choice(r, "LogDriver", &["json-file", "none"], "json-file"));
         }
+        for (entry, address) in r.words("DNS") {
+            if address.parse::<IpAddr>().is_err() {
+                r.fail(entry, format!("{address:?} is not an IP address"));
+            }
+        }
+        for (entry, host) in r.words("AddHost") {
+            let valid = |ip: &str| ip == "host-gateway" || ip.parse::<IpAddr>().is_ok();
+            if !host
+                .split_once(':')
+                .is_some_and(|(name, ip)| !name.is_empty() && valid(ip))
+            {
+                r.fail(entry, format!("{host:?} is not name:address"));
+            }
+        }
         let action = choice(
             r,
             "HealthOnFailure",

@@ -190,6 +190,11 @@ pub fn load(
         required_by: r!(&keys::INSTALL).plain_words("RequiredBy"),
     };
     let fleet = FleetSection::read(r!(&keys::FLEET), acting);
+    if matches!(name.kind(), UnitKind::Volume | UnitKind::Network) {
+        for entry in file.entries("X-Deploy") {
+            r!(&keys::DEPLOY).fail(entry, "has no meaning for a volume or network; remove it");
+        }
+    }
     let deploy = DeploySection::read(r!(&keys::DEPLOY));
     let kind = match name.kind() {
         UnitKind::Volume => Kind::Volume(read_volume(r!(&keys::VOLUME))),
