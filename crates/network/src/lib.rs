@@ -1,1 +1,18 @@
 //! Bridges, addresses, firewall and names.
+//!
+//! [`Networks`] owns every link, address, published port and firewall rule of one daemon. A
+//! container's life here: `reserve` decides address and MAC in memory, `connect` builds the links
+//! in its namespace, `publish` claims host ports, `release` takes all of it back.
+
+mod error;
+mod firewall;
+mod link;
+mod model;
+mod networks;
+
+pub use error::NetworkError;
+pub use model::{
+    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping, Protocol,
+    RestoredEndpoint,
+};
+pub use networks::Networks;
