@@ -171,7 +171,8 @@ pub(crate) fn connect(
     let mut config = vec![Request::route(RouteNetlinkMessage::SetLink(up(lo)), 0)];
     for (offset, (endpoint, bridge)) in endpoints.iter().enumerate() {
         let index = first_index + offset as u32;
-        let mut peer = up(named(&free.next().unwrap_or_default()));
+        // A veth end cannot go up before its peer exists, so the inner one is raised afterwards.
+        let mut peer = named(&free.next().unwrap_or_default());
         peer.header.index = index;
         peer.attributes.push(LinkAttribute::Address(endpoint.mac.to_vec()));
         peer.attributes.push(LinkAttribute::NetNsFd(inside.as_raw_fd()));
@@ -190,7 +191,10 @@ pub(crate) fn connect(
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
         ]));
         pairs.push(Request::route(RouteNetlinkMessage::NewLink(port), 0));
+        let mut raise = LinkMessage::default();
+        raise.header.index = index;
         config.push(address(index, Ipv4Net::new_assert(endpoint.ip, endpoint.prefix)));
+        config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
         if offset == 0 && default && !endpoint.internal {
             config.push(default_route(index, endpoint.gateway));
         }
