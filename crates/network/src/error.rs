@@ -25,7 +25,10 @@ pub enum NetworkError {
     #[error("network {0} is predefined and cannot be created or removed")]
     Predefined(String),
     #[error("network {network} is in use by {}; stop or disconnect them first", .containers.join(", "))]
-    InUse { network: String, containers: Vec<String> },
+    InUse {
+        network: String,
+        containers: Vec<String>,
+    },
     #[error("container {container} is connected to network {network} already")]
     AlreadyConnected { container: String, network: String },
     #[error("container {container} is not connected to network {network}")]
@@ -33,33 +36,69 @@ pub enum NetworkError {
     #[error("IPv6 networks are not supported yet (network {0}); leave IPv6 out")]
     Ipv6Unsupported(String),
     #[error("subnet {subnet} of network {network} overlaps {other}; choose another subnet")]
-    Overlap { network: String, subnet: Ipv4Net, other: String },
+    Overlap {
+        network: String,
+        subnet: Ipv4Net,
+        other: String,
+    },
     #[error("address {ip} does not lie inside {subnet}")]
     OutsideSubnet { ip: Ipv4Addr, subnet: Ipv4Net },
     #[error("address {ip} on network {network} is taken by {by}")]
-    AddressTaken { ip: Ipv4Addr, network: String, by: String },
+    AddressTaken {
+        ip: Ipv4Addr,
+        network: String,
+        by: String,
+    },
     #[error("network {0} has no free address left; remove containers or make a larger network")]
     Exhausted(String),
     #[error("no free subnet is left in {0}; give one with --subnet")]
     NoSubnet(Ipv4Net),
     #[error("port {port}/{protocol} on {ip} is in use")]
-    PortInUse { ip: Ipv4Addr, port: u16, protocol: Protocol },
+    PortInUse {
+        ip: Ipv4Addr,
+        port: u16,
+        protocol: Protocol,
+    },
     #[error("cannot bind port {port}/{protocol} on {ip}")]
-    Bind { ip: Ipv4Addr, port: u16, protocol: Protocol, #[source] source: io::Error },
+    Bind {
+        ip: Ipv4Addr,
+        port: u16,
+        protocol: Protocol,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot {what}")]
-    Netlink { what: String, #[source] source: NetlinkError },
+    Netlink {
+        what: String,
+        #[source]
+        source: NetlinkError,
+    },
     #[error("the container's network namespace")]
     Netns(#[from] NetnsError),
     #[error("cannot write {path} (is /proc/sys read-only?)")]
-    Sysctl { path: PathBuf, #[source] source: io::Error },
+    Sysctl {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot run {0} (Debian package {1})")]
     Spawn(&'static str, &'static str, #[source] io::Error),
     #[error("nft refused the rules: {0}")]
     Nft(String),
     #[error("state file {path}")]
-    State { path: PathBuf, #[source] source: io::Error },
+    State {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("state file {path} is damaged; remove it to forget that network")]
-    Damaged { path: PathBuf, #[source] source: serde_json::Error },
-    #[error("state file {path} has format version {version}, this release reads version 1; use a newer release")]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "state file {path} has format version {version}, this release reads version 1; use a newer release"
+    )]
     Version { path: PathBuf, version: u64 },
 }

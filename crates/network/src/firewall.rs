@@ -35,11 +35,16 @@ fn element((protocol, ip, port): &Published) -> (String, String) {
 
 /// The text that adds `elements` to the loaded table.
 pub(crate) fn add(elements: &Elements) -> String {
-    elements.iter().fold(String::new(), |mut out, (key, (ip, port))| {
-        let (map, key) = element(key);
-        let _ = writeln!(out, "add element inet coracle {map} {{ {key} : {ip} . {port} }}");
-        out
-    })
+    elements
+        .iter()
+        .fold(String::new(), |mut out, (key, (ip, port))| {
+            let (map, key) = element(key);
+            let _ = writeln!(
+                out,
+                "add element inet coracle {map} {{ {key} : {ip} . {port} }}"
+            );
+            out
+        })
 }
 
 /// The text that takes the elements with these keys out of the loaded table.
@@ -55,22 +60,42 @@ pub(crate) fn delete<'a>(keys: impl Iterator<Item = &'a Published>) -> String {
 pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
     let mut forward = String::new();
     let mut postrouting = String::new();
-    let bridges: Vec<_> = networks.iter().filter(|n| n.driver == Driver::Bridge).collect();
+    let bridges: Vec<_> = networks
+        .iter()
+        .filter(|n| n.driver == Driver::Bridge)
+        .collect();
     for n in &bridges {
         let (b, s) = (&n.bridge, &n.subnet);
         let _ = writeln!(forward, "    iifname \"{b}\" oifname \"{b}\" accept");
         // By address, not by incoming link: what is turned round inside the bridge has none here.
-        let _ = writeln!(postrouting, "    oifname \"{b}\" ip saddr {s} ct status dnat masquerade");
-        let _ = writeln!(postrouting, "    oifname \"{b}\" ip saddr 127.0.0.0/8 masquerade");
+        let _ = writeln!(
+            postrouting,
+            "    oifname \"{b}\" ip saddr {s} ct status dnat masquerade"
+        );
+        let _ = writeln!(
+            postrouting,
+            "    oifname \"{b}\" ip saddr 127.0.0.0/8 masquerade"
+        );
         if !n.internal {
-            let _ = writeln!(postrouting, "    oifname != \"{b}\" ip saddr {s} ip daddr != 127.0.0.0/8 masquerade");
+            let _ = writeln!(
+                postrouting,
+                "    oifname != \"{b}\" ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
+            );
         }
     }
     for n in bridges.iter().filter(|n| n.internal) {
-        let _ = writeln!(forward, "    iifname \"{b}\" drop\n    oifname \"{b}\" drop", b = n.bridge);
+        let _ = writeln!(
+            forward,
+            "    iifname \"{b}\" drop\n    oifname \"{b}\" drop",
+            b = n.bridge
+        );
     }
     for n in &bridges {
-        let _ = writeln!(forward, "    oifname \"{b}\" ct status dnat accept\n    oifname \"{b}\" drop", b = n.bridge);
+        let _ = writeln!(
+            forward,
+            "    oifname \"{b}\" ct status dnat accept\n    oifname \"{b}\" drop",
+            b = n.bridge
+        );
     }
     format!(
         r#"table inet coracle
@@ -129,7 +154,9 @@ pub(crate) fn load(rules: &str) -> Result<(), NetworkError> {
     if output.status.success() {
         return Ok(());
     }
-    Err(NetworkError::Nft(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(NetworkError::Nft(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }
 
 /// Removes the table if it is there.
@@ -138,13 +165,21 @@ pub(crate) fn unload() -> Result<(), NetworkError> {
 }
 
 fn run(program: &'static str, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// True when our table stands, chains and all.
 pub(crate) fn loaded() -> bool {
-    run("nft", &["list", "chain", "inet", "coracle", "postrouting"]).is_some_and(|t| t.contains("hook postrouting"))
+    run("nft", &["list", "chain", "inet", "coracle", "postrouting"])
+        .is_some_and(|t| t.contains("hook postrouting"))
 }
 
 const LINKS: [&str; 2] = ["coracle0", "cor-+"];
@@ -152,7 +187,10 @@ const LINKS: [&str; 2] = ["coracle0", "cor-+"];
 /// The chains of foreign firewalls that are meant for others' rules, and what we may ask there.
 /// docker's takes both directions. ufw's takes only what containers send: whether a published port
 /// is open stays the host firewall's decision, and `diagnose` names the command that opens it.
-const HOOKS: [(&str, &[&str]); 2] = [("DOCKER-USER", &["-i", "-o"]), ("ufw-user-forward", &["-i"])];
+const HOOKS: [(&str, &[&str]); 2] = [
+    ("DOCKER-USER", &["-i", "-o"]),
+    ("ufw-user-forward", &["-i"]),
+];
 
 /// Asks a foreign firewall that drops forwarded packets to let ours through. `present` false takes
 /// the rules out again.
@@ -161,11 +199,21 @@ pub(crate) fn foreign_hooks(present: bool) {
         if run("iptables", &["-w", "-n", "-L", chain]).is_none() {
             continue;
         }
-        for (link, direction) in LINKS.iter().flat_map(|l| directions.iter().map(move |d| (l, d))) {
+        for (link, direction) in LINKS
+            .iter()
+            .flat_map(|l| directions.iter().map(move |d| (l, d)))
+        {
             let rule = [*direction, *link, "-j", "ACCEPT"];
-            let with = |verb| ["-w", verb, chain].into_iter().chain(rule).collect::<Vec<_>>();
+            let with = |verb| {
+                ["-w", verb, chain]
+                    .into_iter()
+                    .chain(rule)
+                    .collect::<Vec<_>>()
+            };
             let there = run("iptables", &with("-C")).is_some();
-            if there != present && run("iptables", &with(if present { "-I" } else { "-D" })).is_none() {
+            if there != present
+                && run("iptables", &with(if present { "-I" } else { "-D" })).is_none()
+            {
                 tracing::warn!(chain, link, "cannot change the host firewall's chain");
             }
         }
@@ -190,8 +238,13 @@ pub(crate) fn diagnose() -> Vec<String> {
             } else {
                 "accept forwarding from and to coracle0 and cor-* there"
             };
-            out.push(format!("chain {chain} of table {table} drops forwarded packets: {way}"));
-        } else if table == "inet firewalld" && line.contains("reject with icmpx") && chain.starts_with("filter_FORWARD") {
+            out.push(format!(
+                "chain {chain} of table {table} drops forwarded packets: {way}"
+            ));
+        } else if table == "inet firewalld"
+            && line.contains("reject with icmpx")
+            && chain.starts_with("filter_FORWARD")
+        {
             out.push("firewalld rejects forwarded packets: run `firewall-cmd --zone=trusted --add-interface=coracle0`".into());
         }
     }

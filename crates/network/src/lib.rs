@@ -4,6 +4,7 @@
 //! container's life here: `reserve` decides address and MAC in memory, `connect` builds the links
 //! in its namespace, `publish` claims host ports, `release` takes all of it back.
 
+pub mod dns;
 mod error;
 mod firewall;
 mod link;
@@ -12,7 +13,7 @@ mod networks;
 
 pub use error::NetworkError;
 pub use model::{
-    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping, Protocol,
-    RestoredEndpoint,
+    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping,
+    Protocol, RestoredEndpoint,
 };
 pub use networks::Networks;

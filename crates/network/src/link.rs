@@ -9,8 +9,8 @@ use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -35,7 +35,9 @@ fn up(mut message: LinkMessage) -> LinkMessage {
 
 fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
     message
 }
 
@@ -59,8 +61,10 @@ fn default_route(index: u32, gateway: Ipv4Addr) -> Request {
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(index),
+    ];
     Request::route(RouteNetlinkMessage::NewRoute(message), NEW)
 }
 
@@ -89,8 +93,13 @@ pub(crate) fn used_subnets(netlink: &mut Netlink) -> Result<Vec<Ipv4Net>, Networ
     let mut used = Vec::new();
     let mut ask = RouteMessage::default();
     ask.header.address_family = AddressFamily::Inet;
-    for message in netlink.dump(RouteNetlinkMessage::GetRoute(ask)).map_err(failed("list routes"))? {
-        let RouteNetlinkMessage::NewRoute(route) = message else { continue };
+    for message in netlink
+        .dump(RouteNetlinkMessage::GetRoute(ask))
+        .map_err(failed("list routes"))?
+    {
+        let RouteNetlinkMessage::NewRoute(route) = message else {
+            continue;
+        };
         for attribute in &route.attributes {
             if let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute {
                 used.extend(Ipv4Net::new(*ip, route.header.destination_prefix_length));
@@ -101,7 +110,10 @@ pub(crate) fn used_subnets(netlink: &mut Netlink) -> Result<Vec<Ipv4Net>, Networ
 }
 
 fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, NetworkError> {
-    Ok(links(netlink)?.into_iter().find(|l| l.1 == name).map(|l| l.0))
+    Ok(links(netlink)?
+        .into_iter()
+        .find(|l| l.1 == name)
+        .map(|l| l.0))
 }
 
 fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
@@ -119,13 +131,21 @@ pub(crate) fn endpoint_mac(ip: Ipv4Addr) -> [u8; 6] {
 pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<u32, NetworkError> {
     let name = &network.bridge;
     let mut message = up(named(name));
-    message.attributes.push(LinkAttribute::Address(mac_of(network.gateway).to_vec()));
-    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    message
+        .attributes
+        .push(LinkAttribute::Address(mac_of(network.gateway).to_vec()));
+    message
+        .attributes
+        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
+            InfoKind::Bridge,
+        )]));
     let create = Request::route(RouteNetlinkMessage::NewLink(message), NEW);
     match netlink.batch(&[create]) {
         Err(e) if e.exists() => {
             let again = Request::route(RouteNetlinkMessage::SetLink(up(named(name))), 0);
-            netlink.batch(&[again]).map_err(failed(format!("bring up bridge {name}")))?;
+            netlink
+                .batch(&[again])
+                .map_err(failed(format!("bring up bridge {name}")))?;
         }
         other => other.map_err(failed(format!("create bridge {name}")))?,
     }
@@ -140,8 +160,10 @@ pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<
 
 /// Removes links by name; those that are gone already are no error.
 pub(crate) fn remove(netlink: &mut Netlink, names: &[String]) -> Result<(), NetworkError> {
-    let requests: Vec<_> =
-        names.iter().map(|n| Request::route(RouteNetlinkMessage::DelLink(named(n)), 0)).collect();
+    let requests: Vec<_> = names
+        .iter()
+        .map(|n| Request::route(RouteNetlinkMessage::DelLink(named(n)), 0))
+        .collect();
     for chunk in requests.chunks(32) {
         for result in netlink.each(chunk).map_err(failed("remove links"))? {
             match result {
@@ -160,10 +182,17 @@ pub(crate) fn connect(
     endpoints: &[(Endpoint, u32)],
     default: bool,
 ) -> Result<(), NetworkError> {
-    let mut ns = netns::run_in(inside, Netlink::route)?.map_err(failed("open netlink in the container"))?;
-    let present = if endpoints.is_empty() { Vec::new() } else { links(&mut ns)? };
+    let mut ns =
+        netns::run_in(inside, Netlink::route)?.map_err(failed("open netlink in the container"))?;
+    let present = if endpoints.is_empty() {
+        Vec::new()
+    } else {
+        links(&mut ns)?
+    };
     let first_index = present.iter().map(|l| l.0).max().unwrap_or(1) + 1;
-    let mut free = (0..).map(|n| format!("eth{n}")).filter(|n| !present.iter().any(|l| &l.1 == n));
+    let mut free = (0..)
+        .map(|n| format!("eth{n}"))
+        .filter(|n| !present.iter().any(|l| &l.1 == n));
     let mut pairs = Vec::new();
     // The loopback link has index 1 in every namespace.
     let mut lo = LinkMessage::default();
@@ -174,8 +203,10 @@ pub(crate) fn connect(
         // A veth end cannot go up before its peer exists, so the inner one is raised afterwards.
         let mut peer = named(&free.next().unwrap_or_default());
         peer.header.index = index;
-        peer.attributes.push(LinkAttribute::Address(endpoint.mac.to_vec()));
-        peer.attributes.push(LinkAttribute::NetNsFd(inside.as_raw_fd()));
+        peer.attributes
+            .push(LinkAttribute::Address(endpoint.mac.to_vec()));
+        peer.attributes
+            .push(LinkAttribute::NetNsFd(inside.as_raw_fd()));
         let mut message = up(named(&endpoint.host_link));
         message.attributes.push(LinkAttribute::Controller(*bridge));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -188,12 +219,17 @@ pub(crate) fn connect(
         let mut port = named(&endpoint.host_link);
         port.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                true,
+            )])),
         ]));
         pairs.push(Request::route(RouteNetlinkMessage::NewLink(port), 0));
         let mut raise = LinkMessage::default();
         raise.header.index = index;
-        config.push(address(index, Ipv4Net::new_assert(endpoint.ip, endpoint.prefix)));
+        config.push(address(
+            index,
+            Ipv4Net::new_assert(endpoint.ip, endpoint.prefix),
+        ));
         config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
         if offset == 0 && default && !endpoint.internal {
             config.push(default_route(index, endpoint.gateway));
@@ -202,7 +238,10 @@ pub(crate) fn connect(
     let built = host
         .batch(&pairs)
         .map_err(failed("create the container's links"))
-        .and_then(|()| ns.batch(&config).map_err(failed("configure the container's links")));
+        .and_then(|()| {
+            ns.batch(&config)
+                .map_err(failed("configure the container's links"))
+        });
     if built.is_err() {
         let names: Vec<_> = endpoints.iter().map(|e| e.0.host_link.clone()).collect();
         let _ = remove(host, &names);

@@ -104,7 +104,9 @@ pub struct Options {
 impl Default for Options {
     /// `10.210.0.0/16`: away from docker's 172.17/16 and podman's 10.88/16.
     fn default() -> Self {
-        Self { default_pool: Ipv4Net::new_assert(Ipv4Addr::new(10, 210, 0, 0), 16) }
+        Self {
+            default_pool: Ipv4Net::new_assert(Ipv4Addr::new(10, 210, 0, 0), 16),
+        }
     }
 }
 

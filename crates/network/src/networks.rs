@@ -17,8 +17,8 @@ use crate::error::NetworkError;
 use crate::firewall::{self, Elements, Published};
 use crate::link;
 use crate::model::{
-    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping, Protocol,
-    RestoredEndpoint,
+    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping,
+    Protocol, RestoredEndpoint,
 };
 
 const VERSION: u64 = 1;
@@ -58,9 +58,14 @@ impl Networks {
     /// firewall and switches forwarding on.
     pub fn open(state_dir: &Path, options: Options) -> Result<Self, NetworkError> {
         let dir = state_dir.join("networks");
-        std::fs::create_dir_all(&dir).map_err(|source| NetworkError::State { path: dir.clone(), source })?;
-        let netlink = Netlink::route()
-            .map_err(|source| NetworkError::Netlink { what: "open a netlink socket".into(), source })?;
+        std::fs::create_dir_all(&dir).map_err(|source| NetworkError::State {
+            path: dir.clone(),
+            source,
+        })?;
+        let netlink = Netlink::route().map_err(|source| NetworkError::Netlink {
+            what: "open a netlink socket".into(),
+            source,
+        })?;
         let networks = read_all(&dir)?;
         let mut inner = Inner {
             dir,
@@ -71,9 +76,19 @@ impl Networks {
             endpoints: Vec::new(),
             ports: BTreeMap::new(),
         };
-        for (name, driver) in [("bridge", Driver::Bridge), ("host", Driver::Host), ("none", Driver::None)] {
+        for (name, driver) in [
+            ("bridge", Driver::Bridge),
+            ("host", Driver::Host),
+            ("none", Driver::None),
+        ] {
             if !inner.networks.values().any(|n| n.name == name) {
-                inner.add(NetworkSpec { name: name.into(), ..NetworkSpec::default() }, driver)?;
+                inner.add(
+                    NetworkSpec {
+                        name: name.into(),
+                        ..NetworkSpec::default()
+                    },
+                    driver,
+                )?;
             }
         }
         for network in inner.networks.clone().into_values() {
@@ -82,7 +97,9 @@ impl Networks {
         sysctl("net/ipv4/ip_forward", "1")?;
         inner.reload()?;
         firewall::foreign_hooks(true);
-        Ok(Self { inner: Mutex::new(inner) })
+        Ok(Self {
+            inner: Mutex::new(inner),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -131,7 +148,10 @@ impl Networks {
         let users = inner.endpoints.iter().filter(|e| e.network == network.id);
         let containers: Vec<_> = users.map(|e| e.container_name.clone()).collect();
         if !containers.is_empty() {
-            return Err(NetworkError::InUse { network: network.name, containers });
+            return Err(NetworkError::InUse {
+                network: network.name,
+                containers,
+            });
         }
         inner.forget(&network)?;
         inner.reload()
@@ -144,19 +164,25 @@ impl Networks {
 
     /// Builds the links of reserved endpoints in `netns`, loopback too; the first endpoint's gateway
     /// becomes the default route. An empty list brings up loopback only.
-    pub fn connect(&self, netns: BorrowedFd<'_>, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+    pub fn connect(
+        &self,
+        netns: BorrowedFd<'_>,
+        endpoints: &[Endpoint],
+    ) -> Result<(), NetworkError> {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let mut with_bridge = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let bridge = inner.bridges.get(&endpoint.network);
-            let bridge = *bridge.ok_or_else(|| NetworkError::NotFound(endpoint.network_name.clone()))?;
+            let bridge =
+                *bridge.ok_or_else(|| NetworkError::NotFound(endpoint.network_name.clone()))?;
             with_bridge.push((endpoint.clone(), bridge));
         }
         // A network that joins a running container leaves its default route alone.
         let default = endpoints.first().is_some_and(|first| {
             !inner.endpoints.iter().any(|e| {
-                e.container_id == first.container_id && !endpoints.iter().any(|n| n.network == e.network)
+                e.container_id == first.container_id
+                    && !endpoints.iter().any(|n| n.network == e.network)
             })
         });
         link::connect(&mut inner.netlink, netns, &with_bridge, default)
@@ -168,7 +194,10 @@ impl Networks {
         let network = inner.get(network)?;
         let mine = |e: &Endpoint| e.container_id == container_id && e.network == network.id;
         let Some(at) = inner.endpoints.iter().position(mine) else {
-            return Err(NetworkError::NotConnected { container: container_id.into(), network: network.name });
+            return Err(NetworkError::NotConnected {
+                container: container_id.into(),
+                network: network.name,
+            });
         };
         let endpoint = inner.endpoints[at].clone();
         link::remove(&mut inner.netlink, &[endpoint.host_link])?;
@@ -191,7 +220,12 @@ impl Networks {
     pub fn release(&self, container_id: &str) -> Result<(), NetworkError> {
         let mut inner = self.lock();
         let mine = |e: &&Endpoint| e.container_id == container_id;
-        let links: Vec<_> = inner.endpoints.iter().filter(mine).map(|e| e.host_link.clone()).collect();
+        let links: Vec<_> = inner
+            .endpoints
+            .iter()
+            .filter(mine)
+            .map(|e| e.host_link.clone())
+            .collect();
         inner.unpublish(|port| port.container == container_id)?;
         link::remove(&mut inner.netlink, &links)?;
         inner.endpoints.retain(|e| e.container_id != container_id);
@@ -208,7 +242,10 @@ impl Networks {
             let (id, ip) = (r.endpoint.container_id.clone(), r.endpoint.ip);
             inner.publish(&id, ip, &r.ports, false)?;
         }
-        let keep: BTreeSet<_> = restored.iter().map(|r| r.endpoint.host_link.as_str()).collect();
+        let keep: BTreeSet<_> = restored
+            .iter()
+            .map(|r| r.endpoint.host_link.as_str())
+            .collect();
         let stale: Vec<_> = link::links(&mut inner.netlink)?
             .into_iter()
             .map(|l| l.1)
@@ -237,8 +274,11 @@ impl Networks {
     /// Removes every link and rule of ours; the stored networks stay and come back with `open`.
     pub fn teardown(&self) -> Result<(), NetworkError> {
         let mut inner = self.lock();
-        let ours: Vec<_> =
-            link::links(&mut inner.netlink)?.into_iter().map(|l| l.1).filter(|n| is_ours(n)).collect();
+        let ours: Vec<_> = link::links(&mut inner.netlink)?
+            .into_iter()
+            .map(|l| l.1)
+            .filter(|n| is_ours(n))
+            .collect();
         link::remove(&mut inner.netlink, &ours)?;
         inner.endpoints.clear();
         inner.ports.clear();
@@ -276,9 +316,15 @@ fn read_all(dir: &Path) -> Result<BTreeMap<NetworkId, Network>, NetworkError> {
             continue;
         }
         let text = std::fs::read(&path).map_err(state(&path))?;
-        let damaged = |source| NetworkError::Damaged { path: path.clone(), source };
+        let damaged = |source| NetworkError::Damaged {
+            path: path.clone(),
+            source,
+        };
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
-        let version = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let version = value
+            .get("version")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0);
         if version != VERSION {
             return Err(NetworkError::Version { path, version });
         }
@@ -294,22 +340,39 @@ fn claim(ip: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(OwnedFd, u16), 
         Protocol::Udp => SocketType::DGRAM,
     };
     let open = || -> Result<_, rustix::io::Errno> {
-        let fd = rustix::net::socket_with(AddressFamily::INET, kind, rustix::net::SocketFlags::CLOEXEC, None)?;
+        let fd = rustix::net::socket_with(
+            AddressFamily::INET,
+            kind,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )?;
         bind(&fd, &SocketAddrV4::new(ip, port))?;
         let bound = SocketAddrV4::try_from(getsockname(&fd)?)?;
         Ok((fd, bound.port()))
     };
     open().map_err(|e| match e {
         rustix::io::Errno::ADDRINUSE => NetworkError::PortInUse { ip, port, protocol },
-        e => NetworkError::Bind { ip, port, protocol, source: e.into() },
+        e => NetworkError::Bind {
+            ip,
+            port,
+            protocol,
+            source: e.into(),
+        },
     })
 }
 
 impl Inner {
     fn get(&self, key: &str) -> Result<Network, NetworkError> {
-        let key = if key == "default" || key.is_empty() { "bridge" } else { key };
+        let key = if key == "default" || key.is_empty() {
+            "bridge"
+        } else {
+            key
+        };
         let all = || self.networks.values();
-        if let Some(found) = all().find(|n| n.name == key).or_else(|| all().find(|n| n.id.0 == key)) {
+        if let Some(found) = all()
+            .find(|n| n.name == key)
+            .or_else(|| all().find(|n| n.id.0 == key))
+        {
             return Ok(found.clone());
         }
         let mut fitting = all().filter(|n| n.id.0.starts_with(key));
@@ -321,7 +384,8 @@ impl Inner {
     }
 
     fn add(&mut self, spec: NetworkSpec, driver: Driver) -> Result<Network, NetworkError> {
-        let valid = |(i, b): (usize, u8)| b.is_ascii_alphanumeric() || (i > 0 && b"_.-".contains(&b));
+        let valid =
+            |(i, b): (usize, u8)| b.is_ascii_alphanumeric() || (i > 0 && b"_.-".contains(&b));
         if spec.name.is_empty() || !spec.name.bytes().enumerate().all(valid) {
             return Err(NetworkError::BadName(spec.name));
         }
@@ -341,14 +405,29 @@ impl Inner {
         let (subnet, gateway, bridge) = match driver {
             Driver::Bridge => {
                 let subnet = self.choose_subnet(&spec)?;
-                let gateway = spec.gateway.or_else(|| subnet.hosts().next()).unwrap_or(subnet.addr());
-                let named = if spec.name == "bridge" { DEFAULT_BRIDGE.into() } else { format!("cor-{}", &id.0[..11]) };
+                let gateway = spec
+                    .gateway
+                    .or_else(|| subnet.hosts().next())
+                    .unwrap_or(subnet.addr());
+                let named = if spec.name == "bridge" {
+                    DEFAULT_BRIDGE.into()
+                } else {
+                    format!("cor-{}", &id.0[..11])
+                };
                 (subnet, gateway, named)
             }
             Driver::Host | Driver::None => (none, Ipv4Addr::UNSPECIFIED, String::new()),
         };
-        let outside = [Some(gateway), spec.ip_range.map(|r| r.addr()), spec.ip_range.map(|r| r.broadcast())];
-        if let Some(ip) = outside.into_iter().flatten().find(|ip| !subnet.contains(ip)) {
+        let outside = [
+            Some(gateway),
+            spec.ip_range.map(|r| r.addr()),
+            spec.ip_range.map(|r| r.broadcast()),
+        ];
+        if let Some(ip) = outside
+            .into_iter()
+            .flatten()
+            .find(|ip| !subnet.contains(ip))
+        {
             return Err(NetworkError::OutsideSubnet { ip, subnet });
         }
         let network = Network {
@@ -362,7 +441,9 @@ impl Inner {
             ipv6: None,
             labels: spec.labels,
             options: spec.options,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| d.as_secs()),
             bridge,
             dns: driver == Driver::Bridge,
         };
@@ -374,15 +455,24 @@ impl Inner {
     fn write(&self, network: &Network) -> Result<(), NetworkError> {
         let path = self.dir.join(format!("{}.json", network.id));
         let part = path.with_extension("part");
-        let text = serde_json::to_vec_pretty(&Stored { version: VERSION, network: network.clone() })
-            .map_err(|source| NetworkError::Damaged { path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(&Stored {
+            version: VERSION,
+            network: network.clone(),
+        })
+        .map_err(|source| NetworkError::Damaged {
+            path: path.clone(),
+            source,
+        })?;
         let durable = || -> io::Result<()> {
             std::fs::write(&part, text)?;
             std::fs::File::open(&part)?.sync_all()?;
             std::fs::rename(&part, &path)?;
             std::fs::File::open(&self.dir)?.sync_all()
         };
-        durable().map_err(|source| NetworkError::State { path: path.clone(), source })
+        durable().map_err(|source| NetworkError::State {
+            path: path.clone(),
+            source,
+        })
     }
 
     fn choose_subnet(&mut self, spec: &NetworkSpec) -> Result<Ipv4Net, NetworkError> {
@@ -390,20 +480,32 @@ impl Inner {
             .into_iter()
             .map(|net| (net, format!("route {net} of this machine")))
             .collect();
-        let bridges = self.networks.values().filter(|n| n.driver == Driver::Bridge);
+        let bridges = self
+            .networks
+            .values()
+            .filter(|n| n.driver == Driver::Bridge);
         used.extend(bridges.map(|n| (n.subnet, format!("network {}", n.name))));
         let overlap = |a: &Ipv4Net| {
-            used.iter().find(|(b, _)| b.prefix_len() > 0 && (a.contains(b) || b.contains(a))).map(|u| u.1.clone())
+            used.iter()
+                .find(|(b, _)| b.prefix_len() > 0 && (a.contains(b) || b.contains(a)))
+                .map(|u| u.1.clone())
         };
         if let Some(subnet) = spec.subnet.map(|s| s.trunc()) {
             return match overlap(&subnet) {
                 None => Ok(subnet),
-                Some(other) => Err(NetworkError::Overlap { network: spec.name.clone(), subnet, other }),
+                Some(other) => Err(NetworkError::Overlap {
+                    network: spec.name.clone(),
+                    subnet,
+                    other,
+                }),
             };
         }
         let pool = self.options.default_pool;
         let length = pool.prefix_len().max(24);
-        let free = pool.subnets(length).ok().and_then(|mut all| all.find(|s| overlap(s).is_none()));
+        let free = pool
+            .subnets(length)
+            .ok()
+            .and_then(|mut all| all.find(|s| overlap(s).is_none()));
         free.ok_or(NetworkError::NoSubnet(pool))
     }
 
@@ -413,7 +515,10 @@ impl Inner {
         }
         let index = link::ensure_bridge(&mut self.netlink, network)?;
         self.bridges.insert(network.id.clone(), index);
-        sysctl(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")
+        sysctl(
+            &format!("net/ipv4/conf/{}/route_localnet", network.bridge),
+            "1",
+        )
     }
 
     fn forget(&mut self, network: &Network) -> Result<(), NetworkError> {
@@ -434,21 +539,46 @@ impl Inner {
     fn reserve(&mut self, request: &EndpointRequest) -> Result<Endpoint, NetworkError> {
         let network = self.get(&request.network)?;
         let on_net = |e: &&Endpoint| e.network == network.id;
-        if self.endpoints.iter().filter(on_net).any(|e| e.container_id == request.container_id) {
+        if self
+            .endpoints
+            .iter()
+            .filter(on_net)
+            .any(|e| e.container_id == request.container_id)
+        {
             let container = request.container_name.clone();
-            return Err(NetworkError::AlreadyConnected { container, network: network.name });
+            return Err(NetworkError::AlreadyConnected {
+                container,
+                network: network.name,
+            });
         }
-        let taken: BTreeMap<_, _> =
-            self.endpoints.iter().filter(on_net).map(|e| (e.ip, e.container_name.clone())).collect();
-        let reserved = [network.gateway, network.subnet.network(), network.subnet.broadcast()];
+        let taken: BTreeMap<_, _> = self
+            .endpoints
+            .iter()
+            .filter(on_net)
+            .map(|e| (e.ip, e.container_name.clone()))
+            .collect();
+        let reserved = [
+            network.gateway,
+            network.subnet.network(),
+            network.subnet.broadcast(),
+        ];
         let ip = match request.ip {
             Some(ip) if !network.subnet.contains(&ip) => {
-                return Err(NetworkError::OutsideSubnet { ip, subnet: network.subnet });
+                return Err(NetworkError::OutsideSubnet {
+                    ip,
+                    subnet: network.subnet,
+                });
             }
             Some(ip) => {
                 let by = taken.get(&ip).cloned();
-                if let Some(by) = by.or_else(|| reserved.contains(&ip).then(|| "the network itself".into())) {
-                    return Err(NetworkError::AddressTaken { ip, network: network.name, by });
+                if let Some(by) =
+                    by.or_else(|| reserved.contains(&ip).then(|| "the network itself".into()))
+                {
+                    return Err(NetworkError::AddressTaken {
+                        ip,
+                        network: network.name,
+                        by,
+                    });
                 }
                 ip
             }
@@ -458,7 +588,12 @@ impl Inner {
                 free.ok_or_else(|| NetworkError::Exhausted(network.name.clone()))?
             }
         };
-        let part = |id: &str, n: usize| id.chars().chain(std::iter::repeat('0')).take(n).collect::<String>();
+        let part = |id: &str, n: usize| {
+            id.chars()
+                .chain(std::iter::repeat('0'))
+                .take(n)
+                .collect::<String>()
+        };
         let endpoint = Endpoint {
             container_id: request.container_id.clone(),
             container_name: request.container_name.clone(),
@@ -470,7 +605,11 @@ impl Inner {
             internal: network.internal,
             mac: request.mac.unwrap_or_else(|| link::endpoint_mac(ip)),
             bridge: network.bridge,
-            host_link: format!("v{}{}", part(&request.container_id, 8), part(&network.id.0, 6)),
+            host_link: format!(
+                "v{}{}",
+                part(&request.container_id, 8),
+                part(&network.id.0, 6)
+            ),
             aliases: request.aliases.clone(),
         };
         self.endpoints.push(endpoint.clone());
@@ -489,9 +628,16 @@ impl Inner {
         for mapping in wanted {
             let (fd, port) = claim(mapping.host_ip, mapping.host_port, mapping.protocol)?;
             let to = (ip, mapping.container_port);
-            let port_of = Port { container: container.to_owned(), to, _claim: fd };
+            let port_of = Port {
+                container: container.to_owned(),
+                to,
+                _claim: fd,
+            };
             claimed.insert((mapping.protocol, mapping.host_ip, port), port_of);
-            resolved.push(PortMapping { host_port: port, ..*mapping });
+            resolved.push(PortMapping {
+                host_port: port,
+                ..*mapping
+            });
         }
         if load && !claimed.is_empty() {
             let elements: Elements = claimed.iter().map(|(k, p)| (*k, p.to)).collect();
@@ -502,15 +648,24 @@ impl Inner {
     }
 
     fn unpublish(&mut self, gone: impl Fn(&Port) -> bool) -> Result<(), NetworkError> {
-        let keys: Vec<_> = self.ports.iter().filter(|(_, p)| gone(p)).map(|(k, _)| *k).collect();
+        let keys: Vec<_> = self
+            .ports
+            .iter()
+            .filter(|(_, p)| gone(p))
+            .map(|(k, _)| *k)
+            .collect();
         if keys.is_empty() {
             return Ok(());
         }
         let ports: Vec<_> = keys.iter().filter_map(|k| self.ports.remove(k)).collect();
         // After a foreign flush the elements are not there to delete: the whole table sets it right.
         firewall::load(&firewall::delete(keys.iter())).or_else(|_| self.reload())?;
-        let udp: Vec<_> =
-            keys.iter().zip(&ports).filter(|(k, _)| k.0 == Protocol::Udp).map(|(_, p)| p.to.0).collect();
+        let udp: Vec<_> = keys
+            .iter()
+            .zip(&ports)
+            .filter(|(k, _)| k.0 == Protocol::Udp)
+            .map(|(_, p)| p.to.0)
+            .collect();
         if !udp.is_empty()
             && let Err(error) = forget_udp_flows(&udp)
         {
