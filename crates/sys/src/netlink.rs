@@ -44,7 +44,10 @@ pub enum NetlinkError {
 }
 
 fn text(detail: &Option<String>) -> String {
-    detail.as_ref().map(|d| format!(" ({d})")).unwrap_or_default()
+    detail
+        .as_ref()
+        .map(|d| format!(" ({d})"))
+        .unwrap_or_default()
 }
 
 impl NetlinkError {
@@ -63,7 +66,10 @@ impl NetlinkError {
 
     /// True when the link, address or entry is not there.
     pub fn missing(&self) -> bool {
-        matches!(self.errno(), Some(libc::ENODEV | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ESRCH))
+        matches!(
+            self.errno(),
+            Some(libc::ENODEV | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ESRCH)
+        )
     }
 }
 
@@ -82,7 +88,11 @@ impl Request {
         whole.finalize();
         let mut bytes = vec![0; whole.buffer_len()];
         whole.serialize(&mut bytes);
-        Self { kind: whole.header.message_type, flags, payload: bytes.split_off(HEADER) }
+        Self {
+            kind: whole.header.message_type,
+            flags,
+            payload: bytes.split_off(HEADER),
+        }
     }
 
     fn write(&self, out: &mut Vec<u8>, flags: u16, sequence: u32) {
@@ -115,7 +125,10 @@ fn frames(mut data: &[u8]) -> Result<Vec<Frame>, NetlinkError> {
     while data.len() >= HEADER {
         let length = u32::from_ne_bytes([data[0], data[1], data[2], data[3]]) as usize;
         if length < HEADER || length > data.len() {
-            return Err(NetlinkError::Malformed(format!("length {length} of {}", data.len())));
+            return Err(NetlinkError::Malformed(format!(
+                "length {length} of {}",
+                data.len()
+            )));
         }
         out.push(Frame {
             kind: u16::from_ne_bytes([data[4], data[5]]),
@@ -137,7 +150,11 @@ fn attributes(mut data: &[u8]) -> Vec<(u16, &[u8], &[u8])> {
             break;
         }
         let padded = length.next_multiple_of(4).min(data.len());
-        out.push((u16::from_ne_bytes([data[2], data[3]]) & 0x3fff, &data[4..length], &data[..padded]));
+        out.push((
+            u16::from_ne_bytes([data[2], data[3]]) & 0x3fff,
+            &data[4..length],
+            &data[..padded],
+        ));
         data = &data[padded..];
     }
     out
@@ -154,10 +171,22 @@ fn refusal(frame: &Frame, index: usize) -> Result<(), NetlinkError> {
     // The request's payload is not echoed (NETLINK_CAP_ACK), only its header.
     let tail = payload.get(4 + HEADER..).unwrap_or_default();
     let detail = (frame.flags & FLAG_ACK_TLVS != 0)
-        .then(|| attributes(tail).into_iter().find(|a| a.0 == EXT_ACK_MESSAGE))
+        .then(|| {
+            attributes(tail)
+                .into_iter()
+                .find(|a| a.0 == EXT_ACK_MESSAGE)
+        })
         .flatten()
-        .map(|a| String::from_utf8_lossy(a.1).trim_end_matches('\0').to_owned());
-    Err(NetlinkError::Refused { index, detail, source: io::Error::from_raw_os_error(-code) })
+        .map(|a| {
+            String::from_utf8_lossy(a.1)
+                .trim_end_matches('\0')
+                .to_owned()
+        });
+    Err(NetlinkError::Refused {
+        index,
+        detail,
+        source: io::Error::from_raw_os_error(-code),
+    })
 }
 
 /// One netlink socket.
@@ -182,7 +211,12 @@ impl Netlink {
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        open().map(|socket| Self { socket, sequence: 0 }).map_err(NetlinkError::Socket)
+        open()
+            .map(|socket| Self {
+                socket,
+                sequence: 0,
+            })
+            .map_err(NetlinkError::Socket)
     }
 
     fn receive(&self) -> Result<Vec<Frame>, NetlinkError> {
@@ -191,7 +225,10 @@ impl Netlink {
     }
 
     /// Sends all requests at once and waits for every acknowledgement; the result of each, in order.
-    pub fn each(&mut self, requests: &[Request]) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
+    pub fn each(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
         let first = self.sequence.wrapping_add(1);
         let mut data = Vec::new();
         for request in requests {
@@ -227,7 +264,11 @@ impl Netlink {
             self.socket.send(&data, 0).map_err(NetlinkError::Socket)?;
             let (mut found, mut interrupted, mut done) = (Vec::new(), false, false);
             while !done {
-                for frame in self.receive()?.into_iter().filter(|f| f.sequence == self.sequence) {
+                for frame in self
+                    .receive()?
+                    .into_iter()
+                    .filter(|f| f.sequence == self.sequence)
+                {
                     interrupted |= frame.flags & FLAG_DUMP_INTERRUPTED != 0;
                     match frame.kind {
                         TYPE_DONE => done = true,
@@ -247,7 +288,10 @@ impl Netlink {
     }
 
     /// Everything of the kind asked for (`GetLink`, `GetAddress`, `GetRoute`).
-    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn dump(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let mut out = Vec::new();
         for frame in self.dump_frames(&Request::route(message, 0))? {
             let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&frame.bytes)
@@ -270,18 +314,37 @@ pub fn forget_udp_flows(backends: &[std::net::Ipv4Addr]) -> Result<usize, Netlin
     let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
     let family = vec![libc::AF_INET as u8, 0, 0, 0];
     let mut deletes = Vec::new();
-    for frame in netlink.dump_frames(&Request { kind: GET, flags: 0, payload: family.clone() })? {
+    for frame in netlink.dump_frames(&Request {
+        kind: GET,
+        flags: 0,
+        payload: family.clone(),
+    })? {
         let entry = attributes(frame.payload().get(4..).unwrap_or_default());
-        let nested = |data, kind| attributes(data).into_iter().find(|a| a.0 == kind).map(|a| a.1);
+        let nested = |data, kind| {
+            attributes(data)
+                .into_iter()
+                .find(|a| a.0 == kind)
+                .map(|a| a.1)
+        };
         let original = entry.iter().find(|a| a.0 == 1);
         let reply = entry.iter().find(|a| a.0 == 2).map(|a| a.1);
-        let (Some(original), Some(reply)) = (original, reply) else { continue };
-        let source = nested(reply, 1).and_then(|ip| nested(ip, 1)).and_then(|a| <[u8; 4]>::try_from(a).ok());
-        let protocol = nested(reply, 2).and_then(|p| nested(p, 1)).and_then(|p| p.first().copied());
+        let (Some(original), Some(reply)) = (original, reply) else {
+            continue;
+        };
+        let source = nested(reply, 1)
+            .and_then(|ip| nested(ip, 1))
+            .and_then(|a| <[u8; 4]>::try_from(a).ok());
+        let protocol = nested(reply, 2)
+            .and_then(|p| nested(p, 1))
+            .and_then(|p| p.first().copied());
         if protocol == Some(UDP) && source.is_some_and(|s| backends.contains(&s.into())) {
             let mut payload = family.clone();
             payload.extend(original.2);
-            deletes.push(Request { kind: DELETE, flags: 0, payload });
+            deletes.push(Request {
+                kind: DELETE,
+                flags: 0,
+                payload,
+            });
         }
     }
     let mut count = 0;

@@ -35,7 +35,12 @@ pub enum NetnsError {
 
 /// Opens a namespace file, such as `/proc/<pid>/ns/net` or a bind mount of one.
 pub fn open_path(path: &Path) -> Result<OwnedFd, NetnsError> {
-    File::open(path).map(OwnedFd::from).map_err(|source| NetnsError::Open { path: path.to_path_buf(), source })
+    File::open(path)
+        .map(OwnedFd::from)
+        .map_err(|source| NetnsError::Open {
+            path: path.to_path_buf(),
+            source,
+        })
 }
 
 /// Opens the network namespace of process `pid`.
@@ -53,24 +58,33 @@ pub fn create_anonymous() -> Result<OwnedFd, NetnsError> {
     in_thread(|| {
         // SAFETY: only this short-lived thread leaves the network namespace; no descriptor table or
         // other shared state is unshared with it.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|e| NetnsError::Create(e.into()))?;
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(|e| NetnsError::Create(e.into()))?;
         current()
     })?
 }
 
 /// Runs `work` on a thread of its own inside `netns` and gives back what it returns. A panic in
 /// `work` goes on in the caller.
-pub fn run_in<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+pub fn run_in<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, NetnsError> {
     in_thread(|| {
-        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(|e| NetnsError::Enter(e.into()))?;
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .map_err(|e| NetnsError::Enter(e.into()))?;
         Ok(work())
     })?
 }
 
 fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, work).map_err(NetnsError::Thread)?;
-        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, work)
+            .map_err(NetnsError::Thread)?;
+        Ok(thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -84,7 +98,10 @@ pub struct NamedNetns {
 impl NamedNetns {
     /// Makes a namespace and mounts it on the new file `path`.
     pub fn create(path: &Path) -> Result<Self, NetnsError> {
-        let open = |source| NetnsError::Open { path: path.to_path_buf(), source };
+        let open = |source| NetnsError::Open {
+            path: path.to_path_buf(),
+            source,
+        };
         let fd = create_anonymous()?;
         File::create_new(path).map_err(open)?;
         let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
@@ -92,7 +109,10 @@ impl NamedNetns {
             let _ = std::fs::remove_file(path);
             return Err(open(error.into()));
         }
-        Ok(Self { path: path.to_path_buf(), fd })
+        Ok(Self {
+            path: path.to_path_buf(),
+            fd,
+        })
     }
 }
 
