@@ -60,6 +60,10 @@ pub fn hold(pid: u32) -> io::Result<OwnedFd> {
 /// # Errors
 /// `EINVAL` for a number that is no signal, `ESRCH` if it ended.
 pub fn signal(held: impl AsFd, number: i32) -> io::Result<()> {
-    let signal = Signal::from_named_raw(number).ok_or(Errno::INVAL)?;
+    if !matches!(number, 1..=31 | 34..=64) {
+        return Err(Errno::INVAL.into());
+    }
+    // SAFETY: the number is a signal of Linux and none of 32 and 33, which the C library keeps for itself.
+    let signal = unsafe { Signal::from_raw_unchecked(number) };
     Ok(pidfd_send_signal(held, signal)?)
 }
