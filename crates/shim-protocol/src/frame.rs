@@ -48,7 +48,10 @@ pub fn header(kind: Kind, len: usize) -> [u8; HEADER] {
 /// `InvalidData` for an unknown kind or a payload above [`MAX_PAYLOAD`].
 pub fn parse_header(bytes: &[u8; HEADER]) -> io::Result<(Kind, usize)> {
     let kind = Kind::from_byte(bytes[0]).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("unknown frame kind {}", bytes[0]))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("unknown frame kind {}", bytes[0]),
+        )
     })?;
     let len = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
     if len > MAX_PAYLOAD {
