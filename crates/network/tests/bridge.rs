@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use coracle_network::{
-    Endpoint, EndpointRequest, NetworkError, NetworkSpec, Networks, Options, PortMapping, Protocol, RestoredEndpoint,
+    Endpoint, EndpointRequest, NetworkError, NetworkSpec, Networks, Options, PortMapping, Protocol,
+    RestoredEndpoint,
 };
 use coracle_sys::netns;
 
@@ -39,7 +40,11 @@ fn tempdir() -> Dir {
 
 fn run(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output().unwrap();
-    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8(out.stdout).unwrap()
 }
 
@@ -52,13 +57,18 @@ fn container(networks: &Networks, n: u8, network: &str) -> (OwnedFd, Endpoint) {
     };
     let endpoint = networks.reserve(&request).unwrap();
     let ns = netns::create_anonymous().unwrap();
-    networks.connect(ns.as_fd(), std::slice::from_ref(&endpoint)).unwrap();
+    networks
+        .connect(ns.as_fd(), std::slice::from_ref(&endpoint))
+        .unwrap();
     (ns, endpoint)
 }
 
 /// Serves in `ns`: answers every client with the address it is seen under.
 fn serve(ns: &OwnedFd, port: u16) {
-    let listener = netns::run_in(ns.as_fd(), || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap();
+    let listener = netns::run_in(ns.as_fd(), || {
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+    })
+    .unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -80,14 +90,28 @@ fn ask(ns: &OwnedFd, ip: Ipv4Addr, port: u16) -> Option<String> {
 }
 
 fn mapping(host_ip: Ipv4Addr, host_port: u16) -> PortMapping {
-    PortMapping { host_ip, host_port, container_port: 80, protocol: Protocol::Tcp }
+    PortMapping {
+        host_ip,
+        host_port,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+    }
 }
 
 /// A third namespace behind a veth pair: 192.0.2.1 is the machine, 192.0.2.2 the outside.
 fn outside() -> OwnedFd {
     let ns = netns::create_anonymous().unwrap();
-    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&ns));
-    run("ip", &["link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", &path]);
+    let path = format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        std::os::fd::AsRawFd::as_raw_fd(&ns)
+    );
+    run(
+        "ip",
+        &[
+            "link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", &path,
+        ],
+    );
     run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
     run("ip", &["link", "set", "up0", "up"]);
     netns::run_in(ns.as_fd(), || {
@@ -103,7 +127,12 @@ fn outside() -> OwnedFd {
 fn siblings_talk_and_other_networks_do_not() {
     machine(|dir| {
         let networks = Networks::open(dir, Options::default()).unwrap();
-        networks.create(NetworkSpec { name: "other".into(), ..NetworkSpec::default() }).unwrap();
+        networks
+            .create(NetworkSpec {
+                name: "other".into(),
+                ..NetworkSpec::default()
+            })
+            .unwrap();
         let (a, ea) = container(&networks, 1, "bridge");
         let (b, eb) = container(&networks, 2, "bridge");
         let (c, _) = container(&networks, 3, "other");
@@ -124,7 +153,11 @@ fn published_ports_keep_the_source_and_obey_their_address() {
         let (a, ea) = container(&networks, 1, "bridge");
         let (b, _) = container(&networks, 2, "bridge");
         serve(&a, 80);
-        let ports = [mapping(Ipv4Addr::UNSPECIFIED, 8080), mapping(Ipv4Addr::LOCALHOST, 8081), mapping(Ipv4Addr::UNSPECIFIED, 0)];
+        let ports = [
+            mapping(Ipv4Addr::UNSPECIFIED, 8080),
+            mapping(Ipv4Addr::LOCALHOST, 8081),
+            mapping(Ipv4Addr::UNSPECIFIED, 0),
+        ];
         let resolved = networks.publish(&ea.container_id, ea.ip, &ports).unwrap();
         assert_ne!(resolved[2].host_port, 0);
         let wide = Ipv4Addr::new(192, 0, 2, 1);
@@ -135,7 +168,9 @@ fn published_ports_keep_the_source_and_obey_their_address() {
         assert!(ask(&host, Ipv4Addr::LOCALHOST, 8081).is_some());
         assert!(ask(&b, wide, 8080).is_some(), "hairpin from a sibling");
         assert!(ask(&a, wide, 8080).is_some(), "hairpin from itself");
-        let taken = networks.publish("other", ea.ip, &[mapping(Ipv4Addr::UNSPECIFIED, 8080)]).unwrap_err();
+        let taken = networks
+            .publish("other", ea.ip, &[mapping(Ipv4Addr::UNSPECIFIED, 8080)])
+            .unwrap_err();
         assert!(matches!(taken, NetworkError::PortInUse { .. }));
         assert_eq!(taken.to_string(), "port 8080/tcp on 0.0.0.0 is in use");
         run("nft", &["flush", "ruleset"]);
@@ -155,12 +190,26 @@ fn restore_removes_what_belongs_to_nobody() {
         let (a, ea) = container(&networks, 1, "bridge");
         let (_b, eb) = container(&networks, 2, "bridge");
         serve(&a, 80);
-        let ports = networks.publish(&ea.container_id, ea.ip, &[mapping(Ipv4Addr::LOCALHOST, 8080)]).unwrap();
+        let ports = networks
+            .publish(
+                &ea.container_id,
+                ea.ip,
+                &[mapping(Ipv4Addr::LOCALHOST, 8080)],
+            )
+            .unwrap();
         drop(networks);
         let networks = Networks::open(dir, Options::default()).unwrap();
-        networks.restore(&[RestoredEndpoint { endpoint: ea.clone(), ports }]).unwrap();
+        networks
+            .restore(&[RestoredEndpoint {
+                endpoint: ea.clone(),
+                ports,
+            }])
+            .unwrap();
         let links = run("ip", &["-o", "link"]);
-        assert!(links.contains(&ea.host_link) && !links.contains(&eb.host_link), "{links}");
+        assert!(
+            links.contains(&ea.host_link) && !links.contains(&eb.host_link),
+            "{links}"
+        );
         assert!(ask(&netns::current().unwrap(), Ipv4Addr::LOCALHOST, 8080).is_some());
     });
 }
@@ -190,8 +239,17 @@ fn docker_and_its_forward_drop_let_us_through() {
         let out = outside();
         let (a, ea) = container(&networks, 1, "bridge");
         serve(&a, 80);
-        networks.publish(&ea.container_id, ea.ip, &[mapping(Ipv4Addr::UNSPECIFIED, 8080)]).unwrap();
-        assert_eq!(ask(&out, Ipv4Addr::new(192, 0, 2, 1), 8080).as_deref(), Some("192.0.2.2"));
+        networks
+            .publish(
+                &ea.container_id,
+                ea.ip,
+                &[mapping(Ipv4Addr::UNSPECIFIED, 8080)],
+            )
+            .unwrap();
+        assert_eq!(
+            ask(&out, Ipv4Addr::new(192, 0, 2, 1), 8080).as_deref(),
+            Some("192.0.2.2")
+        );
         assert_eq!(networks.diagnose(), Vec::<String>::new());
         networks.teardown().unwrap();
         assert_eq!(run("iptables", &["-S"]), before);
