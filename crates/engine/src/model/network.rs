@@ -1,0 +1,41 @@
+//! Networks that a container joins: Docker's `NetworkingConfig`.
+
+use super::nullable;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Docker's `NetworkingConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkingConfig {
+    /// By network name or id.
+    #[serde(deserialize_with = "nullable")]
+    pub endpoints_config: BTreeMap<String, Option<EndpointConfig>>,
+}
+
+/// The part of Docker's `EndpointSettings` that a client may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EndpointConfig {
+    /// Fixed addresses.
+    #[serde(rename = "IPAMConfig", skip_serializing_if = "Option::is_none")]
+    pub ipam_config: Option<IpamConfig>,
+    /// More names on this network.
+    #[serde(deserialize_with = "nullable")]
+    pub aliases: Vec<String>,
+    /// Fixed hardware address.
+    #[serde(deserialize_with = "nullable")]
+    pub mac_address: String,
+}
+
+/// Fixed addresses of an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IpamConfig {
+    /// IPv4 address.
+    #[serde(rename = "IPv4Address", deserialize_with = "nullable")]
+    pub ipv4_address: String,
+    /// IPv6 address.
+    #[serde(rename = "IPv6Address", deserialize_with = "nullable")]
+    pub ipv6_address: String,
+}

@@ -1,0 +1,277 @@
+//! What is kept on disk of a container: one file, `containers/<id>/container.json`, replaced as a whole.
+//!
+//! The file is written to a temporary name, synced, and renamed, so that a power cut leaves the old record or the new
+//! one. A directory without a readable record is a creation that was cut short and is removed at start.
+
+use crate::error::{EngineError, Result};
+use crate::id::ContainerId;
+use crate::model::{ContainerConfig, CreateRequest, HostConfig, NetworkingConfig};
+use chrono::{DateTime, Utc};
+use coracle_network::PortMapping;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// Version written, and the highest read.
+pub const VERSION: u32 = 1;
+/// Name of the record in the container's directory.
+pub const FILE: &str = "container.json";
+
+/// A container: what was asked, and where it stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// Format version.
+    pub version: u32,
+    /// Full id.
+    pub id: ContainerId,
+    /// Name without a slash.
+    pub name: String,
+    /// When it was created.
+    pub created: DateTime<Utc>,
+    /// Image id, `sha256:…`.
+    pub image_id: String,
+    /// Image layers, topmost first, as directories below the state directory's `layers`.
+    pub layers: Vec<PathBuf>,
+    /// As asked, with the image's defaults filled in.
+    pub config: ContainerConfig,
+    /// As asked.
+    pub host_config: HostConfig,
+    /// As asked.
+    pub networking: NetworkingConfig,
+    /// Mounts resolved at creation.
+    pub mounts: Vec<ResolvedMount>,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// A mount with its source found or made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedMount {
+    /// `bind`, `volume` or `tmpfs`.
+    pub kind: String,
+    /// Volume name, if it is one.
+    pub name: Option<String>,
+    /// Whether the volume was made for this container without a name.
+    #[serde(default)]
+    pub anonymous: bool,
+    /// Host directory or file; empty for tmpfs.
+    pub source: PathBuf,
+    /// Path in the container.
+    pub target: PathBuf,
+    /// Mount options as the OCI runtime takes them (`ro`, `rprivate`, `size=…`).
+    pub options: Vec<String>,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// Bind propagation.
+    #[serde(default)]
+    pub propagation: String,
+}
+
+/// Life's phase. `paused` is a property of `Running`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Never started.
+    Created,
+    /// Running.
+    Running,
+    /// Waiting for its next start by the restart policy.
+    Restarting,
+    /// Ended.
+    Exited,
+    /// Being removed; finished at the next start if interrupted.
+    Removing,
+    /// Could not be removed.
+    Dead,
+}
+
+impl Phase {
+    /// As Docker's API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+            Self::Removing => "removing",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Where a container stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// Phase.
+    pub phase: Phase,
+    /// Host process id of init while running.
+    pub pid: u32,
+    /// Process id of the shim while running.
+    #[serde(default)]
+    pub shim_pid: u32,
+    /// Frozen.
+    #[serde(default)]
+    pub paused: bool,
+    /// Exit code of the last run.
+    pub exit_code: i32,
+    /// Whether the last run was ended by the OOM killer.
+    pub oom_killed: bool,
+    /// Why the last start failed.
+    pub error: String,
+    /// Start of the present or last run.
+    pub started_at: Option<DateTime<Utc>>,
+    /// End of the last run.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Restarts by policy since the last start by hand.
+    pub restart_count: u32,
+    /// Whether a person (or unit) stopped it; `unless-stopped` then leaves it.
+    pub stopped_by_hand: bool,
+    /// Addresses of the present run.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointState>,
+    /// Ports of the present run.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+}
+
+/// An address on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointState {
+    /// Network name.
+    pub network: String,
+    /// Network id.
+    pub network_id: String,
+    /// Endpoint id.
+    pub endpoint_id: String,
+    /// Address.
+    pub ip: Ipv4Addr,
+    /// Prefix length.
+    pub prefix: u8,
+    /// Gateway.
+    pub gateway: Ipv4Addr,
+    /// Hardware address, `02:42:…`.
+    pub mac: String,
+    /// More names.
+    pub aliases: Vec<String>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Created,
+            pid: 0,
+            shim_pid: 0,
+            paused: false,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            started_at: None,
+            finished_at: None,
+            restart_count: 0,
+            stopped_by_hand: false,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+}
+
+impl Record {
+    /// A new record.
+    pub fn new(
+        id: ContainerId,
+        name: String,
+        request: CreateRequest,
+        image_id: String,
+        layers: Vec<PathBuf>,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            name,
+            created: Utc::now(),
+            image_id,
+            layers,
+            config: request.config,
+            host_config: request.host_config,
+            networking: request.networking_config,
+            mounts: Vec::new(),
+            state: State::default(),
+        }
+    }
+
+    /// Writes the record into the container's directory.
+    ///
+    /// # Errors
+    /// [`EngineError::File`] naming the file, a full disk included; the old record is untouched then.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let temporary = dir.join(".container.json.new");
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(self)?)?;
+            // A container that goes with its process need not outlive the power.
+            if !self.host_config.auto_remove {
+                file.sync_data()?;
+            }
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            EngineError::File { action: "writing", path: path.clone(), source }
+        })
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`EngineError::File`], [`EngineError::Record`], or [`EngineError::Version`] for a newer format.
+    pub fn load(dir: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let path = dir.join(FILE);
+        let bytes = fs::read(&path).map_err(EngineError::file("reading", &path))?;
+        let unreadable = |source| EngineError::Record { path: path.clone(), source };
+        let Versioned { version } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        if version > VERSION {
+            return Err(EngineError::Version { path, found: version, known: VERSION });
+        }
+        serde_json::from_slice(&bytes).map_err(unreadable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn sample() -> Record {
+        let request = serde_json::from_value(serde_json::json!({ "Image": "x" })).unwrap();
+        let id = ContainerId::random().unwrap();
+        Record::new(id, "web".into(), request, "sha256:0".into(), vec![])
+    }
+
+    #[test]
+    fn what_a_next_release_adds_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut value = serde_json::to_value(sample()).unwrap();
+        value["news"] = 1.into();
+        value["state"]["news"] = "x".into();
+        value["host_config"]["NewLimit"] = 0.into();
+        fs::write(dir.path().join(FILE), value.to_string()).unwrap();
+        assert_eq!(Record::load(dir.path()).unwrap().name, "web");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut record = sample();
+        record.version = 2;
+        record.save(dir.path()).unwrap();
+        let error = Record::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("version 2") && error.contains(FILE), "{error}");
+    }
+}
