@@ -38,9 +38,6 @@ pub enum EngineError {
         /// Cause.
         message: String,
     },
-    /// Images.
-    #[error(transparent)]
-    Image(#[from] coracle_image::ImageError),
     /// Networks.
     #[error(transparent)]
     Network(#[from] coracle_network::NetworkError),
@@ -108,12 +105,19 @@ impl EngineError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 
     /// Nothing has that name.
     pub fn not_found(kind: &'static str, name: impl Into<String>) -> Self {
-        Self::NotFound { kind, name: name.into() }
+        Self::NotFound {
+            kind,
+            name: name.into(),
+        }
     }
 }
 

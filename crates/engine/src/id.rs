@@ -34,8 +34,11 @@ impl ContainerId {
 
     /// Takes a string that is known to be an id, as a directory's name is.
     pub fn from_known(id: String) -> Option<Self> {
-        (id.len() == 64 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
-            .then_some(Self(id))
+        (id.len() == 64
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+        .then_some(Self(id))
     }
 }
 
@@ -65,17 +68,18 @@ pub fn is_valid_name(name: &str) -> bool {
 }
 
 const ADJECTIVES: &[&str] = &[
-    "amber", "bold", "brave", "brisk", "calm", "clear", "coastal", "cool", "deep", "eager", "early", "fair",
-    "fast", "fleet", "fresh", "gentle", "glad", "green", "keen", "kind", "light", "lively", "lucky", "merry",
-    "mild", "neat", "nimble", "open", "proud", "quick", "quiet", "ready", "sharp", "silver", "sleek", "smart",
-    "smooth", "steady", "still", "stout", "strong", "sunny", "swift", "tidal", "trim", "true", "warm", "wise",
+    "amber", "bold", "brave", "brisk", "calm", "clear", "coastal", "cool", "deep", "eager",
+    "early", "fair", "fast", "fleet", "fresh", "gentle", "glad", "green", "keen", "kind", "light",
+    "lively", "lucky", "merry", "mild", "neat", "nimble", "open", "proud", "quick", "quiet",
+    "ready", "sharp", "silver", "sleek", "smart", "smooth", "steady", "still", "stout", "strong",
+    "sunny", "swift", "tidal", "trim", "true", "warm", "wise",
 ];
 const NOUNS: &[&str] = &[
-    "anchor", "bay", "beacon", "boat", "bow", "breeze", "buoy", "canoe", "cape", "coral", "cove", "current",
-    "deck", "delta", "dock", "estuary", "ferry", "gull", "harbour", "heron", "hull", "island", "jetty",
-    "kayak", "keel", "lagoon", "lantern", "mast", "oar", "otter", "paddle", "pier", "pilot", "puffin", "quay",
-    "raft", "reef", "rudder", "sail", "seal", "shore", "skiff", "sloop", "tern", "tide", "wave", "wharf",
-    "willow",
+    "anchor", "bay", "beacon", "boat", "bow", "breeze", "buoy", "canoe", "cape", "coral", "cove",
+    "current", "deck", "delta", "dock", "estuary", "ferry", "gull", "harbour", "heron", "hull",
+    "island", "jetty", "kayak", "keel", "lagoon", "lantern", "mast", "oar", "otter", "paddle",
+    "pier", "pilot", "puffin", "quay", "raft", "reef", "rudder", "sail", "seal", "shore", "skiff",
+    "sloop", "tern", "tide", "wave", "wharf", "willow",
 ];
 
 /// A readable name for a container that was given none; `attempt` above 3 adds digits.

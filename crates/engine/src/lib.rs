@@ -1,1 +1,13 @@
-//! A container's life: create, start, exec, stop, remove.
+//! A container's life.
+//!
+//! What is asked of a container is kept in Docker's own terms ([`model`]), stored with where the container stands
+//! ([`record`]), and turned into an OCI runtime configuration ([`spec`]) when it starts.
+
+pub mod error;
+pub mod id;
+pub mod model;
+pub mod record;
+pub mod spec;
+
+pub use error::{EngineError, Result};
+pub use id::ContainerId;

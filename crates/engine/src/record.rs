@@ -7,11 +7,10 @@ use crate::error::{EngineError, Result};
 use crate::id::ContainerId;
 use crate::model::{ContainerConfig, CreateRequest, HostConfig, NetworkingConfig};
 use chrono::{DateTime, Utc};
-use coracle_network::PortMapping;
+use coracle_network::{Endpoint, PortMapping};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// Version written, and the highest read.
@@ -130,31 +129,10 @@ pub struct State {
     pub stopped_by_hand: bool,
     /// Addresses of the present run.
     #[serde(default)]
-    pub endpoints: Vec<EndpointState>,
+    pub endpoints: Vec<Endpoint>,
     /// Ports of the present run.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
-}
-
-/// An address on one network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointState {
-    /// Network name.
-    pub network: String,
-    /// Network id.
-    pub network_id: String,
-    /// Endpoint id.
-    pub endpoint_id: String,
-    /// Address.
-    pub ip: Ipv4Addr,
-    /// Prefix length.
-    pub prefix: u8,
-    /// Gateway.
-    pub gateway: Ipv4Addr,
-    /// Hardware address, `02:42:…`.
-    pub mac: String,
-    /// More names.
-    pub aliases: Vec<String>,
 }
 
 impl Default for State {
@@ -219,7 +197,11 @@ impl Record {
         };
         write().map_err(|source| {
             let _ = fs::remove_file(&temporary);
-            EngineError::File { action: "writing", path: path.clone(), source }
+            EngineError::File {
+                action: "writing",
+                path: path.clone(),
+                source,
+            }
         })
     }
 
@@ -234,10 +216,17 @@ impl Record {
         }
         let path = dir.join(FILE);
         let bytes = fs::read(&path).map_err(EngineError::file("reading", &path))?;
-        let unreadable = |source| EngineError::Record { path: path.clone(), source };
+        let unreadable = |source| EngineError::Record {
+            path: path.clone(),
+            source,
+        };
         let Versioned { version } = serde_json::from_slice(&bytes).map_err(unreadable)?;
         if version > VERSION {
-            return Err(EngineError::Version { path, found: version, known: VERSION });
+            return Err(EngineError::Version {
+                path,
+                found: version,
+                known: VERSION,
+            });
         }
         serde_json::from_slice(&bytes).map_err(unreadable)
     }
@@ -272,6 +261,9 @@ mod tests {
         record.version = 2;
         record.save(dir.path()).unwrap();
         let error = Record::load(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("version 2") && error.contains(FILE), "{error}");
+        assert!(
+            error.contains("version 2") && error.contains(FILE),
+            "{error}"
+        );
     }
 }

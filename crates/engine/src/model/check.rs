@@ -37,7 +37,9 @@ fn is_zero(value: &Value) -> bool {
 }
 
 fn refuse(what: &str, way_out: &str) -> EngineError {
-    EngineError::Invalid(format!("{what} is not supported by this release; {way_out}"))
+    EngineError::Invalid(format!(
+        "{what} is not supported by this release; {way_out}"
+    ))
 }
 
 /// Checks a request.
@@ -50,8 +52,14 @@ pub fn check(request: &CreateRequest) -> Result<()> {
         if is_zero(value) {
             continue;
         }
-        let what = UNHONOURED.iter().find(|(name, _)| name == key).map_or("this setting", |(_, w)| w);
-        return Err(refuse(&format!("HostConfig.{key} ({what})"), "leave it out"));
+        let what = UNHONOURED
+            .iter()
+            .find(|(name, _)| name == key)
+            .map_or("this setting", |(_, w)| w);
+        return Err(refuse(
+            &format!("HostConfig.{key} ({what})"),
+            "leave it out",
+        ));
     }
     check_modes(host)?;
     check_numbers(host)?;
@@ -66,7 +74,10 @@ pub fn check(request: &CreateRequest) -> Result<()> {
     }
     for key in host.log_config.config.keys() {
         if !matches!(key.as_str(), "max-size" | "max-file") {
-            return Err(refuse(&format!("log option \"{key}\""), "use max-size and max-file"));
+            return Err(refuse(
+                &format!("log option \"{key}\""),
+                "use max-size and max-file",
+            ));
         }
     }
     let restart = &host.restart_policy;
@@ -94,24 +105,46 @@ pub fn check(request: &CreateRequest) -> Result<()> {
 fn check_modes(host: &HostConfig) -> Result<()> {
     match host.ipc_mode.as_str() {
         "" | "private" | "shareable" | "host" | "none" => {}
-        other => return Err(refuse(&format!("ipc mode \"{other}\""), "use private or host")),
+        other => {
+            return Err(refuse(
+                &format!("ipc mode \"{other}\""),
+                "use private or host",
+            ));
+        }
     }
     match host.pid_mode.as_str() {
         "" | "private" | "host" => {}
-        other => return Err(refuse(&format!("pid mode \"{other}\""), "use host or leave it out")),
+        other => {
+            return Err(refuse(
+                &format!("pid mode \"{other}\""),
+                "use host or leave it out",
+            ));
+        }
     }
     match host.uts_mode.as_str() {
         "" | "host" => {}
-        other => return Err(refuse(&format!("uts mode \"{other}\""), "use host or leave it out")),
+        other => {
+            return Err(refuse(
+                &format!("uts mode \"{other}\""),
+                "use host or leave it out",
+            ));
+        }
     }
     match host.userns_mode.as_str() {
         "" | "host" => {}
-        other => return Err(refuse(&format!("user namespace mode \"{other}\""), "leave it out")),
+        other => {
+            return Err(refuse(
+                &format!("user namespace mode \"{other}\""),
+                "leave it out",
+            ));
+        }
     }
     match host.cgroupns_mode.as_str() {
         "" | "private" | "host" => {}
         other => {
-            return Err(EngineError::Invalid(format!("invalid cgroup namespace mode \"{other}\"")));
+            return Err(EngineError::Invalid(format!(
+                "invalid cgroup namespace mode \"{other}\""
+            )));
         }
     }
     match host.runtime.as_str() {
@@ -122,7 +155,10 @@ fn check_modes(host: &HostConfig) -> Result<()> {
         return Err(refuse("--volumes-from", "name the volumes with -v"));
     }
     if !host.links.is_empty() {
-        return Err(refuse("--link", "containers on one network find each other by name"));
+        return Err(refuse(
+            "--link",
+            "containers on one network find each other by name",
+        ));
     }
     if !host.cgroup_parent.is_empty() {
         return Err(refuse("--cgroup-parent", "leave it out"));
@@ -131,7 +167,10 @@ fn check_modes(host: &HostConfig) -> Result<()> {
         return Err(refuse("--init", "use an image with an init, such as tini"));
     }
     if !matches!(host.volume_driver.as_str(), "" | "local") {
-        return Err(refuse(&format!("volume driver \"{}\"", host.volume_driver), "use local"));
+        return Err(refuse(
+            &format!("volume driver \"{}\"", host.volume_driver),
+            "use local",
+        ));
     }
     Ok(())
 }
@@ -183,8 +222,10 @@ mod tests {
 
     #[test]
     fn zero_values_pass_and_others_are_named() {
-        check(&request(json!({ "BlkioDeviceReadBps": [], "Isolation": "", "KernelMemory": 0 })))
-            .unwrap();
+        check(&request(
+            json!({ "BlkioDeviceReadBps": [], "Isolation": "", "KernelMemory": 0 }),
+        ))
+        .unwrap();
         let error = check(&request(json!({ "DeviceRequests": [{ "Count": 1 }] }))).unwrap_err();
         assert!(error.to_string().contains("DeviceRequests"), "{error}");
         let error = check(&request(json!({ "SomethingNew": 7 }))).unwrap_err();

@@ -33,7 +33,10 @@ pub struct ContainerConfig {
     #[serde(deserialize_with = "nullable")]
     pub attach_stderr: bool,
     /// Ports the image listens on, `80/tcp`.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub exposed_ports: BTreeMap<String, Empty>,
     /// Whether the process gets a pseudo-terminal.
     #[serde(deserialize_with = "nullable")]

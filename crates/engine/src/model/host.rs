@@ -16,7 +16,10 @@ pub struct HostConfig {
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
     /// tmpfs mounts: path to options.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub tmpfs: BTreeMap<String, String>,
     /// Log driver and options.
     #[serde(deserialize_with = "nullable")]
@@ -82,7 +85,10 @@ pub struct HostConfig {
     #[serde(deserialize_with = "nullable")]
     pub security_opt: Vec<String>,
     /// Kernel parameters of the container's namespaces.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub sysctls: BTreeMap<String, String>,
     /// Size of /dev/shm.
     #[serde(deserialize_with = "nullable")]
@@ -106,7 +112,10 @@ pub struct HostConfig {
     #[serde(deserialize_with = "nullable")]
     pub console_size: [u16; 2],
     /// Labels and other remarks for the runtime.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 
     /// Memory limit; 0 is none.
@@ -188,7 +197,10 @@ pub struct Mount {
     #[serde(deserialize_with = "nullable")]
     pub read_only: bool,
     /// Ignored, as Docker does on Linux.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub consistency: String,
     /// Of a bind.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,7 +239,10 @@ pub struct VolumeOptions {
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
     /// Directory inside the volume.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub subpath: String,
     /// Driver; only `local`.
     #[serde(skip_serializing_if = "Option::is_none")]

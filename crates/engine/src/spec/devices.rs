@@ -71,14 +71,28 @@ pub fn rules(inputs: &Inputs<'_>) -> Result<Value> {
         json!({ "allow": true, "type": "b", "access": "m" }),
     ];
     // null, zero, full, random, urandom, tty, console, ptmx; then every pty.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        list.push(json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }));
+    for (major, minor) in [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ] {
+        list.push(
+            json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }),
+        );
     }
     list.push(json!({ "allow": true, "type": "c", "major": 136, "access": "rwm" }));
     for device in &host.devices {
         if let Some((_, kind, stat)) = node(Path::new(&device.path_on_host), "") {
-            let access =
-                if device.cgroup_permissions.is_empty() { "rwm" } else { &device.cgroup_permissions };
+            let access = if device.cgroup_permissions.is_empty() {
+                "rwm"
+            } else {
+                &device.cgroup_permissions
+            };
             list.push(json!({
                 "allow": true, "type": kind, "major": major(stat.st_rdev),
                 "minor": minor(stat.st_rdev), "access": access,
@@ -102,7 +116,11 @@ fn parse_rule(rule: &str) -> Option<Value> {
         return None;
     }
     let number = |text: &str| -> Option<Value> {
-        if text == "*" { Some(Value::Null) } else { text.parse::<i64>().ok().map(Value::from) }
+        if text == "*" {
+            Some(Value::Null)
+        } else {
+            text.parse::<i64>().ok().map(Value::from)
+        }
     };
     let (major, minor) = numbers.split_once(':')?;
     Some(json!({
@@ -113,17 +131,25 @@ fn parse_rule(rule: &str) -> Option<Value> {
 /// Every device node below the host's /dev but terminals, shared memory and queues.
 pub fn host_devices() -> Vec<Value> {
     fn walk(dir: &Path, found: &mut Vec<Value>) {
-        let Ok(entries) = std::fs::read_dir(dir) else { return };
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return;
+        };
         for entry in entries.flatten() {
             let path = entry.path();
-            let Ok(kind) = entry.file_type() else { continue };
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
             if kind.is_dir() {
                 let skip = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
                 if !skip.iter().any(|s| entry.file_name() == *s) {
                     walk(&path, found);
                 }
             } else if !kind.is_symlink() && entry.file_name() != "console" {
-                found.extend(path.to_str().and_then(|p| node(&path, p)).map(|(value, _, _)| value));
+                found.extend(
+                    path.to_str()
+                        .and_then(|p| node(&path, p))
+                        .map(|(value, _, _)| value),
+                );
             }
         }
     }
@@ -147,6 +173,10 @@ mod tests {
 
     #[test]
     fn the_null_device_is_found() {
-        assert!(host_devices().iter().any(|d| d["path"] == "/dev/null" && d["major"] == 1));
+        assert!(
+            host_devices()
+                .iter()
+                .any(|d| d["path"] == "/dev/null" && d["major"] == 1)
+        );
     }
 }

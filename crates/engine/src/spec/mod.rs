@@ -65,8 +65,10 @@ pub enum SeccompChoice {
 pub fn security_options(options: &[String]) -> Result<SecurityOptions> {
     let mut found = SecurityOptions::default();
     for option in options {
-        let (key, value) =
-            option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, ""));
+        let (key, value) = option
+            .split_once('=')
+            .or_else(|| option.split_once(':'))
+            .unwrap_or((option, ""));
         match (key, value) {
             ("no-new-privileges", "" | "true") => found.no_new_privileges = true,
             ("no-new-privileges", "false") => found.no_new_privileges = false,
@@ -90,12 +92,26 @@ pub fn security_options(options: &[String]) -> Result<SecurityOptions> {
 }
 
 const MASKED: &[&str] = &[
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The seccomp setting for the shim.
 ///
@@ -153,7 +169,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
         },
     });
     serde_json::from_value(without_nulls(spec)).map_err(|e| {
-        EngineError::Invalid(format!("container {} has no valid runtime form: {e}", record.name))
+        EngineError::Invalid(format!(
+            "container {} has no valid runtime form: {e}",
+            record.name
+        ))
     })
 }
 
@@ -187,7 +206,10 @@ pub fn environment(record: &Record) -> Vec<String> {
     let config = &record.config;
     let mut env = Vec::new();
     let has = |name: &str| {
-        config.env.iter().any(|e| e.strip_prefix(name).is_some_and(|r| r.starts_with('=')))
+        config
+            .env
+            .iter()
+            .any(|e| e.strip_prefix(name).is_some_and(|r| r.starts_with('=')))
     };
     if !has("PATH") {
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
@@ -251,8 +273,15 @@ fn sysctls(inputs: &Inputs<'_>) -> Result<Value> {
             || key.starts_with("fs.mqueue.")
             || matches!(
                 key.as_str(),
-                "kernel.msgmax" | "kernel.msgmnb" | "kernel.msgmni" | "kernel.sem" | "kernel.shmall"
-                    | "kernel.shmmax" | "kernel.shmmni" | "kernel.shm_rmid_forced" | "kernel.domainname"
+                "kernel.msgmax"
+                    | "kernel.msgmnb"
+                    | "kernel.msgmni"
+                    | "kernel.sem"
+                    | "kernel.shmall"
+                    | "kernel.shmmax"
+                    | "kernel.shmmni"
+                    | "kernel.shm_rmid_forced"
+                    | "kernel.domainname"
             );
         if !namespaced {
             return Err(EngineError::Invalid(format!(
@@ -288,7 +317,10 @@ mod tests {
         let read = |o: &str| security_options(&[o.to_owned()]);
         assert!(read("no-new-privileges").unwrap().no_new_privileges);
         assert!(read("no-new-privileges:true").unwrap().no_new_privileges);
-        assert_eq!(read("seccomp=unconfined").unwrap().seccomp, Some(SeccompChoice::Unconfined));
+        assert_eq!(
+            read("seccomp=unconfined").unwrap().seccomp,
+            Some(SeccompChoice::Unconfined)
+        );
         let error = read("apparmor=my-profile").unwrap_err().to_string();
         assert!(error.contains("apparmor=my-profile"), "{error}");
     }

@@ -24,30 +24,42 @@ pub fn all(inputs: &Inputs<'_>) -> Value {
     if host.ipc_mode == "host" {
         list.push(bind("/dev/mqueue", "/dev/mqueue", &["rbind"]));
     } else {
-        list.push(json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-            "options": ["nosuid", "noexec", "nodev"] }));
+        list.push(
+            json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"] }),
+        );
     }
     match host.ipc_mode.as_str() {
         "host" => list.push(bind("/dev/shm", "/dev/shm", &["rbind"])),
         "none" => {}
         _ => {
-            let size = if host.shm_size > 0 { host.shm_size } else { 64 << 20 };
-            list.push(json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                "options": ["nosuid", "noexec", "nodev", "mode=1777", format!("size={size}")] }));
+            let size = if host.shm_size > 0 {
+                host.shm_size
+            } else {
+                64 << 20
+            };
+            list.push(
+                json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                "options": ["nosuid", "noexec", "nodev", "mode=1777", format!("size={size}")] }),
+            );
         }
     }
     let asked = |target: &str| record.mounts.iter().any(|m| m.target == Path::new(target));
     for file in ["resolv.conf", "hostname", "hosts"] {
         let target = format!("/etc/{file}");
         if !asked(&target) {
-            list.push(bind(&inputs.dir.join(file), &target, &["rbind", "rprivate"]));
+            list.push(bind(inputs.dir.join(file), &target, &["rbind", "rprivate"]));
         }
     }
     let mut mounts: Vec<_> = record.mounts.iter().collect();
     mounts.sort_by_key(|m| m.target.components().count());
     // A mount of one of the kernel's filesystems by hand replaces ours.
     list.retain(|m| {
-        !mounts.iter().any(|asked| m["destination"].as_str().is_some_and(|d| asked.target == Path::new(d)))
+        !mounts.iter().any(|asked| {
+            m["destination"]
+                .as_str()
+                .is_some_and(|d| asked.target == Path::new(d))
+        })
     });
     for mount in mounts {
         list.push(if mount.kind == "tmpfs" {
@@ -66,7 +78,12 @@ fn bind(source: impl AsRef<Path>, target: &str, options: &[&str]) -> Value {
 
 /// Root propagation that the binds need: shared or slave binds work only below a root that is no more private.
 pub fn root_propagation(record: &Record) -> Value {
-    let has = |names: &[&str]| record.mounts.iter().any(|m| names.contains(&m.propagation.as_str()));
+    let has = |names: &[&str]| {
+        record
+            .mounts
+            .iter()
+            .any(|m| names.contains(&m.propagation.as_str()))
+    };
     if has(&["shared", "rshared"]) {
         json!("shared")
     } else if has(&["slave", "rslave"]) {

@@ -17,7 +17,11 @@ pub fn all(inputs: &Inputs<'_>) -> Result<Value> {
     if host.memory > 0 {
         memory.insert("limit".into(), host.memory.into());
         // Docker allows as much swap as memory when nothing is said.
-        let swap = if host.memory_swap == 0 { host.memory.saturating_mul(2) } else { host.memory_swap };
+        let swap = if host.memory_swap == 0 {
+            host.memory.saturating_mul(2)
+        } else {
+            host.memory_swap
+        };
         memory.insert("swap".into(), swap.into());
     }
     if host.memory_reservation > 0 {

@@ -50,7 +50,9 @@ pub fn resolve(
     passwd_text: &str,
     group_text: &str,
 ) -> Result<ResolvedUser> {
-    let (user, group) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
+    let (user, group) = user
+        .split_once(':')
+        .map_or((user, None), |(u, g)| (u, Some(g)));
     let user = if user.is_empty() { "0" } else { user };
     let number = user.parse::<u32>().ok();
     let entry = passwd(passwd_text)
@@ -76,7 +78,11 @@ pub fn resolve(
                 ))
             })
     };
-    let mut resolved = ResolvedUser { uid, gid: entry.as_ref().map_or(0, |p| p.gid), groups: vec![] };
+    let mut resolved = ResolvedUser {
+        uid,
+        gid: entry.as_ref().map_or(0, |p| p.gid),
+        groups: vec![],
+    };
     if let Some(group) = group.filter(|g| !g.is_empty()) {
         resolved.gid = find_group(group)?;
     } else if let Some(p) = &entry {
@@ -99,7 +105,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nbroken\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nbroken\n";
     const GROUP: &str = "root:x:0:\nweb:x:33:\ntty:x:5:web,root\naudio:x:29:web\n";
 
     fn run(user: &str, add: &[&str]) -> Result<ResolvedUser> {
@@ -109,13 +116,58 @@ mod tests {
 
     #[test]
     fn as_docker_does() {
-        assert_eq!(run("", &[]).unwrap(), ResolvedUser { uid: 0, gid: 0, groups: vec![5] });
-        assert_eq!(run("web", &[]).unwrap(), ResolvedUser { uid: 33, gid: 33, groups: vec![5, 29] });
+        assert_eq!(
+            run("", &[]).unwrap(),
+            ResolvedUser {
+                uid: 0,
+                gid: 0,
+                groups: vec![5]
+            }
+        );
+        assert_eq!(
+            run("web", &[]).unwrap(),
+            ResolvedUser {
+                uid: 33,
+                gid: 33,
+                groups: vec![5, 29]
+            }
+        );
         assert_eq!(run("33", &[]).unwrap().groups, [5, 29]);
-        assert_eq!(run("1000", &[]).unwrap(), ResolvedUser { uid: 1000, gid: 0, groups: vec![] });
-        assert_eq!(run("web:audio", &[]).unwrap(), ResolvedUser { uid: 33, gid: 29, groups: vec![] });
-        assert_eq!(run("0:7", &["audio"]).unwrap(), ResolvedUser { uid: 0, gid: 7, groups: vec![29] });
-        assert!(run("nobody", &[]).unwrap_err().to_string().contains("nobody"));
-        assert!(run("web:nogroup", &[]).unwrap_err().to_string().contains("nogroup"));
+        assert_eq!(
+            run("1000", &[]).unwrap(),
+            ResolvedUser {
+                uid: 1000,
+                gid: 0,
+                groups: vec![]
+            }
+        );
+        assert_eq!(
+            run("web:audio", &[]).unwrap(),
+            ResolvedUser {
+                uid: 33,
+                gid: 29,
+                groups: vec![]
+            }
+        );
+        assert_eq!(
+            run("0:7", &["audio"]).unwrap(),
+            ResolvedUser {
+                uid: 0,
+                gid: 7,
+                groups: vec![29]
+            }
+        );
+        assert!(
+            run("nobody", &[])
+                .unwrap_err()
+                .to_string()
+                .contains("nobody")
+        );
+        assert!(
+            run("web:nogroup", &[])
+                .unwrap_err()
+                .to_string()
+                .contains("nogroup")
+        );
     }
 }
