@@ -1,0 +1,198 @@
+//! The three files of a container that name things: `hosts`, `hostname`, `resolv.conf`.
+
+use crate::error::{EngineError, Result};
+use crate::model::HostConfig;
+use std::fmt::Write;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+/// What goes into them.
+#[derive(Debug, Default)]
+pub struct Facts<'a> {
+    /// Host name of the container.
+    pub hostname: &'a str,
+    /// NIS domain, if any.
+    pub domainname: &'a str,
+    /// Its first address.
+    pub ip: Option<Ipv4Addr>,
+    /// The network's gateway, which also answers DNS.
+    pub gateway: Option<Ipv4Addr>,
+    /// The host's own resolv.conf, for containers on the host's network.
+    pub host_resolv_conf: &'a str,
+    /// The host's own hosts file, likewise.
+    pub host_hosts: Option<&'a str>,
+}
+
+/// Writes all three.
+///
+/// # Errors
+/// [`EngineError::Invalid`] for an extra host without an address, [`EngineError::File`] naming the file.
+pub fn write(dir: &Path, host: &HostConfig, facts: &Facts<'_>) -> Result<()> {
+    let put = |name: &str, text: String| {
+        let path = dir.join(name);
+        fs::write(&path, text).map_err(EngineError::file("writing", &path))
+    };
+    put("hostname", format!("{}\n", facts.hostname))?;
+    put("hosts", hosts(host, facts)?)?;
+    put("resolv.conf", resolv_conf(host, facts))
+}
+
+fn hosts(host: &HostConfig, facts: &Facts<'_>) -> Result<String> {
+    let mut text = facts.host_hosts.map_or_else(
+        || {
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+             ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+                .to_owned()
+        },
+        ToOwned::to_owned,
+    );
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for entry in &host.extra_hosts {
+        let (name, address) = entry
+            .split_once(':')
+            .or_else(|| entry.split_once('='))
+            .ok_or_else(|| {
+                EngineError::Invalid(format!(
+                    "bad format for add-host: \"{entry}\"; write NAME:ADDRESS or NAME:host-gateway"
+                ))
+            })?;
+        let address = if address == "host-gateway" {
+            facts.gateway.unwrap_or(Ipv4Addr::LOCALHOST).to_string()
+        } else {
+            let bare = address.trim_start_matches('[').trim_end_matches(']');
+            bare.parse::<IpAddr>()
+                .map_err(|_| {
+                    EngineError::Invalid(format!(
+                        "invalid IP address in add-host: \"{address}\" (of {name})"
+                    ))
+                })?
+                .to_string()
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    if let (Some(ip), None) = (facts.ip, facts.host_hosts) {
+        let domain = facts.domainname;
+        let _ = if domain.is_empty() {
+            writeln!(text, "{ip}\t{}", facts.hostname)
+        } else {
+            writeln!(text, "{ip}\t{0}.{domain} {0}", facts.hostname)
+        };
+    }
+    Ok(text)
+}
+
+fn resolv_conf(host: &HostConfig, facts: &Facts<'_>) -> String {
+    let lines = |key: &'static str| {
+        facts
+            .host_resolv_conf
+            .lines()
+            .filter_map(move |l| l.trim().strip_prefix(key))
+            .flat_map(str::split_whitespace)
+            .map(ToOwned::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let or = |asked: &[String], else_: Vec<String>| {
+        if asked.is_empty() {
+            else_
+        } else {
+            asked.to_vec()
+        }
+    };
+    let servers = or(
+        &host.dns,
+        facts
+            .gateway
+            .map_or_else(|| lines("nameserver"), |gateway| vec![gateway.to_string()]),
+    );
+    let search = or(&host.dns_search, lines("search"));
+    let default_options = if facts.gateway.is_some() {
+        vec!["ndots:0".to_owned()]
+    } else {
+        lines("options")
+    };
+    let options = or(&host.dns_options, default_options);
+    let mut text = String::new();
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    // `--dns-search .` asks for none.
+    if !search.is_empty() && search != ["."] {
+        let _ = writeln!(text, "search {}", search.join(" "));
+    }
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn bridge() -> Facts<'static> {
+        Facts {
+            hostname: "web",
+            ip: Some(Ipv4Addr::new(10, 210, 0, 2)),
+            gateway: Some(Ipv4Addr::new(10, 210, 0, 1)),
+            host_resolv_conf: "nameserver 127.0.0.53\nsearch example.org\noptions edns0\n",
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn on_a_bridge() {
+        let host = HostConfig {
+            extra_hosts: vec![
+                "db:10.0.0.9".into(),
+                "me:host-gateway".into(),
+                "six:::1".into(),
+            ],
+            ..HostConfig::default()
+        };
+        let text = hosts(&host, &bridge()).unwrap();
+        for line in [
+            "10.210.0.2\tweb",
+            "10.0.0.9\tdb",
+            "10.210.0.1\tme",
+            "::1\tsix",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+        assert_eq!(
+            resolv_conf(&host, &bridge()),
+            "nameserver 10.210.0.1\nsearch example.org\noptions ndots:0\n"
+        );
+    }
+
+    #[test]
+    fn on_the_hosts_network() {
+        let facts = Facts {
+            gateway: None,
+            ip: None,
+            ..bridge()
+        };
+        assert_eq!(
+            resolv_conf(&HostConfig::default(), &facts),
+            "nameserver 127.0.0.53\nsearch example.org\noptions edns0\n"
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_named() {
+        let host = HostConfig {
+            extra_hosts: vec!["db:nowhere".into()],
+            ..HostConfig::default()
+        };
+        assert!(
+            hosts(&host, &bridge())
+                .unwrap_err()
+                .to_string()
+                .contains("nowhere")
+        );
+    }
+}
