@@ -23,4 +23,5 @@ lint: ## formatting and clippy, warnings denied
 
 deny: ## licences and sources of the dependencies (installs cargo-deny if it is missing)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
