@@ -9,8 +9,10 @@ pub mod events;
 pub mod files;
 pub mod id;
 pub mod model;
+pub mod mounts;
 pub mod record;
 pub mod spec;
+pub mod volumes;
 
 pub use error::{EngineError, Result};
 pub use id::ContainerId;

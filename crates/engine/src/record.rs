@@ -31,8 +31,6 @@ pub struct Record {
     pub created: DateTime<Utc>,
     /// Image id, `sha256:…`.
     pub image_id: String,
-    /// Image layers, topmost first, as directories below the state directory's `layers`.
-    pub layers: Vec<PathBuf>,
     /// As asked, with the image's defaults filled in.
     pub config: ContainerConfig,
     /// As asked.
@@ -157,20 +155,13 @@ impl Default for State {
 
 impl Record {
     /// A new record.
-    pub fn new(
-        id: ContainerId,
-        name: String,
-        request: CreateRequest,
-        image_id: String,
-        layers: Vec<PathBuf>,
-    ) -> Self {
+    pub fn new(id: ContainerId, name: String, request: CreateRequest, image_id: String) -> Self {
         Self {
             version: VERSION,
             id,
             name,
             created: Utc::now(),
             image_id,
-            layers,
             config: request.config,
             host_config: request.host_config,
             networking: request.networking_config,
@@ -240,7 +231,7 @@ mod tests {
     fn sample() -> Record {
         let request = serde_json::from_value(serde_json::json!({ "Image": "x" })).unwrap();
         let id = ContainerId::random().unwrap();
-        Record::new(id, "web".into(), request, "sha256:0".into(), vec![])
+        Record::new(id, "web".into(), request, "sha256:0".into())
     }
 
     #[test]

@@ -1,0 +1,397 @@
+//! From what was asked (`-v`, `--mount`, `--tmpfs`, the image's volumes) to mounts with a source.
+
+use crate::error::{EngineError, Result};
+use crate::model::{CreateRequest, Mount};
+use crate::record::ResolvedMount;
+use crate::volumes::Volumes;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+/// A mount as it was asked for, before its source is found or made.
+#[derive(Debug, Clone, PartialEq)]
+struct Wanted {
+    kind: &'static str,
+    source: String,
+    target: String,
+    options: Vec<String>,
+    writable: bool,
+    propagation: String,
+    /// A missing host directory is made (`-v`) or an error (`--mount`).
+    make_source: bool,
+    labels: BTreeMap<String, String>,
+    subpath: String,
+    /// A volume of the image that nothing was said about.
+    of_image: bool,
+}
+
+const PROPAGATIONS: &[&str] = &[
+    "private",
+    "rprivate",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "unbindable",
+    "runbindable",
+];
+
+fn invalid(text: String) -> EngineError {
+    EngineError::Invalid(text)
+}
+
+/// Finds every mount of a request and makes the volumes that are missing. Whatever was made is made again on a next
+/// attempt or removed as unused; nothing else is changed on failure.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming what cannot be read or does not exist, [`EngineError::File`].
+pub fn resolve(request: &CreateRequest, volumes: &Volumes) -> Result<Vec<ResolvedMount>> {
+    let wanted = wanted(request)?;
+    let mut resolved = Vec::new();
+    for mount in wanted {
+        resolved.push(resolve_one(mount, volumes)?);
+    }
+    Ok(resolved)
+}
+
+fn wanted(request: &CreateRequest) -> Result<Vec<Wanted>> {
+    let host = &request.host_config;
+    let mut all: Vec<Wanted> = Vec::new();
+    for bind in &host.binds {
+        all.push(parse_bind(bind)?);
+    }
+    for mount in &host.mounts {
+        all.push(from_mount(mount)?);
+    }
+    for (target, options) in &host.tmpfs {
+        all.push(Wanted {
+            kind: "tmpfs",
+            options: tmpfs_options(options),
+            ..volume(target, String::new())
+        });
+    }
+    for mount in &mut all {
+        mount.target = clean_target(&mount.target)?;
+    }
+    for (i, mount) in all.iter().enumerate() {
+        if all[..i].iter().any(|m| m.target == mount.target) {
+            return Err(invalid(format!("Duplicate mount point: {}", mount.target)));
+        }
+    }
+    for target in request.config.volumes.keys() {
+        let target = clean_target(target)?;
+        if !all.iter().any(|m| m.target == target) {
+            all.push(Wanted {
+                of_image: true,
+                ..volume(&target, String::new())
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn volume(target: &str, source: String) -> Wanted {
+    Wanted {
+        kind: "volume",
+        source,
+        target: target.to_owned(),
+        options: Vec::new(),
+        writable: true,
+        propagation: String::new(),
+        make_source: true,
+        labels: BTreeMap::new(),
+        subpath: String::new(),
+        of_image: false,
+    }
+}
+
+fn parse_bind(bind: &str) -> Result<Wanted> {
+    let parts: Vec<&str> = bind.split(':').collect();
+    let (source, target, modes) = match parts.as_slice() {
+        [target] => ("", *target, ""),
+        [source, target] => (*source, *target, ""),
+        [source, target, modes] => (*source, *target, *modes),
+        _ => return Err(invalid(format!("invalid volume specification: '{bind}'"))),
+    };
+    if target.is_empty() || (parts.len() > 1 && source.is_empty()) {
+        return Err(invalid(format!("invalid volume specification: '{bind}'")));
+    }
+    let mut mount = volume(target, source.to_owned());
+    if source.starts_with('/') {
+        mount.kind = "bind";
+    }
+    for mode in modes.split(',').filter(|m| !m.is_empty()) {
+        match mode {
+            "rw" => {}
+            "ro" => mount.writable = false,
+            // Labels of SELinux and macOS consistency: without effect here, as with Docker.
+            "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
+            mode if PROPAGATIONS.contains(&mode) && mount.kind == "bind" => {
+                mode.clone_into(&mut mount.propagation);
+            }
+            _ => return Err(invalid(format!("invalid mode: {mode} (in '{bind}')"))),
+        }
+    }
+    Ok(mount)
+}
+
+fn from_mount(mount: &Mount) -> Result<Wanted> {
+    let mut wanted = volume(&mount.target, mount.source.clone());
+    wanted.writable = !mount.read_only;
+    match mount.kind.as_str() {
+        "bind" => {
+            wanted.kind = "bind";
+            wanted.make_source = false;
+            if !mount.source.starts_with('/') {
+                return Err(invalid(format!(
+                    "invalid mount config for type \"bind\": invalid mount path: '{}' mount path must be \
+                     absolute",
+                    mount.source
+                )));
+            }
+            if let Some(options) = &mount.bind_options {
+                wanted.make_source = options.create_mountpoint;
+                options.propagation.clone_into(&mut wanted.propagation);
+                if !options.propagation.is_empty()
+                    && !PROPAGATIONS.contains(&options.propagation.as_str())
+                {
+                    return Err(invalid(format!(
+                        "invalid propagation \"{}\"; use one of {}",
+                        options.propagation,
+                        PROPAGATIONS.join(", ")
+                    )));
+                }
+                if options.non_recursive {
+                    wanted.options.push("bind".into());
+                }
+            }
+        }
+        "volume" => {
+            if let Some(options) = &mount.volume_options {
+                wanted.labels.clone_from(&options.labels);
+                wanted.subpath.clone_from(&options.subpath);
+            }
+        }
+        "tmpfs" => {
+            wanted.kind = "tmpfs";
+            wanted.options = tmpfs_options("");
+            if let Some(options) = &mount.tmpfs_options {
+                if options.size_bytes > 0 {
+                    wanted.options.push(format!("size={}", options.size_bytes));
+                }
+                if options.mode > 0 {
+                    wanted.options.push(format!("mode={:o}", options.mode));
+                }
+            }
+            if mount.read_only {
+                wanted.options.push("ro".into());
+            }
+        }
+        other => {
+            return Err(invalid(format!(
+                "mount type \"{other}\" is not supported by this release; use bind, volume or tmpfs"
+            )));
+        }
+    }
+    Ok(wanted)
+}
+
+fn tmpfs_options(asked: &str) -> Vec<String> {
+    let mut options: Vec<String> = ["noexec", "nosuid", "nodev"]
+        .iter()
+        .map(|o| (*o).to_owned())
+        .collect();
+    for option in asked.split(',').filter(|o| !o.is_empty()) {
+        // `exec` takes back `noexec`, and so on.
+        options.retain(|o| {
+            *o != format!("no{option}") && Some(o.as_str()) != option.strip_prefix("no")
+        });
+        if !matches!(option, "exec" | "suid" | "dev") {
+            options.push(option.to_owned());
+        }
+    }
+    options
+}
+
+fn clean_target(target: &str) -> Result<String> {
+    let path = Path::new(target);
+    if !path.is_absolute() {
+        return Err(invalid(format!(
+            "invalid mount path: '{target}': mount path must be absolute in the container"
+        )));
+    }
+    let mut clean = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => clean.push(part),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            _ => {}
+        }
+    }
+    if clean == Path::new("/") {
+        return Err(invalid(
+            "invalid specification: destination can't be '/'".into(),
+        ));
+    }
+    // It was a str, and only separators and dots were taken out of it.
+    Ok(clean.to_string_lossy().into_owned())
+}
+
+fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
+    let mut options = mount.options;
+    let mut name = None;
+    let mut anonymous = false;
+    let source = match mount.kind {
+        "tmpfs" => PathBuf::new(),
+        "bind" => {
+            let source = PathBuf::from(&mount.source);
+            if !source.exists() {
+                if !mount.make_source {
+                    return Err(invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {}; make it \
+                         first",
+                        mount.source
+                    )));
+                }
+                fs::create_dir_all(&source).map_err(EngineError::file("making", &source))?;
+            }
+            source
+        }
+        _ => {
+            let asked = Some(mount.source.as_str()).filter(|s| !s.is_empty());
+            let (volume, _) = volumes.ensure(asked, &mount.labels)?;
+            anonymous = asked.is_none();
+            let data = volumes.data(&volume.name);
+            name = Some(volume.name);
+            if mount.subpath.is_empty() {
+                data
+            } else {
+                inside(&data, &mount.subpath)?
+            }
+        }
+    };
+    if mount.kind != "tmpfs" {
+        if !options.iter().any(|o| o == "bind") {
+            options.push("rbind".into());
+        }
+        options.push(if mount.writable { "rw" } else { "ro" }.into());
+        let propagation = if mount.propagation.is_empty() {
+            "rprivate"
+        } else {
+            mount.propagation.as_str()
+        };
+        options.push(propagation.to_owned());
+    }
+    Ok(ResolvedMount {
+        kind: mount.kind.into(),
+        name,
+        anonymous,
+        source,
+        target: mount.target.into(),
+        options,
+        writable: mount.writable,
+        propagation: mount.propagation,
+    })
+}
+
+/// A directory inside a volume; a link may not lead out of it.
+fn inside(data: &Path, subpath: &str) -> Result<PathBuf> {
+    let escape = || {
+        invalid(format!(
+            "volume subpath \"{subpath}\" must be a path inside the volume that exists and does not leave it"
+        ))
+    };
+    let path = Path::new(subpath);
+    if path
+        .components()
+        .any(|c| !matches!(c, Component::Normal(_) | Component::CurDir))
+    {
+        return Err(escape());
+    }
+    let found = data.join(path).canonicalize().map_err(|_| escape())?;
+    let root = data
+        .canonicalize()
+        .map_err(EngineError::file("finding", data))?;
+    if found.starts_with(root) {
+        Ok(found)
+    } else {
+        Err(escape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn run(request: serde_json::Value) -> Result<Vec<ResolvedMount>> {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path()).unwrap();
+        resolve(&serde_json::from_value(request).unwrap(), &volumes)
+    }
+
+    #[test]
+    fn volumes_binds_and_tmpfs() {
+        let mounts = run(json!({
+            "Volumes": { "/cache": {}, "/data": {} },
+            "HostConfig": {
+                "Binds": ["db:/data", "/tmp:/host/../host:ro"],
+                "Tmpfs": { "/run": "exec,size=1m" },
+            },
+        }))
+        .unwrap();
+        let by = |target: &str| {
+            mounts
+                .iter()
+                .find(|m| m.target == Path::new(target))
+                .unwrap()
+        };
+        assert_eq!(mounts.len(), 4);
+        assert_eq!(by("/data").name.as_deref(), Some("db"));
+        assert!(!by("/data").anonymous && by("/cache").anonymous);
+        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate"]);
+        assert_eq!(by("/run").options, ["nosuid", "nodev", "size=1m"]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (request, words) in [
+            (json!({ "HostConfig": { "Binds": ["a:b:c:d"] } }), "a:b:c:d"),
+            (
+                json!({ "HostConfig": { "Binds": ["vol:relative"] } }),
+                "absolute",
+            ),
+            (
+                json!({ "HostConfig": { "Binds": ["vol:/"] } }),
+                "can't be '/'",
+            ),
+            (
+                json!({ "HostConfig": { "Binds": ["a1:/x", "b1:/x"] } }),
+                "Duplicate mount point: /x",
+            ),
+            (
+                json!({ "HostConfig": { "Binds": ["/tmp:/x:sideways"] } }),
+                "sideways",
+            ),
+            (
+                json!({ "HostConfig": { "Mounts": [{ "Type": "bind", "Source": "/no/such", "Target": "/x" }] } }),
+                "/no/such",
+            ),
+            (
+                json!({ "HostConfig": { "Mounts": [{ "Type": "volume", "Source": "v1", "Target": "/x",
+                    "VolumeOptions": { "Subpath": "../.." } }] } }),
+                "../..",
+            ),
+            (
+                json!({ "HostConfig": { "Mounts": [{ "Type": "npipe", "Target": "/x" }] } }),
+                "npipe",
+            ),
+        ] {
+            let error = run(request).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Named volumes: a directory each, `volumes/<name>/_data`, with `volume.json` beside it.
+
+use crate::error::{EngineError, Result};
+use crate::id::{is_valid_name, random_hex};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+const VERSION: u32 = 1;
+
+/// A volume as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Format version.
+    pub version: u32,
+    /// Name.
+    pub name: String,
+    /// When it was made.
+    pub created: DateTime<Utc>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it was made without a name, for one container.
+    #[serde(default)]
+    pub anonymous: bool,
+    /// Whether an empty volume may still be filled from an image; false once a container has used it.
+    #[serde(default)]
+    pub fresh: bool,
+}
+
+/// The volumes of one state directory.
+#[derive(Debug)]
+pub struct Volumes {
+    dir: PathBuf,
+    /// Guards making and removing, so that neither is seen half done.
+    all: Mutex<BTreeMap<String, Volume>>,
+}
+
+impl Volumes {
+    /// Reads the volumes below `state_dir`. A directory without a readable record is kept, with a record
+    /// made for it: data is never dropped.
+    ///
+    /// # Errors
+    /// [`EngineError::File`] when the directory cannot be read, [`EngineError::Version`] for a newer format.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let dir = state_dir.join("volumes");
+        fs::create_dir_all(&dir).map_err(EngineError::file("making", &dir))?;
+        let mut all = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(EngineError::file("reading", &dir))? {
+            let entry = entry.map_err(EngineError::file("reading", &dir))?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if name.starts_with(".removed-") {
+                let _ = fs::remove_dir_all(entry.path());
+                continue;
+            }
+            let path = entry.path().join("volume.json");
+            let read = fs::read(&path)
+                .ok()
+                .and_then(|b| serde_json::from_slice::<Volume>(&b).ok());
+            let volume = match read {
+                Some(volume) if volume.version > VERSION => {
+                    return Err(EngineError::Version {
+                        path,
+                        found: volume.version,
+                        known: VERSION,
+                    });
+                }
+                Some(volume) => volume,
+                None if entry.path().join("_data").is_dir() => Volume {
+                    version: VERSION,
+                    name: name.clone(),
+                    created: Utc::now(),
+                    labels: BTreeMap::new(),
+                    anonymous: false,
+                    fresh: false,
+                },
+                None => continue,
+            };
+            all.insert(name, volume);
+        }
+        Ok(Self {
+            dir,
+            all: Mutex::new(all),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Volume>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a volume's data is.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join("_data")
+    }
+
+    fn save(&self, volume: &Volume) -> Result<()> {
+        let dir = self.dir.join(&volume.name);
+        let path = dir.join("volume.json");
+        let temporary = dir.join(".volume.json.new");
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(volume)?)?;
+            file.sync_data()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(EngineError::file("writing", &path))
+    }
+
+    /// The volume of that name, made if it is not there; `None` makes an anonymous one.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for a name that cannot be one, [`EngineError::File`] when it cannot be made.
+    pub fn ensure(
+        &self,
+        name: Option<&str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(Volume, bool)> {
+        let anonymous = name.is_none();
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => random_hex()?,
+        };
+        if !is_valid_name(&name) {
+            return Err(EngineError::Invalid(format!(
+                "\"{name}\" includes invalid characters for a local volume name, only \
+                 \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
+                 absolute path"
+            )));
+        }
+        let mut all = self.lock();
+        if let Some(volume) = all.get(&name) {
+            return Ok((volume.clone(), false));
+        }
+        let data = self.data(&name);
+        fs::create_dir_all(&data).map_err(EngineError::file("making", &data))?;
+        let volume = Volume {
+            version: VERSION,
+            name: name.clone(),
+            created: Utc::now(),
+            labels: labels.clone(),
+            anonymous,
+            fresh: true,
+        };
+        self.save(&volume)?;
+        all.insert(name, volume.clone());
+        Ok((volume, true))
+    }
+
+    /// Says that a container has used it: it is filled from an image only once.
+    ///
+    /// # Errors
+    /// [`EngineError::File`] when the record cannot be written.
+    pub fn used(&self, name: &str) -> Result<()> {
+        let mut all = self.lock();
+        let Some(volume) = all.get_mut(name).filter(|v| v.fresh) else {
+            return Ok(());
+        };
+        let used = Volume {
+            fresh: false,
+            ..volume.clone()
+        };
+        self.save(&used)?;
+        *volume = used;
+        Ok(())
+    }
+
+    /// Every volume, by name.
+    pub fn list(&self) -> Vec<Volume> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub fn get(&self, name: &str) -> Result<Volume> {
+        self.lock()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| EngineError::not_found("volume", name))
+    }
+
+    /// Removes a volume and its data, unless containers use it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Conflict`] naming the containers, [`EngineError::File`].
+    pub fn remove(&self, name: &str, users: &[String]) -> Result<()> {
+        let mut all = self.lock();
+        if !all.contains_key(name) {
+            return Err(EngineError::not_found("volume", name));
+        }
+        if !users.is_empty() {
+            return Err(EngineError::Conflict(format!(
+                "remove {name}: volume is in use - [{}]; remove these containers first",
+                users.join(", ")
+            )));
+        }
+        let dir = self.dir.join(name);
+        let doomed = self.dir.join(format!(".removed-{name}"));
+        // A leftover of an interrupted removal is in the way of the rename.
+        let _ = fs::remove_dir_all(&doomed);
+        fs::rename(&dir, &doomed).map_err(EngineError::file("removing", &dir))?;
+        all.remove(name);
+        drop(all);
+        fs::remove_dir_all(&doomed).map_err(EngineError::file("removing", &doomed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn made_once_kept_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path()).unwrap();
+        let none = BTreeMap::new();
+        let (volume, made) = volumes.ensure(Some("data"), &none).unwrap();
+        assert!(made && volume.fresh);
+        assert!(!volumes.ensure(Some("data"), &none).unwrap().1);
+        volumes.used("data").unwrap();
+        fs::write(volumes.data("data").join("x"), "y").unwrap();
+
+        let volumes = Volumes::open(dir.path()).unwrap();
+        assert!(!volumes.get("data").unwrap().fresh);
+        let error = volumes
+            .remove("data", &["web".into()])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("web"), "{error}");
+        volumes.remove("data", &[]).unwrap();
+        assert!(volumes.get("data").is_err());
+        assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn data_without_a_record_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("volumes/old/_data")).unwrap();
+        assert_eq!(Volumes::open(dir.path()).unwrap().list()[0].name, "old");
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path()).unwrap();
+        for bad in ["../x", "a/b", ".removed-a", ""] {
+            assert!(
+                volumes.ensure(Some(bad), &BTreeMap::new()).is_err(),
+                "{bad}"
+            );
+        }
+    }
+}
