@@ -57,7 +57,26 @@ pub enum Workload {
     Process {
         /// Arguments, environment, working directory and numeric user; capabilities are left as they are.
         process: Box<Process>,
+        /// What happens to the other processes of its cgroup once it is gone.
+        #[serde(default)]
+        kill_mode: KillMode,
     },
+}
+
+/// What happens to the processes that remain in a host process's cgroup when the main process is gone; the meaning
+/// is that of systemd's `KillMode=`. [`Reply::Exited`] comes after it was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KillMode {
+    /// They get SIGTERM, and SIGKILL five seconds later.
+    #[default]
+    ControlGroup,
+    /// They get SIGKILL at once; only the main process is given time to end.
+    Mixed,
+    /// They live on, in their cgroup, which then stays; their output goes nowhere.
+    Process,
+    /// As `Process`: the difference lies with who stops the main process.
+    None,
 }
 
 /// Layers of a root filesystem, mounted by the shim in its own mount namespace only.
@@ -111,7 +130,9 @@ pub enum Request {
     /// Answered by [`Reply::State`]; then [`Reply::Exited`] arrives when it happens. `Release` may follow.
     Watch,
     /// Joins the container's stdio. Answered by [`Reply::Attached`], then stdout and stderr frames come, and stdin
-    /// frames may be sent (an empty one closes stdin). The shim closes the connection after the last byte of output.
+    /// frames may be sent. An empty one says that this client's input is at its end, which closes the container's stdin
+    /// if [`ShimSpec::stdin_once`] is set and there is no terminal, as with Docker. The shim closes the connection
+    /// after the last byte of output. A client that takes nothing for thirty seconds while output waits is dropped.
     Attach {
         /// Whether this client sends input.
         stdin: bool,
@@ -120,8 +141,10 @@ pub enum Request {
         /// Whether it wants stderr.
         stderr: bool,
     },
-    /// Runs another process in the container: answered by [`Reply::Started`] or [`Reply::Failed`], then as `Attach`, at last
-    /// [`Reply::Exited`]. Closing the connection early does not stop the process.
+    /// Runs another process in the container: answered by [`Reply::Started`] or [`Reply::Failed`], then as `Attach`
+    /// (an empty stdin frame always closes its stdin unless it has a terminal), at last [`Reply::Exited`]. Closing the
+    /// connection early does not stop the process. Where `process` has no capabilities or resource limits, the
+    /// container's own are used.
     Exec {
         /// Id by which `Resize` and `Kill` find it.
         exec_id: String,
@@ -152,7 +175,9 @@ pub enum Request {
         /// Send it to every process in the cgroup.
         all: bool,
     },
-    /// The exit status is recorded elsewhere: the shim may leave.
+    /// The exit status is recorded elsewhere: the shim may leave. Before the start it means: give up, nothing shall
+    /// run. There is no reply; the connection ends when the root filesystem is unmounted and cgroup and run
+    /// directory are gone, so whoever wants to use their names again waits for that end.
     Release,
 }
 
