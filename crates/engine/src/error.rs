@@ -38,6 +38,12 @@ pub enum EngineError {
         /// Cause.
         message: String,
     },
+    /// Images.
+    #[error(transparent)]
+    Image(#[from] coracle_image::ImageError),
+    /// Control groups.
+    #[error(transparent)]
+    Cgroup(#[from] coracle_sys::cgroup::CgroupError),
     /// Networks.
     #[error(transparent)]
     Network(#[from] coracle_network::NetworkError),

@@ -15,7 +15,7 @@ use rustix::{
 };
 use std::{
     ffi::{CString, OsString},
-    os::unix::ffi::OsStrExt,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
@@ -80,6 +80,38 @@ pub fn mount_overlay(
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
     .map_err(|e| fail("move_mount".into(), e))
+}
+
+/// Opens a read-only view of `lower` (topmost first) that is mounted nowhere: it lives as long as the descriptor.
+/// A single layer is opened as it is.
+///
+/// # Errors
+/// [`OverlayError`] with the step that the kernel refused.
+pub fn open_overlay(lower: &[PathBuf]) -> Result<OwnedFd, OverlayError> {
+    let fail = |step: String, source| OverlayError {
+        target: PathBuf::from("a view without a place"),
+        layers: lower.len(),
+        step,
+        source,
+    };
+    if let [only] = lower {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+        return open(only, flags, Mode::empty())
+            .map_err(|e| fail(format!("open {}", only.display()), e));
+    }
+    let fs =
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen".into(), e))?;
+    for layer in lower {
+        fsconfig_set_string(&fs, "lowerdir+", layer)
+            .map_err(|e| fail(format!("lowerdir+={}", layer.display()), e))?;
+    }
+    fsconfig_create(&fs).map_err(|e| fail("create".into(), e))?;
+    fsmount(
+        &fs,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+    .map_err(|e| fail("fsmount".into(), e))
 }
 
 fn mount_by_string(

@@ -1,0 +1,77 @@
+//! Taking everything down: containers, links, rules, sockets, the holder. What is on disk stays.
+
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::record::Phase;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Stops every container, so that it comes back with the next daemon as its restart policy says, and removes every
+    /// link, rule and control group of ours; the holder leaves.
+    ///
+    /// # Errors
+    /// The first thing that would not go; the rest has been tried.
+    pub async fn down(&self, timeout: Option<Duration>) -> Result<()> {
+        let mut first = None;
+        let mut keep = |result: Result<()>| match result {
+            Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => {}
+            Err(error) => first = first.take().or(Some(error)),
+        };
+        let mut stops = tokio::task::JoinSet::new();
+        for container in self.containers() {
+            let engine = self.clone();
+            stops.spawn(async move {
+                let _op = container.op.lock().await;
+                let was = container.read(|r| r.state.stopped_by_hand);
+                container.set_restart_timer(None);
+                let running = container.phase() == Phase::Running;
+                let stopped = engine.stop_locked(&container, None, timeout).await;
+                // Until links and mounts are gone.
+                let _run = container.run.lock().await;
+                if running || container.phase() == Phase::Exited {
+                    // The machine goes down; nobody asked this container to stay down.
+                    container.happened(false, |r| r.state.stopped_by_hand = was);
+                }
+                stopped
+            });
+        }
+        while let Some(stopped) = stops.join_next().await {
+            keep(stopped.map_err(EngineError::from).and_then(|r| r));
+        }
+        for (id, _) in self.processes().await {
+            let _ = self.process_signal(&id, 9, true).await;
+            keep(self.process_wait(&id).await.map(|_| ()));
+        }
+        for network in self.0.networks.list() {
+            self.stop_names(&network).await;
+        }
+        let networks = self.0.networks.clone();
+        keep(
+            tokio::task::spawn_blocking(move || networks.teardown())
+                .await
+                .map_err(EngineError::from)
+                .and_then(|r| r.map_err(EngineError::from)),
+        );
+        keep(self.retire_holder().await);
+        let _ = self.0.cgroups.remove_root("/coracle");
+        first.map_or(Ok(()), Err)
+    }
+
+    async fn retire_holder(&self) -> Result<()> {
+        let (_, pid) = self.0.holder.hello().await?;
+        self.0.holder.retire().await?;
+        let deadline = Instant::now() + PATIENCE;
+        while std::path::Path::new(&format!("/proc/{pid}/exe")).exists() {
+            if Instant::now() > deadline {
+                return Err(EngineError::Refused {
+                    whom: "holder".into(),
+                    message: format!("process {pid} did not leave within {PATIENCE:?}"),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Networks: made, removed, joined and left while containers run.
+
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::model::EndpointConfig;
+use crate::record::Phase;
+use coracle_network::{Driver, EndpointRequest, Network, NetworkSpec};
+use std::os::fd::AsFd;
+
+impl Engine {
+    /// Makes a bridge network and serves names on it.
+    ///
+    /// # Errors
+    /// As `Networks::create`.
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Network> {
+        let networks = self.0.networks.clone();
+        let network = tokio::task::spawn_blocking(move || networks.create(spec)).await??;
+        self.names_changed();
+        self.serve_names().await;
+        self.tell_network(&network, "create", None);
+        Ok(network)
+    }
+
+    /// Removes a network that no container, running or not, is to join.
+    ///
+    /// # Errors
+    /// As `Networks::remove`; [`EngineError::Conflict`] naming containers that run on it.
+    pub async fn remove_network(&self, key: &str) -> Result<Network> {
+        let network = self.0.networks.get(key)?;
+        let (networks, id) = (self.0.networks.clone(), network.id.to_string());
+        tokio::task::spawn_blocking(move || networks.remove(&id)).await??;
+        self.stop_names(&network).await;
+        self.names_changed();
+        self.tell_network(&network, "destroy", None);
+        Ok(network)
+    }
+
+    fn tell_network(&self, network: &Network, action: &str, container: Option<&str>) {
+        let mut attributes = std::collections::BTreeMap::from([
+            ("name".to_owned(), network.name.clone()),
+            ("type".to_owned(), "bridge".to_owned()),
+        ]);
+        if let Some(id) = container {
+            attributes.insert("container".into(), id.into());
+        }
+        let event = crate::events::Event::now("network", action, network.id.as_str(), attributes);
+        self.publish(event);
+    }
+
+    /// Lets a container join a network, at once if it runs.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] if it is on it already or on the host's network.
+    pub async fn connect(&self, key: &str, network: &str, config: EndpointConfig) -> Result<()> {
+        let network = self.0.networks.get(network)?;
+        let container = self.find(key)?;
+        let _op = container.op.lock().await;
+        let record = container.record();
+        let mode = record.host_config.network_mode.as_str();
+        if network.driver != Driver::Bridge
+            || matches!(mode, "host")
+            || mode.starts_with("container:")
+        {
+            return Err(EngineError::Conflict(format!(
+                "container {} with network mode {mode} cannot be connected to network {}",
+                record.name, network.name
+            )));
+        }
+        let configs = &record.networking.endpoints_config;
+        if configs.contains_key(&network.name) || configs.contains_key(network.id.as_str()) {
+            return Err(EngineError::Conflict(format!(
+                "endpoint with name {} already exists in network {}",
+                record.name, network.name
+            )));
+        }
+        if record.state.phase == Phase::Running {
+            let request = EndpointRequest {
+                container_id: container.id.to_string(),
+                container_name: record.name.clone(),
+                network: network.id.to_string(),
+                ip: config
+                    .ipam_config
+                    .as_ref()
+                    .and_then(|i| i.ipv4_address.parse().ok()),
+                mac: None,
+                aliases: config.aliases.clone(),
+            };
+            let (networks, pid) = (self.0.networks.clone(), record.state.pid);
+            let id = container.id.to_string();
+            let endpoint = tokio::task::spawn_blocking(move || -> Result<_> {
+                let endpoint = networks.reserve(&request)?;
+                let netns =
+                    coracle_sys::netns::of_pid(pid).map_err(coracle_network::NetworkError::from);
+                let connected = netns
+                    .and_then(|n| networks.connect(n.as_fd(), std::slice::from_ref(&endpoint)));
+                if let Err(error) = connected {
+                    let _ = networks.disconnect(&id, endpoint.network.as_str());
+                    return Err(error.into());
+                }
+                Ok(endpoint)
+            })
+            .await??;
+            container.happened(false, |r| r.state.endpoints.push(endpoint));
+        }
+        container.change(|r| {
+            r.networking
+                .endpoints_config
+                .insert(network.name.clone(), Some(config));
+        })?;
+        self.names_changed();
+        self.tell_network(&network, "connect", Some(container.id.as_str()));
+        Ok(())
+    }
+
+    /// Takes a container off a network.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] if it is not on it.
+    pub async fn disconnect(&self, key: &str, network: &str) -> Result<()> {
+        let network = self.0.networks.get(network)?;
+        let container = self.find(key)?;
+        let _op = container.op.lock().await;
+        let known = container.read(|r| {
+            let configs = &r.networking.endpoints_config;
+            configs.contains_key(&network.name) || configs.contains_key(network.id.as_str())
+        });
+        if !known {
+            return Err(EngineError::Conflict(format!(
+                "container {} is not connected to network {}",
+                container.id, network.name
+            )));
+        }
+        if container.phase() == Phase::Running {
+            let (networks, id, of) = (
+                self.0.networks.clone(),
+                container.id.to_string(),
+                network.id.to_string(),
+            );
+            tokio::task::spawn_blocking(move || networks.disconnect(&id, &of)).await??;
+        }
+        container.change(|r| {
+            r.networking.endpoints_config.remove(&network.name);
+            r.networking.endpoints_config.remove(network.id.as_str());
+            r.state.endpoints.retain(|e| e.network != network.id);
+            // A container without its first network keeps its loopback.
+            if r.host_config.network_mode == network.name
+                && r.networking.endpoints_config.is_empty()
+            {
+                r.host_config.network_mode = "none".into();
+            }
+        })?;
+        self.names_changed();
+        self.tell_network(&network, "disconnect", Some(container.id.as_str()));
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! Names: what the DNS server at each bridge's address knows, and that it runs.
+
+use crate::engine::Engine;
+use crate::record::Phase;
+use coracle_network::dns::{self, Container as Named, NetworkView, Records};
+use coracle_network::{Driver, Network};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A container with this label is an instance of that service: `web` and `tasks.web` list it.
+pub const SERVICE_LABEL: &str = "coracle.service";
+
+impl Engine {
+    /// Builds the records anew from what runs now.
+    pub(crate) fn names_changed(&self) {
+        let mut named = Vec::new();
+        for container in self.containers() {
+            let health = container.health();
+            container.read(|r| {
+                if r.state.phase != Phase::Running {
+                    return;
+                }
+                let mut aliases: Vec<String> = r
+                    .state
+                    .endpoints
+                    .iter()
+                    .flat_map(|e| e.aliases.clone())
+                    .collect();
+                aliases.push(r.config.hostname.clone());
+                named.push(Named {
+                    id: r.id.to_string(),
+                    name: r.name.clone(),
+                    aliases,
+                    service: r.config.labels.get(SERVICE_LABEL).cloned(),
+                    healthy: health.is_none_or(|h| h.is_good()),
+                    addresses: r
+                        .state
+                        .endpoints
+                        .iter()
+                        .map(|e| (e.network.as_str().to_owned(), e.ip))
+                        .collect(),
+                });
+            });
+        }
+        let bridges = self
+            .0
+            .networks
+            .list()
+            .into_iter()
+            .filter(|n| n.driver == Driver::Bridge);
+        let views = bridges
+            .map(|n| NetworkView {
+                id: n.id.as_str().to_owned(),
+                gateway: n.gateway,
+            })
+            .collect();
+        self.0.zone.replace(Records::new(named, views));
+    }
+
+    /// Serves names on every network that has none served yet, and stops on those that are gone.
+    pub(crate) async fn serve_names(&self) {
+        let mut serving = self.0.dns.lock().await;
+        let networks = self.0.networks.list();
+        serving.retain(|id, task| {
+            let keep = networks.iter().any(|n| n.id.as_str() == id);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for network in networks {
+            let id = network.id.as_str().to_owned();
+            if network.driver != Driver::Bridge || !network.dns || serving.contains_key(&id) {
+                continue;
+            }
+            match self.serve_network(&network).await {
+                Ok(task) => {
+                    serving.insert(id, task);
+                }
+                Err(error) => tracing::error!(
+                    network = network.name, address = %network.gateway, %error,
+                    "names are not served: port 53 cannot be had"
+                ),
+            }
+        }
+    }
+
+    async fn serve_network(&self, network: &Network) -> std::io::Result<tokio::task::AbortHandle> {
+        let (udp, tcp) = self.dns_sockets(network).await?;
+        let zone = self.0.zone.clone();
+        let own: Vec<IpAddr> = self
+            .0
+            .networks
+            .list()
+            .iter()
+            .map(|n| n.gateway.into())
+            .collect();
+        let upstream = upstreams(
+            &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            &own,
+        );
+        let name = network.name.clone();
+        let task = tokio::spawn(async move {
+            if let Err(error) = dns::serve(udp, tcp, zone, upstream).await {
+                tracing::error!(network = name, %error, "names are not served any more");
+            }
+        });
+        Ok(task.abort_handle())
+    }
+
+    /// The sockets, from the holder if a former daemon left them there, so that questions asked in between wait in them.
+    async fn dns_sockets(
+        &self,
+        network: &Network,
+    ) -> std::io::Result<(tokio::net::UdpSocket, tokio::net::TcpListener)> {
+        let keys = [
+            format!("dns-udp-{}", network.gateway),
+            format!("dns-tcp-{}", network.gateway),
+        ];
+        let run_dir = self.0.options.run_dir.clone();
+        let wanted = keys.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            let [udp, tcp] = wanted.map(|key| crate::sockets::fetch(&run_dir, &key).ok().flatten());
+            udp.zip(tcp)
+        })
+        .await?;
+        if let Some((udp, tcp)) = kept {
+            let udp = std::net::UdpSocket::from(udp);
+            let tcp = std::net::TcpListener::from(tcp);
+            udp.set_nonblocking(true)?;
+            tcp.set_nonblocking(true)?;
+            return Ok((
+                tokio::net::UdpSocket::from_std(udp)?,
+                tokio::net::TcpListener::from_std(tcp)?,
+            ));
+        }
+        let (udp, tcp) = dns::bind_dns(network.gateway).await?;
+        let udp_copy = rustix::io::dup(&udp)?;
+        let tcp_copy = rustix::io::dup(&tcp)?;
+        let run_dir = self.0.options.run_dir.clone();
+        tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            let [udp_key, tcp_key] = keys;
+            crate::sockets::deposit(&run_dir, &udp_key, udp_copy)?;
+            crate::sockets::deposit(&run_dir, &tcp_key, tcp_copy)
+        })
+        .await??;
+        Ok((udp, tcp))
+    }
+
+    pub(crate) async fn stop_names(&self, network: &Network) {
+        if let Some(task) = self.0.dns.lock().await.remove(network.id.as_str()) {
+            task.abort();
+        }
+        let run_dir = self.0.options.run_dir.clone();
+        let gateway = network.gateway;
+        let _ = tokio::task::spawn_blocking(move || {
+            for kind in ["udp", "tcp"] {
+                let _ = crate::sockets::discard(&run_dir, &format!("dns-{kind}-{gateway}"));
+            }
+        })
+        .await;
+    }
+}
+
+/// The host's resolvers, without ourselves.
+fn upstreams(resolv_conf: &str, own: &[IpAddr]) -> Arc<[SocketAddr]> {
+    resolv_conf
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("nameserver"))
+        .filter_map(|a| a.trim().parse::<IpAddr>().ok())
+        .filter(|a| !own.contains(a))
+        .map(|a| SocketAddr::new(a, 53))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn resolvers_but_not_ourselves() {
+        let own = ["10.210.0.1".parse().unwrap()];
+        let found = upstreams(
+            "# x\nnameserver 10.210.0.1\nnameserver 9.9.9.9\nnameserver bad\n",
+            &own,
+        );
+        assert_eq!(&*found, ["9.9.9.9:53".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,173 @@
+//! Removing containers, and volumes with them.
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::record::{Phase, Record};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a container is removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RemoveOptions {
+    /// Also if it runs; it is killed then.
+    pub force: bool,
+    /// With its anonymous volumes.
+    pub volumes: bool,
+}
+
+/// Prefix of directories on their way out; left ones are removed when the daemon starts.
+const DOOMED: &str = ".removed-";
+
+impl Engine {
+    /// Removes a container. Its name is free when this returns; its files are deleted behind.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] if it runs and `force` is not set.
+    pub async fn remove(&self, key: &str, options: RemoveOptions) -> Result<()> {
+        let container = self.find(key)?;
+        let _op = container.op.lock().await;
+        match container.read(|r| (r.state.phase, r.state.paused)) {
+            (Phase::Running | Phase::Restarting, paused) if !options.force => {
+                let hint = if paused {
+                    "Unpause and then stop"
+                } else {
+                    "Stop"
+                };
+                return Err(EngineError::Conflict(format!(
+                    "You cannot remove a running container {}. {hint} the container before attempting removal or \
+                     force remove",
+                    container.id
+                )));
+            }
+            (Phase::Running | Phase::Restarting, _) => {
+                match self
+                    .stop_locked(&container, Some(9), Some(Duration::from_secs(10)))
+                    .await
+                {
+                    Ok(()) | Err(EngineError::NotModified) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            _ => {}
+        }
+        self.remove_locked(&container, options.volumes).await
+    }
+
+    /// Removes a container that ended and was to go with its end.
+    pub(crate) async fn remove_ended(&self, key: &str) {
+        let Ok(container) = self.find(key) else {
+            return;
+        };
+        let _op = container.op.lock().await;
+        // Somebody may have restarted it.
+        if !matches!(container.phase(), Phase::Exited | Phase::Created) {
+            return;
+        }
+        if let Err(error) = self.remove_locked(&container, true).await {
+            tracing::warn!(container = %container.id, error = crate::start::full(&error), "removal failed");
+        }
+    }
+
+    async fn remove_locked(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
+        container.set_restart_timer(None);
+        // Ports and fixed addresses must be free for the next container that asks for them; the rest of the last run's
+        // teardown need not be waited for.
+        let _run = if container.read(holds_something) {
+            Some(container.run.lock().await)
+        } else {
+            None
+        };
+        if self.find(container.id.as_str()).is_err() {
+            // A removal that was quicker.
+            return Ok(());
+        }
+        container.happened(false, |r| r.state.phase = Phase::Removing);
+        let doomed = self
+            .0
+            .options
+            .state_dir
+            .join("containers")
+            .join(format!("{DOOMED}{}", container.id));
+        fs::rename(&container.dir, &doomed)
+            .map_err(EngineError::file("removing", &container.dir))?;
+        self.table_mut().remove(&container.id);
+        let anonymous: Vec<String> = container.read(|r| {
+            let own = r.mounts.iter().filter(|m| m.anonymous);
+            own.filter_map(|m| m.name.clone()).collect()
+        });
+        if volumes {
+            for name in anonymous {
+                // One that another container took over stays.
+                let _ = self.remove_volume(&name, false);
+            }
+        }
+        self.tell(container, "destroy", &[]);
+        container.tell_removed();
+        tokio::task::spawn_blocking(move || delete(&doomed));
+        Ok(())
+    }
+
+    /// Who uses a volume, by name.
+    pub fn volume_users(&self, volume: &str) -> Vec<String> {
+        let users = |c: &Arc<Container>| {
+            c.read(|r| r.mounts.iter().any(|m| m.name.as_deref() == Some(volume)))
+        };
+        self.containers()
+            .iter()
+            .filter(|c| users(c))
+            .map(|c| c.name())
+            .collect()
+    }
+
+    /// Removes a volume that no container uses. With `force` one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Conflict`] naming the users.
+    pub fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
+        let removed = self.0.volumes.remove(name, &self.volume_users(name));
+        match removed {
+            Err(EngineError::NotFound { .. }) if force => Ok(()),
+            Ok(()) => {
+                self.publish(crate::events::Event::now(
+                    "volume",
+                    "destroy",
+                    name,
+                    [("driver".into(), "local".into())].into(),
+                ));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether its addresses or ports are ones that another container may be given by name.
+fn holds_something(record: &Record) -> bool {
+    let fixed = |e: &Option<crate::model::EndpointConfig>| {
+        e.as_ref()
+            .is_some_and(|e| e.ipam_config.is_some() || !e.mac_address.is_empty())
+    };
+    let host = &record.host_config;
+    !host.port_bindings.is_empty()
+        || host.publish_all_ports
+        || record.networking.endpoints_config.values().any(fixed)
+}
+
+fn delete(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "a removed container's files are still there");
+    }
+}
+
+/// Finishes removals that were cut short.
+pub(crate) fn finish(containers: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(containers).into_iter().flatten().flatten();
+    let doomed = entries.filter(|e| e.file_name().to_string_lossy().starts_with(DOOMED));
+    doomed
+        .map(|e| e.path())
+        .inspect(|dir| delete(dir))
+        .collect()
+}

@@ -1,0 +1,528 @@
+//! Starting a container.
+//!
+//! The order, and what a kill of the daemon between two steps leaves:
+//!
+//! 1. addresses are reserved in memory, the files that name things are written: nothing to clean up;
+//! 2. the record is written with addresses and ports: a next daemon gives them back, as no shim runs;
+//! 3. the holder forks the shim, which makes its namespaces and the container: a next daemon finds a shim that
+//!    was never started and lets it leave;
+//! 4. links and ports are put in place while the shim works: a next daemon removes links of nobody;
+//! 5. clients that attached early are connected, so that they see the first byte;
+//! 6. `Start`: from here on the shim knows the truth, and a next daemon asks it.
+
+use crate::client::Shim;
+use crate::container::Container;
+use crate::copyup;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::files::{self, Facts};
+use crate::model::PortBinding;
+use crate::record::{Phase, Record};
+use crate::spec::{self, Inputs, user};
+use chrono::Utc;
+use coracle_network::{Driver, Endpoint, EndpointRequest, PortMapping, Protocol};
+use coracle_shim_protocol::PROTOCOL_VERSION;
+use coracle_shim_protocol::shim::{LogConfig, Request, Rootfs, ShimSpec, Workload};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+impl Engine {
+    /// Starts a container and returns once its program runs.
+    ///
+    /// # Errors
+    /// [`EngineError::NotModified`] if it runs already; [`EngineError::Start`] with Docker's exit code if the
+    /// program cannot be run; whatever is missing, by name.
+    pub async fn start(&self, key: &str) -> Result<()> {
+        let container = self.find(key)?;
+        let _op = container.op.lock().await;
+        match container.read(|r| (r.state.phase, r.state.paused)) {
+            (Phase::Running, true) => {
+                return Err(EngineError::Conflict(
+                    "cannot start a paused container, try unpause instead".into(),
+                ));
+            }
+            (Phase::Running, _) => return Err(EngineError::NotModified),
+            (Phase::Removing | Phase::Dead, _) => {
+                return Err(EngineError::Conflict(
+                    "container is marked for removal and cannot be started".into(),
+                ));
+            }
+            _ => {}
+        }
+        container.set_restart_timer(None);
+        let by_hand = |r: &mut Record| {
+            r.state.restart_count = 0;
+            r.state.stopped_by_hand = false;
+        };
+        self.run(&container, by_hand).await
+    }
+
+    /// Starts it; the caller holds `op` and has checked the phase. `first` is applied to the record with the first
+    /// write.
+    pub(crate) async fn run(
+        &self,
+        container: &Arc<Container>,
+        first: impl FnOnce(&mut Record) + Send,
+    ) -> Result<()> {
+        let run = container.run.clone().lock_owned().await;
+        match self.try_run(container, first).await {
+            Ok(shim) => {
+                self.tell(container, "start", &[]);
+                self.names_changed();
+                self.watch_health(container);
+                self.watch_exit(container.clone(), shim, run);
+                Ok(())
+            }
+            Err(error) => {
+                self.undo(container, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn undo(&self, container: &Arc<Container>, error: &EngineError) {
+        for pending in container.take_pending() {
+            drop(pending);
+        }
+        self.give_back(container).await;
+        let (code, message) = (start_code(error), full(error));
+        container.happened(true, |r| {
+            r.state.endpoints.clear();
+            r.state.ports.clear();
+            r.state.pid = 0;
+            r.state.shim_pid = 0;
+            r.state.exit_code = code;
+            r.state.error = message;
+            if r.state.phase == Phase::Restarting {
+                r.state.phase = Phase::Exited;
+            }
+        });
+        // Docker removes such a container too when it was asked to remove it at its end.
+        if container.read(|r| r.host_config.auto_remove) {
+            let (engine, id) = (self.clone(), container.id.to_string());
+            tokio::spawn(async move { engine.remove_ended(&id).await });
+        }
+    }
+
+    async fn try_run(
+        &self,
+        container: &Arc<Container>,
+        first: impl FnOnce(&mut Record) + Send,
+    ) -> Result<Shim> {
+        let record = container.record();
+        let endpoints = self.reserve(container, &record)?;
+        let shim = self.launch(container, &record, &endpoints, first).await;
+        if shim.is_err() {
+            self.abandon(container).await;
+        }
+        shim
+    }
+
+    async fn launch(
+        &self,
+        container: &Arc<Container>,
+        record: &Record,
+        endpoints: &[Endpoint],
+        first: impl FnOnce(&mut Record) + Send,
+    ) -> Result<Shim> {
+        let image = self.0.images.get(&record.image_id)?;
+        let layers = self.0.images.layer_dirs(&image.id)?;
+        let spec = self.shim_spec(container, record, endpoints, layers.clone())?;
+        copyup::fill(&self.0.volumes, record, &layers).await?;
+        let _ = fs::remove_file(container.dir.join(coracle_shim_protocol::shim::EXIT_FILE));
+        container.change(|r| {
+            first(r);
+            r.state.endpoints = endpoints.to_vec();
+            r.state.error.clear();
+        })?;
+        let shim_pid = self.0.holder.spawn(spec).await?;
+        let mut shim = Shim::prepare(&container.run_dir, &record.name).await?;
+        let ports = self.plug(container, record, endpoints, shim_pid).await?;
+        for pending in container.take_pending() {
+            let request = Request::Attach {
+                stdin: pending.streams.stdin,
+                stdout: pending.streams.stdout,
+                stderr: pending.streams.stderr,
+            };
+            let joined = Shim::stdio(&container.run_dir, &record.name, &request).await;
+            // The client may have left.
+            let _ = pending.reply.send(joined.map(|(connection, _)| connection));
+        }
+        let pid = shim.start().await?;
+        container.happened(false, |r| {
+            r.state.phase = Phase::Running;
+            r.state.paused = false;
+            r.state.pid = pid;
+            r.state.shim_pid = shim_pid;
+            r.state.started_at = Some(Utc::now());
+            r.state.ports = ports;
+            r.state.exit_code = 0;
+            r.state.oom_killed = false;
+        });
+        Ok(shim)
+    }
+
+    fn shim_spec(
+        &self,
+        container: &Container,
+        record: &Record,
+        endpoints: &[Endpoint],
+        lower: Vec<PathBuf>,
+    ) -> Result<ShimSpec> {
+        let mode = record.host_config.network_mode.as_str();
+        let upper = container.dir.join("upper");
+        let roots: Vec<PathBuf> = std::iter::once(upper.clone())
+            .chain(lower.clone())
+            .collect();
+        let user = user::resolve(
+            &record.config.user,
+            &record.host_config.group_add,
+            &copyup::read_text(&roots, "etc/passwd"),
+            &copyup::read_text(&roots, "etc/group"),
+        )?;
+        self.write_files(container, record, endpoints)?;
+        let spec = spec::build(&Inputs {
+            record,
+            dir: container.dir.clone(),
+            user,
+            available_caps: &self.0.available_caps,
+            host_devices: if record.host_config.privileged {
+                spec::devices::host_devices()
+            } else {
+                Vec::new()
+            },
+            cgroup_v2: self.0.cgroups.is_v2(),
+            cgroup: container.cgroup(),
+            own_network: mode != "host" && !mode.starts_with("container:"),
+            network_path: self.joined_network(mode)?,
+        })?;
+        Ok(ShimSpec {
+            version: PROTOCOL_VERSION,
+            id: container.id.to_string(),
+            state_dir: container.dir.clone(),
+            run_dir: container.run_dir.clone(),
+            workload: Workload::Container {
+                spec: Box::new(spec),
+                rootfs: Rootfs {
+                    lower,
+                    upper,
+                    work: container.dir.join("work"),
+                },
+                seccomp: spec::seccomp(record)?,
+            },
+            log: log_config(container, record)?,
+            terminal: record.config.tty,
+            terminal_size: match record.host_config.console_size {
+                [0, _] | [_, 0] => None,
+                [rows, cols] => Some((rows, cols)),
+            },
+            open_stdin: record.config.open_stdin,
+            stdin_once: record.config.stdin_once,
+            cgroup: container.cgroup(),
+        })
+    }
+
+    /// The namespace of `container:<name>`.
+    fn joined_network(&self, mode: &str) -> Result<Option<PathBuf>> {
+        let Some(other) = mode.strip_prefix("container:") else {
+            return Ok(None);
+        };
+        let other = self.find(other)?;
+        match other.read(|r| (r.state.phase, r.state.pid)) {
+            (Phase::Running, pid) => Ok(Some(format!("/proc/{pid}/ns/net").into())),
+            _ => Err(EngineError::Conflict(format!(
+                "cannot join network of a non running container: {}; start it first",
+                other.name()
+            ))),
+        }
+    }
+
+    fn write_files(
+        &self,
+        container: &Container,
+        record: &Record,
+        endpoints: &[Endpoint],
+    ) -> Result<()> {
+        let mode = record.host_config.network_mode.as_str();
+        if let Some(other) = mode.strip_prefix("container:") {
+            let other = self.find(other)?;
+            for name in ["hosts", "hostname", "resolv.conf"] {
+                let to = container.dir.join(name);
+                fs::copy(other.dir.join(name), &to).map_err(EngineError::file("writing", &to))?;
+            }
+            return Ok(());
+        }
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let first = endpoints.first();
+        let host_hosts = (mode == "host").then(|| read("/etc/hosts"));
+        let resolv = read("/etc/resolv.conf");
+        files::write(
+            &container.dir,
+            &record.host_config,
+            &Facts {
+                hostname: &record.config.hostname,
+                domainname: &record.config.domainname,
+                ip: first.map(|e| e.ip),
+                gateway: first.map(|e| e.gateway),
+                host_resolv_conf: &resolv,
+                host_hosts: host_hosts.as_deref(),
+            },
+        )
+    }
+
+    /// Decides the addresses. What is reserved is given back by [`Self::give_back`].
+    fn reserve(&self, container: &Container, record: &Record) -> Result<Vec<Endpoint>> {
+        let mode = record.host_config.network_mode.as_str();
+        if matches!(mode, "host" | "none") || mode.starts_with("container:") {
+            return Ok(Vec::new());
+        }
+        let mut endpoints = Vec::new();
+        let configs = &record.networking.endpoints_config;
+        // The network of the mode comes first: it gives the default route.
+        let mut names: Vec<&String> = configs.keys().collect();
+        names.sort_by_key(|n| n.as_str() != mode);
+        for name in names {
+            let network = self.0.networks.get(name)?;
+            if network.driver != Driver::Bridge {
+                continue;
+            }
+            let config = configs.get(name).cloned().flatten().unwrap_or_default();
+            endpoints.push(self.0.networks.reserve(&EndpointRequest {
+                container_id: container.id.to_string(),
+                container_name: record.name.clone(),
+                network: name.clone(),
+                ip: fixed_address(&config)?,
+                mac: fixed_mac(&config.mac_address)?,
+                aliases: config.aliases.clone(),
+            })?);
+        }
+        Ok(endpoints)
+    }
+
+    /// Puts the links into the shim's namespace and opens the ports.
+    async fn plug(
+        &self,
+        container: &Arc<Container>,
+        record: &Record,
+        endpoints: &[Endpoint],
+        shim_pid: u32,
+    ) -> Result<Vec<PortMapping>> {
+        let mode = record.host_config.network_mode.as_str();
+        if mode == "host" || mode.starts_with("container:") {
+            return Ok(Vec::new());
+        }
+        let wanted = ports(record)?;
+        if endpoints.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (networks, endpoints, id) = (
+            self.0.networks.clone(),
+            endpoints.to_vec(),
+            container.id.to_string(),
+        );
+        tokio::task::spawn_blocking(move || -> Result<Vec<PortMapping>> {
+            let netns = coracle_sys::netns::of_pid(shim_pid)
+                .map_err(coracle_network::NetworkError::from)?;
+            networks.connect(netns.as_fd(), &endpoints)?;
+            match endpoints.first() {
+                Some(first) if !wanted.is_empty() => Ok(networks.publish(&id, first.ip, &wanted)?),
+                _ => Ok(Vec::new()),
+            }
+        })
+        .await?
+    }
+
+    /// Gives back addresses, links and ports.
+    pub(crate) async fn give_back(&self, container: &Container) {
+        let (networks, id) = (self.0.networks.clone(), container.id.to_string());
+        let released = tokio::task::spawn_blocking(move || networks.release(&id)).await;
+        match released {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(container = %container.id, error = &error as &dyn std::error::Error, "addresses could not be given back");
+            }
+            Err(error) => {
+                tracing::warn!(container = %container.id, %error, "giving addresses back was interrupted")
+            }
+        }
+    }
+
+    /// Lets a shim that was not started leave.
+    pub(crate) async fn abandon(&self, container: &Container) {
+        if let Ok((shim, _)) = Shim::watch(&container.run_dir, container.id.short()).await {
+            shim.release().await;
+        }
+        let _ = self.0.cgroups.kill_all(&container.cgroup());
+    }
+}
+
+/// Docker's exit code for a start that failed.
+fn start_code(error: &EngineError) -> i32 {
+    match error {
+        EngineError::Start { code, .. } => *code,
+        _ => 128,
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn fixed_address(config: &crate::model::EndpointConfig) -> Result<Option<Ipv4Addr>> {
+    let asked = config.ipam_config.as_ref().map(|i| i.ipv4_address.as_str());
+    asked
+        .filter(|a| !a.is_empty())
+        .map(|a| {
+            a.parse()
+                .map_err(|_| EngineError::Invalid(format!("invalid IPv4 address: \"{a}\"")))
+        })
+        .transpose()
+}
+
+fn fixed_mac(text: &str) -> Result<Option<[u8; 6]>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bytes: Option<Vec<u8>> = text
+        .split([':', '-'])
+        .map(|b| u8::from_str_radix(b, 16).ok())
+        .collect();
+    bytes
+        .and_then(|b| <[u8; 6]>::try_from(b).ok())
+        .map(Some)
+        .ok_or_else(|| {
+            EngineError::Invalid(format!(
+                "invalid MAC address: \"{text}\"; write 02:42:ac:11:00:02"
+            ))
+        })
+}
+
+/// The ports asked for, as the network takes them; 0 lets it choose.
+fn ports(record: &Record) -> Result<Vec<PortMapping>> {
+    let mut wanted = Vec::new();
+    let host = &record.host_config;
+    for (port, bindings) in &host.port_bindings {
+        let (container_port, protocol) = port_of(port)?;
+        let bindings = bindings.clone().unwrap_or_default();
+        let bindings = if bindings.is_empty() {
+            vec![PortBinding::default()]
+        } else {
+            bindings
+        };
+        for binding in bindings {
+            wanted.push(PortMapping {
+                host_ip: host_address(&binding.host_ip)?,
+                host_port: host_port(&binding.host_port)?,
+                container_port,
+                protocol,
+            });
+        }
+    }
+    if host.publish_all_ports {
+        for port in record.config.exposed_ports.keys() {
+            let (container_port, protocol) = port_of(port)?;
+            if !wanted
+                .iter()
+                .any(|w| (w.container_port, w.protocol) == (container_port, protocol))
+            {
+                wanted.push(PortMapping {
+                    host_ip: Ipv4Addr::UNSPECIFIED,
+                    host_port: 0,
+                    container_port,
+                    protocol,
+                });
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Reads `80/tcp`.
+pub(crate) fn port_of(text: &str) -> Result<(u16, Protocol)> {
+    let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let bad = |why: &str| EngineError::Invalid(format!("invalid port \"{text}\": {why}"));
+    let protocol = match protocol {
+        "tcp" | "" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return Err(bad("only tcp and udp are published by this release")),
+    };
+    match number.parse() {
+        Ok(number) if number > 0 => Ok((number, protocol)),
+        _ => Err(bad("a port is a number from 1 to 65535")),
+    }
+}
+
+fn host_address(text: &str) -> Result<Ipv4Addr> {
+    if text.is_empty() {
+        return Ok(Ipv4Addr::UNSPECIFIED);
+    }
+    text.parse().map_err(|_| {
+        EngineError::Invalid(format!(
+            "invalid host address \"{text}\": this release publishes on IPv4 addresses"
+        ))
+    })
+}
+
+fn host_port(text: &str) -> Result<u16> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| {
+        EngineError::Invalid(format!(
+            "invalid host port \"{text}\": give one port from 1 to 65535, or 0 for one that is free"
+        ))
+    })
+}
+
+fn log_config(container: &Container, record: &Record) -> Result<Option<LogConfig>> {
+    let asked = &record.host_config.log_config;
+    if asked.kind == "none" {
+        return Ok(None);
+    }
+    let option = |key: &str| asked.config.get(key).map(String::as_str);
+    let max_files = option("max-file").map_or(Ok(5), str::parse).unwrap_or(5);
+    Ok(Some(LogConfig {
+        path: container.dir.join(crate::logs::FILE),
+        max_size: crate::logs::size(option("max-size").unwrap_or("20m"))?,
+        max_files: max_files.max(1),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ports_are_read_or_refused() {
+        assert_eq!(port_of("80").unwrap(), (80, Protocol::Tcp));
+        assert_eq!(port_of("53/udp").unwrap(), (53, Protocol::Udp));
+        for bad in ["", "0", "70000/tcp", "80/sctp", "x"] {
+            assert!(port_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hardware_addresses() {
+        assert_eq!(
+            fixed_mac("02:42:ac:11:00:02").unwrap(),
+            Some([2, 0x42, 0xac, 0x11, 0, 2])
+        );
+        assert_eq!(fixed_mac("").unwrap(), None);
+        assert!(fixed_mac("02:42").is_err());
+    }
+}
