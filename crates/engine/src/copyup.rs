@@ -155,14 +155,14 @@ fn like(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
 
 fn times(stat: &rustix::fs::Stat) -> rustix::fs::Timestamps {
     // The kernel's own values fit; the types differ between architectures.
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    #[allow(clippy::unnecessary_cast)]
     let at = |s: i64, n: i64| rustix::fs::Timespec {
         tv_sec: s,
         tv_nsec: n as _,
     };
     rustix::fs::Timestamps {
-        last_access: at(stat.st_atime as i64, stat.st_atime_nsec as i64),
-        last_modification: at(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        last_access: at(stat.st_atime, stat.st_atime_nsec as i64),
+        last_modification: at(stat.st_mtime, stat.st_mtime_nsec as i64),
     }
 }
 

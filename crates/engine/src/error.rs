@@ -39,8 +39,8 @@ pub enum EngineError {
         message: String,
     },
     /// Images.
-    #[error(transparent)]
-    Image(#[from] coracle_image::ImageError),
+    #[error("{0}")]
+    Image(#[source] Box<coracle_image::ImageError>),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] coracle_sys::cgroup::CgroupError),
@@ -102,6 +102,12 @@ pub enum EngineError {
     /// A background thread panicked or was cancelled.
     #[error("an operation was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl From<coracle_image::ImageError> for EngineError {
+    fn from(error: coracle_image::ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
 }
 
 impl EngineError {

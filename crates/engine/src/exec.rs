@@ -185,15 +185,15 @@ impl Engine {
             // Without a word from the shim it went with its container.
             e.code = Some(status.map_or(137, |s| s.code));
         });
-        if let Ok(exec) = self.exec_get(id) {
-            if let Ok(container) = self.find(exec.container.as_str()) {
-                let code = exec.code.unwrap_or_default().to_string();
-                self.tell(
-                    &container,
-                    "exec_die",
-                    &[("execID", id.into()), ("exitCode", code)],
-                );
-            }
+        if let Ok(exec) = self.exec_get(id)
+            && let Ok(container) = self.find(exec.container.as_str())
+        {
+            let code = exec.code.unwrap_or_default().to_string();
+            self.tell(
+                &container,
+                "exec_die",
+                &[("execID", id.into()), ("exitCode", code)],
+            );
         }
     }
 

@@ -6,7 +6,7 @@
 //! # use coracle_engine::health::{Health, Probe};
 //! # use chrono::Utc;
 //! let mut health = Health::new(2);
-//! let probe = |good| Probe { start: Utc::now(), end: Utc::now(), exit_code: i32::from(!good), output: String::new() };
+//! let probe = |good: bool| Probe { start: Utc::now(), end: Utc::now(), exit_code: i32::from(!good), output: String::new() };
 //! assert_eq!(health.status, "starting");
 //! assert!(!health.record(probe(false), false));           // one failure is not enough
 //! assert!(health.record(probe(false), false));            // two are

@@ -59,10 +59,10 @@ impl Table {
     pub fn find(&self, key: &str) -> Result<Arc<Container>> {
         let missing = || EngineError::not_found("container", key);
         let bare = key.strip_prefix('/').unwrap_or(key);
-        if let Some(id) = ContainerId::from_known(bare.to_owned()) {
-            if let Some(container) = self.by_id.get(&id) {
-                return Ok(container.clone());
-            }
+        if let Some(id) = ContainerId::from_known(bare.to_owned())
+            && let Some(container) = self.by_id.get(&id)
+        {
+            return Ok(container.clone());
         }
         if let Some(found) = self.names.get(bare).and_then(|id| self.by_id.get(id)) {
             return Ok(found.clone());
