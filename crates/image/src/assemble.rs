@@ -1,0 +1,109 @@
+//! From streams of layers and a config to an image that is here, whole. Blocking.
+
+use std::fs::File;
+use std::io::Read;
+
+use serde_json::{Value, json};
+
+use crate::digest::{Digest, ImageId};
+use crate::error::{ImageError, ManifestError, Result};
+use crate::image::{self, Image};
+use crate::ingest::{Compression, Expected, Ingested, ingest};
+use crate::manifest::media;
+use crate::reference::Reference;
+use crate::store::{ImageStore, Pinned};
+
+/// A layer that is in its place, kept from collection as long as this lives.
+pub(crate) struct Placed {
+    pub layer: Ingested,
+    _pin: Pinned,
+}
+
+impl ImageStore {
+    /// Reads a layer from `stream` and puts it in its place. `name` and `of` are what errors call it.
+    pub(crate) fn take_layer(
+        &self,
+        stream: impl Read + Send,
+        expected: Expected,
+        (name, of): (&str, &str),
+        read: impl FnMut(u64) + Send,
+    ) -> Result<Placed> {
+        let work = self.0.layout.work("layer")?;
+        let path = work.path().join("blob");
+        let blob = File::create_new(&path).map_err(ImageError::io("make", &path))?;
+        let layer = ingest(stream, blob, expected, &self.0.config.limits, &work, read);
+        let layer = layer.map_err(|source| ImageError::Layer {
+            layer: name.to_owned(),
+            image: of.to_owned(),
+            source,
+        })?;
+        let pin = self.pin([layer.diff_id, layer.blob]);
+        self.place_layer(&work, &layer)?;
+        Ok(Placed { layer, _pin: pin })
+    }
+
+    /// Makes an image of a config and layers that are in their places; its manifest is written here.
+    pub(crate) fn finish(
+        &self,
+        config: &[u8],
+        layers: &[Ingested],
+        names: &[Reference],
+        of: &str,
+    ) -> Result<Image> {
+        let refused = |source| ImageError::Manifest {
+            image: of.to_owned(),
+            source,
+        };
+        let read = image::read_config(config).map_err(refused)?;
+        if read.diff_ids.len() != layers.len() {
+            return Err(refused(ManifestError::Layers {
+                layers: layers.len(),
+                diff_ids: read.diff_ids.len(),
+            }));
+        }
+        let config_digest = Digest::of(config);
+        let manifest = manifest(config, config_digest, layers);
+        let manifest_digest = Digest::of(&manifest);
+        let _pin = self.pin([config_digest, manifest_digest]);
+        self.0.layout.put_blob(&config_digest, config)?;
+        self.0.layout.put_blob(&manifest_digest, &manifest)?;
+        let id = ImageId::from(config_digest);
+        self.commit(
+            id,
+            &read,
+            Some(manifest_digest),
+            vec![manifest_digest],
+            names,
+        )
+    }
+}
+
+/// An OCI manifest for what has none.
+fn manifest(config: &[u8], config_digest: Digest, layers: &[Ingested]) -> Vec<u8> {
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|layer| {
+            let suffix = match layer.compression {
+                Compression::None => "",
+                Compression::Gzip => "+gzip",
+                Compression::Zstd => "+zstd",
+            };
+            json!({
+                "mediaType": format!("{}{suffix}", media::OCI_LAYER),
+                "digest": layer.blob.to_string(),
+                "size": layer.blob_size,
+            })
+        })
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media::OCI_MANIFEST,
+        "config": {
+            "mediaType": media::OCI_CONFIG,
+            "digest": config_digest.to_string(),
+            "size": config.len(),
+        },
+        "layers": layers,
+    });
+    manifest.to_string().into_bytes()
+}

@@ -1,0 +1,233 @@
+//! Credentials of registries, and docker's places for them.
+
+use std::fmt;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use crate::reference::DEFAULT_DOMAIN;
+
+/// The key under which docker keeps the default registry's credentials.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+
+/// Who we are to a registry.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name; may be empty with a token.
+    pub username: String,
+    /// Password or personal token.
+    pub password: String,
+    /// An OAuth2 refresh token ("identity token"); used instead of the password.
+    pub identity_token: Option<String>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why credentials could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what docker writes.
+    #[error("{path} is not docker's config.json; log in again")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The entry's `auth` is not base64 of `user:password`.
+    #[error("the credentials of {registry} in {path} cannot be read; log in again")]
+    Entry {
+        /// The file.
+        path: PathBuf,
+        /// The registry.
+        registry: String,
+    },
+    /// The helper cannot be run.
+    #[error(
+        "cannot run credential helper {helper}; install it or remove it from docker's config.json"
+    )]
+    Helper {
+        /// The program.
+        helper: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The helper failed.
+    #[error("credential helper {helper} failed: {message}")]
+    HelperFailed {
+        /// The program.
+        helper: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ConfigFile {
+    auths: std::collections::BTreeMap<String, Entry>,
+    creds_store: String,
+    cred_helpers: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct FromHelper {
+    username: String,
+    secret: String,
+}
+
+/// Looks the registry up in docker's `config.json` in `dir` (default: `$DOCKER_CONFIG` or `~/.docker`):
+/// `credHelpers`, then `credsStore` (programs `docker-credential-<name>`), then `auths`. Blocks while a
+/// helper runs. `registry` is a reference's domain, such as `docker.io`.
+///
+/// # Errors
+/// When the file or a helper's answer cannot be read. A registry that is not there is `None`.
+pub fn docker_credentials(
+    dir: Option<&Path>,
+    registry: &str,
+) -> Result<Option<Credentials>, CredentialsError> {
+    let dir = match dir {
+        Some(dir) => Some(dir.to_owned()),
+        None => std::env::var_os("DOCKER_CONFIG")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"))),
+    };
+    let Some(path) = dir.map(|dir| dir.join("config.json")) else {
+        return Ok(None);
+    };
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CredentialsError::Io { path, source }),
+    };
+    let file: ConfigFile =
+        serde_json::from_slice(&bytes).map_err(|source| CredentialsError::Json {
+            path: path.clone(),
+            source,
+        })?;
+    let key = if registry == DEFAULT_DOMAIN {
+        HUB_KEY
+    } else {
+        registry
+    };
+    let helper = file
+        .cred_helpers
+        .get(registry)
+        .or_else(|| file.cred_helpers.get(key));
+    let store = Some(&file.creds_store).filter(|s| !s.is_empty());
+    if let Some(helper) = helper.or(store)
+        && let Some(found) = ask_helper(&format!("docker-credential-{helper}"), key)?
+    {
+        return Ok(Some(found));
+    }
+    let entry = file
+        .auths
+        .iter()
+        .find(|(name, _)| *name == key || bare(name) == bare(key));
+    let Some((_, entry)) = entry else {
+        return Ok(None);
+    };
+    let bad = || CredentialsError::Entry {
+        path: path.clone(),
+        registry: registry.to_owned(),
+    };
+    let mut found = Credentials {
+        username: entry.username.clone(),
+        password: entry.password.clone(),
+        identity_token: Some(entry.identitytoken.clone()).filter(|t| !t.is_empty()),
+    };
+    if !entry.auth.is_empty() {
+        let decoded = STANDARD.decode(&entry.auth).map_err(|_| bad())?;
+        let text = String::from_utf8(decoded).map_err(|_| bad())?;
+        let (username, password) = text.split_once(':').ok_or_else(bad)?;
+        found.username = username.to_owned();
+        found.password = password.trim_end_matches('\0').to_owned();
+    }
+    let empty = found == Credentials::default();
+    Ok((!empty).then_some(found))
+}
+
+/// docker once wrote whole URLs as keys.
+fn bare(key: &str) -> &str {
+    let key = key.split_once("://").map_or(key, |(_, rest)| rest);
+    key.split('/').next().unwrap_or(key)
+}
+
+fn ask_helper(helper: &str, key: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let failed = |source| CredentialsError::Helper {
+        helper: helper.to_owned(),
+        source,
+    };
+    let mut child = Command::new(helper)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read its question answers nonetheless.
+        let _ = stdin.write_all(key.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let message = text.trim().to_owned();
+        if message.contains("credentials not found") {
+            return Ok(None);
+        }
+        return Err(CredentialsError::HelperFailed {
+            helper: helper.to_owned(),
+            message,
+        });
+    }
+    let answer: FromHelper =
+        serde_json::from_str(&text).map_err(|e| CredentialsError::HelperFailed {
+            helper: helper.to_owned(),
+            message: e.to_string(),
+        })?;
+    if answer.username == "<token>" {
+        let identity_token = Some(answer.secret);
+        return Ok(Some(Credentials {
+            identity_token,
+            ..Credentials::default()
+        }));
+    }
+    Ok(Some(Credentials {
+        username: answer.username,
+        password: answer.secret,
+        identity_token: None,
+    }))
+}

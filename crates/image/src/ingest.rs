@@ -1,0 +1,384 @@
+//! One layer from a stream to a finished work directory: keep, check, decompress, check, unpack.
+//!
+//! Two threads share the work, joined by a few buffers that go round:
+//! ```text
+//! stream -> hash, count, keep the blob -> decompress  ==buffers==>  hash -> read tar -> write files
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write as _};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::content::WorkDir;
+use crate::digest::Digest;
+use crate::unpack::{self, LayerError, Limits, Unpacked};
+
+/// Size of a buffer between the threads.
+const BUFFER: usize = 512 * 1024;
+const BUFFERS: usize = 6;
+
+/// How a stream is compressed, told by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// Reads the magic number; refuses what we do not decompress.
+    pub fn of(start: &[u8]) -> Result<Self, LayerError> {
+        match start {
+            [0x1f, 0x8b, ..] => Ok(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
+            // A skippable frame, as seekable zstd variants begin with.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', ..] => Err(LayerError::Unsupported("xz")),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Err(LayerError::Unsupported("bzip2")),
+            [b'L', b'Z', b'I', b'P', ..] => Err(LayerError::Unsupported("lzip")),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Err(LayerError::Unsupported("lz4")),
+            _ => Ok(Self::None),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// The uncompressed stream.
+    pub fn reader<'a>(self, inner: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Self::None => Box::new(inner),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(inner)),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(inner)?;
+                // 128 MiB, what the format asks every decoder to bear; a frame cannot ask for more.
+                decoder.window_log_max(27)?;
+                Box::new(decoder)
+            }
+        })
+    }
+}
+
+/// What a layer must turn out to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Expected {
+    /// Digest of the compressed bytes.
+    pub blob: Option<Digest>,
+    /// How many there are.
+    pub blob_size: Option<u64>,
+    /// Digest of the uncompressed bytes.
+    pub diff_id: Option<Digest>,
+}
+
+/// What it turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ingested {
+    pub diff_id: Digest,
+    pub blob: Digest,
+    pub blob_size: u64,
+    pub compression: Compression,
+    pub unpacked: Unpacked,
+}
+
+/// Reads the whole layer into `work`: `layer/fs/` is the tree. Nothing is visible to others yet. `read` hears of
+/// the compressed bytes as they are taken.
+pub(crate) fn ingest(
+    stream: impl Read + Send,
+    keep: File,
+    expected: Expected,
+    limits: &Limits,
+    work: &WorkDir,
+    read: impl FnMut(u64) + Send,
+) -> Result<Ingested, LayerError> {
+    let make = |name: &str| {
+        let path = work.path().join(name);
+        std::fs::create_dir(&path).map_err(LayerError::io("make the work directory"))?;
+        Ok::<_, LayerError>(path)
+    };
+    make("layer")?;
+    let (root, trash) = (make("layer/fs")?, make("trash")?);
+    make_plain(&root)?;
+    let (full_tx, full_rx) = sync_channel(BUFFERS);
+    let (empty_tx, empty_rx) = sync_channel(BUFFERS);
+    let source = Source {
+        stream,
+        keep,
+        hasher: Sha256::new(),
+        count: 0,
+        expected,
+        read,
+        error: None,
+    };
+    std::thread::scope(|scope| {
+        let decompressor = scope.spawn(move || decompress(source, &full_tx, &empty_rx, limits));
+        let mut pipe = Pipe::new(full_rx, empty_tx);
+        let unpacked = unpack::unpack(&mut pipe, &root, &trash, limits);
+        let hasher = pipe.finish();
+        let source = decompressor.join().unwrap_or(Err(LayerError::Interrupted));
+        match (unpacked, source) {
+            (Ok(unpacked), Ok((blob, blob_size, compression))) => {
+                let diff_id = Digest::finish(hasher);
+                check("uncompressed (diff id)", expected.diff_id, diff_id)?;
+                Ok(Ingested {
+                    diff_id,
+                    blob,
+                    blob_size,
+                    compression,
+                    unpacked,
+                })
+            }
+            // When the stream failed, the archive's end is only its consequence, and the other way round.
+            (Err(LayerError::Interrupted | LayerError::Truncated), Err(e)) => Err(e),
+            (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+        }
+    })
+}
+
+/// The root directory's mode when the archive has no entry for it.
+fn make_plain(root: &Path) -> Result<(), LayerError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755))
+        .map_err(LayerError::io("set the root's mode"))
+}
+
+fn check(what: &'static str, expected: Option<Digest>, actual: Digest) -> Result<(), LayerError> {
+    match expected {
+        Some(expected) if expected != actual => Err(LayerError::WrongDigest {
+            what,
+            expected,
+            actual,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The compressed stream, hashed, counted and kept on its way.
+struct Source<S, P> {
+    stream: S,
+    keep: File,
+    hasher: Sha256,
+    count: u64,
+    expected: Expected,
+    read: P,
+    /// The error proper; the decoder only hears that reading failed.
+    error: Option<LayerError>,
+}
+
+impl<S: Read, P: FnMut(u64)> Source<S, P> {
+    fn pull(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError> {
+        let length = loop {
+            match self.stream.read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                    return Err(LayerError::Interrupted);
+                }
+                other => break other.map_err(LayerError::io("read the layer"))?,
+            }
+        };
+        self.hasher.update(&buffer[..length]);
+        self.count += length as u64;
+        match self.expected.blob_size {
+            Some(declared) if self.count > declared => {
+                return Err(LayerError::WrongSize {
+                    declared,
+                    actual: self.count,
+                });
+            }
+            _ => {}
+        }
+        self.keep
+            .write_all(&buffer[..length])
+            .map_err(LayerError::io("keep the layer"))?;
+        (self.read)(self.count);
+        Ok(length)
+    }
+}
+
+impl<S: Read, P: FnMut(u64)> Read for Source<S, P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.pull(buffer).map_err(|e| {
+            self.error = Some(e);
+            io::ErrorKind::Other.into()
+        })
+    }
+}
+
+fn decompress<S: Read, P: FnMut(u64)>(
+    mut source: Source<S, P>,
+    full: &SyncSender<Vec<u8>>,
+    empty: &Receiver<Vec<u8>>,
+    limits: &Limits,
+) -> Result<(Digest, u64, Compression), LayerError> {
+    let (start, mut failed) = first_bytes(&mut source);
+    let compression = Compression::of(&start)?;
+    let rest = io::Cursor::new(start).chain(&mut source);
+    let mut buffered = BufReader::with_capacity(128 * 1024, rest);
+    if failed.is_none() {
+        failed = pump(compression, &mut buffered, full, empty, limits)?;
+    }
+    // Bytes after the compressed stream's end belong to the blob all the same.
+    if failed.is_none() {
+        failed = io::copy(&mut buffered, &mut io::sink()).err();
+    }
+    drop(buffered);
+    if let Some(error) = source.error.take() {
+        return Err(error);
+    }
+    if let Some(error) = failed {
+        return Err(match error.kind() {
+            io::ErrorKind::UnexpectedEof => LayerError::Truncated,
+            _ => LayerError::Compression {
+                compression: compression.name(),
+                source: error,
+            },
+        });
+    }
+    if let Some(declared) = source
+        .expected
+        .blob_size
+        .filter(|size| *size != source.count)
+    {
+        return Err(LayerError::WrongSize {
+            declared,
+            actual: source.count,
+        });
+    }
+    let blob = Digest::finish(source.hasher);
+    check("compressed", source.expected.blob, blob)?;
+    // An empty buffer is the end mark: it is only sent when everything before it was right.
+    let _ = full.send(Vec::new());
+    Ok((blob, source.count, compression))
+}
+
+/// The magic number: up to six bytes, however small the pieces in which they come.
+fn first_bytes(source: impl Read) -> (Vec<u8>, Option<io::Error>) {
+    let mut start = Vec::new();
+    let failed = source.take(6).read_to_end(&mut start).err();
+    (start, failed)
+}
+
+/// Sends decompressed buffers until the stream ends or fails, or nobody takes them any more.
+fn pump(
+    compression: Compression,
+    source: &mut impl BufRead,
+    full: &SyncSender<Vec<u8>>,
+    empty: &Receiver<Vec<u8>>,
+    limits: &Limits,
+) -> Result<Option<io::Error>, LayerError> {
+    let mut decoder = match compression.reader(source) {
+        Ok(decoder) => decoder,
+        Err(e) => return Ok(Some(e)),
+    };
+    let (mut total, mut made) = (0u64, 0);
+    loop {
+        let mut buffer = if made < BUFFERS {
+            made += 1;
+            vec![0; BUFFER]
+        } else {
+            let Ok(buffer) = empty.recv() else {
+                return Err(LayerError::Interrupted);
+            };
+            buffer
+        };
+        buffer.resize(BUFFER, 0);
+        let mut filled = 0;
+        let mut failed = None;
+        while filled < BUFFER {
+            match decoder.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(length) => filled += length,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            }
+        }
+        total += filled as u64;
+        if total > limits.bytes {
+            return Err(LayerError::TooLarge {
+                limit: limits.bytes,
+            });
+        }
+        let ended = filled < BUFFER;
+        buffer.truncate(filled);
+        if filled > 0 && full.send(buffer).is_err() {
+            return Err(LayerError::Interrupted);
+        }
+        if ended {
+            return Ok(failed);
+        }
+    }
+}
+
+/// The uncompressed stream on the unpacking side.
+struct Pipe {
+    full: Receiver<Vec<u8>>,
+    empty: SyncSender<Vec<u8>>,
+    buffer: Vec<u8>,
+    at: usize,
+    ended: bool,
+    hasher: Sha256,
+}
+
+impl Pipe {
+    fn new(full: Receiver<Vec<u8>>, empty: SyncSender<Vec<u8>>) -> Self {
+        Self {
+            full,
+            empty,
+            buffer: Vec::new(),
+            at: 0,
+            ended: false,
+            hasher: Sha256::new(),
+        }
+    }
+
+    /// The hash of all that was read; the sender notices that nobody listens any more.
+    fn finish(self) -> Sha256 {
+        self.hasher
+    }
+}
+
+impl BufRead for Pipe {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.buffer.len() && !self.ended {
+            let used = std::mem::take(&mut self.buffer);
+            if used.capacity() > 0 {
+                // There are never more buffers than places for them.
+                let _ = self.empty.try_send(used);
+            }
+            self.at = 0;
+            match self.full.recv() {
+                Ok(buffer) if buffer.is_empty() => self.ended = true,
+                Ok(buffer) => {
+                    self.hasher.update(&buffer);
+                    self.buffer = buffer;
+                }
+                Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+        Ok(&self.buffer[self.at..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at = (self.at + amount).min(self.buffer.len());
+    }
+}
+
+impl Read for Pipe {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let length = piece.len().min(out.len());
+        out[..length].copy_from_slice(&piece[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}

@@ -1,0 +1,383 @@
+//! Asking a registry for manifests and blobs (OCI distribution specification 1.1): one [`Registry`] for one repository
+//! of one host, with whatever authentication it turned out to want.
+
+mod auth;
+mod error;
+mod tls;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode, Url, header};
+
+pub use error::RegistryError;
+
+use crate::config::RegistryConfig;
+use crate::credentials::Credentials;
+use auth::{Authorization, Challenge, TokenQuestion};
+
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Of an error's body, this much is read.
+const ERROR_BODY: u64 = 64 << 10;
+
+/// One repository at one registry or mirror.
+pub(crate) struct Registry<'a> {
+    config: &'a RegistryConfig,
+    /// `https://host:port`.
+    base: Url,
+    client: reqwest::Client,
+    /// Path of the repository.
+    path: String,
+    credentials: Option<&'a Credentials>,
+    authorization: Mutex<Option<Authorization>>,
+}
+
+impl<'a> Registry<'a> {
+    /// Finds out whether the registry speaks TLS; nothing else is asked yet.
+    pub async fn open(
+        config: &'a RegistryConfig,
+        authority: &str,
+        path: &str,
+        credentials: Option<&'a Credentials>,
+    ) -> Result<Self, RegistryError> {
+        // docker.io's API lives elsewhere.
+        let host = if authority == "docker.io" {
+            "registry-1.docker.io"
+        } else {
+            authority
+        };
+        let https = address(&format!("https://{host}"))?;
+        let registry = Self::at(config, https.clone(), path, credentials)?;
+        if !config.is_insecure(authority) {
+            return Ok(registry);
+        }
+        // As docker does: TLS where it is spoken, plain HTTP otherwise.
+        let probe = registry.client.get(join(&https, "/v2/")).send().await;
+        match probe {
+            Ok(_) => Ok(registry),
+            Err(_) => Self::at(
+                config,
+                address(&format!("http://{host}"))?,
+                path,
+                credentials,
+            ),
+        }
+    }
+
+    /// A mirror, given as a URL.
+    pub fn mirror(
+        config: &'a RegistryConfig,
+        url: &str,
+        path: &str,
+    ) -> Result<Self, RegistryError> {
+        Self::at(config, address(url)?, path, None)
+    }
+
+    fn at(
+        config: &'a RegistryConfig,
+        base: Url,
+        path: &str,
+        credentials: Option<&'a Credentials>,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self {
+            client: tls::client(config, &base)?,
+            config,
+            base,
+            path: path.to_owned(),
+            credentials,
+            authorization: Mutex::default(),
+        })
+    }
+
+    /// How often something is tried.
+    pub fn attempts(&self) -> u32 {
+        self.config.attempts
+    }
+
+    /// Its host, for people.
+    pub fn host(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        self.base
+            .port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
+    /// A manifest or index, with the media type that the registry gives it.
+    pub async fn manifest(
+        &self,
+        reference: &str,
+        limit: u64,
+    ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+        let url = join(
+            &self.base,
+            &format!("/v2/{}/manifests/{reference}", self.path),
+        );
+        let accept = crate::manifest::media::ACCEPT.join(", ");
+        self.trying(|| async {
+            let response = self.get(url.clone(), &[(header::ACCEPT, &accept)]).await?;
+            let kind = response.headers().get(header::CONTENT_TYPE);
+            let kind = kind.and_then(|k| k.to_str().ok()).map(str::to_owned);
+            Ok((body(response, limit).await?, kind))
+        })
+        .await
+    }
+
+    /// A small blob, whole.
+    pub async fn small_blob(&self, digest: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        self.trying(|| async { body(self.blob(digest, 0).await?, limit).await })
+            .await
+    }
+
+    /// A blob's bytes from `offset` on, as one try; a registry that ignores ranges sends all of it (status 200).
+    pub async fn blob(&self, digest: &str, offset: u64) -> Result<Response, RegistryError> {
+        let url = join(&self.base, &format!("/v2/{}/blobs/{digest}", self.path));
+        let range = format!("bytes={offset}-");
+        let headers: &[(header::HeaderName, &str)] = if offset > 0 {
+            &[(header::RANGE, &range)]
+        } else {
+            &[]
+        };
+        self.get(url, headers).await
+    }
+
+    /// Tries again what may succeed then.
+    async fn trying<T, F: Future<Output = Result<T, RegistryError>>>(
+        &self,
+        mut once: impl FnMut() -> F,
+    ) -> Result<T, RegistryError> {
+        let mut tries = 1;
+        loop {
+            match once().await {
+                Err(error) if error.is_transient() && tries < self.config.attempts => {
+                    tokio::time::sleep(self.pause(tries, &error)).await;
+                    tries += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// How long to wait before a further try: as the registry asks, or twice as long each time.
+    pub fn pause(&self, tries: u32, error: &RegistryError) -> Duration {
+        if let RegistryError::Status {
+            retry_after: Some(seconds),
+            ..
+        } = error
+        {
+            return Duration::from_secs(*seconds).min(LONGEST_PAUSE);
+        }
+        self.config
+            .backoff
+            .saturating_mul(1 << tries.saturating_sub(1).min(10))
+            .min(LONGEST_PAUSE)
+    }
+
+    async fn get(
+        &self,
+        url: Url,
+        headers: &[(header::HeaderName, &str)],
+    ) -> Result<Response, RegistryError> {
+        let mut asked = false;
+        loop {
+            let mut request = self.client.get(url.clone());
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            if let Some(authorization) = self.authorization() {
+                request = request.header(header::AUTHORIZATION, authorization.0);
+            }
+            let response = request
+                .send()
+                .await
+                .map_err(|source| RegistryError::Transport {
+                    url: url.to_string(),
+                    source,
+                })?;
+            match response.status() {
+                StatusCode::UNAUTHORIZED if !asked => {
+                    asked = true;
+                    self.authorize(&response).await?;
+                }
+                status if status.is_success() => return Ok(response),
+                _ => return Err(self.refusal(url, response).await),
+            }
+        }
+    }
+
+    fn authorization(&self) -> Option<Authorization> {
+        self.authorization
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn authorize(&self, response: &Response) -> Result<(), RegistryError> {
+        let headers = response.headers().get_all(header::WWW_AUTHENTICATE);
+        let challenge = auth::challenge(headers.iter().filter_map(|h| h.to_str().ok()));
+        let authorization = match challenge {
+            Some(Challenge::Basic) => match self.credentials {
+                Some(credentials) => auth::basic(credentials),
+                None => {
+                    return Err(RegistryError::Unauthorized {
+                        host: self.host(),
+                        message: "it wants a name and a password".into(),
+                    });
+                }
+            },
+            Some(Challenge::Bearer { realm, service }) => {
+                let question = TokenQuestion {
+                    realm: &realm,
+                    service: service.as_deref(),
+                    scope: &format!("repository:{}:pull", self.path),
+                    credentials: self.credentials,
+                    over_tls: self.base.scheme() == "https",
+                };
+                auth::token(&question, |url| tls::client(self.config, url)).await?
+            }
+            None => {
+                let header = response.headers().get(header::WWW_AUTHENTICATE);
+                let challenge = header
+                    .and_then(|h| h.to_str().ok())
+                    .unwrap_or("none")
+                    .to_owned();
+                return Err(RegistryError::Challenge {
+                    host: self.host(),
+                    challenge,
+                });
+            }
+        };
+        *self
+            .authorization
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(authorization);
+        Ok(())
+    }
+
+    async fn refusal(&self, url: Url, response: Response) -> RegistryError {
+        let status = response.status().as_u16();
+        let retry_after = retry_after(&response);
+        let text = body(response, ERROR_BODY).await.unwrap_or_default();
+        let message = message(&text);
+        match status {
+            401 | 403 => RegistryError::Unauthorized {
+                host: self.host(),
+                message,
+            },
+            404 => RegistryError::NotFound {
+                what: format!("{}/{}", self.host(), self.path),
+                message,
+            },
+            _ => RegistryError::Status {
+                url: url.to_string(),
+                status,
+                message,
+                retry_after,
+            },
+        }
+    }
+}
+
+fn address(text: &str) -> Result<Url, RegistryError> {
+    let url = Url::parse(text).map_err(|_| RegistryError::Address(text.to_owned()))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(RegistryError::Address(text.to_owned()));
+    }
+    Ok(url)
+}
+
+/// A path below a base that may have one itself.
+fn join(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+/// Reads a whole body up to `limit` bytes.
+pub(crate) async fn body(mut response: Response, limit: u64) -> Result<Vec<u8>, RegistryError> {
+    let url = response.url().to_string();
+    let mut bytes = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(bytes),
+            Ok(Some(chunk)) => {
+                bytes.extend_from_slice(&chunk);
+                if bytes.len() as u64 > limit {
+                    return Err(RegistryError::TooLarge { url, limit });
+                }
+            }
+            Err(source) => return Err(RegistryError::Transport { url, source }),
+        }
+    }
+}
+
+/// Seconds that the registry asks to wait.
+pub(crate) fn retry_after(response: &Response) -> Option<u64> {
+    response
+        .headers()
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// What a registry's error says: the messages of its JSON, or the beginning of its text.
+pub(crate) fn message(body: &[u8]) -> String {
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let errors = json["errors"].as_array().into_iter().flatten();
+    let messages: Vec<&str> = errors
+        .filter_map(|e| {
+            e["message"]
+                .as_str()
+                .filter(|m| !m.is_empty())
+                .or(e["code"].as_str())
+        })
+        .collect();
+    if !messages.is_empty() {
+        return messages.join("; ");
+    }
+    let text = String::from_utf8_lossy(body);
+    let line: String = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect();
+    if line.is_empty() {
+        "no reason given".into()
+    } else {
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn messages() {
+        assert_eq!(
+            message(br#"{"errors":[{"code":"DENIED","message":"no"},{"code":"X"}]}"#),
+            "no; X"
+        );
+        assert_eq!(message(b"<html>\nx"), "<html>");
+        assert_eq!(message(b""), "no reason given");
+    }
+
+    #[test]
+    fn addresses() {
+        let mirror = address("http://127.0.0.1:5000/prefix/").unwrap();
+        assert_eq!(
+            join(&mirror, "/v2/").as_str(),
+            "http://127.0.0.1:5000/prefix/v2/"
+        );
+        for bad in ["", "ftp://x", "127.0.0.1:5000", "http://"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

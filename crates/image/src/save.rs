@@ -1,0 +1,193 @@
+//! Images into an archive that docker, skopeo, buildah and we ourselves load: an OCI layout that is docker's archive
+//! too, as docker 25 and later write it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncRead;
+use tokio_util::io::SyncIoBridge;
+
+use crate::content::LayerFile;
+use crate::digest::Digest;
+use crate::error::{ImageError, Result};
+use crate::image::Image;
+use crate::manifest::media;
+use crate::reference::Reference;
+use crate::store::{ImageStore, Pinned};
+
+/// Bytes of the archive that wait for a slow reader.
+const WAITING: usize = 1 << 20;
+
+/// What goes into an archive.
+struct Part {
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+    /// Compressed layers, lowest first.
+    layers: Vec<Digest>,
+    tags: Vec<Reference>,
+    image: Image,
+    _pin: Pinned,
+}
+
+impl ImageStore {
+    /// Writes images and the tags they were named by. An image named by its id is written without a name.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] and [`ImageError::Missing`], before anything is sent. An error while the archive is being
+    /// sent ends it early, which its readers notice.
+    pub async fn save(&self, names: &[String]) -> Result<impl AsyncRead + Send + Unpin + 'static> {
+        let mut parts: Vec<Part> = Vec::new();
+        for name in names {
+            let image = self.get(name)?;
+            let id = image.id.to_string();
+            let by_id = id.starts_with(name.as_str())
+                || id.trim_start_matches("sha256:").starts_with(name.as_str());
+            let tag = if by_id {
+                None
+            } else {
+                Reference::parse_normalized(name)
+                    .ok()
+                    .filter(|r| r.tag().is_some())
+            };
+            match parts.iter_mut().find(|p| p.image.id == image.id) {
+                Some(part) => part.tags.extend(tag),
+                None => parts.push(self.part(image, tag)?),
+            }
+        }
+        let (reader, writer) = tokio::io::duplex(WAITING);
+        let store = self.clone();
+        let writer = SyncIoBridge::new(writer);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.write(&parts, writer) {
+                tracing::warn!(%error, "an archive of images was not written to its end");
+            }
+        });
+        Ok(reader)
+    }
+
+    fn part(&self, image: Image, tag: Option<Reference>) -> Result<Part> {
+        let layout = &self.0.layout;
+        let id = image.id.to_string();
+        let mut layers = Vec::new();
+        for diff_id in &image.layers {
+            let file = LayerFile::read(layout, diff_id)?.ok_or_else(|| ImageError::Missing {
+                image: id.clone(),
+                digest: *diff_id,
+            })?;
+            if !layout.has_blob(&file.blob) {
+                return Err(ImageError::Missing {
+                    image: id,
+                    digest: file.blob,
+                });
+            }
+            layers.push(file);
+        }
+        let descriptors: Vec<Value> = layers
+            .iter()
+            .map(|l| {
+                let kind = if l.compression == "none" {
+                    media::OCI_LAYER.to_owned()
+                } else {
+                    format!("{}+{}", media::OCI_LAYER, l.compression)
+                };
+                json!({ "mediaType": kind, "digest": l.blob.to_string(), "size": l.blob_size })
+            })
+            .collect();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": media::OCI_MANIFEST,
+            "config": {
+                "mediaType": media::OCI_CONFIG,
+                "digest": image.id.digest().to_string(),
+                "size": image.raw_config.len(),
+            },
+            "layers": descriptors,
+        });
+        let blobs: Vec<Digest> = layers.iter().map(|l| l.blob).collect();
+        Ok(Part {
+            config: image.raw_config.clone(),
+            manifest: manifest.to_string().into_bytes(),
+            _pin: self.pin(blobs.iter().copied().chain(image.layers.iter().copied())),
+            layers: blobs,
+            tags: tag.into_iter().collect(),
+            image,
+        })
+    }
+
+    fn write(&self, parts: &[Part], writer: impl Write) -> io::Result<()> {
+        let mut tar = tar::Builder::new(writer);
+        let mut done = BTreeSet::new();
+        let (mut docker, mut index) = (Vec::new(), Vec::new());
+        put(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        for part in parts {
+            for blob in &part.layers {
+                if done.insert(*blob) {
+                    let mut file = File::open(self.0.layout.blob(blob))?;
+                    let size = file.metadata()?.len();
+                    put_stream(&mut tar, &name(blob), size, &mut file)?;
+                }
+            }
+            let manifest = Digest::of(&part.manifest);
+            for (digest, bytes) in [
+                (part.image.id.digest(), &part.config),
+                (manifest, &part.manifest),
+            ] {
+                if done.insert(digest) {
+                    put(&mut tar, &name(&digest), bytes)?;
+                }
+            }
+            let tags: Vec<String> = part.tags.iter().map(Reference::familiar).collect();
+            docker.push(json!({
+                "Config": name(&part.image.id.digest()),
+                "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
+                "Layers": part.layers.iter().map(name).collect::<Vec<_>>(),
+            }));
+            let descriptor = json!({ "mediaType": media::OCI_MANIFEST, "digest": manifest.to_string(), "size": part.manifest.len() });
+            if part.tags.is_empty() {
+                index.push(descriptor.clone());
+            }
+            for tag in &part.tags {
+                let mut named = descriptor.clone();
+                named["annotations"] = json!({
+                    "io.containerd.image.name": tag.to_string(),
+                    "org.opencontainers.image.ref.name": tag.tag().unwrap_or_default(),
+                });
+                index.push(named);
+            }
+        }
+        let index =
+            json!({ "schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": index });
+        put(&mut tar, "index.json", index.to_string().as_bytes())?;
+        put(
+            &mut tar,
+            "manifest.json",
+            Value::Array(docker).to_string().as_bytes(),
+        )?;
+        tar.into_inner()?.flush()
+    }
+}
+
+fn name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn put(tar: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    put_stream(tar, name, bytes.len() as u64, &mut &bytes[..])
+}
+
+fn put_stream(
+    tar: &mut tar::Builder<impl Write>,
+    name: &str,
+    size: u64,
+    from: &mut dyn Read,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(0o644);
+    // The same images give the same archive.
+    header.set_mtime(0);
+    header.set_entry_type(tar::EntryType::Regular);
+    tar.append_data(&mut header, name, from.take(size))
+}

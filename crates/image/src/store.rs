@@ -1,0 +1,447 @@
+//! The image store: what is here, under which names, and what may be collected.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustix::fs::FlockOperation;
+use tokio::sync::Semaphore;
+
+use crate::config::RegistryConfig;
+use crate::content::{self, LayerFile, Layout, Syncer, WorkDir};
+use crate::digest::{Digest, ImageId};
+use crate::error::{ImageError, Result};
+use crate::image::{self, Image, ImageSummary, ReadConfig};
+use crate::index::{Index, Record};
+use crate::ingest::Ingested;
+use crate::reference::Reference;
+use crate::remove::{self, InUse, Removed};
+use crate::trash;
+
+/// All images of one state directory. Cheap to clone; all clones are one store.
+#[derive(Clone)]
+pub struct ImageStore(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub layout: Layout,
+    pub config: RegistryConfig,
+    pub syncer: Syncer,
+    /// Bounds how many layers are fetched at once.
+    pub downloads: Semaphore,
+    index: Mutex<Index>,
+    /// Content of work in progress, which no collection takes away.
+    pins: Mutex<HashMap<Digest, usize>>,
+    locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Held for the store's life: one process, one store.
+    _lock: File,
+}
+
+impl ImageStore {
+    /// Opens the store beneath `state_dir`, making it where it is missing. Work that an earlier process
+    /// left unfinished is taken away.
+    ///
+    /// # Errors
+    /// [`ImageError::Busy`] when another process has it open, [`ImageError::Version`] and
+    /// [`ImageError::Damaged`] for an index that cannot be read, and I/O errors.
+    pub fn open(state_dir: &Path, config: RegistryConfig) -> Result<Self> {
+        let layout = Layout::open(state_dir)?;
+        let lock_path = layout.images().join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(ImageError::io("open", &lock_path))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
+            if e == rustix::io::Errno::WOULDBLOCK {
+                ImageError::Busy {
+                    path: state_dir.to_owned(),
+                }
+            } else {
+                ImageError::io("lock", &lock_path)(e.into())
+            }
+        })?;
+        layout.empty_tmp()?;
+        let index = content::read_versioned(&index_path(&layout), Index::VERSION)?;
+        let store = Self(Arc::new(Inner {
+            syncer: Syncer::new(layout.root())?,
+            downloads: Semaphore::new(config.downloads.max(1)),
+            index: Mutex::new(index.unwrap_or_default()),
+            pins: Mutex::default(),
+            locks: Mutex::default(),
+            layout,
+            config,
+            _lock: lock,
+        }));
+        store.collect()?;
+        Ok(store)
+    }
+
+    /// All images, the newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<ImageSummary> {
+        let index = self.0.index();
+        let mut all: Vec<_> = index
+            .images
+            .iter()
+            .map(|(id, record)| ImageSummary {
+                id: *id,
+                repo_tags: familiar(index.tags_of(*id)),
+                repo_digests: familiar(index.digests_of(*id)),
+                created: record.created,
+                added: record.added,
+                size: record.size,
+                labels: record.labels.clone(),
+            })
+            .collect();
+        all.sort_by_key(|i| std::cmp::Reverse((i.created, i.id)));
+        all
+    }
+
+    /// The image with this name, id or beginning of an id.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], [`ImageError::Ambiguous`], or what is wrong with the name or the content.
+    pub fn get(&self, name_or_id: &str) -> Result<Image> {
+        let id = self.0.index().find(name_or_id)?.id();
+        self.image(id)
+    }
+
+    pub(crate) fn image(&self, id: ImageId) -> Result<Image> {
+        let missing = || ImageError::Missing {
+            image: id.to_string(),
+            digest: id.digest(),
+        };
+        let raw_config = self.0.layout.read_blob(&id.digest())?.ok_or_else(missing)?;
+        let read = image::read_config(&raw_config).map_err(|source| ImageError::Manifest {
+            image: id.to_string(),
+            source,
+        })?;
+        let index = self.0.index();
+        let gone = || ImageError::NotFound {
+            name: id.to_string(),
+        };
+        let record = index.images.get(&id).ok_or_else(gone)?;
+        Ok(Image {
+            id,
+            config: read.config,
+            raw_config,
+            layers: record.layers.clone(),
+            size: record.size,
+            repo_tags: familiar(index.tags_of(id)),
+            repo_digests: familiar(index.digests_of(id)),
+            created: record.created,
+            healthcheck: read.healthcheck,
+            shell: read.shell,
+            on_build: read.on_build,
+        })
+    }
+
+    /// Gives an image one more name; a name that another image had moves.
+    ///
+    /// # Errors
+    /// When the source is not here or the index cannot be written.
+    pub fn tag(&self, source: &str, target: &Reference) -> Result<()> {
+        let target = normalized_tag(target)?;
+        self.0.update(|index| {
+            let id = index.find(source)?.id();
+            index.tags.insert(target, id);
+            Ok(())
+        })
+    }
+
+    /// Takes a name away, and with its last name the image with all that no other image needs, by the
+    /// rules of docker's `rmi`. `in_use` tells of a container made from the image, a running one first.
+    ///
+    /// # Errors
+    /// [`ImageError::Conflict`] when a container or other names hold on to it, [`ImageError::NotFound`], and
+    /// I/O errors.
+    pub fn remove(
+        &self,
+        name_or_id: &str,
+        force: bool,
+        in_use: &dyn Fn(&ImageId) -> Option<InUse>,
+    ) -> Result<Vec<Removed>> {
+        let id = self.0.index().find(name_or_id)?.id();
+        let claim = in_use(&id);
+        let removed = self.0.update(|index| {
+            let plan = remove::plan(index, name_or_id, force, claim.as_ref())?;
+            let mut removed = Vec::new();
+            for name in plan.names {
+                index.tags.remove(&name);
+                index.digests.remove(&name);
+                removed.push(Removed::Untagged(name.familiar()));
+            }
+            if plan.delete {
+                index.images.remove(&plan.id);
+                removed.push(Removed::Deleted(plan.id));
+            }
+            Ok(removed)
+        })?;
+        self.collect()?;
+        Ok(removed)
+    }
+
+    /// The directories of the image's layers, topmost first, as overlayfs wants them.
+    ///
+    /// A layer that an image has twice stands only where it is topmost: it hides all of its lower self, and
+    /// overlayfs refuses the same directory twice.
+    ///
+    /// # Errors
+    /// When the image or one of its layers is not here.
+    pub fn layer_dirs(&self, id: &ImageId) -> Result<Vec<PathBuf>> {
+        let index = self.0.index();
+        let gone = || ImageError::NotFound {
+            name: id.to_string(),
+        };
+        let record = index.images.get(id).ok_or_else(gone)?;
+        let mut seen = BTreeSet::new();
+        let mut dirs = Vec::new();
+        for diff_id in record.layers.iter().rev().filter(|d| seen.insert(**d)) {
+            let dir = self.0.layout.layer(diff_id).join("fs");
+            if !dir.is_dir() {
+                return Err(ImageError::Missing {
+                    image: id.to_string(),
+                    digest: *diff_id,
+                });
+            }
+            dirs.push(dir);
+        }
+        Ok(dirs)
+    }
+
+    /// Takes away content and layers that no image and no work in progress needs; bytes are not counted.
+    ///
+    /// # Errors
+    /// When the directories cannot be read or changed.
+    pub fn collect(&self) -> Result<()> {
+        let layout = &self.0.layout;
+        let work = layout.work("collect")?;
+        let mut serial = 0;
+        // Moving is quick and done under the locks; deleting is slow and done after.
+        {
+            let index = self.0.index();
+            let pins = self.0.pins.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut layers: BTreeSet<Digest> = index
+                .images
+                .values()
+                .flat_map(|r| r.layers.iter().copied())
+                .collect();
+            layers.extend(pins.keys());
+            let mut blobs: BTreeSet<Digest> = index
+                .images
+                .values()
+                .flat_map(|r| r.blobs.iter().copied())
+                .collect();
+            blobs.extend(pins.keys());
+            blobs.extend(index.images.keys().map(ImageId::digest));
+            for diff_id in &layers {
+                blobs.extend(LayerFile::read(layout, diff_id)?.map(|l| l.blob));
+            }
+            for (dir, kept) in [(layout.layers(), &layers), (layout.blobs(), &blobs)] {
+                for entry in fs::read_dir(&dir).map_err(ImageError::io("read", &dir))? {
+                    let entry = entry.map_err(ImageError::io("read", &dir))?;
+                    let name = entry.file_name();
+                    let digest = name.to_str().and_then(|n| Digest::from_hex(n).ok());
+                    if digest.is_some_and(|d| kept.contains(&d)) {
+                        continue;
+                    }
+                    serial += 1;
+                    fs::rename(entry.path(), work.path().join(serial.to_string()))
+                        .map_err(ImageError::io("remove", entry.path()))?;
+                }
+            }
+        }
+        trash::remove_tree(work.path()).map_err(ImageError::io("remove", work.path()))
+    }
+
+    /// Puts a finished layer and its content where all can see them.
+    pub(crate) fn place_layer(&self, work: &WorkDir, layer: &Ingested) -> Result<()> {
+        let layout = &self.0.layout;
+        let file = LayerFile {
+            version: LayerFile::VERSION,
+            diff_id: layer.diff_id,
+            size: layer.unpacked.size,
+            entries: layer.unpacked.entries,
+            blob: layer.blob,
+            blob_size: layer.blob_size,
+            compression: layer.compression.name().to_owned(),
+        };
+        let from = work.path().join("layer");
+        let json = serde_json::to_vec_pretty(&file).map_err(|source| ImageError::Damaged {
+            path: from.clone(),
+            source,
+        })?;
+        fs::write(from.join("layer.json"), json)
+            .map_err(ImageError::io("write", from.join("layer.json")))?;
+        // One flush for 80,000 files instead of one each, and before the names are there.
+        self.0
+            .syncer
+            .sync()
+            .map_err(ImageError::io("flush", layout.root()))?;
+        let (blob, kept) = (work.path().join("blob"), layout.blob(&layer.blob));
+        match fs::rename(&blob, &kept) {
+            // The stream came from the kept content itself.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && kept.exists() => {}
+            other => other.map_err(ImageError::io("keep", &kept))?,
+        }
+        let to = layout.layer(&layer.diff_id);
+        match fs::rename(&from, &to) {
+            // Somebody else was faster; what lies there was checked as ours was.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            other => other.map_err(ImageError::io("place", &to))?,
+        }
+        for dir in [layout.blobs(), layout.layers()] {
+            let synced = File::open(&dir).and_then(|d| d.sync_all());
+            synced.map_err(ImageError::io("flush", &dir))?;
+        }
+        Ok(())
+    }
+
+    /// Makes an image visible whose layers and content are all here.
+    pub(crate) fn commit(
+        &self,
+        id: ImageId,
+        read: &ReadConfig,
+        manifest: Option<Digest>,
+        mut blobs: Vec<Digest>,
+        names: &[Reference],
+    ) -> Result<Image> {
+        let mut size = 0;
+        for diff_id in &read.diff_ids {
+            let layer = LayerFile::read(&self.0.layout, diff_id)?.ok_or(ImageError::Missing {
+                image: id.to_string(),
+                digest: *diff_id,
+            })?;
+            size += layer.size;
+            blobs.push(layer.blob);
+        }
+        blobs.sort();
+        blobs.dedup();
+        let labels = read
+            .config
+            .config()
+            .as_ref()
+            .and_then(|c| c.labels().clone())
+            .unwrap_or_default();
+        self.0.update(|index| {
+            let known = index.images.get(&id);
+            let mut record = Record {
+                layers: read.diff_ids.clone(),
+                size,
+                created: read.created,
+                added: known.map_or_else(chrono::Utc::now, |k| k.added),
+                manifest: manifest.or(known.and_then(|k| k.manifest)),
+                blobs,
+                labels: labels.into_iter().collect(),
+            };
+            // The same image by another manifest: what is kept for the old names stays.
+            record
+                .blobs
+                .extend(known.iter().flat_map(|k| k.blobs.iter().copied()));
+            record.blobs.sort();
+            record.blobs.dedup();
+            index.images.insert(id, record);
+            for name in names {
+                let map = if name.digest().is_some() {
+                    &mut index.digests
+                } else {
+                    &mut index.tags
+                };
+                map.insert(name.clone(), id);
+            }
+            Ok(())
+        })?;
+        self.image(id)
+    }
+
+    /// Keeps content from collection until the guard is dropped.
+    pub(crate) fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pinned {
+        let digests: Vec<Digest> = digests.into_iter().collect();
+        let mut pins = self.0.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for digest in &digests {
+            *pins.entry(*digest).or_default() += 1;
+        }
+        drop(pins);
+        Pinned {
+            store: self.clone(),
+            digests,
+        }
+    }
+
+    /// The lock that makes work on one layer happen once.
+    pub(crate) fn layer_lock(&self, diff_id: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(&diff_id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        locks.insert(diff_id, Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Whether the layer is here, whole.
+    pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.0.layout.layer(diff_id).join("layer.json").is_file()
+    }
+}
+
+impl Inner {
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the index: on the disk first, then in memory.
+    fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        let mut index = self.index();
+        let mut next = index.clone();
+        let result = change(&mut next)?;
+        self.layout
+            .write_versioned(&index_path(&self.layout), &next)?;
+        *index = next;
+        Ok(result)
+    }
+}
+
+/// Content kept from collection while this lives.
+pub(crate) struct Pinned {
+    store: ImageStore,
+    digests: Vec<Digest>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut pins = self
+            .store
+            .0
+            .pins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for digest in &self.digests {
+            match pins.get_mut(digest) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(pins.remove(digest)),
+            }
+        }
+    }
+}
+
+fn index_path(layout: &Layout) -> PathBuf {
+    layout.images().join("index.json")
+}
+
+fn familiar<'a>(names: impl Iterator<Item = &'a Reference>) -> Vec<String> {
+    names.map(Reference::familiar).collect()
+}
+
+/// The whole name under which a tag is kept.
+pub(crate) fn normalized_tag(reference: &Reference) -> Result<Reference> {
+    let full = Reference::parse_normalized(&reference.to_string())?;
+    match full.tag() {
+        Some(_) => Ok(full),
+        None => Ok(full.with_tag(crate::reference::DEFAULT_TAG)?),
+    }
+}

@@ -1,0 +1,118 @@
+//! Takes directory trees away, however deep they are.
+//!
+//! A hostile layer can nest directories deeper than a recursive removal has stack or descriptors for. So
+//! the tree is taken apart from the top: each subdirectory's own subdirectories are moved up beside it, then
+//! it is empty and goes. Nothing is followed and at most two directories are open.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Removes the directory with all that is in it; one that is not there is removed already.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match remove_contents(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    std::fs::remove_dir(path)
+}
+
+/// Removes all that is in the directory.
+pub(crate) fn remove_contents(path: &Path) -> io::Result<()> {
+    let top = rustix::fs::open(path, OPEN, Mode::empty())?;
+    let mut moved = 0u64;
+    loop {
+        let mut left = false;
+        for (name, kind) in list(&top)? {
+            if kind == FileType::Directory {
+                left |= remove_dir(&top, &name, &mut moved)?;
+            } else {
+                unlink(&top, &name)?;
+            }
+        }
+        if !left {
+            return Ok(());
+        }
+    }
+}
+
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+type Name = std::ffi::CString;
+
+/// Removes one directory; true when it left subdirectories of its own in `top`.
+fn remove_dir(top: &OwnedFd, name: &Name, moved: &mut u64) -> io::Result<bool> {
+    let dir = rustix::fs::openat(top, name, OPEN, Mode::empty())?;
+    let mut left = false;
+    for (child, kind) in list(&dir)? {
+        if kind != FileType::Directory {
+            unlink(&dir, &child)?;
+        } else if rustix::fs::unlinkat(&dir, &child, AtFlags::REMOVEDIR).is_err() {
+            loop {
+                *moved += 1;
+                match rustix::fs::renameat(&dir, &child, top, format!(".up-{moved}")) {
+                    // A name of the tree's own that looks like ours.
+                    Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+                    other => break other?,
+                }
+            }
+            left = true;
+        }
+    }
+    rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)?;
+    Ok(left)
+}
+
+fn unlink(dir: impl AsFd, name: &Name) -> io::Result<()> {
+    Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
+}
+
+/// Names and kinds, read whole before anything is changed.
+fn list(dir: &OwnedFd) -> io::Result<Vec<(Name, FileType)>> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
+            let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            kind = FileType::from_raw_mode(stat.st_mode);
+        }
+        entries.push((name.to_owned(), kind));
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn deeper_than_any_path() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let mut dir = rustix::fs::open(&root, OPEN, Mode::empty()).unwrap();
+        for _ in 0..6000 {
+            rustix::fs::mkdirat(&dir, "d", Mode::from_raw_mode(0o700)).unwrap();
+            rustix::fs::symlinkat("/etc", &dir, "l").unwrap();
+            dir = rustix::fs::openat(&dir, "d", OPEN, Mode::empty()).unwrap();
+        }
+        std::fs::create_dir(root.join(".up-1")).unwrap();
+        std::fs::write(root.join(".up-1/x"), "x").unwrap();
+        remove_tree(&root).unwrap();
+        assert!(!root.exists());
+        remove_tree(&root).unwrap();
+        assert!(Path::new("/etc/passwd").exists());
+    }
+}
