@@ -13,9 +13,9 @@
 //!
 //! # A worked example
 //!
-//! The holder opens `/sys/fs/cgroup/memory` as descriptor 9. The shim of `web` makes `/proc/self/fd/9/coracle/web`,
+//! The holder opens `/sys/fs/cgroup/memory`. The shim of `web` makes `coracle/web` below that descriptor,
 //! copies the mount of `/sys/fs/cgroup/memory/coracle/web`, detaches `/sys/fs/cgroup` and puts an empty tmpfs there,
-//! writes `0` into `/proc/self/fd/9/coracle/web/tasks`, has libcontainer clone init (which is born inside), and writes
+//! writes `0` into `coracle/web/tasks`, has libcontainer clone init (which is born inside), and writes
 //! `0` into its former group's `tasks`. Limits come last, so that setting up is not subject to them.
 
 mod resources;
@@ -27,7 +27,7 @@ pub use view::{View, ViewMount};
 use crate::error::{ShimError, note};
 use coracle_sys::cgroup::{Hierarchy, Layout};
 use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
+    fs::{CWD, Mode, OFlags, mkdirat, openat},
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 use std::{
@@ -46,9 +46,16 @@ pub struct Machine {
     seen: Layout,
     /// Paths through open descriptors.
     reached: Layout,
-    /// Where this process was when it looked: `tasks` of each version 1 hierarchy.
-    home: Vec<PathBuf>,
-    roots: Vec<OwnedFd>,
+    /// Version 1 hierarchies: the directory, and `tasks` of where this process was when it looked.
+    places: Vec<Place>,
+    others: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Place {
+    controllers: Vec<String>,
+    root: OwnedFd,
+    home: Option<OwnedFd>,
 }
 
 impl Machine {
@@ -58,24 +65,38 @@ impl Machine {
     /// When no control groups are mounted or one cannot be opened.
     pub fn look() -> Result<Self, ShimError> {
         let seen = Layout::detect()?;
-        let mut roots = Vec::new();
-        let mut open = |path: &Path| -> Result<PathBuf, ShimError> {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = openat(CWD, path, flags, Mode::empty())
-                .map_err(|e| ShimError::file("open", path)(e.into()))?;
-            let reached = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            roots.push(fd);
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut places = Vec::new();
+        let mut others = Vec::new();
+        let mut through = |list: &[Hierarchy]| -> Result<Vec<Hierarchy>, ShimError> {
+            let mut reached = Vec::new();
+            for h in list {
+                let root = open_dir(&h.mount)?;
+                reached.push(Hierarchy {
+                    controllers: h.controllers.clone(),
+                    mount: by_number(&root),
+                });
+                let tasks = home(&own, &h.controllers).join("tasks");
+                let home = openat(
+                    &root,
+                    &tasks,
+                    OFlags::WRONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                .ok();
+                places.push(Place {
+                    controllers: h.controllers.clone(),
+                    root,
+                    home,
+                });
+            }
             Ok(reached)
         };
-        let mut through = |list: &[Hierarchy]| -> Result<Vec<Hierarchy>, ShimError> {
-            list.iter()
-                .map(|h| {
-                    Ok(Hierarchy {
-                        controllers: h.controllers.clone(),
-                        mount: open(&h.mount)?,
-                    })
-                })
-                .collect()
+        let mut other = |path: &Path| -> Result<PathBuf, ShimError> {
+            let root = open_dir(path)?;
+            let reached = by_number(&root);
+            others.push(root);
+            Ok(reached)
         };
         let reached = match &seen {
             Layout::V1 { hierarchies } => Layout::V1 {
@@ -86,28 +107,40 @@ impl Machine {
                 unified,
             } => Layout::Hybrid {
                 hierarchies: through(hierarchies)?,
-                unified: open(unified)?,
+                unified: other(unified)?,
             },
-            Layout::V2 { root } => Layout::V2 { root: open(root)? },
+            Layout::V2 { root } => Layout::V2 { root: other(root)? },
         };
-        let home = home(hierarchies(&reached));
         Ok(Self {
             seen,
             reached,
-            home,
-            roots,
+            places,
+            others,
         })
     }
 
     /// The descriptors that a fork must keep.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.roots.iter().map(AsRawFd::as_raw_fd)
+        let places = self
+            .places
+            .iter()
+            .flat_map(|p| [Some(&p.root), p.home.as_ref()]);
+        places.flatten().chain(&self.others).map(AsRawFd::as_raw_fd)
     }
 
     /// Whether controllers are spoken to in version 2's way.
     pub fn is_v2(&self) -> bool {
         self.seen.is_v2()
     }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, ShimError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).map_err(|e| ShimError::file("open", path)(e.into()))
+}
+
+fn by_number(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 fn hierarchies(layout: &Layout) -> &[Hierarchy] {
@@ -117,23 +150,16 @@ fn hierarchies(layout: &Layout) -> &[Hierarchy] {
     }
 }
 
-/// Where this process is, from `/proc/self/cgroup` (`cgroups(7)`).
-fn home(list: &[Hierarchy]) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let place = |h: &Hierarchy| {
-        text.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            let same = !controllers.is_empty()
-                && controllers
-                    .split(',')
-                    .all(|c| h.controllers.iter().any(|have| have == c));
-            same.then(|| path.trim_start_matches('/').to_owned())
-        })
-    };
-    list.iter()
-        .map(|h| h.mount.join(place(h).unwrap_or_default()).join("tasks"))
-        .collect()
+/// Where this process is in a hierarchy, relative to its root, from `/proc/self/cgroup` (`cgroups(7)`).
+fn home(own: &str, have: &[String]) -> PathBuf {
+    let place = own.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let same =
+            !controllers.is_empty() && controllers.split(',').all(|c| have.iter().any(|h| h == c));
+        same.then(|| path.trim_start_matches('/').to_owned())
+    });
+    PathBuf::from(place.unwrap_or_default())
 }
 
 /// One container's group.
@@ -149,11 +175,68 @@ impl Cgroup {
     /// # Errors
     /// [`ShimError::Cgroup`] with the directory.
     pub fn create(machine: Rc<Machine>, path: &str) -> Result<Self, ShimError> {
-        machine.reached.create(path)?;
-        Ok(Self {
+        let group = Self {
             machine,
             path: path.to_owned(),
-        })
+        };
+        if !group.try_create() {
+            // The way above it is missing, or this is version 2.
+            group.machine.reached.create(path)?;
+            group.let_children_inherit();
+        }
+        Ok(group)
+    }
+
+    /// The common case: everything above exists, and the group's processors are inherited.
+    fn try_create(&self) -> bool {
+        let below = Path::new(self.below());
+        // What leads out, the slow way refuses by name.
+        let plain = below
+            .components()
+            .all(|c| matches!(c, std::path::Component::Normal(_)));
+        let inherits = |place: &Place| {
+            let file = below
+                .parent()
+                .unwrap_or(below)
+                .join("cgroup.clone_children");
+            let read = || -> io::Result<bool> {
+                let fd = openat(
+                    &place.root,
+                    &file,
+                    OFlags::RDONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
+                let mut byte = [0u8; 1];
+                rustix::io::read(&fd, &mut byte)?;
+                Ok(byte[0] == b'1')
+            };
+            read().unwrap_or(false)
+        };
+        plain
+            && !self.machine.is_v2()
+            && self.machine.places.iter().all(|place| {
+                let cpuset = place.controllers.iter().any(|c| c == "cpuset");
+                (!cpuset || inherits(place))
+                    && mkdirat(&place.root, below, Mode::from_bits_truncate(0o755)).is_ok()
+            })
+    }
+
+    /// New groups beside this one get its parent's processors and memory nodes from the kernel.
+    fn let_children_inherit(&self) {
+        let parent = Path::new(self.below())
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default();
+        for place in &self.machine.places {
+            if place.controllers.iter().any(|c| c == "cpuset") && !parent.as_os_str().is_empty() {
+                let file = parent.join("cgroup.clone_children");
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                if let Ok(fd) = openat(&place.root, &file, flags, Mode::empty()) {
+                    // Without it the slow way is taken every time.
+                    let _ = rustix::io::write(&fd, b"1");
+                }
+            }
+        }
     }
 
     /// The machine's groups.
@@ -166,19 +249,48 @@ impl Cgroup {
     /// # Errors
     /// With the file that refused.
     pub fn enter(&self) -> Result<(), ShimError> {
-        if let Layout::V2 { root } = &self.machine.reached {
-            return write_self(&root.join(self.below()).join("cgroup.procs"));
+        let write = |root: &OwnedFd, file: &Path| -> Result<(), ShimError> {
+            openat(root, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|fd| rustix::io::write(&fd, b"0"))
+                .map(|_| ())
+                .map_err(|e| ShimError::file("enter", file)(e.into()))
+        };
+        if self.machine.is_v2() {
+            let file = Path::new(self.below()).join("cgroup.procs");
+            return self
+                .machine
+                .others
+                .iter()
+                .try_for_each(|root| write(root, &file));
         }
-        hierarchies(&self.machine.reached)
+        let file = Path::new(self.below()).join("tasks");
+        self.machine
+            .places
             .iter()
-            .try_for_each(|h| write_self(&h.mount.join(self.below()).join("tasks")))
+            .try_for_each(|p| write(&p.root, &file))
     }
 
     /// Puts the calling process back to where the holder was.
     pub fn leave(&self) {
-        for tasks in &self.machine.home {
-            if let Err(error) = write_self(tasks) {
-                note("shim", &crate::error::chain(&error));
+        for place in &self.machine.places {
+            let done = match &place.home {
+                Some(tasks) => rustix::io::write(tasks, b"0").map(|_| ()),
+                None => openat(
+                    &place.root,
+                    "tasks",
+                    OFlags::WRONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                .and_then(|fd| rustix::io::write(&fd, b"0").map(|_| ())),
+            };
+            if let Err(error) = done {
+                note(
+                    "shim",
+                    &format!(
+                        "cannot leave a control group of {:?}: {error}",
+                        place.controllers
+                    ),
+                );
             }
         }
     }
@@ -187,12 +299,20 @@ impl Cgroup {
         self.path.trim_start_matches('/')
     }
 
-    /// The directory of a version 1 controller.
-    fn controller(&self, name: &str) -> Option<PathBuf> {
-        hierarchies(&self.machine.reached)
+    /// A file of a version 1 controller, opened for writing; `None` if this machine lacks the controller.
+    fn open(&self, controller: &str, key: &str) -> Option<Result<OwnedFd, rustix::io::Errno>> {
+        let place = self
+            .machine
+            .places
             .iter()
-            .find(|h| h.controllers.iter().any(|c| c == name))
-            .map(|h| h.mount.join(self.below()))
+            .find(|p| p.controllers.iter().any(|c| c == controller))?;
+        let file = Path::new(self.below()).join(key);
+        Some(openat(
+            &place.root,
+            &file,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ))
     }
 
     /// How often the kernel killed for want of memory here.
@@ -263,13 +383,4 @@ pub fn shows_hierarchies(source: &Path) -> bool {
     let real = source.canonicalize();
     let source = real.as_deref().unwrap_or(source);
     root.starts_with(source) || source.starts_with(root)
-}
-
-fn write_self(path: &Path) -> Result<(), ShimError> {
-    let write = || -> io::Result<()> {
-        let fd = openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&fd, b"0")?;
-        Ok(())
-    };
-    write().map_err(ShimError::file("enter", path))
 }

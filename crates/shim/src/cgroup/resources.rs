@@ -6,8 +6,7 @@
 use super::Cgroup;
 use crate::error::{ShimError, note};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
-use rustix::fs::{Mode, OFlags, open};
-use std::{io, path::Path};
+use rustix::io::Errno;
 
 struct Writer<'a> {
     cgroup: &'a Cgroup,
@@ -16,26 +15,26 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn set(&self, controller: &str, key: &str, value: impl ToString) -> Result<(), ShimError> {
         let value = value.to_string();
-        let Some(dir) = self.cgroup.controller(controller) else {
+        let Some(file) = self.cgroup.open(controller, key) else {
             note(
                 "shim",
                 &format!("{key}={value} is left out: this machine has no {controller} controller"),
             );
             return Ok(());
         };
-        match write(&dir.join(key), value.as_bytes()) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        match file.and_then(|fd| rustix::io::write(&fd, value.as_bytes())) {
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT) => {
                 note(
                     "shim",
                     &format!("{key}={value} is left out: this kernel does not have it"),
                 );
                 Ok(())
             }
-            Err(source) => Err(ShimError::Limit {
+            Err(e) => Err(ShimError::Limit {
                 key: key.to_owned(),
                 value,
-                source,
+                source: e.into(),
             }),
         }
     }
@@ -87,10 +86,7 @@ impl Writer<'_> {
 
     fn block_io(&self, block: &LinuxBlockIo) -> Result<(), ShimError> {
         if let Some(weight) = block.weight().filter(|w| *w != 0) {
-            let bfq = self
-                .cgroup
-                .controller("blkio")
-                .is_some_and(|d| !d.join("blkio.weight").exists());
+            let bfq = matches!(self.cgroup.open("blkio", "blkio.weight"), Some(Err(_)));
             let key = if bfq {
                 "blkio.bfq.weight"
             } else {
@@ -168,11 +164,5 @@ pub fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), ShimErro
             page.limit(),
         )?;
     }
-    Ok(())
-}
-
-fn write(path: &Path, value: &[u8]) -> io::Result<()> {
-    let fd = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&fd, value)?;
     Ok(())
 }

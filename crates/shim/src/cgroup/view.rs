@@ -2,7 +2,6 @@
 
 use super::{Cgroup, hierarchies};
 use crate::error::ShimError;
-use coracle_sys::cgroup::Layout;
 use rustix::{
     fs::CWD,
     io::Errno,
@@ -44,13 +43,10 @@ impl View {
     /// With the directory that could not be copied.
     pub fn of(cgroup: &Cgroup, target: PathBuf, read_only: bool) -> Result<Self, ShimError> {
         let seen = &cgroup.machine.seen;
-        let mut mounts: Vec<(&Path, Vec<String>)> = hierarchies(seen)
+        // The version 2 tree of a hybrid machine controls nothing, so nobody is put there.
+        let mounts = hierarchies(seen)
             .iter()
-            .map(|h| (h.mount.as_path(), h.controllers.clone()))
-            .collect();
-        if let Layout::Hybrid { unified, .. } = seen {
-            mounts.push((unified, Vec::new()));
-        }
+            .map(|h| (h.mount.as_path(), h.controllers.clone()));
         let copy = |(mount, controllers): (&Path, Vec<String>)| {
             let path = mount.join(cgroup.below());
             let fd = open_tree(
@@ -67,10 +63,7 @@ impl View {
             Ok((name, controllers, fd))
         };
         Ok(Self {
-            copies: mounts
-                .into_iter()
-                .map(copy)
-                .collect::<Result<_, ShimError>>()?,
+            copies: mounts.map(copy).collect::<Result<_, ShimError>>()?,
             target,
             read_only,
         })

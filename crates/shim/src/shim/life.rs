@@ -154,7 +154,6 @@ impl Shim {
         }
         self.made = Some(made);
         self.main = Some(task);
-        os::trim_memory();
         Ok(())
     }
 
@@ -265,6 +264,7 @@ impl Shim {
         let pid = main.pid;
         self.phase = Phase::Running;
         self.say(asker, &Reply::Started { pid });
+        os::trim_memory();
     }
 
     fn stop_listening(&mut self, id: u32) {
