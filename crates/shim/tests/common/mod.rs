@@ -460,7 +460,7 @@ impl Client {
 }
 
 /// Tests and examples lie one directory below the programs.
-fn holder_program() -> PathBuf {
+pub fn holder_program() -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let found = own
         .ancestors()
