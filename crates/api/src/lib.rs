@@ -1,1 +1,132 @@
-//! HTTP: the Docker Engine API and Coracle's own.
+//! HTTP: the Docker Engine API (version 1.44 and what older clients ask of it) and our own API under `/v1`.
+//!
+//! A path may carry Docker's version (`/v1.44/containers/json`); it is taken off before routing, as the answers to
+//! every version served are the same. Bodies, codes and error texts are those of the Engine API's definition; where
+//! something is not honoured the answer is an error that says so, never silence.
+
+#![recursion_limit = "256"]
+
+mod containers;
+mod error;
+mod events;
+mod exec;
+mod filters;
+mod images;
+mod inspect;
+mod list;
+mod networks;
+mod query;
+mod serve;
+mod stats;
+mod streams;
+mod system;
+mod volumes;
+
+use axum::Router;
+use axum::routing::{any, delete, get, post};
+use coracle_engine::Engine;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+pub use serve::serve;
+
+/// Version of the Docker Engine API that is spoken.
+pub const API_VERSION: &str = "1.44";
+/// Oldest version of it that clients may ask for.
+pub const MIN_API_VERSION: &str = "1.24";
+/// This release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What every handler may use.
+#[derive(Clone)]
+pub struct App {
+    /// Containers, images, networks, volumes.
+    pub engine: Engine,
+    /// Told when a client asks for everything to be taken down and the daemon to leave.
+    pub down: Arc<Notify>,
+}
+
+/// Every route.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .merge(system_routes())
+        .merge(container_routes())
+        .merge(image_routes())
+        .merge(network_and_volume_routes())
+        .merge(unit_routes())
+        .fallback(error::no_such_page)
+        .with_state(app)
+}
+
+fn system_routes() -> Router<App> {
+    Router::new()
+        .route("/_ping", get(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/auth", post(system::auth))
+        .route("/events", get(events::events))
+        .route("/system/df", get(system::disk_usage))
+}
+
+fn container_routes() -> Router<App> {
+    Router::new()
+        .route("/containers/json", get(list::list))
+        .route("/containers/create", post(containers::create))
+        .route("/containers/prune", post(containers::prune))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/json", get(inspect::inspect))
+        .route("/containers/{id}/start", post(containers::start))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/restart", post(containers::restart))
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/rename", post(containers::rename))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/resize", post(containers::resize))
+        .route("/containers/{id}/top", get(containers::top))
+        .route("/containers/{id}/logs", get(streams::logs))
+        .route("/containers/{id}/attach", post(streams::attach))
+        .route("/containers/{id}/stats", get(stats::stats))
+        .route("/containers/{id}/exec", post(exec::create))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/exec/{id}/json", get(exec::inspect))
+}
+
+fn image_routes() -> Router<App> {
+    Router::new()
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::create))
+        .route("/images/load", post(images::load))
+        .route("/images/get", get(images::save_many))
+        .route("/images/prune", post(images::prune))
+        // Names of images have slashes in them, so what follows the name is told apart by the handler.
+        .route("/images/{*rest}", any(images::named))
+}
+
+fn network_and_volume_routes() -> Router<App> {
+    Router::new()
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route(
+            "/networks/{id}",
+            get(networks::inspect).delete(networks::remove),
+        )
+        .route("/networks/{id}/connect", post(networks::connect))
+        .route("/networks/{id}/disconnect", post(networks::disconnect))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route(
+            "/volumes/{name}",
+            get(volumes::inspect).delete(volumes::remove),
+        )
+}
+
+fn unit_routes() -> Router<App> {
+    Router::new()
+        .route("/v1/system/status", get(system::status))
+        .route("/v1/system/down", post(system::down))
+}

@@ -2,6 +2,7 @@
 
 use crate::error::{EngineError, Result};
 use coracle_shim_protocol::PROTOCOL_VERSION;
+use coracle_shim_protocol::address::Address;
 use coracle_shim_protocol::frame::{self, HEADER, Kind};
 use coracle_shim_protocol::holder::{self, Reply as HolderReply, Request as HolderRequest};
 pub use coracle_shim_protocol::shim::Reply;
@@ -25,8 +26,9 @@ impl Connection {
     /// # Errors
     /// The socket's own.
     pub async fn open(path: &Path) -> io::Result<Self> {
+        let address = Address::of(path)?;
         Ok(Self {
-            stream: UnixStream::connect(path).await?,
+            stream: UnixStream::connect(address.path()).await?,
         })
     }
 

@@ -92,7 +92,9 @@ impl Engine {
     ) {
         let engine = self.clone();
         tokio::spawn(async move {
-            let status = match shim.exited().await {
+            let exited = shim.exited().await;
+            let lost_shim = exited.is_err();
+            let status = match exited {
                 Ok(status) => status,
                 Err(_) => {
                     // The shim was killed: what it left is ended here, so that nothing runs unseen.
@@ -110,7 +112,11 @@ impl Engine {
                 tokio::spawn(async move { engine.remove_ended(&id).await });
             }
             shim.release().await;
-            engine.clean_up(&container).await;
+            if lost_shim {
+                engine.clean_up(&container).await;
+            } else {
+                engine.give_back(&container).await;
+            }
             drop(run);
             if !auto_remove {
                 engine.after(&container, &status);
@@ -142,7 +148,7 @@ impl Engine {
         self.names_changed();
     }
 
-    /// Gives everything of a run back.
+    /// Gives everything of a run back whose shim did not do its part.
     pub(crate) async fn clean_up(&self, container: &Arc<Container>) {
         self.give_back(container).await;
         let (layout, cgroup) = (self.0.cgroups.clone(), container.cgroup());

@@ -2,6 +2,7 @@
 //!
 //! All functions block for one round trip on the holder's socket.
 
+use coracle_shim_protocol::address::Address;
 use coracle_shim_protocol::fds;
 use coracle_shim_protocol::frame;
 use coracle_shim_protocol::holder::{Reply, Request, SOCKET};
@@ -11,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 fn open(run_dir: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(run_dir.join(SOCKET))
+    UnixStream::connect(Address::of(&run_dir.join(SOCKET))?.path())
 }
 
 fn refused(reply: &Reply) -> io::Error {

@@ -33,6 +33,7 @@
 //! A daemon that comes back connects to `shim.sock`, sends `Watch` and gets the present [`shim::State`] first.
 //! A shim whose container ended while no daemon was there leaves as soon as `exit.json` is written.
 
+pub mod address;
 pub mod fds;
 pub mod frame;
 pub mod holder;

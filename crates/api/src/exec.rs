@@ -1,0 +1,134 @@
+//! Further processes in a container.
+
+use crate::App;
+use crate::containers::{body, rows_and_columns};
+use crate::error::{ApiError, Result};
+use crate::query::Query;
+use crate::streams::hijack;
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use coracle_engine::exec::ExecConfig;
+use coracle_engine::stdio::{RelayOptions, Relayed, detach_keys, relay};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Longest request body read, in bytes.
+const MOST: usize = 1 << 20;
+
+pub async fn create(State(app): State<App>, Path(id): Path<String>, bytes: bytes::Bytes) -> Result {
+    let config: ExecConfig = body(&bytes)?;
+    let exec = app.engine.exec_create(&id, config)?;
+    Ok((StatusCode::CREATED, Json(json!({ "Id": exec }))).into_response())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Start {
+    detach: bool,
+    console_size: Option<[u16; 2]>,
+}
+
+pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: Request) -> Result {
+    let exec = app.engine.exec_get(&id)?;
+    let whole = std::mem::take(request.body_mut());
+    let bytes = to_bytes(whole, MOST)
+        .await
+        .map_err(|e| ApiError::invalid(format!("the request's body cannot be read: {e}")))?;
+    let asked: Start = body(&bytes)?;
+    if asked.detach {
+        let mut connection = app
+            .engine
+            .exec_start(&id, asked.console_size, false)
+            .await?;
+        tokio::spawn(async move {
+            let mut status = None;
+            while let Ok(Some((_, payload))) = connection.receive().await {
+                if let Ok(coracle_engine::client::Reply::Exited { status: s }) =
+                    serde_json::from_slice(&payload)
+                {
+                    status = Some(s);
+                    break;
+                }
+            }
+            app.engine.exec_ended(&id, status.as_ref());
+        });
+        return Ok(StatusCode::OK.into_response());
+    }
+    let terminal = exec.config.tty;
+    let keys = detach_keys(&exec.config.detach_keys)?;
+    let (answer, upgrade) = hijack(&mut request, terminal)?;
+    let connection = app.engine.exec_start(&id, asked.console_size, true).await?;
+    tokio::spawn(async move {
+        let options = RelayOptions {
+            raw: terminal,
+            stdin: exec.config.attach_stdin,
+            close_stdin: true,
+            detach_keys: if terminal { keys } else { Vec::new() },
+            to_the_end: true,
+        };
+        // A client that left at once: the process runs on, and its end is to be known.
+        let relayed = match upgrade.await {
+            Ok(upgraded) => relay(connection, TokioIo::new(upgraded), options).await,
+            Err(_) => {
+                relay(
+                    connection,
+                    tokio::io::empty(),
+                    RelayOptions {
+                        stdin: false,
+                        ..options
+                    },
+                )
+                .await
+            }
+        };
+        match relayed {
+            Ok(Relayed::Ended(status)) => app.engine.exec_ended(&id, status.as_ref()),
+            Ok(Relayed::Detached) => {}
+            Err(_) => app.engine.exec_ended(&id, None),
+        }
+    });
+    Ok(answer)
+}
+
+pub async fn resize(State(app): State<App>, Path(id): Path<String>, query: Query) -> Result {
+    let (rows, columns) = rows_and_columns(&query)?;
+    let exec = app.engine.exec_get(&id)?;
+    app.engine
+        .resize(exec.container.as_str(), Some(&id), rows, columns)
+        .await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+pub async fn inspect(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>> {
+    let exec = app.engine.exec_get(&id)?;
+    let (entrypoint, arguments) = exec
+        .config
+        .cmd
+        .split_first()
+        .map_or((String::new(), Vec::new()), |(e, a)| {
+            (e.clone(), a.to_vec())
+        });
+    Ok(Json(json!({
+        "ID": exec.id,
+        "Running": exec.running,
+        "ExitCode": exec.code,
+        "ProcessConfig": {
+            "tty": exec.config.tty,
+            "entrypoint": entrypoint,
+            "arguments": arguments,
+            "privileged": exec.config.privileged,
+            "user": exec.config.user,
+        },
+        "OpenStdin": exec.config.attach_stdin,
+        "OpenStdout": exec.config.attach_stdout,
+        "OpenStderr": exec.config.attach_stderr,
+        "CanRemove": !exec.running,
+        "ContainerID": exec.container,
+        "DetachKeys": exec.config.detach_keys,
+        "Pid": exec.pid,
+    })))
+}

@@ -1,0 +1,132 @@
+//! Filters: `{"label":["a=b"],"status":["running"]}`, or the older `{"label":{"a=b":true}}`.
+
+use crate::error::{ApiError, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// What a list is narrowed to. Values of one key are alternatives, keys must all hold.
+#[derive(Debug, Default)]
+pub struct Filters(BTreeMap<String, Vec<String>>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Values {
+    List(Vec<String>),
+    Set(BTreeMap<String, bool>),
+}
+
+impl Filters {
+    /// Reads the parameter and refuses keys that are not in `known`.
+    ///
+    /// # Errors
+    /// 400 naming the key, or what cannot be read.
+    pub fn read(text: Option<&str>, known: &[&str]) -> Result<Self> {
+        let Some(text) = text else {
+            return Ok(Self::default());
+        };
+        let all: BTreeMap<String, Values> = serde_json::from_str(text)
+            .map_err(|e| ApiError::invalid(format!("invalid filters {text}: {e}")))?;
+        let mut found = BTreeMap::new();
+        for (key, values) in all {
+            if !known.contains(&key.as_str()) {
+                return Err(ApiError::invalid(format!(
+                    "invalid filter '{key}'; this list takes {}",
+                    known.join(", ")
+                )));
+            }
+            let values = match values {
+                Values::List(list) => list,
+                Values::Set(set) => set
+                    .into_iter()
+                    .filter(|(_, on)| *on)
+                    .map(|(v, _)| v)
+                    .collect(),
+            };
+            found.insert(key, values);
+        }
+        Ok(Self(found))
+    }
+
+    /// The values of a key.
+    pub fn of(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether there is nothing to ask of this key, or one of its values holds.
+    pub fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
+        let values = self.of(key);
+        values.is_empty() || values.iter().any(|v| holds(v))
+    }
+
+    /// Whether every `label` (`key` or `key=value`) is there, and no `label!`.
+    pub fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        let has = |wanted: &String| match wanted.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
+            None => labels.contains_key(wanted),
+        };
+        self.of("label").iter().all(has) && !self.of("label!").iter().any(has)
+    }
+
+    /// A filter that is a switch: `dangling=true`.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        self.of(key)
+            .first()
+            .map(|v| matches!(v.to_ascii_lowercase().as_str(), "true" | "1"))
+    }
+}
+
+/// Whether a name fits a filter as Docker fits names: the whole or a part of it, with `^` and `$` at its ends.
+pub fn name_fits(name: &str, wanted: &str) -> bool {
+    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+    let (from, wanted) = wanted
+        .strip_prefix('^')
+        .map_or((false, wanted), |w| (true, w));
+    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+    let (to, wanted) = wanted
+        .strip_suffix('$')
+        .map_or((false, wanted), |w| (true, w));
+    match (from, to) {
+        (true, true) => name == wanted,
+        (true, false) => name.starts_with(wanted),
+        (false, true) => name.ends_with(wanted),
+        (false, false) => name.contains(wanted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn both_forms_and_unknown_keys() {
+        let new = Filters::read(Some(r#"{"label":["a=b","c"]}"#), &["label"]).unwrap();
+        let old = Filters::read(
+            Some(r#"{"label":{"a=b":true,"c":true,"d":false}}"#),
+            &["label"],
+        )
+        .unwrap();
+        for filters in [new, old] {
+            let labels =
+                BTreeMap::from([("a".to_owned(), "b".to_owned()), ("c".into(), "x".into())]);
+            assert!(filters.labels(&labels));
+            assert!(!filters.labels(&BTreeMap::new()));
+        }
+        let error = Filters::read(Some(r#"{"nope":["x"]}"#), &["label"]).unwrap_err();
+        assert!(error.message().contains("nope") && error.message().contains("label"));
+        assert!(Filters::read(Some("x"), &[]).is_err());
+    }
+
+    #[test]
+    fn names() {
+        for (name, wanted, fits) in [
+            ("web-1", "web", true),
+            ("web-1", "^web$", false),
+            ("web-1", "^/web-1$", true),
+            ("my-web", "^web", false),
+            ("my-web", "web$", true),
+        ] {
+            assert_eq!(name_fits(name, wanted), fits, "{name} {wanted}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Networks.
+
+use crate::App;
+use crate::containers::body;
+use crate::error::{ApiError, Result};
+use crate::filters::{Filters, name_fits};
+use crate::query::Query;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use chrono::DateTime;
+use coracle_engine::Engine;
+use coracle_engine::model::EndpointConfig;
+use coracle_network::{Driver, Network, NetworkSpec};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+fn driver(network: &Network) -> &'static str {
+    match network.driver {
+        Driver::Bridge => "bridge",
+        Driver::Host => "host",
+        Driver::None => "null",
+    }
+}
+
+fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
+    let mut containers = Map::new();
+    if with_containers {
+        for e in engine
+            .networks()
+            .endpoints()
+            .iter()
+            .filter(|e| e.network == network.id)
+        {
+            let mac = e.mac.map(|b| format!("{b:02x}")).join(":");
+            containers.insert(
+                e.container_id.clone(),
+                json!({
+                    "Name": e.container_name,
+                    "EndpointID": e.container_id,
+                    "MacAddress": mac,
+                    "IPv4Address": format!("{}/{}", e.ip, e.prefix),
+                    "IPv6Address": "",
+                }),
+            );
+        }
+    }
+    let config = if network.driver == Driver::Bridge {
+        let mut one = json!({ "Subnet": network.subnet, "Gateway": network.gateway });
+        if let Some(range) = &network.ip_range {
+            one["IPRange"] = json!(range);
+        }
+        json!([one])
+    } else {
+        json!([])
+    };
+    let created = i64::try_from(network.created)
+        .ok()
+        .and_then(|s| DateTime::from_timestamp(s, 0));
+    json!({
+        "Name": network.name,
+        "Id": network.id,
+        "Created": crate::inspect::moment(created),
+        "Scope": "local",
+        "Driver": driver(network),
+        "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": null, "Config": config },
+        "Internal": network.internal,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": containers,
+        "Options": network.options,
+        "Labels": network.labels,
+    })
+}
+
+fn predefined(network: &Network) -> bool {
+    matches!(network.name.as_str(), "bridge" | "host" | "none")
+}
+
+const FILTERS: &[&str] = &[
+    "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
+];
+
+pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+    let filters = Filters::read(query.text("filters"), FILTERS)?;
+    let endpoints = app.engine.networks().endpoints();
+    let fits = |n: &Network| {
+        let used = endpoints.iter().any(|e| e.network == n.id);
+        filters.any("name", |w| name_fits(&n.name, w))
+            && filters.any("id", |w| n.id.as_str().starts_with(w))
+            && filters.any("driver", |w| driver(n) == w)
+            && filters.any("scope", |w| w == "local")
+            && filters.any("type", |w| (w == "builtin") == predefined(n))
+            && filters
+                .switch("dangling")
+                .is_none_or(|d| d != (used || predefined(n)))
+            && filters.labels(&n.labels)
+    };
+    let all = app.engine.networks().list();
+    Ok(Json(
+        all.iter()
+            .filter(|n| fits(n))
+            .map(|n| answer(&app.engine, n, false))
+            .collect(),
+    ))
+}
+
+pub async fn inspect(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>> {
+    let network = find(&app.engine, &id)?;
+    Ok(Json(answer(&app.engine, &network, true)))
+}
+
+fn find(engine: &Engine, id: &str) -> Result<Network> {
+    engine.networks().get(id).map_err(|error| match error {
+        coracle_network::NetworkError::NotFound(name) => {
+            ApiError::not_found(format!("network {name} not found"))
+        }
+        other => other.into(),
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Create {
+    name: String,
+    driver: Option<String>,
+    internal: bool,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    ipam: Option<Ipam>,
+    options: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+    ingress: bool,
+    config_only: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Ipam {
+    driver: Option<String>,
+    config: Option<Vec<IpamConfig>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct IpamConfig {
+    subnet: Option<String>,
+    gateway: Option<String>,
+    #[serde(rename = "IPRange")]
+    ip_range: Option<String>,
+    auxiliary_addresses: Option<BTreeMap<String, String>>,
+}
+
+fn spec(asked: Create) -> Result<NetworkSpec> {
+    let unsupported = |what: &str| {
+        ApiError::invalid(format!(
+            "{what} is not supported by this release; leave it out"
+        ))
+    };
+    if !matches!(
+        asked.driver.as_deref(),
+        None | Some("" | "bridge" | "default")
+    ) {
+        return Err(ApiError::invalid(format!(
+            "network driver \"{}\" is not supported by this release; use bridge",
+            asked.driver.unwrap_or_default()
+        )));
+    }
+    if asked.ingress || asked.config_only {
+        return Err(unsupported("an ingress or configuration-only network"));
+    }
+    let ipam = asked.ipam.unwrap_or_default();
+    if !matches!(ipam.driver.as_deref(), None | Some("" | "default")) {
+        return Err(unsupported("an IPAM driver"));
+    }
+    let configs = ipam.config.unwrap_or_default();
+    if configs.len() > 1 {
+        return Err(unsupported("more than one subnet"));
+    }
+    let config = configs.into_iter().next().unwrap_or_default();
+    if config.auxiliary_addresses.is_some_and(|a| !a.is_empty()) {
+        return Err(unsupported("an auxiliary address"));
+    }
+    fn read<T: std::str::FromStr>(what: &str, text: Option<String>) -> Result<Option<T>> {
+        let parse = |t: String| {
+            t.parse()
+                .map_err(|_| ApiError::invalid(format!("invalid {what} \"{t}\"")))
+        };
+        text.filter(|t| !t.is_empty()).map(parse).transpose()
+    }
+    Ok(NetworkSpec {
+        name: asked.name,
+        subnet: read("subnet", config.subnet)?,
+        gateway: read("gateway", config.gateway)?,
+        ip_range: read("range of addresses", config.ip_range)?,
+        internal: asked.internal,
+        ipv6: asked.enable_ipv6 == Some(true),
+        labels: asked.labels.unwrap_or_default(),
+        options: asked.options.unwrap_or_default(),
+    })
+}
+
+pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {
+    let network = app.engine.create_network(spec(body(&bytes)?)?).await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({ "Id": network.id, "Warning": "" })),
+    )
+        .into_response())
+}
+
+pub async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode> {
+    find(&app.engine, &id)?;
+    app.engine.remove_network(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Connect {
+    container: String,
+    endpoint_config: Option<EndpointConfig>,
+    force: bool,
+}
+
+pub async fn connect(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result<StatusCode> {
+    let asked: Connect = body(&bytes)?;
+    find(&app.engine, &id)?;
+    app.engine
+        .connect(
+            &asked.container,
+            &id,
+            asked.endpoint_config.unwrap_or_default(),
+        )
+        .await?;
+    Ok(StatusCode::OK)
+}
+
+pub async fn disconnect(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result<StatusCode> {
+    let asked: Connect = body(&bytes)?;
+    find(&app.engine, &id)?;
+    match app.engine.disconnect(&asked.container, &id).await {
+        // Forced, a container that is not there is off it.
+        Err(coracle_engine::EngineError::NotFound { .. }) if asked.force => Ok(StatusCode::OK),
+        other => Ok(other.map(|()| StatusCode::OK)?),
+    }
+}
+
+pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+    let filters = Filters::read(query.text("filters"), &["until", "label", "label!"])?;
+    let wanted: Vec<String> = app
+        .engine
+        .list()
+        .iter()
+        .flat_map(|s| {
+            s.record
+                .networking
+                .endpoints_config
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let mut removed = Vec::new();
+    for network in app.engine.networks().list() {
+        let created = i64::try_from(network.created)
+            .ok()
+            .and_then(|s| DateTime::from_timestamp(s, 0))
+            .unwrap_or_default();
+        let old = filters.any("until", |until| crate::list::before(created, until));
+        let free = !predefined(&network)
+            && !wanted
+                .iter()
+                .any(|w| *w == network.name || *w == network.id.as_str());
+        if free
+            && old
+            && filters.labels(&network.labels)
+            && app.engine.remove_network(network.id.as_str()).await.is_ok()
+        {
+            removed.push(network.name);
+        }
+    }
+    Ok(Json(json!({ "NetworksDeleted": removed })))
+}

@@ -1,0 +1,190 @@
+//! Attaching and logs: connections that carry stdio.
+//!
+//! Without a terminal, output comes in Docker's frames (`[stream, 0, 0, 0, length as big-endian u32]` and the bytes),
+//! with one as it is.
+
+use crate::App;
+use crate::error::{ApiError, Result};
+use crate::query::Query;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::SecondsFormat;
+use coracle_engine::logs::{LogLine, LogQuery};
+use coracle_engine::stdio::{RelayOptions, Streams, detach_keys, relay};
+use futures_util::stream::unfold;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use tokio::sync::mpsc;
+
+const RAW: &str = "application/vnd.docker.raw-stream";
+const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+
+pub fn content_type(terminal: bool) -> &'static str {
+    if terminal { RAW } else { MULTIPLEXED }
+}
+
+/// Takes over the connection that a request came on. The answer is `101` for clients that asked for an upgrade, as all
+/// of today's do.
+pub fn hijack(request: &mut Request, terminal: bool) -> Result<(Response, OnUpgrade)> {
+    let asked = |headers: &HeaderMap| {
+        headers
+            .get(header::UPGRADE)
+            .is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"tcp"))
+    };
+    if !asked(request.headers()) {
+        return Err(ApiError::invalid(
+            "this request carries stdio: send the headers \"Connection: Upgrade\" and \"Upgrade: tcp\"",
+        ));
+    }
+    let upgrade = hyper::upgrade::on(request);
+    let answer = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "tcp")
+        .header(header::CONTENT_TYPE, content_type(terminal))
+        .body(Body::empty())
+        .map_err(|e| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    Ok((answer, upgrade))
+}
+
+pub async fn attach(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Query,
+    mut request: Request,
+) -> Result {
+    let record = app.engine.get(&id)?.record;
+    let terminal = record.config.tty;
+    let streams = Streams {
+        stdin: query.flag("stdin") && record.config.open_stdin,
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+    };
+    let keys = detach_keys(query.text("detachKeys").unwrap_or_default())?;
+    let past = if query.flag("logs") {
+        Some(app.engine.logs(
+            &id,
+            LogQuery {
+                stdout: streams.stdout,
+                stderr: streams.stderr,
+                ..LogQuery::default()
+            },
+        )?)
+    } else {
+        None
+    };
+    let (answer, upgrade) = hijack(&mut request, terminal)?;
+    // Before the answer goes out: the client starts the container as soon as it has it.
+    let joined = if query.flag("stream") {
+        Some(app.engine.attach(&id, streams).await?)
+    } else {
+        None
+    };
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut client = TokioIo::new(upgraded);
+        if let Some(mut past) = past {
+            use tokio::io::AsyncWriteExt;
+            while let Some(line) = past.recv().await {
+                if client
+                    .write_all(&framed(&line, terminal, false))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        }
+        let Some(joined) = joined else { return };
+        let Ok(Ok(connection)) = joined.await else {
+            return;
+        };
+        let options = RelayOptions {
+            raw: terminal,
+            stdin: streams.stdin,
+            close_stdin: record.config.stdin_once && !terminal,
+            detach_keys: if terminal { keys } else { Vec::new() },
+            to_the_end: false,
+        };
+        if let Err(error) = relay(connection, client, options).await {
+            tracing::debug!(%error, "an attached connection broke");
+        }
+    });
+    Ok(answer)
+}
+
+/// What a request asks of a log.
+pub fn log_query(query: &Query) -> Result<LogQuery> {
+    let tail = match query.text("tail") {
+        None | Some("all" | "-1") => None,
+        Some(text) => Some(text.parse().map_err(|_| {
+            ApiError::invalid(format!("tail=\"{text}\" is neither a number nor \"all\""))
+        })?),
+    };
+    Ok(LogQuery {
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        follow: query.flag("follow"),
+        tail,
+        since: query.moment("since")?,
+        until: query.moment("until")?,
+    })
+}
+
+pub async fn logs(State(app): State<App>, Path(id): Path<String>, query: Query) -> Result {
+    let asked = log_query(&query)?;
+    if !asked.stdout && !asked.stderr {
+        return Err(ApiError::invalid(
+            "Bad parameters: you must choose at least one stream",
+        ));
+    }
+    let terminal = app.engine.get(&id)?.record.config.tty;
+    let lines = app.engine.logs(&id, asked)?;
+    Ok(log_answer(lines, terminal, query.flag("timestamps")))
+}
+
+/// Sends lines as they come.
+pub fn log_answer(lines: mpsc::Receiver<LogLine>, terminal: bool, timestamps: bool) -> Response {
+    let stream = unfold(lines, move |mut lines| async move {
+        let line = lines.recv().await?;
+        let mut bytes = framed(&line, terminal, timestamps);
+        // What is there already goes in one piece.
+        while bytes.len() < 64 << 10 {
+            match lines.try_recv() {
+                Ok(line) => bytes.extend(framed(&line, terminal, timestamps)),
+                Err(_) => break,
+            }
+        }
+        Some((Ok::<_, Infallible>(Bytes::from(bytes)), lines))
+    });
+    (
+        [(header::CONTENT_TYPE, content_type(terminal))],
+        Body::from_stream(stream),
+    )
+        .into_response()
+}
+
+fn framed(line: &LogLine, terminal: bool, timestamps: bool) -> Vec<u8> {
+    let mut text = Vec::new();
+    if timestamps {
+        text.extend(
+            line.time
+                .to_rfc3339_opts(SecondsFormat::Nanos, true)
+                .as_bytes(),
+        );
+        text.push(b' ');
+    }
+    text.extend(&line.text);
+    if terminal {
+        return text;
+    }
+    // Pieces of a log are at most 16 KiB.
+    let [a, b, c, d] = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let mut out = vec![if line.stderr { 2 } else { 1 }, 0, 0, 0, a, b, c, d];
+    out.append(&mut text);
+    out
+}

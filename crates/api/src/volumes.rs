@@ -1,0 +1,135 @@
+//! Volumes.
+
+use crate::App;
+use crate::containers::body;
+use crate::error::{ApiError, Result};
+use crate::filters::{Filters, name_fits};
+use crate::inspect::{moment, tree_size};
+use crate::query::Query;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use coracle_engine::Engine;
+use coracle_engine::events::Event;
+use coracle_engine::volumes::Volume;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+pub fn answer(engine: &Engine, volume: &Volume) -> Value {
+    json!({
+        "Name": volume.name,
+        "Driver": "local",
+        "Mountpoint": engine.volumes().data(&volume.name),
+        "CreatedAt": moment(Some(volume.created)),
+        "Labels": if volume.anonymous {
+            json!({ "com.docker.volume.anonymous": "" })
+        } else {
+            json!(volume.labels)
+        },
+        "Scope": "local",
+        "Options": null,
+    })
+}
+
+const FILTERS: &[&str] = &["dangling", "driver", "label", "label!", "name"];
+
+pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+    let filters = Filters::read(query.text("filters"), FILTERS)?;
+    let fits = |v: &Volume| {
+        filters.any("name", |n| name_fits(&v.name, n))
+            && filters.any("driver", |d| d == "local")
+            && filters.labels(&v.labels)
+            && filters
+                .switch("dangling")
+                .is_none_or(|d| d == app.engine.volume_users(&v.name).is_empty())
+    };
+    let all: Vec<Value> = app
+        .engine
+        .volumes()
+        .list()
+        .iter()
+        .filter(|v| fits(v))
+        .map(|v| answer(&app.engine, v))
+        .collect();
+    Ok(Json(json!({ "Volumes": all, "Warnings": null })))
+}
+
+pub async fn inspect(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Value>> {
+    let volume = app.engine.volumes().get(&name).map_err(no_such)?;
+    Ok(Json(answer(&app.engine, &volume)))
+}
+
+/// In Docker's words.
+fn no_such(error: coracle_engine::EngineError) -> ApiError {
+    match error {
+        coracle_engine::EngineError::NotFound { name, .. } => {
+            ApiError::not_found(format!("get {name}: no such volume"))
+        }
+        other => other.into(),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Create {
+    name: Option<String>,
+    driver: Option<String>,
+    driver_opts: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {
+    let asked: Create = body(&bytes)?;
+    if !matches!(asked.driver.as_deref(), None | Some("" | "local"))
+        || asked.driver_opts.is_some_and(|o| !o.is_empty())
+    {
+        return Err(ApiError::invalid(
+            "volume drivers and driver options are not supported by this release; use the driver local without options, \
+             or a bind mount of a directory that the host has mounted",
+        ));
+    }
+    let name = asked.name.filter(|n| !n.is_empty());
+    let (volume, made) = app
+        .engine
+        .volumes()
+        .ensure(name.as_deref(), &asked.labels.unwrap_or_default())?;
+    if made {
+        let attributes = [("driver".to_owned(), "local".to_owned())].into();
+        app.engine
+            .publish(Event::now("volume", "create", &volume.name, attributes));
+    }
+    Ok((StatusCode::CREATED, Json(answer(&app.engine, &volume))).into_response())
+}
+
+pub async fn remove(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Result<StatusCode> {
+    app.engine
+        .remove_volume(&name, query.flag("force"))
+        .map_err(no_such)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+    let filters = Filters::read(query.text("filters"), &["all", "label", "label!"])?;
+    let all = filters.switch("all").unwrap_or(false);
+    let (mut removed, mut bytes) = (Vec::new(), 0);
+    for volume in app.engine.volumes().list() {
+        // Data that somebody gave a name is not pruned unless that is asked.
+        if !(volume.anonymous || all) || !filters.labels(&volume.labels) {
+            continue;
+        }
+        let size = tree_size(&app.engine.volumes().data(&volume.name));
+        if app.engine.remove_volume(&volume.name, false).is_ok() {
+            bytes += size;
+            removed.push(volume.name);
+        }
+    }
+    Ok(Json(
+        json!({ "VolumesDeleted": removed, "SpaceReclaimed": bytes }),
+    ))
+}

@@ -1,0 +1,306 @@
+//! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
+
+use coracle_api::App;
+use coracle_engine::{Engine, EngineOptions};
+use coracle_image::RegistryConfig;
+use rustix::fs::{FlockOperation, Mode, chmod, chown};
+use serde::Deserialize;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+/// Where things lie when nothing else is said.
+pub const STATE_DIR: &str = "/var/lib/coracle";
+/// As [`STATE_DIR`], for what does not survive a reboot.
+pub const RUN_DIR: &str = "/run/coracle";
+const CONFIG: &str = "/etc/coracle/coracle.toml";
+/// Names of the API's sockets in the run directory, and of what the holder keeps of them.
+const SOCKETS: [&str; 2] = ["coracle.sock", "docker.sock"];
+/// How often the firewall is looked after.
+const FIREWALL: Duration = Duration::from_secs(10);
+
+/// Flags of the daemon; each goes before the configuration file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DaemonArgs {
+    /// Where images, containers and volumes are kept [default: /var/lib/coracle]
+    #[arg(long, env = "CORACLE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where sockets and shims live; emptied by a reboot [default: /run/coracle]
+    #[arg(long, env = "CORACLE_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Configuration file [default: /etc/coracle/coracle.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Mirror of docker.io, asked before it; may be given more than once
+    #[arg(long, value_name = "URL")]
+    pub registry_mirror: Vec<String>,
+    /// Registry without TLS or with a certificate that nobody vouches for; may be given more than once
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub insecure_registry: Vec<String>,
+}
+
+/// The configuration file: TOML with the names of the flags, underscores instead of dashes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    registry_mirrors: Vec<String>,
+    insecure_registries: Vec<String>,
+    /// Networks that name no subnet take a /24 of this.
+    default_pool: Option<String>,
+}
+
+/// Why the daemon could not come up or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration file cannot be used.
+    #[error("configuration file {}: {why}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and key.
+        why: String,
+    },
+    /// Another daemon works there.
+    #[error("another daemon uses {}; stop it, or give --run-dir and --state-dir", path.display())]
+    Busy {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// A file or socket.
+    #[error("{action} {} failed", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] coracle_engine::EngineError),
+    /// Signals or the runtime.
+    #[error("the daemon cannot run here")]
+    Runtime(#[source] io::Error),
+}
+
+fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError {
+    let path = path.to_owned();
+    move |source| DaemonError::File {
+        action,
+        path,
+        source,
+    }
+}
+
+fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
+    let path = args.config.clone().unwrap_or_else(|| CONFIG.into());
+    let bad = |why: String| DaemonError::Config {
+        path: path.clone(),
+        why,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => toml::from_str(&text).map_err(|e| bad(e.to_string())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && args.config.is_none() => {
+            Ok(Config::default())
+        }
+        Err(e) => Err(bad(e.to_string())),
+    }
+}
+
+fn options(args: &DaemonArgs) -> Result<EngineOptions, DaemonError> {
+    let config = read_config(args)?;
+    let choose = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+        flag.clone().or(file).unwrap_or_else(|| default.into())
+    };
+    let state_dir = choose(&args.state_dir, config.state_dir, STATE_DIR);
+    let run_dir = choose(&args.run_dir, config.run_dir, RUN_DIR);
+    // What is mounted and what shims are told must not depend on where we were started.
+    let absolute = |p: PathBuf| std::path::absolute(&p).map_err(file("finding", &p));
+    let mut options = EngineOptions::new(absolute(state_dir)?, absolute(run_dir)?);
+    let mut registry = RegistryConfig::default();
+    registry.mirrors = if args.registry_mirror.is_empty() {
+        config.registry_mirrors
+    } else {
+        args.registry_mirror.clone()
+    };
+    registry.insecure = if args.insecure_registry.is_empty() {
+        config.insecure_registries
+    } else {
+        args.insecure_registry.clone()
+    };
+    options.registry = registry;
+    if let Some(pool) = config.default_pool {
+        options.network.default_pool = pool.parse().map_err(|_| DaemonError::Config {
+            path: args.config.clone().unwrap_or_else(|| CONFIG.into()),
+            why: format!("default_pool = \"{pool}\" is no range of IPv4 addresses; write for example 10.210.0.0/16"),
+        })?;
+    }
+    Ok(options)
+}
+
+/// Runs until SIGTERM, SIGINT or a request to go down.
+///
+/// # Errors
+/// [`DaemonError`] naming what could not be had.
+pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Somebody else's subscriber is as good.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .try_init();
+    let options = options(args)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // Threads that wait on the kernel: each costs little, and many starts at once use many.
+        .max_blocking_threads(64)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?
+        .block_on(serve(options))
+}
+
+async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
+    let run_dir = options.run_dir.clone();
+    std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
+    let _lock = lock(&run_dir)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+    let engine = Engine::open(options).await?;
+    let down = Arc::new(Notify::new());
+    let router = coracle_api::router(App {
+        engine: engine.clone(),
+        down: down.clone(),
+    });
+    let mut stops = Vec::new();
+    let mut servers = tokio::task::JoinSet::new();
+    for name in SOCKETS {
+        let listener = listener(&run_dir, name).await?;
+        let stop = Arc::new(Notify::new());
+        servers.spawn(coracle_api::serve(listener, router.clone(), stop.clone()));
+        stops.push(stop);
+    }
+    let firewall = tokio::spawn(look_after_the_firewall(engine.clone()));
+    tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
+    // Without a supervisor there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let ours_to_remove = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = down.notified() => true,
+        Some(ended) = servers.join_next() => {
+            if let Ok(Err(error)) = ended {
+                tracing::error!(%error, "the API's socket failed");
+            }
+            false
+        }
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    firewall.abort();
+    for stop in stops {
+        stop.notify_one();
+    }
+    while servers.join_next().await.is_some() {}
+    if ours_to_remove {
+        for name in SOCKETS {
+            let _ = std::fs::remove_file(run_dir.join(name));
+        }
+        // The answer to the request that asked for it goes out before the runtime ends.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tracing::info!("the daemon leaves; containers run on");
+    Ok(())
+}
+
+/// One daemon a run directory.
+fn lock(run_dir: &Path) -> Result<File, DaemonError> {
+    let path = run_dir.join("daemon.lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(file("opening", &path))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        DaemonError::Busy {
+            path: run_dir.to_owned(),
+        }
+    })?;
+    Ok(lock)
+}
+
+/// The socket that the holder kept, in which clients wait already, or a new one that it keeps from now on.
+async fn listener(run_dir: &Path, name: &'static str) -> Result<UnixListener, DaemonError> {
+    let path = run_dir.join(name);
+    let failed = |action| file(action, &path);
+    let dir = run_dir.to_owned();
+    let kept = tokio::task::spawn_blocking(move || coracle_engine::sockets::fetch(&dir, name));
+    let kept = kept
+        .await
+        .map_err(|e| failed("fetching")(io::Error::other(e)))?
+        .map_err(failed("fetching"))?;
+    if let Some(kept) = kept.filter(|_| path.exists()) {
+        let listener = std::os::unix::net::UnixListener::from(kept);
+        listener.set_nonblocking(true).map_err(failed("using"))?;
+        return UnixListener::from_std(listener).map_err(failed("using"));
+    }
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("removing the old")(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failed("listening on"))?;
+    chmod(&path, Mode::from_raw_mode(0o660))
+        .map_err(|e| failed("setting the mode of")(e.into()))?;
+    if let Some(group) = group("coracle") {
+        chown(&path, None, Some(group)).map_err(|e| failed("giving its group to")(e.into()))?;
+    }
+    let copy: OwnedFd = rustix::io::dup(&listener).map_err(|e| failed("keeping")(e.into()))?;
+    let dir = run_dir.to_owned();
+    let kept =
+        tokio::task::spawn_blocking(move || coracle_engine::sockets::deposit(&dir, name, copy));
+    kept.await
+        .map_err(|e| failed("keeping")(io::Error::other(e)))?
+        .map_err(failed("keeping"))?;
+    Ok(listener)
+}
+
+/// A group's number, from group(5).
+fn group(name: &str) -> Option<rustix::fs::Gid> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    let line = text.lines().find(|l| l.split(':').next() == Some(name))?;
+    line.split(':')
+        .nth(2)?
+        .parse()
+        .ok()
+        .map(rustix::fs::Gid::from_raw)
+}
+
+/// Somebody else's reload may have taken our table away.
+async fn look_after_the_firewall(engine: Engine) {
+    loop {
+        tokio::time::sleep(FIREWALL).await;
+        let engine = engine.clone();
+        let looked = tokio::task::spawn_blocking(move || engine.networks().ensure_firewall()).await;
+        match looked {
+            Ok(Ok(true)) => tracing::warn!("the firewall table was gone and is loaded again"),
+            Ok(Err(error)) => tracing::error!(
+                error = coracle_engine::full_error(&error),
+                "the firewall cannot be loaded"
+            ),
+            _ => {}
+        }
+    }
+}
