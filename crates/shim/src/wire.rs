@@ -103,7 +103,7 @@ impl Wire {
     ///
     /// # Errors
     /// `InvalidData` for a malformed header; nothing can be understood after it.
-    pub fn next(&mut self) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    pub fn frame(&mut self) -> io::Result<Option<(Kind, Vec<u8>)>> {
         let rest = &self.input[self.taken..];
         let Some(head) = rest.first_chunk::<HEADER>() else {
             self.shrink();
@@ -180,7 +180,6 @@ impl Wire {
                 &mut ancillary,
                 SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
             );
-            drop(ancillary);
             match sent {
                 Ok(n) => {
                     chunk.fd = None;
@@ -239,15 +238,15 @@ mod tests {
         let (mut peer, mut wire) = pair();
         let bytes = frame::control(&Reply::Ok).unwrap();
         for byte in &bytes {
-            assert!(wire.next().unwrap().is_none());
+            assert!(wire.frame().unwrap().is_none());
             peer.write_all(&[*byte]).unwrap();
             assert!(wire.fill().unwrap());
         }
         assert_eq!(
-            wire.next().unwrap().unwrap(),
+            wire.frame().unwrap().unwrap(),
             (Kind::Control, bytes[HEADER..].to_vec())
         );
-        assert!(wire.next().unwrap().is_none());
+        assert!(wire.frame().unwrap().is_none());
         drop(peer);
         assert!(!wire.fill().unwrap() && wire.ended());
     }
@@ -270,6 +269,6 @@ mod tests {
         let (mut peer, mut wire) = pair();
         peer.write_all(&[9; 8]).unwrap();
         wire.fill().unwrap();
-        assert_eq!(wire.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(wire.frame().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Bench, eventually, log_texts};
-use coracle_shim_protocol::shim::{ExitStatus, FailReason, LogConfig, Reply, Request, State, Workload};
+use coracle_shim_protocol::shim::{
+    ExitStatus, FailReason, LogConfig, Reply, Request, State, Workload,
+};
 use serde_json::json;
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -17,7 +19,10 @@ fn a_container_runs_to_its_end() {
     let mut bench = Bench::new();
     let spec = bench.spec(&["sh", "-c", "echo out; echo err >&2; exit 7"], |_| {});
     let (status, stdout, stderr) = bench.run(&spec);
-    assert_eq!((status.code, status.signal, status.oom_killed), (7, None, false));
+    assert_eq!(
+        (status.code, status.signal, status.oom_killed),
+        (7, None, false)
+    );
     assert!(status.started_at.unwrap() <= status.finished_at);
     assert_eq!((stdout.as_str(), stderr.as_str()), ("out\n", "err\n"));
     let mut log = log_texts(&bench.state_dir(&spec.id).join("x.log"));
@@ -29,7 +34,10 @@ fn a_container_runs_to_its_end() {
     assert!(layout.procs(&spec.cgroup).unwrap().is_empty());
     assert!(!fs::exists(format!("/sys/fs/cgroup/pids{}", spec.cgroup)).unwrap());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(&spec.id), "a mount is left on the host:\n{mounts}");
+    assert!(
+        !mounts.contains(&spec.id),
+        "a mount is left on the host:\n{mounts}"
+    );
 }
 
 #[test]
@@ -41,17 +49,42 @@ fn programs_that_do_not_start() {
     fs::write(root.join("bin/lost"), "#!/no/such/interpreter\n").unwrap();
     fs::set_permissions(root.join("bin/lost"), fs::Permissions::from_mode(0o755)).unwrap();
     for (program, reason, code, words) in [
-        ("nope", FailReason::NotFound, 127, "executable file not found in $PATH"),
-        ("/nope", FailReason::NotFound, 127, "no such file or directory"),
+        (
+            "nope",
+            FailReason::NotFound,
+            127,
+            "executable file not found in $PATH",
+        ),
+        (
+            "/nope",
+            FailReason::NotFound,
+            127,
+            "no such file or directory",
+        ),
         ("lost", FailReason::NotFound, 127, ""),
-        ("/etc/plain", FailReason::NotExecutable, 126, "permission denied"),
+        (
+            "/etc/plain",
+            FailReason::NotExecutable,
+            126,
+            "permission denied",
+        ),
         ("/etc", FailReason::NotExecutable, 126, "permission denied"),
-        ("nonsense", FailReason::NotExecutable, 126, "exec format error"),
+        (
+            "nonsense",
+            FailReason::NotExecutable,
+            126,
+            "exec format error",
+        ),
     ] {
         let spec = bench.spec(&[program], |_| {});
         let mut client = bench.prepare(&spec);
         let mut watcher = bench.connect(&spec.id);
-        assert_eq!(watcher.ask(&Request::Watch), Reply::State { state: State::Prepared });
+        assert_eq!(
+            watcher.ask(&Request::Watch),
+            Reply::State {
+                state: State::Prepared
+            }
+        );
         match client.ask(&Request::Start) {
             Reply::Failed { reason: r, message } => {
                 assert_eq!(r, reason, "{program}: {message}");
@@ -78,7 +111,10 @@ fn what_cannot_be_made_is_said() {
     });
     let mut client = bench.prepare(&spec);
     match client.ask(&Request::Start) {
-        Reply::Failed { reason: FailReason::Other, message } => {
+        Reply::Failed {
+            reason: FailReason::Other,
+            message,
+        } => {
             assert!(message.contains("/no/such/place"), "{message}");
         }
         other => panic!("{other:?}"),
@@ -88,10 +124,14 @@ fn what_cannot_be_made_is_said() {
     assert_eq!(status.code, 128);
     assert!(status.error.unwrap().contains("/no/such/place"));
     // A limit that the kernel refuses is found once init waits already.
-    let spec = bench.spec(&["true"], |v| v["linux"]["resources"]["cpu"] = json!({ "cpus": "4000" }));
+    let spec = bench.spec(&["true"], |v| {
+        v["linux"]["resources"]["cpu"] = json!({ "cpus": "4000" })
+    });
     let mut client = bench.prepare(&spec);
     match client.ask(&Request::Start) {
-        Reply::Failed { message, .. } => assert!(message.contains("cpuset.cpus to 4000"), "{message}"),
+        Reply::Failed { message, .. } => {
+            assert!(message.contains("cpuset.cpus to 4000"), "{message}")
+        }
         other => panic!("{other:?}"),
     }
     eventually("the shim has left", || !bench.shim_dir(&spec.id).exists());
@@ -103,14 +143,32 @@ fn killed_and_starved() {
     let mut bench = Bench::new();
     let spec = bench.spec(&["sleep", "1000"], |_| {});
     let (mut client, pid) = bench.start(&spec);
-    assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "sleep\n");
+    assert_eq!(
+        fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(),
+        "sleep\n"
+    );
     let mut other = bench.connect(&spec.id);
-    let bad = other.ask(&Request::Kill { exec_id: None, signal: 999, all: false });
+    let bad = other.ask(&Request::Kill {
+        exec_id: None,
+        signal: 999,
+        all: false,
+    });
     assert!(matches!(bad, Reply::Error { .. }), "{bad:?}");
-    assert_eq!(other.ask(&Request::Kill { exec_id: None, signal: 9, all: false }), Reply::Ok);
+    assert_eq!(
+        other.ask(&Request::Kill {
+            exec_id: None,
+            signal: 9,
+            all: false
+        }),
+        Reply::Ok
+    );
     let status = client.exited();
     assert_eq!((status.code, status.signal), (137, Some(9)));
-    let late = other.ask(&Request::Kill { exec_id: None, signal: 15, all: false });
+    let late = other.ask(&Request::Kill {
+        exec_id: None,
+        signal: 15,
+        all: false,
+    });
     assert!(matches!(late, Reply::Error { .. }), "{late:?}");
     client.release();
 
@@ -133,7 +191,10 @@ fn inside_it_looks_as_asked() {
                   cat /sys/fs/cgroup/pids/pids.max";
     let spec = bench.spec(&["sh", "-c", script], |v| {
         v["root"]["readonly"] = json!(true);
-        v["linux"]["maskedPaths"].as_array_mut().unwrap().push(json!("/proc/version"));
+        v["linux"]["maskedPaths"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!("/proc/version"));
         v["process"]["cwd"] = json!("/tmp");
         v["process"]["oomScoreAdj"] = json!(500);
         v["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 }]);
@@ -143,10 +204,32 @@ fn inside_it_looks_as_asked() {
     let (status, stdout, stderr) = bench.run(&spec);
     let lines: Vec<&str> = stdout.lines().collect();
     let expected = [
-        "testhost", "0", "1", "1", "0", "0", "readonly", "masked", "/tmp", "0", "0", "0", "/root",
-        "CapPrm:\t00000000a80425fb", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb",
-        "CapAmb:\t0000000000000000", "NoNewPrivs:\t0", "Seccomp:\t2", "77", "500", "1", "4",
-        "67108864", "ro", "33",
+        "testhost",
+        "0",
+        "1",
+        "1",
+        "0",
+        "0",
+        "readonly",
+        "masked",
+        "/tmp",
+        "0",
+        "0",
+        "0",
+        "/root",
+        "CapPrm:\t00000000a80425fb",
+        "CapEff:\t00000000a80425fb",
+        "CapBnd:\t00000000a80425fb",
+        "CapAmb:\t0000000000000000",
+        "NoNewPrivs:\t0",
+        "Seccomp:\t2",
+        "77",
+        "500",
+        "1",
+        "4",
+        "67108864",
+        "ro",
+        "33",
     ];
     assert_eq!(lines, expected, "{stderr} {status:?}");
 }
@@ -166,8 +249,16 @@ fn another_user_and_no_new_privileges() {
     let (_, stdout, stderr) = bench.run(&spec);
     let lines: Vec<&str> = stdout.lines().collect();
     let expected = [
-        "1000", "100", "100 7 8", "/home/user", "CapEff:\t0000000000000000", "CapBnd:\t00000000a80425fb",
-        "NoNewPrivs:\t1", "Seccomp:\t2", "again", "/made/for/it",
+        "1000",
+        "100",
+        "100 7 8",
+        "/home/user",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t00000000a80425fb",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "again",
+        "/made/for/it",
     ];
     assert_eq!((lines, stderr.as_str()), (expected.to_vec(), "error\n"));
 }
@@ -180,25 +271,42 @@ fn filters_default_unconfined_and_own() {
                   chroot / true; echo chroot $?; grep Seccomp: /proc/self/status";
     let admin = |v: &mut serde_json::Value| {
         for set in ["bounding", "effective", "permitted"] {
-            v["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_ADMIN"));
+            v["process"]["capabilities"][set]
+                .as_array_mut()
+                .unwrap()
+                .push(json!("CAP_SYS_ADMIN"));
         }
     };
     let spec = bench.spec(&["sh", "-c", script], |_| {});
-    assert_eq!(bench.run(&spec).1, "unshare 1\nmkdir 0\nchroot 0\nSeccomp:\t2\n");
+    assert_eq!(
+        bench.run(&spec).1,
+        "unshare 1\nmkdir 0\nchroot 0\nSeccomp:\t2\n"
+    );
     // The filter follows the capabilities.
     let spec = bench.spec(&["sh", "-c", script], admin);
-    assert_eq!(bench.run(&spec).1, "unshare 0\nmkdir 0\nchroot 0\nSeccomp:\t2\n");
+    assert_eq!(
+        bench.run(&spec).1,
+        "unshare 0\nmkdir 0\nchroot 0\nSeccomp:\t2\n"
+    );
     let with = |bench: &mut Bench, filter: Seccomp| {
         let mut spec = bench.spec(&["sh", "-c", script], admin);
-        let Workload::Container { seccomp, .. } = &mut spec.workload else { panic!() };
+        let Workload::Container { seccomp, .. } = &mut spec.workload else {
+            panic!()
+        };
         *seccomp = filter;
         bench.run(&spec).1
     };
-    assert_eq!(with(&mut bench, Seccomp::Unconfined), "unshare 0\nmkdir 0\nchroot 0\nSeccomp:\t0\n");
+    assert_eq!(
+        with(&mut bench, Seccomp::Unconfined),
+        "unshare 0\nmkdir 0\nchroot 0\nSeccomp:\t0\n"
+    );
     let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }] });
     let profile = Box::new(serde_json::from_value(profile).unwrap());
-    assert_eq!(with(&mut bench, Seccomp::Profile { profile }), "unshare 0\nmkdir 1\nchroot 0\nSeccomp:\t2\n");
+    assert_eq!(
+        with(&mut bench, Seccomp::Profile { profile }),
+        "unshare 0\nmkdir 1\nchroot 0\nSeccomp:\t2\n"
+    );
 }
 
 #[test]
@@ -220,13 +328,24 @@ fn logs_are_rotated_and_hold_long_lines() {
                   dd if=/dev/zero bs=20000 count=1 2>/dev/null | tr '\\0' x; echo; printf end";
     let mut spec = bench.spec(&["sh", "-c", script], |_| {});
     let path = bench.state_dir(&spec.id).join("x.log");
-    spec.log = Some(LogConfig { path: path.clone(), max_size: 30_000, max_files: 2 });
+    spec.log = Some(LogConfig {
+        path: path.clone(),
+        max_size: 30_000,
+        max_files: 2,
+    });
     let (_, stdout, _) = bench.run(&spec);
     let first = path.with_extension("log.1");
-    assert!(fs::metadata(&path).unwrap().len() <= 30_000 && fs::metadata(&first).unwrap().len() <= 30_000);
+    assert!(
+        fs::metadata(&path).unwrap().len() <= 30_000
+            && fs::metadata(&first).unwrap().len() <= 30_000
+    );
     let mut texts = log_texts(&first);
     texts.extend(log_texts(&path));
-    let pieces: Vec<usize> = texts.iter().map(String::len).filter(|l| *l > 1000).collect();
+    let pieces: Vec<usize> = texts
+        .iter()
+        .map(String::len)
+        .filter(|l| *l > 1000)
+        .collect();
     assert_eq!(pieces, [16 << 10, 20_001 - (16 << 10)]);
     assert_eq!(texts.last().unwrap(), "end");
     assert!(stdout.ends_with(&texts.concat()));
@@ -238,13 +357,22 @@ fn a_shim_without_a_daemon_leaves_by_itself() {
     let spec = bench.spec(&["sh", "-c", "read x < /tmp/go; exit 3"], |_| {});
     let fifo = bench.state_dir(&spec.id).join("upper/tmp");
     fs::create_dir_all(&fifo).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, fifo.join("go"), rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        fifo.join("go"),
+        rustix::fs::FileType::Fifo,
+        0o666.into(),
+        0,
+    )
+    .unwrap();
     let (client, pid) = bench.start(&spec);
     // The daemon goes and another comes.
     drop(client);
     let mut watcher = bench.connect(&spec.id);
     match watcher.ask(&Request::Watch) {
-        Reply::State { state: State::Running { pid: p, .. } } => assert_eq!(p, pid),
+        Reply::State {
+            state: State::Running { pid: p, .. },
+        } => assert_eq!(p, pid),
         other => panic!("{other:?}"),
     }
     let again = watcher.ask(&Request::Prepare);
@@ -278,16 +406,23 @@ fn a_shim_that_is_killed_takes_its_container_along() {
     let shim = bench.spawn(&spec);
     let mut client = bench.connect(&spec.id);
     client.ask(&Request::Prepare);
-    let Reply::Started { pid } = client.ask(&Request::Start) else { panic!() };
+    let Reply::Started { pid } = client.ask(&Request::Start) else {
+        panic!()
+    };
     let held = coracle_sys::process::hold(shim).unwrap();
     coracle_sys::process::signal(&held, 9).unwrap();
-    eventually("the container ended", || !fs::exists(format!("/proc/{pid}/exe")).unwrap() || fs::read_link(format!("/proc/{pid}/exe")).is_err());
+    eventually("the container ended", || {
+        !fs::exists(format!("/proc/{pid}/exe")).unwrap()
+            || fs::read_link(format!("/proc/{pid}/exe")).is_err()
+    });
     assert!(!bench.state_dir(&spec.id).join("exit.json").exists());
     // Its directory is in nobody's way.
     eventually("it can be spawned again", || {
         let spec = Box::new(spec.clone());
-        matches!(bench.ask_holder(&coracle_shim_protocol::holder::Request::Spawn { spec }),
-                 coracle_shim_protocol::holder::Reply::Spawned { .. })
+        matches!(
+            bench.ask_holder(&coracle_shim_protocol::holder::Request::Spawn { spec }),
+            coracle_shim_protocol::holder::Reply::Spawned { .. }
+        )
     });
     bench.connect(&spec.id).release();
 }

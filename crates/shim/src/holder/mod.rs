@@ -24,6 +24,7 @@ use crate::{
     shim::{self, Seed},
     wire::Wire,
 };
+use coracle_shim_protocol::address::Address;
 use coracle_shim_protocol::{
     PROTOCOL_VERSION,
     frame::{self, Kind},
@@ -164,7 +165,7 @@ fn take_lock(run_dir: &Path) -> Result<File, ShimError> {
 /// Binds and listens, readable and writable for root only from the first moment.
 fn listen_on(path: &Path) -> io::Result<UnixListener> {
     let before = rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(path);
+    let bound = Address::of(path).and_then(|address| UnixListener::bind(address.path()));
     rustix::process::umask(before);
     let listener = bound?;
     listener.set_nonblocking(true)?;
@@ -300,7 +301,7 @@ impl Holder {
                 let Some((wire, closing)) = self.conns.get_mut(&id) else {
                     return Turn::Holder;
                 };
-                match wire.next() {
+                match wire.frame() {
                     Ok(Some((Kind::Control, payload))) => {
                         if let Turn::Shim(seed) = self.request(id, &payload) {
                             return Turn::Shim(seed);

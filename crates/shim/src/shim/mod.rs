@@ -21,6 +21,7 @@
 //! the pipe: one line into the log, one frame to the attached client. Init's pidfd becomes readable: both pipes are
 //! read to their ends, `exit.json` is written, `Exited` goes out, `Release` comes in, and the loop returns.
 
+mod ending;
 mod life;
 mod output;
 mod requests;

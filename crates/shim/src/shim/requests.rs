@@ -32,7 +32,7 @@ impl Shim {
                 let Some(conn) = self.conns.get_mut(&id) else {
                     return;
                 };
-                match conn.wire.next() {
+                match conn.wire.frame() {
                     Ok(Some((Kind::Control, payload))) => self.control(id, &payload),
                     Ok(Some((Kind::Stdin, payload))) => self.input(id, &payload),
                     // Nobody else may write output.
