@@ -2,7 +2,6 @@
 
 use crate::seccomp::FilterError;
 use coracle_sys::{cgroup::CgroupError, overlay::OverlayError};
-use libcontainer::error::LibcontainerError;
 use std::{error::Error, io, path::PathBuf};
 
 /// Why the holder or a shim could not do something.
@@ -42,6 +41,15 @@ pub enum ShimError {
         #[source]
         source: io::Error,
     },
+    /// Limits that libcgroups could not set.
+    #[error("cannot set up the control group {path}")]
+    Limits {
+        /// The group.
+        path: String,
+        /// libcgroups' reason.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The root filesystem.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
@@ -51,11 +59,11 @@ pub enum ShimError {
     /// The container runtime, and what it said while it failed.
     #[error("the container could not be created{}", said(details))]
     Runtime {
-        /// The first thing that its child complained of.
+        /// The first thing that init complained of.
         details: Option<String>,
-        /// Its own error.
+        /// libcontainer's own error.
         #[source]
-        source: Box<LibcontainerError>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Another holder has this run directory.
     #[error("a holder runs already in {}", run_dir.display())]

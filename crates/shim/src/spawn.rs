@@ -1,7 +1,7 @@
 //! Starting a process without the runtime: in a container that runs (`exec`), or on the host (`.service` units).
 //!
-//! One fork and one `setns` on a pidfd. The pid namespace is entered by the shim itself, for its children only, so that
-//! the child is born in it and needs no second fork.
+//! One fork and one `setns` on a pidfd. The shim's children are born in the container's pid namespace, so no second
+//! fork is needed.
 
 use crate::{
     cgroup::Cgroup,
@@ -13,7 +13,7 @@ use crate::{
 use rustix::{
     fs::{FileType, Mode, OFlags, fstat, fstatfs, makedev, open},
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
-    process::{ioctl_tiocsctty, setsid},
+    process::{DumpableBehavior, ioctl_tiocsctty, set_dumpable_behavior, setsid},
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     termios::{Winsize, tcsetwinsize},
@@ -50,15 +50,6 @@ pub struct Spawn<'a> {
     pub oom_score_adj: Option<i32>,
 }
 
-/// Makes children of this process be born in the pid namespace of a held process.
-///
-/// # Errors
-/// When the namespace's init has ended.
-pub fn adopt_pid_namespace(init: BorrowedFd<'_>) -> Result<(), ShimError> {
-    move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
-        .map_err(ShimError::system("enter the container's pid namespace"))
-}
-
 /// Forks the process; how its launch went comes over the report.
 ///
 /// # Errors
@@ -82,6 +73,8 @@ fn prepare(spawn: &Spawn<'_>, report: BorrowedFd<'_>) -> Result<(), Failure> {
     let step = |what: &'static str| {
         move |e: rustix::io::Errno| Failure::other(format!("cannot {what}: {e}"))
     };
+    // Others in its namespaces shall not look into a process that still has every privilege.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     setsid().map_err(step("begin a session"))?;
     if let Some(cgroup) = spawn.cgroup {
         cgroup.enter().map_err(|e| Failure::other(chain(&e)))?;

@@ -1,22 +1,20 @@
 //! A container's control group, reached in a way that costs microseconds.
 //!
-//! With version 1 hierarchies three things are done by hand instead of by libcontainer:
+//! With version 1 hierarchies things are done by hand instead of by libcontainer:
 //!
 //! * a process *enters* by writing `0` into `tasks`. Moving any other way makes the kernel wait for a grace period,
 //!   five to eight milliseconds, whenever nobody was moved for a while;
-//! * the hierarchies are *hidden* from libcontainer in the shim's own mount namespace, so that it neither moves its
-//!   children once more nor reads the whole mount table twelve times to find out where;
-//! * the container's view of them is mounted from detached copies ([`View`]).
+//! * files are reached from directories that the holder has opened, so no path is walked and no mount table read;
+//! * the container's view of the hierarchies is mounted from detached copies ([`View`]).
 //!
-//! The shim reaches the hierarchies through directories that the holder has opened, so hiding them does not hinder it.
-//! On version 2 libcontainer does its own work, device programs included.
+//! On version 2 libcgroups and libcontainer do the work, device programs included.
 //!
 //! # A worked example
 //!
-//! The holder opens `/sys/fs/cgroup/memory`. The shim of `web` makes `coracle/web` below that descriptor,
-//! copies the mount of `/sys/fs/cgroup/memory/coracle/web`, detaches `/sys/fs/cgroup` and puts an empty tmpfs there,
-//! writes `0` into `coracle/web/tasks`, has libcontainer clone init (which is born inside), and writes
-//! `0` into its former group's `tasks`. Limits come last, so that setting up is not subject to them.
+//! The holder opens `/sys/fs/cgroup/memory`. The shim of `web` makes `coracle/web` below that descriptor, copies the
+//! mount of `/sys/fs/cgroup/memory/coracle/web`, writes `0` into `coracle/web/tasks`, forks init (which is born
+//! inside), and writes `0` into its former group's `tasks`. Limits come last, so that setting up is not subject to
+//! them.
 
 mod resources;
 mod view;
@@ -26,18 +24,14 @@ pub use view::{View, ViewMount};
 
 use crate::error::{ShimError, note};
 use coracle_sys::cgroup::{Hierarchy, Layout};
-use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, openat},
-    mount::{MountFlags, UnmountFlags, mount, unmount},
-};
+use libcontainer::oci_spec::runtime::LinuxResources;
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use std::{
     fs, io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     rc::Rc,
 };
-
-const ROOT: &str = "/sys/fs/cgroup";
 
 /// What this machine has, looked up once by the holder.
 #[derive(Debug)]
@@ -348,39 +342,34 @@ impl Cgroup {
         Ok(self.machine.reached.remove(&self.path)?)
     }
 
-    /// Takes the hierarchies out of the calling process's mount namespace, which must be its own and not share mounts
-    /// with another. `false` when they are mounted in a way that this does not know.
+    /// Puts a waiting process inside and sets limits, on version 2, where libcgroups knows the device programs.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn hide(&self) -> Result<bool, ShimError> {
-        let all_below = |layout: &Layout| match layout {
-            Layout::V1 { hierarchies } => hierarchies.iter().all(|h| h.mount.starts_with(ROOT)),
-            Layout::Hybrid {
-                hierarchies,
-                unified,
-            } => hierarchies.iter().all(|h| h.mount.starts_with(ROOT)) && unified.starts_with(ROOT),
-            Layout::V2 { .. } => false,
+    /// [`ShimError::Limits`] with libcgroups' reason.
+    pub fn take_in(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), ShimError> {
+        use libcgroups::common::{
+            CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager,
         };
-        if !all_below(&self.machine.seen) {
-            return Ok(false);
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ShimError::Limits {
+            path: self.path.clone(),
+            source,
+        };
+        self.machine.reached.attach(&self.path, pid)?;
+        let manager = create_cgroup_manager(CgroupConfig {
+            cgroup_path: self.path.clone().into(),
+            systemd_cgroup: false,
+            container_name: String::new(),
+        })
+        .map_err(|e| failed(Box::new(e)))?;
+        if let Some(resources) = resources {
+            let wanted = ControllerOpt {
+                resources,
+                disable_oom_killer: false,
+                oom_score_adj: None,
+                freezer_state: None,
+            };
+            manager.apply(&wanted).map_err(|e| failed(Box::new(e)))?;
         }
-        match unmount(ROOT, UnmountFlags::DETACH) {
-            Ok(()) => {}
-            // No mount of its own, so the hierarchies stay visible.
-            Err(rustix::io::Errno::INVAL) => return Ok(false),
-            Err(e) => return Err(ShimError::file("hide", ROOT)(e.into())),
-        }
-        mount("tmpfs", ROOT, "tmpfs", MountFlags::RDONLY, None)
-            .map_err(|e| ShimError::file("mount a tmpfs on", ROOT)(e.into()))?;
-        Ok(true)
+        Ok(())
     }
-}
-
-/// Whether hiding the hierarchies would show in a mount with this source.
-pub fn shows_hierarchies(source: &Path) -> bool {
-    let root = Path::new(ROOT);
-    let real = source.canonicalize();
-    let source = real.as_deref().unwrap_or(source);
-    root.starts_with(source) || source.starts_with(root)
 }

@@ -1,10 +1,15 @@
 //! Making a container with libcontainer: what it is told, what it is kept from, what is done beside it.
 //!
-//! The runtime gets the specification without what it would do late, slowly or not at all: capabilities, system call
-//! filter and resource limits are applied by [`Launch`] as the last step, limits of the control group by
-//! [`crate::cgroup::apply`], the shim's own network namespace is simply inherited, and its `net.*` settings are
-//! written by the shim. `HOME` is filled in so that the runtime does not ask the C library for it, which would load
-//! libraries out of the container into a process with every privilege.
+//! Only libcontainer's init is used: the part that runs inside and makes the container what its specification says.
+//! What its builder does around that is done here instead, in a third of the time: the shim itself is the parent, its
+//! children are born in the new pid namespace and in the container's control group, so that no process in between is
+//! needed, and nothing about the container is written down, as nobody else will look for it.
+//!
+//! Init gets the specification without what it would do late, or not at all: capabilities, system call filter and
+//! resource limits are applied by [`Launch`] as the last step, limits of the control group by [`crate::cgroup::apply`],
+//! the shim's own network namespace is simply inherited, and its `net.*` settings are written by the shim. `HOME` is
+//! filled in so that init does not ask the C library for it, which would load libraries out of the container into a
+//! process with every privilege.
 
 mod plan;
 mod report;
@@ -17,17 +22,28 @@ use crate::{
     diag,
     error::{ShimError, note},
     launch::{self, Launch},
+    os::{self, Forked},
 };
 use coracle_shim_protocol::address::Address;
+use libcgroups::common::CgroupConfig;
 use libcontainer::{
-    container::builder::ContainerBuilder,
+    notify_socket::NotifyListener,
+    process::{
+        args::{ContainerArgs, ContainerType},
+        channel::{InitReceiver, MainSender, init_channel, main_channel},
+        init::container_init_process,
+    },
     syscall::syscall::SyscallType,
+    utils::validate_mount_options,
+    validator::Validator,
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use oci_spec::runtime::Spec;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2},
     io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{DumpableBehavior, set_dumpable_behavior},
 };
 use std::{
     collections::HashMap,
@@ -35,9 +51,10 @@ use std::{
     io::Write,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 /// The two ends of what a process is given as stdio; absent with a terminal.
@@ -51,7 +68,7 @@ pub struct ChildStdio {
     pub stderr: OwnedFd,
 }
 
-/// Init's part of the work, inherited over the runtime's forks.
+/// Init's part of the work, inherited over the fork.
 #[derive(Clone)]
 struct Init {
     launch: Launch,
@@ -115,111 +132,199 @@ impl Made {
     }
 }
 
-/// Makes the container; its root filesystem is mounted already.
+/// Makes the container; its root filesystem is mounted already, and the calling process's children are born in its
+/// pid namespace.
 ///
 /// # Errors
-/// [`ShimError::Runtime`] with what the runtime's children said, or what failed beside it.
+/// [`ShimError::Runtime`] with what init said, or what failed beside it.
 pub fn create(
-    id: &str,
     run_dir: &Path,
     plan: &Plan,
     cgroup: &Cgroup,
     stdio: Option<ChildStdio>,
     report: &Report,
 ) -> Result<Made, ShimError> {
-    let bundle = run_dir.join("bundle");
-    let state = run_dir.join("runtime");
-    for dir in [&bundle, &state] {
-        fs::create_dir_all(dir).map_err(ShimError::file("make", dir))?;
-    }
-    let config = bundle.join("config.json");
-    let text = serde_json::to_vec(&plan.spec).map_err(|e| ShimError::Invalid(e.to_string()))?;
-    fs::write(&config, text).map_err(ShimError::file("write", &config))?;
-    if let Some(root) = plan.spec.root() {
-        working_directory(root.path(), plan.launch.process.cwd())?;
-    }
+    check(&plan.spec)?;
+    let root = plan
+        .spec
+        .root()
+        .as_ref()
+        .map(|r| r.path().clone())
+        .unwrap_or_default();
+    working_directory(&root, plan.launch.process.cwd())?;
     let view = match &plan.view {
         Some((target, read_only)) => Some(View::of(cgroup, target.clone(), *read_only)?),
         None => None,
     };
-    if plan.hide {
-        cgroup.hide()?;
-    }
-    let init = Init {
-        launch: plan.launch.clone(),
-        report: report.child.as_raw_fd(),
-        view: view.as_ref().map(View::for_child),
+    let console = match stdio {
+        Some(_) => None,
+        None => Some(
+            socketpair(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+            .map_err(ShimError::system("make a pair of sockets"))?,
+        ),
     };
-    let terminal = stdio.is_none();
-    let console = run_dir.join("console.sock");
-    let listener = if terminal {
-        {
-            let address = Address::of(&console).map_err(ShimError::file("listen on", &console))?;
-            let bound = UnixListener::bind(address.path());
-            Some(bound.map_err(ShimError::file("listen on", &console))?)
-        }
-    } else {
-        None
-    };
-    let runtime = |source| ShimError::Runtime {
+    let notify = run_dir.join("init.sock");
+    let listener = NotifyListener::new(&notify).map_err(|e| ShimError::Runtime {
         details: None,
-        source: Box::new(source),
+        source: Box::new(e),
+    })?;
+    let raw = |fd: &OwnedFd| Some(fd.as_raw_fd());
+    let args = ContainerArgs {
+        container_type: ContainerType::InitContainer,
+        syscall: SyscallType::default(),
+        spec: Rc::new(plan.spec.clone()),
+        rootfs: root,
+        console_socket: console.as_ref().and_then(|(_, theirs)| raw(theirs)),
+        notify_listener: listener,
+        preserve_fds: 0,
+        container: None,
+        user_ns_config: None,
+        // Looked at by libcontainer's builder only, which is not used.
+        cgroup_config: CgroupConfig {
+            cgroup_path: PathBuf::new(),
+            systemd_cgroup: false,
+            container_name: String::new(),
+        },
+        detached: true,
+        executor: Box::new(Init {
+            launch: plan.launch.clone(),
+            report: report.child.as_raw_fd(),
+            view: view.as_ref().map(View::for_child),
+        }),
+        no_pivot: false,
+        stdin: stdio.as_ref().and_then(|s| raw(&s.stdin)),
+        stdout: stdio.as_ref().and_then(|s| raw(&s.stdout)),
+        stderr: stdio.as_ref().and_then(|s| raw(&s.stderr)),
+        as_sibling: false,
+        pid_file: None,
     };
-    let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_executor(init)
-        .with_root_path(&state)
-        .map_err(runtime)?;
-    if terminal {
-        builder = builder.with_console_socket(Some(&console));
-    }
-    if let Some(stdio) = stdio {
-        builder = builder
-            .with_stdin(stdio.stdin)
-            .with_stdout(stdio.stdout)
-            .with_stderr(stdio.stderr);
-    }
-    let inside = !cgroup.machine().is_v2();
-    if inside {
-        cgroup.enter()?;
-    }
     diag::report_to(report.child.as_raw_fd());
-    let built = builder
-        .as_init(&bundle)
-        .with_systemd(false)
-        .with_detach(true)
-        .build();
+    let made = fork_init(&args, cgroup, plan);
     diag::report_to(-1);
-    if inside {
-        cgroup.leave();
-    }
-    let container = built.map_err(|source| ShimError::Runtime {
-        details: report.first_complaint(),
-        source: Box::new(source),
+    let pid = made.map_err(|error| match error {
+        ShimError::Runtime { source, .. } => ShimError::Runtime {
+            details: report.first_complaint(),
+            source,
+        },
+        other => other,
     })?;
     // What was complained of and did no harm.
     report.first_complaint();
-    let pid = container
-        .pid()
-        .and_then(|p| u32::try_from(p.as_raw()).ok())
-        .ok_or_else(|| {
-            ShimError::Invalid("the runtime made a container without a process".into())
-        })?;
     if let Some(resources) = &plan.resources {
         cgroup::apply(cgroup, resources)?;
     }
     if let Some(score) = plan.oom_score_adj {
         oom_score(&format!("/proc/{pid}/oom_score_adj"), score);
     }
-    let terminal = match listener {
-        Some(listener) => Some(receive_terminal(&listener)?),
+    let terminal = match console {
+        Some((ours, _)) => Some(receive_terminal(ours.as_fd())?),
         None => None,
     };
-    let _ = fs::remove_file(&console);
     Ok(Made {
         pid,
         terminal,
-        notify: state.join(id).join("notify.sock"),
+        notify,
     })
+}
+
+/// Refuses what init would do wrong or not at all.
+fn check(spec: &Spec) -> Result<(), ShimError> {
+    let invalid = |source: Box<dyn std::error::Error + Send + Sync>| ShimError::Runtime {
+        details: None,
+        source,
+    };
+    Validator::validate_spec(spec).map_err(|e| invalid(Box::new(e)))?;
+    if let Some(mounts) = spec.mounts() {
+        validate_mount_options(mounts).map_err(|e| invalid(Box::new(e)))?;
+    }
+    let unsupported = spec
+        .linux()
+        .iter()
+        .flat_map(|l| l.namespaces())
+        .flatten()
+        .find(|n| {
+            use oci_spec::runtime::LinuxNamespaceType as T;
+            matches!(n.typ(), T::User | T::Time) || (n.typ() == T::Pid && n.path().is_some())
+        });
+    match unsupported {
+        Some(namespace) => Err(ShimError::Invalid(format!(
+            "a {} namespace{} is not supported by this release",
+            namespace.typ(),
+            if namespace.path().is_some() {
+                " of somebody else"
+            } else {
+                ""
+            }
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Forks init and waits until only its start is missing.
+fn fork_init(args: &ContainerArgs, cgroup: &Cgroup, plan: &Plan) -> Result<u32, ShimError> {
+    let channel = |e| ShimError::Runtime {
+        details: None,
+        source: Box::new(e),
+    };
+    let (mut to_main, mut from_init) = main_channel().map_err(channel)?;
+    let (to_init, mut from_main) = init_channel().map_err(channel)?;
+    let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(ShimError::system("make a pipe"))?;
+    let born_inside = !cgroup.machine().is_v2();
+    if born_inside {
+        cgroup.enter()?;
+    }
+    let forked = os::fork();
+    if born_inside && !matches!(forked, Ok(Forked::Child)) {
+        cgroup.leave();
+    }
+    let pid = match forked.map_err(ShimError::system("fork init"))? {
+        Forked::Child => {
+            drop(go_write);
+            let _ = to_init.close();
+            init(args, &go_read, &mut to_main, &mut from_main)
+        }
+        Forked::Parent(pid) => pid,
+    };
+    let _ = to_main.close();
+    let _ = from_main.close();
+    if !born_inside {
+        cgroup.take_in(
+            pid,
+            plan.spec
+                .linux()
+                .as_ref()
+                .and_then(|l| l.resources().as_ref()),
+        )?;
+    }
+    drop(go_read);
+    drop(go_write);
+    let ready = from_init.wait_for_init_ready();
+    let _ = to_init.close();
+    let _ = from_init.close();
+    ready.map_err(channel).map(|()| pid)
+}
+
+/// The life of init up to its program.
+fn init(
+    args: &ContainerArgs,
+    go: &OwnedFd,
+    to_main: &mut MainSender,
+    from_main: &mut InitReceiver,
+) -> ! {
+    // Others who come into its namespaces shall not look into a process that still has every privilege.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // On version 2 it has to be in its control group before it enters a namespace of these; the end of the pipe says so.
+    let _ = rustix::io::read(go, &mut [0u8; 1]);
+    if let Err(error) = container_init_process(args, to_main, from_main) {
+        let _ = to_main.exec_failed(error.to_string());
+    }
+    os::exit(255)
 }
 
 /// Sets the adjustment, or as much of it as can be had: lowering takes CAP_SYS_RESOURCE.
@@ -232,20 +337,17 @@ pub fn oom_score(file: &str, score: i32) {
     }
 }
 
-fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, ShimError> {
+fn receive_terminal(socket: BorrowedFd<'_>) -> Result<OwnedFd, ShimError> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    // Init has connected and sent before the runtime returned, so neither call waits.
-    let (socket, _) = listener
-        .accept()
-        .map_err(ShimError::system("take the container's terminal"))?;
     let mut bytes = [0u8; 64];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    // Init has sent it before it said that it is ready.
     recvmsg(
-        socket.as_fd(),
+        socket,
         &mut [std::io::IoSliceMut::new(&mut bytes)],
         &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
     )
     .map_err(ShimError::system("take the container's terminal"))?;
     for part in ancillary.drain() {
@@ -255,7 +357,7 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, ShimError> {
             return Ok(fd);
         }
     }
-    Err(ShimError::Invalid("the runtime sent no terminal".into()))
+    Err(ShimError::Invalid("init sent no terminal".into()))
 }
 
 /// Makes the working directory where the image has none, as docker does, without leaving the root.

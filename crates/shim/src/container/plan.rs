@@ -1,6 +1,6 @@
 //! A container's specification, taken apart: what the runtime is told, and what is done beside it.
 
-use crate::{cgroup, error::ShimError, launch::Launch};
+use crate::{error::ShimError, launch::Launch};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,8 @@ pub struct Plan {
     pub own_network: bool,
     /// Whether init gets a pid namespace, so that nobody survives it.
     pub own_pids: bool,
-    /// Where the control groups shall appear, and whether read-only; only when they can be hidden.
+    /// Where the version 1 control groups shall appear, and whether read-only.
     pub view: Option<(PathBuf, bool)>,
-    /// Whether the hierarchies can be hidden from the runtime.
-    pub hide: bool,
     /// For the process's last steps.
     pub launch: Launch,
     /// Adjustment of the out-of-memory score.
@@ -32,13 +30,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`ShimError::Invalid`] when it has no process or no Linux section.
-    pub fn new(
-        mut spec: Spec,
-        rootfs: &Path,
-        cgroup: &str,
-        terminal: bool,
-        v2: bool,
-    ) -> Result<Self, ShimError> {
+    pub fn new(mut spec: Spec, rootfs: &Path, terminal: bool, v2: bool) -> Result<Self, ShimError> {
         let process = spec.process().clone().ok_or_else(|| {
             ShimError::Invalid("the container's specification has no process".into())
         })?;
@@ -68,26 +60,18 @@ impl Plan {
             linux.set_sysctl(Some(rest));
         }
         linux.set_seccomp(None);
-        linux.set_cgroups_path(Some(cgroup.into()));
         let resources = if v2 { None } else { linux.resources().clone() };
         if !v2 {
             linux.set_resources(None);
         }
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         let is_cgroup = |m: &oci_spec::runtime::Mount| m.typ().as_deref() == Some("cgroup");
-        let hide = !v2
-            && mounts.iter().filter(|m| is_cgroup(m)).count() <= 1
-            && !mounts.iter().any(|m| {
-                !is_cgroup(m)
-                    && m.source()
-                        .as_deref()
-                        .is_some_and(|s| s.is_absolute() && cgroup::shows_hierarchies(s))
-            });
-        let view = mounts.iter().find(|m| hide && is_cgroup(m)).map(|m| {
+        // Version 1 hierarchies are shown by the shim, which knows where they are.
+        let view = mounts.iter().find(|m| !v2 && is_cgroup(m)).map(|m| {
             let read_only = m.options().iter().flatten().any(|o| o == "ro");
             (m.destination().clone(), read_only)
         });
-        if hide {
+        if view.is_some() {
             mounts.retain(|m| !is_cgroup(m));
             spec.set_mounts(Some(mounts));
         }
@@ -113,7 +97,6 @@ impl Plan {
             own_network,
             own_pids,
             view,
-            hide,
             launch: Launch {
                 process,
                 caps,
@@ -154,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_runtime_is_told_less() {
-        let plan = Plan::new(spec(""), Path::new("/r"), "/coracle/x", false, false).unwrap();
+        let plan = Plan::new(spec(""), Path::new("/r"), false, false).unwrap();
         let linux = plan.spec.linux().clone().unwrap();
         assert!(linux.seccomp().is_none() && linux.resources().is_none());
         assert_eq!(linux.namespaces().as_ref().unwrap().len(), 2);
@@ -167,7 +150,7 @@ mod tests {
         assert!(told.capabilities().is_none() && told.no_new_privileges().is_none());
         assert!(told.rlimits().is_none() && told.oom_score_adj().is_none());
         assert_eq!(told.env().clone().unwrap(), ["HOME=/"]);
-        assert!(plan.own_network && plan.own_pids && plan.hide);
+        assert!(plan.own_network && plan.own_pids);
         assert_eq!(plan.view, Some(("/sys/fs/cgroup".into(), true)));
         assert_eq!(plan.launch.process.env().clone().unwrap(), ["A=b"]);
         assert!(plan.resources.is_some());
@@ -175,12 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn hierarchies_stay_where_somebody_binds_them() {
-        let bind = r#",{"destination":"/host","type":"bind","source":"/","options":["rbind"]}"#;
-        let plan = Plan::new(spec(bind), Path::new("/r"), "/coracle/x", false, false).unwrap();
-        assert!(!plan.hide && plan.view.is_none());
-        assert_eq!(plan.spec.mounts().as_ref().unwrap().len(), 2);
-        let v2 = Plan::new(spec(""), Path::new("/r"), "/coracle/x", false, true).unwrap();
-        assert!(!v2.hide && v2.resources.is_none());
+    fn version_2_is_left_to_the_runtime() {
+        let plan = Plan::new(spec(""), Path::new("/r"), false, true).unwrap();
+        assert!(plan.view.is_none() && plan.resources.is_none());
+        assert_eq!(plan.spec.mounts().as_ref().unwrap().len(), 1);
+        let linux = plan.spec.linux().clone().unwrap();
+        assert!(linux.resources().is_some());
     }
 }

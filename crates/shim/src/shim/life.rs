@@ -76,7 +76,6 @@ impl Shim {
         let mut plan = Plan::new(
             (**spec).clone(),
             &self.rootfs(),
-            &self.spec.cgroup,
             self.spec.terminal,
             self.machine.is_v2(),
         )?;
@@ -92,6 +91,10 @@ impl Shim {
         let mut flags = UnshareFlags::NEWNS;
         if plan.own_network {
             flags |= UnshareFlags::NEWNET;
+        }
+        if plan.own_pids {
+            // For children: init is the first of them, processes of `exec` follow.
+            flags |= UnshareFlags::NEWPID;
         }
         os::unshare(flags).map_err(ShimError::system(
             "make namespaces (CAP_SYS_ADMIN is needed)",
@@ -132,14 +135,7 @@ impl Shim {
             (Some(io), Some(child))
         };
         let report = Report::new()?;
-        let made = container::create(
-            &self.spec.id,
-            &self.spec.run_dir,
-            plan,
-            cgroup,
-            child,
-            &report,
-        )?;
+        let made = container::create(&self.spec.run_dir, plan, cgroup, child, &report)?;
         let mut task = Task::new(made.pid, io.unwrap_or_default(), Some(report.parent))?;
         let mut made = made;
         if let Some(master) = made.terminal.take() {

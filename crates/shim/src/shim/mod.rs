@@ -141,7 +141,6 @@ struct Shim {
     log: Option<Log>,
     failure: Option<Failure>,
     mounted: bool,
-    adopted: bool,
     released: bool,
     /// Set while processes of the group are given time after SIGTERM.
     kill_at: Option<Instant>,
@@ -166,7 +165,6 @@ pub fn run(seed: Seed) {
         cgroup: None,
         failure: None,
         mounted: false,
-        adopted: false,
         released: false,
         kill_at: None,
         buffer: Vec::new(),

@@ -350,10 +350,6 @@ impl Shim {
                 caps,
                 filter,
             };
-            if !self.adopted {
-                spawn::adopt_pid_namespace(main.held.as_fd())?;
-                self.adopted = true;
-            }
         }
         let size = launch
             .process
