@@ -5,7 +5,7 @@
 
 use crate::{
     cgroup::Cgroup,
-    container::{ChildStdio, Report, oom_score},
+    container::{ChildStdio, Report, default_oom_score, oom_score},
     error::{ShimError, chain},
     launch::{self, Failure, Launch},
     os::{self, Forked},
@@ -79,7 +79,7 @@ fn prepare(spawn: &Spawn<'_>, report: BorrowedFd<'_>) -> Result<(), Failure> {
     if let Some(cgroup) = spawn.cgroup {
         cgroup.enter().map_err(|e| Failure::other(chain(&e)))?;
     }
-    if let Some(score) = spawn.oom_score_adj {
+    if let Some(score) = spawn.oom_score_adj.or_else(default_oom_score) {
         oom_score("/proc/self/oom_score_adj", score);
     }
     if let Some(init) = spawn.namespaces {

@@ -400,6 +400,37 @@ fn given_up_before_the_start() {
 }
 
 #[test]
+fn killed_before_the_start() {
+    let mut bench = Bench::new();
+    let spec = bench.spec(&["true"], |_| {});
+    let mut client = bench.prepare(&spec);
+    let request = Request::Kill {
+        exec_id: None,
+        signal: 9,
+        all: false,
+    };
+    assert_eq!(bench.connect(&spec.id).ask(&request), Reply::Ok);
+    let status = client.exited();
+    assert_eq!((status.code, status.started_at), (137, None));
+    client.release();
+    // With its shim goes an init that waits, whoever it is.
+    for uid in [0, 1000] {
+        let spec = bench.spec(&["true"], |v| v["process"]["user"]["uid"] = json!(uid));
+        let shim = bench.spawn(&spec);
+        let mut client = bench.connect(&spec.id);
+        client.ask(&Request::Prepare);
+        let layout = coracle_sys::cgroup::Layout::detect().unwrap();
+        let waiting = || layout.procs(&spec.cgroup).unwrap();
+        // Answered only once init waits.
+        client.ask(&Request::Watch);
+        assert_eq!(waiting().len(), 1);
+        let held = coracle_sys::process::hold(shim).unwrap();
+        coracle_sys::process::signal(&held, 9).unwrap();
+        eventually("init has ended", || waiting().is_empty());
+    }
+}
+
+#[test]
 fn a_shim_that_is_killed_takes_its_container_along() {
     let mut bench = Bench::new();
     let spec = bench.spec(&["sleep", "1000"], |_| {});

@@ -43,7 +43,7 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{DumpableBehavior, set_dumpable_behavior},
+    process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal},
 };
 use std::{
     collections::HashMap,
@@ -95,6 +95,8 @@ impl Executor for Init {
         }
         let uid = self.launch.process.user().uid();
         if uid != 0 {
+            // Becoming that user has cleared it, and the start may never come.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
             launch::own_stdio(uid);
         }
         Ok(())
@@ -218,7 +220,7 @@ pub fn create(
     if let Some(resources) = &plan.resources {
         cgroup::apply(cgroup, resources)?;
     }
-    if let Some(score) = plan.oom_score_adj {
+    if let Some(score) = plan.oom_score_adj.or_else(default_oom_score) {
         oom_score(&format!("/proc/{pid}/oom_score_adj"), score);
     }
     let terminal = match console {
@@ -319,12 +321,20 @@ fn init(
 ) -> ! {
     // Others who come into its namespaces shall not look into a process that still has every privilege.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     // On version 2 it has to be in its control group before it enters a namespace of these; the end of the pipe says so.
     let _ = rustix::io::read(go, &mut [0u8; 1]);
     if let Err(error) = container_init_process(args, to_main, from_main) {
         let _ = to_main.exec_failed(error.to_string());
     }
     os::exit(255)
+}
+
+/// What a process gets when nothing is said: 0, and not what protects the daemon, from which it would inherit.
+/// `None` when it inherits that anyway.
+pub fn default_oom_score() -> Option<i32> {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    (own.trim() != "0").then_some(0)
 }
 
 /// Sets the adjustment, or as much of it as can be had: lowering takes CAP_SYS_RESOURCE.

@@ -15,7 +15,7 @@
 //! directory, and this one leaves with its last shim.
 
 use crate::{
-    caps::CapSet,
+    caps::{CapSet, CapSets},
     cgroup::Machine,
     diag,
     error::{ShimError, chain, note},
@@ -29,7 +29,7 @@ use coracle_shim_protocol::{
     PROTOCOL_VERSION,
     frame::{self, Kind},
     holder::{Reply, Request, SOCKET},
-    shim::{SOCKET as SHIM_SOCKET, ShimSpec},
+    shim::{SOCKET as SHIM_SOCKET, Seccomp, ShimSpec, Workload},
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -67,7 +67,8 @@ struct Holder {
     sockets: BTreeMap<String, OwnedFd>,
     shims: BTreeMap<u32, Child>,
     machine: Rc<Machine>,
-    filter: Option<Filter>,
+    /// Docker's default filter for the sets of capabilities that were asked for.
+    filters: BTreeMap<CapSet, Filter>,
 }
 
 #[derive(Clone, Copy)]
@@ -97,14 +98,6 @@ pub fn run(run_dir: &Path) -> Result<(), ShimError> {
     detach()?;
     diag::install();
     let term = os::term_signals().map_err(ShimError::system("receive signals"))?;
-    let filter = match seccomp::default_filter(CapSet::DOCKER_DEFAULT) {
-        Ok(filter) => Some(filter),
-        Err(error) => {
-            // Each shim tries again and refuses its container if it cannot either.
-            note("holder", &chain(&error));
-            None
-        }
-    };
     let mut holder = Holder {
         run_dir,
         lock: Some(lock),
@@ -115,8 +108,9 @@ pub fn run(run_dir: &Path) -> Result<(), ShimError> {
         sockets: BTreeMap::new(),
         shims: BTreeMap::new(),
         machine: Rc::new(Machine::look()?),
-        filter,
+        filters: BTreeMap::new(),
     };
+    holder.filter(CapSet::DOCKER_DEFAULT);
     os::set_title("coracle-holder");
     while holder.listener.is_some() || !holder.shims.is_empty() || holder.unsent() {
         if let Turn::Shim(seed) = holder.turn()? {
@@ -404,6 +398,27 @@ impl Holder {
         self.lock = None;
     }
 
+    /// Docker's default filter for these capabilities, compiled once.
+    fn filter(&mut self, caps: CapSet) -> Option<Filter> {
+        if let Some(filter) = self.filters.get(&caps) {
+            return Some(filter.clone());
+        }
+        match seccomp::default_filter(caps) {
+            Ok(filter) => {
+                // Nobody asks for so many sets; who does is served more slowly.
+                if self.filters.len() < 64 {
+                    self.filters.insert(caps, filter.clone());
+                }
+                Some(filter)
+            }
+            Err(error) => {
+                // The shim tries again and refuses its container if it cannot either.
+                note("holder", &chain(&error));
+                None
+            }
+        }
+    }
+
     /// Forks a shim. The seed comes back in the child.
     fn spawn(&mut self, spec: ShimSpec) -> Result<(Option<Box<Seed>>, u32), ShimError> {
         let run_dir = self.check(&spec)?;
@@ -418,7 +433,10 @@ impl Holder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(ShimError::file("remove", run_dir)(e)),
         }
+        let filter = wanted_caps(&spec).and_then(|caps| self.filter(caps));
+        // Its parent may be gone when somebody has emptied the run directory.
         DirBuilder::new()
+            .recursive(true)
             .mode(0o700)
             .create(&run_dir)
             .map_err(ShimError::file("make", &run_dir))?;
@@ -431,11 +449,16 @@ impl Holder {
                 self.shims.insert(pid, Child { id: spec.id, held });
                 Ok((None, pid))
             }
-            Forked::Child => Ok((Some(self.become_shim(spec, listener)), 0)),
+            Forked::Child => Ok((Some(self.become_shim(spec, listener, filter)), 0)),
         }
     }
 
-    fn become_shim(&self, spec: ShimSpec, listener: UnixListener) -> Box<Seed> {
+    fn become_shim(
+        &self,
+        spec: ShimSpec,
+        listener: UnixListener,
+        default_filter: Option<Filter>,
+    ) -> Box<Seed> {
         let keep: Vec<_> = self
             .machine
             .descriptors()
@@ -452,7 +475,7 @@ impl Holder {
             spec,
             listener,
             machine: self.machine.clone(),
-            default_filter: self.filter.clone(),
+            default_filter,
         })
     }
 
@@ -489,6 +512,20 @@ impl Holder {
         }
         Ok(ours)
     }
+}
+
+/// The capabilities for which a container needs Docker's default filter.
+fn wanted_caps(spec: &ShimSpec) -> Option<CapSet> {
+    let Workload::Container {
+        spec,
+        seccomp: Seccomp::Default,
+        ..
+    } = &spec.workload
+    else {
+        return None;
+    };
+    let caps = spec.process().as_ref()?.capabilities().as_ref();
+    Some(caps.map_or(CapSet::default(), |c| CapSets::from(c).bounding))
 }
 
 fn error(message: &str) -> Reply {

@@ -83,11 +83,19 @@ impl Shim {
         plan.launch.filter = match seccomp {
             Seccomp::Unconfined => None,
             Seccomp::Profile { profile } => Some(seccomp::compile_profile(profile)?),
-            Seccomp::Default if caps == CapSet::DOCKER_DEFAULT && self.default_filter.is_some() => {
-                self.default_filter.clone()
-            }
-            Seccomp::Default => Some(seccomp::default_filter(caps)?),
+            Seccomp::Default => match &self.default_filter {
+                Some(filter) => Some(filter.clone()),
+                None => Some(seccomp::default_filter(caps)?),
+            },
         };
+        let shared = plan
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.rootfs_propagation().clone());
+        if shared.as_deref() == Some("shared") {
+            self.note("mounts that the container makes will not show on the host: this release does not pass them on");
+        }
         let mut flags = UnshareFlags::NEWNS;
         if plan.own_network {
             flags |= UnshareFlags::NEWNET;

@@ -53,7 +53,7 @@ pub struct Seed {
     pub listener: UnixListener,
     /// Control groups.
     pub machine: Rc<Machine>,
-    /// Docker's default filter for Docker's default capabilities.
+    /// Docker's default filter for the container's capabilities, when the holder had it.
     pub default_filter: Option<Filter>,
 }
 
