@@ -7,7 +7,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Bench, process, process_json};
+use common::{Bench, process_json};
 use coracle_shim_protocol::shim::{Reply, Request};
 use std::{fs, time::Instant};
 
@@ -54,15 +54,53 @@ fn main() {
         assert_eq!(status.unwrap().code, 0);
         note("6 exec, whole", begin);
     }
-    let _ = process(&[]);
-    for pid in common::shim_pids(&bench.shim_dir(&spec.id).join("shim.sock")) {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        for line in rollup.lines().filter(|l| {
-            l.starts_with("Pss:") || l.starts_with("Rss:") || l.starts_with("Private_Dirty")
-        }) {
-            println!("shim {line}");
+    let specs: Vec<_> = (0..100)
+        .map(|_| bench.spec(&["sleep", "1000"], |_| {}))
+        .collect();
+    let (queue, bench_ref) = (std::sync::Mutex::new(specs.iter()), &bench);
+    let running = std::sync::Mutex::new(Vec::new());
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(spec) = { queue.lock().unwrap().next() } {
+                    let started = bench_ref.start(spec);
+                    running.lock().unwrap().push(started);
+                }
+            });
         }
+    });
+    println!(
+        "100 starts, 8 at a time: {:.0} ms",
+        begin.elapsed().as_secs_f64() * 1e3
+    );
+    let field = |pid: u32, name: &str| -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = rollup.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let shims: Vec<u32> = specs
+        .iter()
+        .flat_map(|s| common::shim_pids(&bench.shim_dir(&s.id).join("shim.sock")))
+        .collect();
+    let pss: u64 = shims.iter().map(|p| field(*p, "Pss:")).sum();
+    println!(
+        "{} shims: {} kB proportional each",
+        shims.len(),
+        pss / shims.len() as u64
+    );
+    let begin = Instant::now();
+    for (client, pid) in running.into_inner().unwrap() {
+        let held = coracle_sys::process::hold(pid).unwrap();
+        coracle_sys::process::signal(&held, 9).unwrap();
+        let mut client = client;
+        client.exited();
+        client.release();
     }
+    println!(
+        "100 ends, one after the other: {:.0} ms",
+        begin.elapsed().as_secs_f64() * 1e3
+    );
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", bench.holder.id())).unwrap();
     println!(
         "holder {}",

@@ -29,10 +29,7 @@ use rustix::{
 use std::{
     ffi::CString,
     fs, io,
-    os::{
-        fd::BorrowedFd,
-        unix::{ffi::OsStrExt, fs::FileTypeExt},
-    },
+    os::{fd::BorrowedFd, unix::fs::FileTypeExt},
     path::Path,
 };
 
@@ -401,11 +398,6 @@ pub fn own_stdio(uid: u32) {
             let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None);
         }
     }
-}
-
-/// The bytes of a path, for messages of C programs.
-pub fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL.into())
 }
 
 #[cfg(test)]

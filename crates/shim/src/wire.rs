@@ -17,10 +17,14 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const READ_SIZE: usize = 64 << 10;
+/// Bytes that may wait for one peer before the process whose output it is has to wait too.
+const HIGH_WATER: usize = 1 << 20;
+/// How long a peer may take nothing while something waits for it.
+const STALL: Duration = Duration::from_secs(30);
 /// Descriptors that may wait for their message.
 const MAX_FDS: usize = 8;
 
@@ -204,9 +208,14 @@ impl Wire {
         self.pending
     }
 
-    /// When the peer last took something, or the queue last began to wait.
-    pub fn progress(&self) -> Instant {
-        self.progress
+    /// Whether so much waits for the peer that more would only grow our memory.
+    pub fn is_full(&self) -> bool {
+        self.pending > HIGH_WATER
+    }
+
+    /// Until when the peer has to take something, if anything waits for it.
+    pub fn patience(&self) -> Option<Instant> {
+        (self.pending > 0).then_some(self.progress + STALL)
     }
 
     /// Whether the peer sends nothing more.
@@ -262,6 +271,22 @@ mod tests {
             wire.flush().unwrap();
         }
         assert_eq!(reader.join().unwrap(), block);
+    }
+
+    #[test]
+    fn patience_begins_anew_with_every_byte_taken() {
+        let (mut peer, mut wire) = pair();
+        assert_eq!(wire.patience(), None);
+        wire.output(Kind::Stdout, &vec![1; 2 << 20]);
+        assert!(wire.is_full());
+        let first = wire.patience().unwrap();
+        assert!(first > Instant::now() + STALL / 2);
+        wire.flush().unwrap();
+        assert_eq!(wire.patience(), Some(first), "nothing was taken");
+        let mut some = vec![0; 1 << 16];
+        std::io::Read::read_exact(&mut peer, &mut some).unwrap();
+        wire.flush().unwrap();
+        assert!(wire.patience().unwrap() > first);
     }
 
     #[test]

@@ -279,3 +279,27 @@ fn host_processes_with_user_and_exec() {
         "{reply:?}"
     );
 }
+
+#[test]
+fn a_host_process_with_a_terminal() {
+    let mut bench = Bench::new();
+    let mut spec = bench.process(
+        &["sh", "-c", "tty; stty size; read x; echo got $x"],
+        KillMode::Mixed,
+    );
+    spec.terminal = true;
+    spec.terminal_size = Some((30, 90));
+    spec.open_stdin = true;
+    let mut client = bench.prepare(&spec);
+    let mut attached = bench.attach(&spec.id, true);
+    assert!(matches!(
+        client.ask(&shim::Request::Start),
+        shim::Reply::Started { .. }
+    ));
+    let seen = attached.until("30 90");
+    assert!(seen.contains("/dev/pts/"), "{seen}");
+    attached.stdin(b"it\n");
+    assert!(attached.output().0.contains("got it\r\n"));
+    assert_eq!(client.exited().code, 0);
+    client.release();
+}

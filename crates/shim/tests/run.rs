@@ -351,6 +351,89 @@ fn logs_are_rotated_and_hold_long_lines() {
     assert!(stdout.ends_with(&texts.concat()));
 }
 
+/// A small filesystem that goes with its guard.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn new(path: &std::path::Path, size: &str) -> Self {
+        fs::create_dir_all(path).unwrap();
+        let options = std::ffi::CString::new(format!("size={size}")).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str()).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_neither_stops_nor_kills() {
+    let mut bench = Bench::new();
+    let disk = Small::new(&bench.dir.path().join("small"), "256k");
+    fs::write(disk.0.join("filler"), vec![0; 128 << 10]).unwrap();
+    let script = "seq 1 5000; echo full; read x; echo after";
+    let mut spec = bench.spec(&["sh", "-c", script], |_| {});
+    let path = disk.0.join("x.log");
+    spec.log = Some(LogConfig {
+        path: path.clone(),
+        max_size: 10 << 20,
+        max_files: 1,
+    });
+    spec.open_stdin = true;
+    let mut client = bench.prepare(&spec);
+    let mut attached = bench.attach(&spec.id, true);
+    client.ask(&Request::Start);
+    let seen = attached.until("full\n");
+    assert!(seen.ends_with("5000\nfull\n"));
+    fs::remove_file(disk.0.join("filler")).unwrap();
+    attached.stdin(b"\n");
+    assert_eq!(attached.output().0, "after\n");
+    assert_eq!(client.exited().code, 0);
+    client.release();
+    let texts = log_texts(&path);
+    assert_eq!(texts.last().unwrap(), "after\n");
+    let (notices, lines): (Vec<_>, Vec<_>) = texts.iter().partition(|t| t.starts_with("coracle: "));
+    let lost: usize = notices
+        .iter()
+        .map(|n| n.split(' ').nth(1).unwrap().parse::<usize>().unwrap())
+        .sum();
+    assert!(lost > 0 && lines.len() > 100);
+    assert_eq!(lines.len() + lost, 5002, "{notices:?}");
+}
+
+#[test]
+fn many_at_once_leave_nothing() {
+    let mut bench = Bench::new();
+    let specs: Vec<_> = (0..40)
+        .map(|n| bench.spec(&["sh", "-c", &format!("echo {n}; exit {n}")], |_| {}))
+        .collect();
+    let queue = std::sync::Mutex::new(specs.iter().enumerate());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some((n, spec)) = { queue.lock().unwrap().next() } {
+                    let (status, stdout, _) = bench.run(spec);
+                    assert_eq!((status.code, stdout), (n as i32, format!("{n}\n")));
+                }
+            });
+        }
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for spec in &specs {
+        assert!(!bench.shim_dir(&spec.id).exists());
+        assert!(!fs::exists(format!("/sys/fs/cgroup/memory{}", spec.cgroup)).unwrap());
+        assert!(!mounts.contains(&spec.id));
+    }
+    eventually("the holder has forgotten them", || {
+        use coracle_shim_protocol::holder::{Reply, Request};
+        matches!(bench.ask_holder(&Request::List), Reply::Listing { shims, .. } if shims.is_empty())
+    });
+}
+
 #[test]
 fn a_shim_without_a_daemon_leaves_by_itself() {
     let mut bench = Bench::new();

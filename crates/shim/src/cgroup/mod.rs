@@ -289,6 +289,13 @@ impl Cgroup {
         }
     }
 
+    /// Leaving may have failed once; frozen with the others, this process could not kill them.
+    fn leave_if_inside(&self) {
+        if self.procs().contains(&std::process::id()) {
+            self.leave();
+        }
+    }
+
     fn below(&self) -> &str {
         self.path.trim_start_matches('/')
     }
@@ -324,6 +331,7 @@ impl Cgroup {
     /// # Errors
     /// As [`Layout::kill_all`].
     pub fn kill_all(&self) -> Result<(), ShimError> {
+        self.leave_if_inside();
         Ok(self.machine.reached.kill_all(&self.path)?)
     }
 
@@ -339,6 +347,7 @@ impl Cgroup {
     /// # Errors
     /// As [`Layout::remove`].
     pub fn remove(&self) -> Result<(), ShimError> {
+        self.leave_if_inside();
         Ok(self.machine.reached.remove(&self.path)?)
     }
 

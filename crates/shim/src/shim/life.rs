@@ -42,7 +42,7 @@ impl Shim {
             return self.listen(id);
         }
         self.log = self.spec.log.clone().map(Log::open);
-        if let Err(error) = self.namespaces() {
+        if let Some(error) = self.early.take() {
             let message = chain(&error);
             self.say(
                 id,
@@ -69,7 +69,7 @@ impl Shim {
     }
 
     /// Makes the shim's own namespaces.
-    fn namespaces(&mut self) -> Result<(), ShimError> {
+    pub(super) fn namespaces(&mut self) -> Result<(), ShimError> {
         let Workload::Container { spec, seccomp, .. } = &self.spec.workload else {
             return Ok(());
         };

@@ -29,7 +29,7 @@ mod requests;
 use crate::{
     cgroup::{Cgroup, Machine},
     container::{Made, Plan},
-    error::note,
+    error::{ShimError, note},
     launch::Failure,
     log::Log,
     seccomp::Filter,
@@ -90,15 +90,10 @@ struct Exec {
 enum Phase {
     Fresh,
     Created,
-    Starting {
-        asker: u32,
-    },
+    Starting { asker: u32 },
     Running,
-    /// What failed, once that is why it ends.
     Ending,
-    Ended {
-        status: ExitStatus,
-    },
+    Ended { status: ExitStatus },
 }
 
 /// What a descriptor belongs to.
@@ -118,10 +113,6 @@ enum Token {
     Input(Whom),
 }
 
-/// Bytes that may wait for one client before the process has to wait too.
-const HIGH_WATER: usize = 1 << 20;
-/// How long a client may take nothing while the process waits for it.
-const STALL: Duration = Duration::from_secs(30);
 /// Connections at once; more wait in the socket's queue.
 const MAX_CONNS: usize = 512;
 
@@ -139,6 +130,8 @@ struct Shim {
     main: Option<Task>,
     cgroup: Option<Cgroup>,
     log: Option<Log>,
+    /// Why the namespaces could not be made, until somebody asks for them.
+    early: Option<ShimError>,
     failure: Option<Failure>,
     mounted: bool,
     released: bool,
@@ -163,6 +156,7 @@ pub fn run(seed: Seed) {
         made: None,
         main: None,
         cgroup: None,
+        early: None,
         failure: None,
         mounted: false,
         released: false,
@@ -172,6 +166,8 @@ pub fn run(seed: Seed) {
     if let Err(error) = shim.listener.set_nonblocking(true) {
         shim.note(&format!("cannot make its socket non-blocking: {error}"));
     }
+    // Whoever asks for it will ask in a moment.
+    shim.early = shim.namespaces().err();
     while !shim.may_leave() {
         if let Err(error) = shim.turn() {
             shim.note(&format!("cannot poll: {error}"));
@@ -203,7 +199,7 @@ impl Shim {
     /// Whether some client of this output has so much to take that more would only grow our memory.
     fn held_up(&self, whom: Whom) -> bool {
         self.conns.values().any(|c| {
-            c.wire.pending() > HIGH_WATER
+            c.wire.is_full()
                 && match (c.role, whom) {
                     (Role::Attach { .. }, Whom::Main) => true,
                     (Role::Exec { number }, Whom::Exec(n)) => number == n,
@@ -312,8 +308,8 @@ impl Shim {
         let stalls = self
             .conns
             .values()
-            .filter(|c| c.wire.pending() > HIGH_WATER || c.role == Role::Closing)
-            .map(|c| c.wire.progress() + STALL);
+            .filter(|c| c.wire.is_full() || c.role == Role::Closing)
+            .filter_map(|c| c.wire.patience());
         // Who is left of a group shows in no descriptor.
         let kill = self
             .kill_at

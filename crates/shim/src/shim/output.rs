@@ -1,6 +1,6 @@
 //! Reports, output and ends of processes.
 
-use super::{HIGH_WATER, Phase, Role, STALL, Shim, Whom};
+use super::{Phase, Role, Shim, Whom};
 use crate::{
     diag,
     launch::Failure,
@@ -165,10 +165,8 @@ impl Shim {
         let stalled: Vec<u32> = self
             .conns
             .iter()
-            .filter(|(_, c)| {
-                c.wire.pending() > HIGH_WATER || (c.role == Role::Closing && c.wire.pending() > 0)
-            })
-            .filter(|(_, c)| c.wire.progress() + STALL <= now)
+            .filter(|(_, c)| c.wire.is_full() || c.role == Role::Closing)
+            .filter(|(_, c)| c.wire.patience().is_some_and(|p| p <= now))
             .map(|(id, _)| *id)
             .collect();
         for id in stalled {
