@@ -303,3 +303,16 @@ fn a_host_process_with_a_terminal() {
     assert_eq!(client.exited().code, 0);
     client.release();
 }
+
+#[test]
+fn a_next_life_waits_for_the_last_one_to_leave() {
+    let mut bench = Bench::new();
+    let spec = bench.spec(&["true"], |_| {});
+    for _ in 0..10 {
+        let (mut client, _) = bench.start(&spec);
+        client.exited();
+        // Without waiting until it has left.
+        frame::send(&mut client.0, &shim::Request::Release).unwrap();
+    }
+    bench.run(&spec);
+}

@@ -14,37 +14,37 @@
 //! readable and the holder forgets it. `Retire` closes `holder.sock` at once, so that a newer holder can take the run
 //! directory, and this one leaves with its last shim.
 
+mod setup;
+mod spawn;
+
 use crate::{
-    caps::{CapSet, CapSets},
+    caps::CapSet,
     cgroup::Machine,
     diag,
-    error::{ShimError, chain, note},
-    os::{self, Forked},
-    seccomp::{self, Filter},
+    error::{ShimError, note},
+    os,
+    seccomp::Filter,
     shim::{self, Seed},
     wire::Wire,
 };
-use coracle_shim_protocol::address::Address;
 use coracle_shim_protocol::{
     PROTOCOL_VERSION,
     frame::{self, Kind},
     holder::{Reply, Request, SOCKET},
-    shim::{SOCKET as SHIM_SOCKET, Seccomp, ShimSpec, Workload},
 };
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    fs::{FlockOperation, flock},
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use setup::{detach, listen, prepare_dir, take_lock};
+use spawn::Waiting;
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File},
-    io,
+    fs::{self, File},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{fs::DirBuilderExt, net::UnixListener},
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
     },
     path::{Path, PathBuf},
     rc::Rc,
+    time::{Duration, Instant},
 };
 
 /// Name of the lock file inside the run directory.
@@ -66,6 +66,7 @@ struct Holder {
     next: u32,
     sockets: BTreeMap<String, OwnedFd>,
     shims: BTreeMap<u32, Child>,
+    waiting: Vec<Waiting>,
     machine: Rc<Machine>,
     /// Docker's default filter for the sets of capabilities that were asked for.
     filters: BTreeMap<CapSet, Filter>,
@@ -107,6 +108,7 @@ pub fn run(run_dir: &Path) -> Result<(), ShimError> {
         next: 0,
         sockets: BTreeMap::new(),
         shims: BTreeMap::new(),
+        waiting: Vec::new(),
         machine: Rc::new(Machine::look()?),
         filters: BTreeMap::new(),
     };
@@ -119,82 +121,6 @@ pub fn run(run_dir: &Path) -> Result<(), ShimError> {
             shim::run(*seed);
             os::exit(0);
         }
-    }
-    Ok(())
-}
-
-fn prepare_dir(run_dir: &Path) -> Result<PathBuf, ShimError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o711);
-    builder
-        .create(run_dir)
-        .map_err(ShimError::file("make", run_dir))?;
-    let run_dir = run_dir
-        .canonicalize()
-        .map_err(ShimError::file("find", run_dir))?;
-    let shims = run_dir.join("shims");
-    builder
-        .create(&shims)
-        .map_err(ShimError::file("make", shims))?;
-    Ok(run_dir)
-}
-
-fn take_lock(run_dir: &Path) -> Result<File, ShimError> {
-    let path = run_dir.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(ShimError::file("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::AGAIN) => Err(ShimError::Taken {
-            run_dir: run_dir.to_owned(),
-        }),
-        Err(e) => Err(ShimError::file("lock", path)(e.into())),
-    }
-}
-
-/// Binds and listens, readable and writable for root only from the first moment.
-fn listen_on(path: &Path) -> io::Result<UnixListener> {
-    let before = rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o177));
-    let bound = Address::of(path).and_then(|address| UnixListener::bind(address.path()));
-    rustix::process::umask(before);
-    let listener = bound?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-fn listen(run_dir: &Path) -> Result<UnixListener, ShimError> {
-    let path = run_dir.join(SOCKET);
-    match fs::remove_file(&path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(ShimError::file("remove", path)(e)),
-    }
-    listen_on(&path).map_err(ShimError::file("listen on", path))
-}
-
-/// Away from the terminal, the directory and the environment of who started it.
-fn detach() -> Result<(), ShimError> {
-    // Fails for the leader of a process group, which has no terminal to lose if it leads its session as well.
-    let _ = rustix::process::setsid();
-    rustix::process::chdir("/").map_err(ShimError::system("enter the root directory"))?;
-    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o022));
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGPIPE] {
-        os::ignore_signal(signal);
-    }
-    for name in [
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LISTEN_FDNAMES",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-        "WATCHDOG_PID",
-    ] {
-        // SAFETY: this process has one thread.
-        unsafe { std::env::remove_var(name) };
     }
     Ok(())
 }
@@ -231,7 +157,15 @@ impl Holder {
             tokens.push(Token::Shim(*pid));
             fds.push(PollFd::new(&child.held, PollFlags::IN));
         }
-        match poll(&mut fds, None) {
+        let timeout = self.waiting.iter().map(|w| w.until).min().map(|until| {
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec {
+                // Some seconds.
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(ShimError::system("poll")(e)),
         }
@@ -257,7 +191,11 @@ impl Holder {
                 Token::Shim(pid) => self.reap(pid),
             }
         }
-        Ok(Turn::Holder)
+        Ok(self.go_on_waiting())
+    }
+
+    fn wire(&mut self, id: u32) -> Option<&mut Wire> {
+        self.conns.get_mut(&id).map(|(wire, _)| wire)
     }
 
     fn accept(&mut self) {
@@ -344,12 +282,8 @@ impl Holder {
                 version: PROTOCOL_VERSION,
                 pid: std::process::id(),
             },
-            Request::Spawn { spec } => match self.spawn(*spec) {
-                Ok((None, pid)) => Reply::Spawned { pid },
-                Ok((Some(seed), _)) => return Turn::Shim(seed),
-                Err(e) => error(&chain(&e)),
-            },
-            Request::Deposit { name } => match wire.take_fd() {
+            Request::Spawn { spec } => return self.spawn_for(id, *spec),
+            Request::Deposit { name } => match self.wire(id).and_then(Wire::take_fd) {
                 Some(fd) => {
                     self.sockets.insert(name, fd);
                     Reply::Ok
@@ -358,12 +292,12 @@ impl Holder {
             },
             Request::Fetch { name } => {
                 let copy = self.sockets.get(&name).and_then(|fd| fd.try_clone().ok());
-                wire.send_with(
-                    &Reply::Socket {
-                        found: copy.is_some(),
-                    },
-                    copy,
-                );
+                let reply = Reply::Socket {
+                    found: copy.is_some(),
+                };
+                if let Some(wire) = self.wire(id) {
+                    wire.send_with(&reply, copy);
+                }
                 return Turn::Holder;
             }
             Request::Discard { name } => {
@@ -397,135 +331,6 @@ impl Holder {
         }
         self.lock = None;
     }
-
-    /// Docker's default filter for these capabilities, compiled once.
-    fn filter(&mut self, caps: CapSet) -> Option<Filter> {
-        if let Some(filter) = self.filters.get(&caps) {
-            return Some(filter.clone());
-        }
-        match seccomp::default_filter(caps) {
-            Ok(filter) => {
-                // Nobody asks for so many sets; who does is served more slowly.
-                if self.filters.len() < 64 {
-                    self.filters.insert(caps, filter.clone());
-                }
-                Some(filter)
-            }
-            Err(error) => {
-                // The shim tries again and refuses its container if it cannot either.
-                note("holder", &chain(&error));
-                None
-            }
-        }
-    }
-
-    /// Forks a shim. The seed comes back in the child.
-    fn spawn(&mut self, spec: ShimSpec) -> Result<(Option<Box<Seed>>, u32), ShimError> {
-        let run_dir = self.check(&spec)?;
-        if self.shims.values().any(|c| c.id == spec.id) {
-            return Err(ShimError::Invalid(format!(
-                "a shim for {} runs already",
-                spec.id
-            )));
-        }
-        match fs::remove_dir_all(&run_dir) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(ShimError::file("remove", run_dir)(e)),
-        }
-        let filter = wanted_caps(&spec).and_then(|caps| self.filter(caps));
-        // Its parent may be gone when somebody has emptied the run directory.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&run_dir)
-            .map_err(ShimError::file("make", &run_dir))?;
-        let path = run_dir.join(SHIM_SOCKET);
-        let listener = listen_on(&path).map_err(ShimError::file("listen on", &path))?;
-        match os::fork().map_err(ShimError::system("fork a shim"))? {
-            Forked::Parent(pid) => {
-                let held =
-                    coracle_sys::process::hold(pid).map_err(ShimError::system("hold the shim"))?;
-                self.shims.insert(pid, Child { id: spec.id, held });
-                Ok((None, pid))
-            }
-            Forked::Child => Ok((Some(self.become_shim(spec, listener, filter)), 0)),
-        }
-    }
-
-    fn become_shim(
-        &self,
-        spec: ShimSpec,
-        listener: UnixListener,
-        default_filter: Option<Filter>,
-    ) -> Box<Seed> {
-        let keep: Vec<_> = self
-            .machine
-            .descriptors()
-            .chain([listener.as_raw_fd()])
-            .collect();
-        os::close_all_but(&keep);
-        let _ = rustix::process::setsid();
-        os::default_signal_mask();
-        // Whoever stops the machine's processes stops containers through their daemon.
-        os::ignore_signal(libc::SIGTERM);
-        let short: String = spec.id.chars().take(12).collect();
-        os::set_title(&format!("coracle-shim {short}"));
-        Box::new(Seed {
-            spec,
-            listener,
-            machine: self.machine.clone(),
-            default_filter,
-        })
-    }
-
-    /// Refuses what would lead out of the run directory.
-    fn check(&self, spec: &ShimSpec) -> Result<PathBuf, ShimError> {
-        if spec.version != PROTOCOL_VERSION {
-            return Err(ShimError::Invalid(format!(
-                "the specification has version {}, this holder knows {PROTOCOL_VERSION}",
-                spec.version
-            )));
-        }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-+".contains(&b);
-        if spec.id.is_empty() || spec.id.starts_with('.') || !spec.id.bytes().all(plain) {
-            return Err(ShimError::Invalid(format!(
-                "{:?} is no id: letters, digits, '_', '-', '+' and '.' make one",
-                spec.id
-            )));
-        }
-        let ours = self.run_dir.join("shims").join(&spec.id);
-        let same = spec.run_dir == ours
-            || spec
-                .run_dir
-                .parent()
-                .and_then(|p| p.canonicalize().ok())
-                .map(|p| p.join(&spec.id))
-                .as_ref()
-                == Some(&ours);
-        if !same {
-            return Err(ShimError::Invalid(format!(
-                "the shim's run directory must be {}, not {}",
-                ours.display(),
-                spec.run_dir.display()
-            )));
-        }
-        Ok(ours)
-    }
-}
-
-/// The capabilities for which a container needs Docker's default filter.
-fn wanted_caps(spec: &ShimSpec) -> Option<CapSet> {
-    let Workload::Container {
-        spec,
-        seccomp: Seccomp::Default,
-        ..
-    } = &spec.workload
-    else {
-        return None;
-    };
-    let caps = spec.process().as_ref()?.capabilities().as_ref();
-    Some(caps.map_or(CapSet::default(), |c| CapSets::from(c).bounding))
 }
 
 fn error(message: &str) -> Reply {
