@@ -316,3 +316,18 @@ fn a_next_life_waits_for_the_last_one_to_leave() {
     }
     bench.run(&spec);
 }
+
+#[test]
+fn a_next_life_waits_for_a_shim_of_a_former_holder() {
+    let mut bench = Bench::new();
+    let spec = bench.spec(&["true"], |_| {});
+    for _ in 0..5 {
+        let (mut client, _) = bench.start(&spec);
+        client.exited();
+        bench.holder.kill().unwrap();
+        bench.holder.wait().unwrap();
+        bench.holder = start_holder(&bench.run_dir);
+        frame::send(&mut client.0, &shim::Request::Release).unwrap();
+    }
+    bench.run(&spec);
+}

@@ -157,7 +157,7 @@ impl Holder {
             tokens.push(Token::Shim(*pid));
             fds.push(PollFd::new(&child.held, PollFlags::IN));
         }
-        let timeout = self.waiting.iter().map(|w| w.until).min().map(|until| {
+        let timeout = self.look_again().map(|until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec {
                 // Some seconds.

@@ -10,9 +10,11 @@ use crate::{
 };
 use coracle_shim_protocol::{
     PROTOCOL_VERSION,
+    address::Address,
     holder::Reply,
     shim::{SOCKET as SHIM_SOCKET, Seccomp, ShimSpec, Workload},
 };
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::{
     fs::{self, DirBuilder},
     io,
@@ -47,7 +49,40 @@ impl Holder {
     }
 
     fn lives(&self, id: &str) -> bool {
+        self.ours(id) || self.answers(id)
+    }
+
+    fn ours(&self, id: &str) -> bool {
         self.shims.values().any(|c| c.id == id)
+    }
+
+    /// Whether somebody listens where the shim would: one of a former holder, whose end is not told to this one.
+    fn answers(&self, id: &str) -> bool {
+        let path = self.run_dir.join("shims").join(id).join(SHIM_SOCKET);
+        if !path.exists() {
+            return false;
+        }
+        let connect = || -> Result<(), rustix::io::Errno> {
+            // Not blocking: a queue that is full has an owner too.
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            let address = Address::of(&path).map_err(|_| rustix::io::Errno::NOENT)?;
+            connect(&socket, &SocketAddrUnix::new(address.path())?)
+        };
+        matches!(connect(), Ok(()) | Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// When to look again at who waits: whether a former holder's shim has left shows in no descriptor.
+    pub(super) fn look_again(&self) -> Option<Instant> {
+        let soon = Instant::now() + Duration::from_millis(10);
+        let due = |w: &Waiting| {
+            if self.ours(&w.spec.id) {
+                w.until
+            } else {
+                w.until.min(soon)
+            }
+        };
+        self.waiting.iter().map(due).min()
     }
 
     /// Spawns what has waited long enough for its predecessor, or refuses what has waited too long.
