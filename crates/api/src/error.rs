@@ -38,6 +38,7 @@ impl ApiError {
     }
 
     /// The text for people.
+    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -20,11 +20,13 @@ mod serve;
 mod stats;
 mod streams;
 mod system;
+mod units;
 mod volumes;
 
 use axum::Router;
 use axum::routing::{any, delete, get, post};
 use coracle_engine::Engine;
+use coracle_fleet::Fleet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -42,6 +44,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct App {
     /// Containers, images, networks, volumes.
     pub engine: Engine,
+    /// Units and machines.
+    pub fleet: Fleet,
     /// Told when a client asks for everything to be taken down and the daemon to leave.
     pub down: Arc<Notify>,
 }
@@ -127,6 +131,16 @@ fn network_and_volume_routes() -> Router<App> {
 
 fn unit_routes() -> Router<App> {
     Router::new()
+        .route("/v1/units", get(units::list))
+        .route(
+            "/v1/units/{name}",
+            get(units::get).put(units::submit).delete(units::destroy),
+        )
+        .route("/v1/units/{name}/start", post(units::start))
+        .route("/v1/units/{name}/stop", post(units::stop))
+        .route("/v1/units/{name}/restart", post(units::restart))
+        .route("/v1/units/{name}/logs", get(units::logs))
+        .route("/v1/machines", get(units::machines))
         .route("/v1/system/status", get(system::status))
         .route("/v1/system/down", post(system::down))
 }

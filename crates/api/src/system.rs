@@ -217,6 +217,8 @@ pub async fn status(State(app): State<App>) -> Result<Json<Value>> {
     let options = app.engine.options();
     Ok(Json(json!({
         "version": VERSION,
+        "machine": app.fleet.machine(),
+        "units": app.fleet.list(),
         "containers": { "running": running, "total": all.len() },
         "state_dir": options.state_dir,
         "run_dir": options.run_dir,
@@ -226,6 +228,7 @@ pub async fn status(State(app): State<App>) -> Result<Json<Value>> {
 /// Ends everything that runs and takes down what the daemon put up; images, volumes and units stay.
 pub async fn down(State(app): State<App>, query: Query) -> Result<StatusCode> {
     let timeout = query.timeout("t")?;
+    app.fleet.shutdown().await;
     app.engine.down(timeout).await?;
     app.down.notify_one();
     Ok(StatusCode::NO_CONTENT)

@@ -1,22 +1,200 @@
 //! One place to run containers: the command and the daemon.
+//!
+//! The daemon (`coracle daemon`, [`server`]) opens the floors of the house and serves; every other verb is a client that
+//! asks it over its Unix socket, in the Docker Engine API's words or our own.
 
+mod args;
+mod client;
+mod commands;
+mod error;
+mod format;
+mod run_args;
 mod server;
+mod terminal;
 
-use clap::Parser;
+use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
+use clap::{CommandFactory, Parser};
+use client::Client;
+use commands::{containers, images, list, networks, run, system, units, volumes};
+use error::{CliError, Result};
+use hyper::Method;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-#[derive(Parser)]
-enum Command {
-    /// Run the daemon
-    Daemon(server::DaemonArgs),
-}
-
-fn main() -> std::process::ExitCode {
-    let Command::Daemon(args) = Command::parse();
-    match server::run(&args) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let running = matches!(
+        cli.command,
+        Command::Run(_)
+            | Command::Exec(_)
+            | Command::Container(ContainerCommand::Run(_) | ContainerCommand::Exec(_))
+    );
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("coracle: {}", coracle_engine::full_error(&error));
-            std::process::ExitCode::FAILURE
+            let text = coracle_engine::full_error(&error);
+            if !text.is_empty() {
+                eprintln!("coracle: {text}");
+            }
+            // A process's exit code has eight bits.
+            ExitCode::from(u8::try_from(error.code(running) & 0xff).unwrap_or(1))
         }
     }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Daemon(mut args) => {
+            args.run_dir = args.run_dir.or(cli.run_dir);
+            Ok(server::run(&args)?)
+        }
+        Command::Completion { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut text);
+            format::out(&String::from_utf8_lossy(&text))
+        }
+        Command::Man { dir } => man(&dir),
+        command => {
+            let client = Client::new(&socket(cli.host.as_deref(), cli.run_dir)?);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let done = runtime.block_on(ask(&client, command));
+            // A read of stdin that nobody waits for any more must not keep us here.
+            runtime.shutdown_background();
+            done
+        }
+    }
+}
+
+fn socket(host: Option<&str>, run_dir: Option<PathBuf>) -> Result<PathBuf> {
+    match host {
+        Some(url) => match url.strip_prefix("unix://") {
+            Some(path) => Ok(path.into()),
+            None => Err(CliError::Usage(format!(
+                "host \"{url}\" is not supported by this release; write unix:///path"
+            ))),
+        },
+        None => Ok(run_dir
+            .unwrap_or_else(|| server::RUN_DIR.into())
+            .join("coracle.sock")),
+    }
+}
+
+async fn ask(client: &Client, command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(client, &args).await,
+        Command::Create(args) => create(client, &args).await,
+        Command::Start(args) => containers::start(client, &args).await,
+        Command::Stop(args) => containers::stop(client, &args, "stop").await,
+        Command::Restart(args) => containers::stop(client, &args, "restart").await,
+        Command::Kill(args) => containers::kill(client, &args).await,
+        Command::Pause(args) => containers::plain(client, &args.names, "pause").await,
+        Command::Unpause(args) => containers::plain(client, &args.names, "unpause").await,
+        Command::Wait(args) => containers::wait(client, &args.names).await,
+        Command::Rm(args) => containers::rm(client, &args).await,
+        Command::Rename { from, to } => containers::rename(client, &from, &to).await,
+        Command::Ps(args) => list::ps(client, &args).await,
+        Command::Inspect(args) => list::inspect(client, &args).await,
+        Command::Logs(args) => containers::logs(client, &args).await,
+        Command::Exec(args) => run::exec(client, &args).await,
+        Command::Attach(args) => run::attach(client, &args).await,
+        Command::Stats(args) => list::stats(client, &args).await,
+        Command::Top { name, ps } => list::top(client, &name, &ps).await,
+        Command::Port { name, port } => list::port(client, &name, port.as_deref()).await,
+        Command::Events(args) => list::events(client, &args).await,
+        Command::Images(args) => images::images(client, &args).await,
+        Command::Pull(args) => pull(client, &args).await,
+        Command::Import(args) => images::import(client, &args).await,
+        Command::Load(args) => images::load(client, &args).await,
+        Command::Save(args) => images::save(client, &args).await,
+        Command::Rmi(args) => images::rmi(client, &args).await,
+        Command::Tag { from, to } => images::tag(client, &from, &to).await,
+        Command::History {
+            format,
+            no_trunc,
+            image,
+        } => images::history(client, &image, format.as_deref(), no_trunc).await,
+        Command::Container(command) => container(client, command).await,
+        Command::Image(command) => image(client, command).await,
+        Command::Volume(command) => volumes::volume(client, &command).await,
+        Command::Network(command) => networks::network(client, &command).await,
+        Command::Unit(command) => units::unit(client, &command).await,
+        Command::Machine(MachineCommand::List { format }) => {
+            system::machines(client, format.as_deref()).await
+        }
+        Command::Status { format } => system::status(client, format.as_deref()).await,
+        Command::System(command) => system::system(client, &command).await,
+        Command::Info { format } => system::info(client, format.as_deref()).await,
+        Command::Version { format } => system::version(client, format.as_deref()).await,
+        // These need no daemon and were done before.
+        Command::Daemon(_) | Command::Completion { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+async fn create(client: &Client, args: &run_args::ContainerArgs) -> Result<()> {
+    let id = run::create(client, args, false).await?;
+    format::out(&format!("{id}\n"))
+}
+
+async fn pull(client: &Client, args: &images::Pull) -> Result<()> {
+    images::pull(client, &args.image, &args.platform, args.quiet).await?;
+    let name = coracle_image::Reference::parse_normalized(&args.image)
+        .map_or_else(|_| args.image.clone(), |r| r.to_string());
+    format::out(&format!("{name}\n"))
+}
+
+async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
+    use ContainerCommand as C;
+    match command {
+        C::Ls(args) => list::ps(client, &args).await,
+        C::Run(args) => run::run(client, &args).await,
+        C::Create(args) => create(client, &args).await,
+        C::Start(args) => containers::start(client, &args).await,
+        C::Stop(args) => containers::stop(client, &args, "stop").await,
+        C::Restart(args) => containers::stop(client, &args, "restart").await,
+        C::Kill(args) => containers::kill(client, &args).await,
+        C::Rm(args) => containers::rm(client, &args).await,
+        C::Inspect(mut args) => {
+            args.kind = Some("container".into());
+            list::inspect(client, &args).await
+        }
+        C::Logs(args) => containers::logs(client, &args).await,
+        C::Exec(args) => run::exec(client, &args).await,
+        C::Prune { force } => {
+            if !commands::confirmed(force, "all containers that do not run")? {
+                return Ok(());
+            }
+            let answer = client.json(Method::POST, "/containers/prune", None).await?;
+            commands::pruned(&answer, "ContainersDeleted", "Deleted Containers")
+        }
+    }
+}
+
+async fn image(client: &Client, command: ImageCommand) -> Result<()> {
+    use ImageCommand as I;
+    match command {
+        I::Ls(args) => images::images(client, &args).await,
+        I::Pull(args) => pull(client, &args).await,
+        I::Rm(args) => images::rmi(client, &args).await,
+        I::Inspect(mut args) => {
+            args.kind = Some("image".into());
+            list::inspect(client, &args).await
+        }
+        I::Import(args) => images::import(client, &args).await,
+        I::Load(args) => images::load(client, &args).await,
+        I::Save(args) => images::save(client, &args).await,
+        I::Prune { all, force } => images::prune(client, all, force).await,
+    }
+}
+
+/// One page for the command and one for each verb.
+fn man(dir: &Path) -> Result<()> {
+    let failed = |source| CliError::File {
+        action: "writing man pages to",
+        path: dir.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), dir).map_err(failed)
 }

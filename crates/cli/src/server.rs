@@ -2,7 +2,9 @@
 
 use coracle_api::App;
 use coracle_engine::{Engine, EngineOptions};
+use coracle_fleet::Fleet;
 use coracle_image::RegistryConfig;
+use coracle_store::{EmbeddedStore, Options};
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use serde::Deserialize;
 use std::fs::File;
@@ -88,6 +90,12 @@ pub enum DaemonError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] coracle_engine::EngineError),
+    /// Units.
+    #[error(transparent)]
+    Fleet(#[from] coracle_fleet::FleetError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] coracle_store::StoreError),
     /// Signals or the runtime.
     #[error("the daemon cannot run here")]
     Runtime(#[source] io::Error),
@@ -181,8 +189,15 @@ async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
     let engine = Engine::open(options).await?;
     let down = Arc::new(Notify::new());
+    let store = engine.options().state_dir.join("store");
+    let store =
+        tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, Options::default()))
+            .await
+            .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
+    let fleet = Fleet::open(Arc::new(store), engine.clone()).await?;
     let router = coracle_api::router(App {
         engine: engine.clone(),
+        fleet,
         down: down.clone(),
     });
     let mut stops = Vec::new();

@@ -120,7 +120,7 @@ impl Engine {
     }
 }
 
-/// Reads a log file; with a container it can be followed until that ends.
+/// Reads a log file; following ends with the container, or without one when nobody reads any more.
 pub(crate) fn follow(
     path: PathBuf,
     query: LogQuery,
@@ -142,9 +142,10 @@ async fn send(
     sender: mpsc::Sender<LogLine>,
 ) -> io::Result<()> {
     // Before the first read, so that nothing falls in between.
-    let watch = match (&container, query.follow) {
-        (Some(_), true) => Some(Watch::new(path)?),
-        _ => None,
+    let watch = if query.follow {
+        Some(Watch::new(path)?)
+    } else {
+        None
     };
     let (from, asked) = (path.to_owned(), query.clone());
     let (past, mut current) = tokio::task::spawn_blocking(move || past(&from, &asked)).await??;
@@ -153,13 +154,15 @@ async fn send(
             return Ok(());
         }
     }
-    let (Some(watch), Some(container)) = (watch, container) else {
+    let Some(watch) = watch else {
         return Ok(());
     };
-    let mut status = container.watch();
+    let mut status = container.as_ref().map(|c| c.watch());
     loop {
         // Read after the end was seen, what is read now is all there is.
-        let over = status.borrow_and_update().phase != Phase::Running;
+        let over = status
+            .as_mut()
+            .is_some_and(|s| s.borrow_and_update().phase != Phase::Running);
         for line in current.read_new(path)? {
             if query.until.is_some_and(|t| line.time > t) {
                 return Ok(());
@@ -173,7 +176,13 @@ async fn send(
         }
         tokio::select! {
             changed = watch.changed() => changed?,
-            _ = status.changed() => {}
+            () = async {
+                match &mut status {
+                    // The container's own end of the channel lives as long as we hold the container.
+                    Some(status) => drop(status.changed().await),
+                    None => std::future::pending().await,
+                }
+            } => {}
             () = sender.closed() => return Ok(()),
         }
     }

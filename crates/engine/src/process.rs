@@ -194,7 +194,7 @@ impl Engine {
         found
     }
 
-    /// Reads a log of host processes (not followed).
+    /// Reads a log of host processes; one that is followed goes on until the receiver is dropped.
     pub fn process_logs(&self, path: PathBuf, query: LogQuery) -> mpsc::Receiver<LogLine> {
         logs::follow(path, query, None)
     }

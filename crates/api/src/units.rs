@@ -1,0 +1,137 @@
+//! Our own API: units and machines, under `/v1`.
+
+use crate::App;
+use crate::containers::body;
+use crate::error::{ApiError, Result};
+use crate::query::Query;
+use crate::streams::{log_answer, log_query};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use coracle_engine::full_error;
+use coracle_fleet::{Dropin, FleetError, UnitView};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+impl From<FleetError> for ApiError {
+    fn from(error: FleetError) -> Self {
+        let status = match &error {
+            FleetError::NotFound(_) => StatusCode::NOT_FOUND,
+            FleetError::Name(_)
+            | FleetError::Refused(_)
+            | FleetError::Unsupported { .. }
+            | FleetError::Template(..)
+            | FleetError::Translate(_)
+            | FleetError::Order(_) => StatusCode::BAD_REQUEST,
+            FleetError::Failed { .. } => StatusCode::CONFLICT,
+            FleetError::Engine(_) => match error {
+                FleetError::Engine(engine) => return engine.into(),
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, full_error(&error))
+    }
+}
+
+pub async fn list(State(app): State<App>) -> Json<Vec<UnitView>> {
+    Json(app.fleet.list())
+}
+
+pub async fn get(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Value>> {
+    let (view, text) = app.fleet.get(&name).await?;
+    let mut answer = json!(view);
+    answer["text"] = json!(text.text);
+    answer["dropins"] = json!(text.dropins);
+    Ok(Json(answer))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Submit {
+    text: String,
+    dropins: Vec<Dropin>,
+}
+
+pub async fn submit(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result {
+    let asked: Submit = body(&bytes)?;
+    match app.fleet.submit(&name, &asked.text, asked.dropins).await {
+        Ok(view) => Ok(Json(view).into_response()),
+        Err(FleetError::Refused(problems)) => {
+            let answer = json!({ "message": problems.to_string(), "diagnostics": problems.0 });
+            Ok((StatusCode::BAD_REQUEST, Json(answer)).into_response())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub async fn destroy(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode> {
+    app.fleet.destroy(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn start(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Result<Json<UnitView>> {
+    Ok(Json(
+        app.fleet.start(&name, query.flag_or("block", true)).await?,
+    ))
+}
+
+pub async fn stop(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Result<Json<UnitView>> {
+    Ok(Json(
+        app.fleet.stop(&name, query.flag_or("block", true)).await?,
+    ))
+}
+
+pub async fn restart(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Result<Json<UnitView>> {
+    Ok(Json(
+        app.fleet
+            .restart(&name, query.flag_or("block", true))
+            .await?,
+    ))
+}
+
+pub async fn logs(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Result<Response> {
+    let mut asked = log_query(&query)?;
+    if !asked.stdout && !asked.stderr {
+        (asked.stdout, asked.stderr) = (true, true);
+    }
+    let lines = app.fleet.logs(&name, asked)?;
+    Ok(log_answer(lines, false, query.flag("timestamps")))
+}
+
+pub async fn machines(State(app): State<App>) -> Result<Json<Value>> {
+    let units = app.fleet.list();
+    let all = app.fleet.machines().await?;
+    let row = |(machine, alive): &(coracle_fleet::Machine, bool)| {
+        let own = units
+            .iter()
+            .filter(|u| u.machine == machine.id && u.container.is_some())
+            .count();
+        let mut row = json!(machine);
+        row["state"] = json!(if *alive { "alive" } else { "gone" });
+        row["units"] = json!(own);
+        row
+    };
+    Ok(Json(all.iter().map(row).collect()))
+}

@@ -1,0 +1,256 @@
+//! Speaking HTTP with the daemon over its Unix socket.
+
+use crate::error::{CliError, Result};
+use bytes::Bytes;
+use coracle_shim_protocol::address::Address;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::io::AsyncRead;
+use tokio::net::UnixStream;
+
+/// A request's body.
+pub type Body = BoxBody<Bytes, io::Error>;
+/// A connection that was taken over.
+pub type Hijacked = TokioIo<hyper::upgrade::Upgraded>;
+
+/// The daemon, as a client sees it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// A body of JSON.
+pub fn json(value: &Value) -> Body {
+    Full::from(value.to_string())
+        .map_err(|e| match e {})
+        .boxed()
+}
+
+/// No body.
+pub fn empty() -> Body {
+    Full::default()
+        .map_err(|e: std::convert::Infallible| match e {})
+        .boxed()
+}
+
+/// A body that is read as it is sent.
+pub fn stream(from: impl AsyncRead + Send + Sync + 'static) -> Body {
+    use tokio_util::io::ReaderStream;
+    let pieces = ReaderStream::with_capacity(from, 256 << 10);
+    BodyExt::boxed(StreamBody::new(Frames(Box::pin(pieces))))
+}
+
+struct Frames<S>(std::pin::Pin<Box<S>>);
+
+impl<S: futures_util::Stream<Item = io::Result<Bytes>>> futures_util::Stream for Frames<S> {
+    type Item = io::Result<Frame<Bytes>>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0
+            .as_mut()
+            .poll_next(cx)
+            .map(|o| o.map(|r| r.map(Frame::data)))
+    }
+}
+
+/// Text as it may stand in a path or query.
+pub fn escape(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    text.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+/// A query string of the parameters that are there.
+pub fn query(pairs: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = pairs
+        .iter()
+        .filter(|(_, v)| !v.is_empty())
+        .map(|(k, v)| format!("{k}={}", escape(v)))
+        .collect();
+    if pairs.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", pairs.join("&"))
+    }
+}
+
+impl Client {
+    /// A client of the daemon that listens at `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Sends a request and gives the answer whatever its status.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: &[(header::HeaderName, String)],
+    ) -> Result<Response<Incoming>> {
+        let unreachable = |source| CliError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        };
+        let address = Address::of(&self.socket).map_err(unreachable)?;
+        let stream = UnixStream::connect(address.path())
+            .await
+            .map_err(unreachable)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer; what goes wrong with it is seen there.
+        tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "coracle");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request
+            .body(body)
+            .map_err(|e| CliError::Usage(format!("this cannot be asked: {e}")))?;
+        Ok(sender.send_request(request).await?)
+    }
+
+    /// Sends a request; an answer that is an error becomes one.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>> {
+        let headers = [(header::CONTENT_TYPE, "application/json".to_owned())];
+        let sent = match body {
+            Some(value) => self.send(method, path, json(value), &headers).await?,
+            None => self.send(method, path, empty(), &[]).await?,
+        };
+        check(sent).await
+    }
+
+    /// Asks and reads the answer as JSON; an empty one is null.
+    pub async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.ask(method, path, body).await?;
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Value::Null);
+        }
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// Gets JSON.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// Posts without caring for the answer's body.
+    pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<()> {
+        self.ask(Method::POST, path, body).await.map(drop)
+    }
+
+    /// Posts and takes the connection over.
+    pub async fn hijack(&self, path: &str, body: Option<&Value>) -> Result<Hijacked> {
+        let headers = [
+            (header::CONNECTION, "Upgrade".to_owned()),
+            (header::UPGRADE, "tcp".to_owned()),
+            (header::CONTENT_TYPE, "application/json".to_owned()),
+        ];
+        let sent = body.map_or_else(empty, json);
+        let answer = check(self.send(Method::POST, path, sent, &headers).await?).await?;
+        Ok(TokioIo::new(hyper::upgrade::on(answer).await?))
+    }
+}
+
+/// Turns an answer that is an error into one.
+pub async fn check(answer: Response<Incoming>) -> Result<Response<Incoming>> {
+    let status = answer.status();
+    if status.is_success()
+        || status == StatusCode::SWITCHING_PROTOCOLS
+        || status == StatusCode::NOT_MODIFIED
+    {
+        return Ok(answer);
+    }
+    let bytes = answer.into_body().collect().await?.to_bytes();
+    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let message = value["message"].as_str().map_or_else(
+        || String::from_utf8_lossy(&bytes).into_owned(),
+        str::to_owned,
+    );
+    Err(CliError::Daemon {
+        status: status.as_u16(),
+        message,
+        diagnostics: value["diagnostics"].clone(),
+    })
+}
+
+/// The lines of a JSON stream as they come.
+pub struct JsonLines {
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl JsonLines {
+    /// Reads an answer's body.
+    pub fn new(answer: Response<Incoming>) -> Self {
+        Self {
+            body: answer.into_body(),
+            rest: Vec::new(),
+        }
+    }
+
+    /// The next value, or nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<Value>> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.rest.extend_from_slice(&data);
+                    }
+                }
+                None if self.rest.iter().all(u8::is_ascii_whitespace) => return Ok(None),
+                None => {
+                    let line = std::mem::take(&mut self.rest);
+                    return Ok(Some(serde_json::from_slice(&line)?));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries() {
+        assert_eq!(query(&[("a", String::new())]), "");
+        assert_eq!(
+            query(&[("a", "x y".into()), ("b", String::new()), ("c", "1".into())]),
+            "?a=x%20y&c=1"
+        );
+    }
+}

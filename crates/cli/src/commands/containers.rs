@@ -1,0 +1,266 @@
+//! Verbs on containers that are there.
+
+use crate::client::{Client, escape, query};
+use crate::error::{CliError, Result, each};
+use crate::format::out;
+use crate::terminal;
+use hyper::Method;
+
+/// Containers by name or id.
+#[derive(Debug, clap::Args)]
+pub struct Names {
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `stop` and `restart`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle stop -t 30 web")]
+pub struct Stop {
+    /// Signal instead of the container's own
+    #[arg(short, long)]
+    pub signal: Option<String>,
+    /// Seconds until it is killed; -1 waits for ever
+    #[arg(
+        short = 't',
+        long = "timeout",
+        visible_alias = "time",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
+    pub timeout: Option<i64>,
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `coracle start`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle start web")]
+pub struct Start {
+    /// Attach its output and send it our signals
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Attach stdin too
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `coracle kill`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle kill -s HUP web")]
+pub struct Kill {
+    /// Signal
+    #[arg(short, long, default_value = "KILL")]
+    pub signal: String,
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `coracle rm`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle rm -f web")]
+pub struct Rm {
+    /// Kill it if it runs
+    #[arg(short, long)]
+    pub force: bool,
+    /// With volumes that have no name
+    #[arg(short, long)]
+    pub volumes: bool,
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `coracle logs`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle logs -f --tail 20 web")]
+pub struct Logs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(
+        short = 'n',
+        long,
+        visible_alias = "lines",
+        value_name = "N",
+        default_value = "all"
+    )]
+    pub tail: String,
+    /// Times before the lines
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// From then on: RFC 3339, seconds since 1970, or an age such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Name or id
+    pub name: String,
+}
+
+pub async fn start(client: &Client, args: &Start) -> Result<()> {
+    if args.attach || args.interactive {
+        let [name] = args.names.as_slice() else {
+            return Err(CliError::Usage(
+                "you cannot start and attach multiple containers at once".into(),
+            ));
+        };
+        return super::run::start_attached(client, name, args.interactive).await;
+    }
+    each(&args.names, async |name| {
+        client
+            .post(&format!("/containers/{}/start", escape(&name)), None)
+            .await?;
+        out(&format!("{name}\n"))
+    })
+    .await
+}
+
+/// `stop`, `restart`: the verb is the path's.
+pub async fn stop(client: &Client, args: &Stop, verb: &str) -> Result<()> {
+    let asked = query(&[
+        ("t", args.timeout.map(|t| t.to_string()).unwrap_or_default()),
+        ("signal", args.signal.clone().unwrap_or_default()),
+    ]);
+    each(&args.names, async |name| {
+        client
+            .post(
+                &format!("/containers/{}/{verb}{asked}", escape(&name)),
+                None,
+            )
+            .await?;
+        out(&format!("{name}\n"))
+    })
+    .await
+}
+
+pub async fn kill(client: &Client, args: &Kill) -> Result<()> {
+    let asked = query(&[("signal", args.signal.clone())]);
+    each(&args.names, async |name| {
+        client
+            .post(&format!("/containers/{}/kill{asked}", escape(&name)), None)
+            .await?;
+        out(&format!("{name}\n"))
+    })
+    .await
+}
+
+/// `pause`, `unpause`.
+pub async fn plain(client: &Client, names: &[String], verb: &str) -> Result<()> {
+    each(names, async |name| {
+        client
+            .post(&format!("/containers/{}/{verb}", escape(&name)), None)
+            .await?;
+        out(&format!("{name}\n"))
+    })
+    .await
+}
+
+pub async fn rm(client: &Client, args: &Rm) -> Result<()> {
+    let flag = |on: bool| if on { "1".to_owned() } else { String::new() };
+    let asked = query(&[("force", flag(args.force)), ("v", flag(args.volumes))]);
+    each(&args.names, async |name| {
+        match client
+            .ask(
+                Method::DELETE,
+                &format!("/containers/{}{asked}", escape(&name)),
+                None,
+            )
+            .await
+        {
+            Ok(_) => {}
+            // Forced, what is not there is as wanted.
+            Err(error) if args.force && error.is_not_found() => {
+                eprintln!("{error}");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        out(&format!("{name}\n"))
+    })
+    .await
+}
+
+pub async fn wait(client: &Client, names: &[String]) -> Result<()> {
+    each(names, async |name| {
+        let waited = client
+            .json(
+                Method::POST,
+                &format!("/containers/{}/wait", escape(&name)),
+                None,
+            )
+            .await?;
+        out(&format!("{}\n", waited["StatusCode"]))
+    })
+    .await
+}
+
+pub async fn rename(client: &Client, from: &str, to: &str) -> Result<()> {
+    let asked = query(&[("name", to.to_owned())]);
+    client
+        .post(&format!("/containers/{}/rename{asked}", escape(from)), None)
+        .await
+}
+
+/// A moment as the API takes it: an age such as `10m` becomes seconds since 1970.
+pub fn moment(text: &str) -> String {
+    match crate::run_args::nanoseconds("since", text) {
+        Ok(age) if text.ends_with(|c: char| c.is_ascii_alphabetic()) => {
+            (chrono::Utc::now().timestamp() - age / 1_000_000_000).to_string()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// What a log request asks.
+pub fn log_query(args: &Logs) -> String {
+    let flag = |on: bool| if on { "1".to_owned() } else { String::new() };
+    query(&[
+        ("stdout", "1".into()),
+        ("stderr", "1".into()),
+        ("follow", flag(args.follow)),
+        ("timestamps", flag(args.timestamps)),
+        ("tail", args.tail.clone()),
+        (
+            "since",
+            args.since.as_deref().map(moment).unwrap_or_default(),
+        ),
+        (
+            "until",
+            args.until.as_deref().map(moment).unwrap_or_default(),
+        ),
+    ])
+}
+
+pub async fn logs(client: &Client, args: &Logs) -> Result<()> {
+    let name = escape(&args.name);
+    let found = client.get(&format!("/containers/{name}/json")).await?;
+    let answer = client
+        .ask(
+            Method::GET,
+            &format!("/containers/{name}/logs{}", log_query(args)),
+            None,
+        )
+        .await?;
+    show(answer, found["Config"]["Tty"] == true).await
+}
+
+/// Writes a log as it comes.
+pub async fn show(answer: hyper::Response<hyper::body::Incoming>, terminal: bool) -> Result<()> {
+    use http_body_util::BodyExt;
+    let body = answer.into_body().map_err(std::io::Error::other);
+    let stream = http_body_util::BodyStream::new(body);
+    let stream = futures_util::StreamExt::filter_map(stream, |frame| {
+        std::future::ready(frame.map(|f| f.into_data().ok()).transpose())
+    });
+    let mut reader = tokio_util::io::StreamReader::new(Box::pin(stream));
+    terminal::output(&mut reader, terminal).await
+}

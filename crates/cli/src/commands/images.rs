@@ -1,0 +1,454 @@
+//! Images.
+
+use super::{confirmed, filters, pruned};
+use crate::client::{Client, JsonLines, query, stream};
+use crate::error::{CliError, Result, each};
+use crate::format::words::{ago, cut, short, size};
+use crate::format::{Table, out, row};
+use crate::terminal::is_terminal;
+use base64::Engine as _;
+use chrono::DateTime;
+use http_body_util::BodyExt;
+use hyper::{Method, header};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::Write;
+
+/// `coracle images`
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "Example:\n  coracle images --format '{{.Repository}}:{{.Tag}} {{.Size}}'")]
+pub struct Images {
+    /// For docker's sake; every image is shown
+    #[arg(short, long)]
+    pub all: bool,
+    /// Digests too
+    #[arg(long)]
+    pub digests: bool,
+    /// Narrow the list: key=value
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Only this repository
+    pub name: Option<String>,
+}
+
+/// `coracle pull`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle pull 127.0.0.1:5000/app:1")]
+pub struct Pull {
+    /// Say only what was pulled
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Platform, such as linux/arm64
+    #[arg(long, default_value = "")]
+    pub platform: String,
+    /// Image
+    pub image: String,
+}
+
+/// `coracle import`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  tar -C root -c . | coracle import --change 'CMD [\"/bin/sh\"]' - localhost/base"
+)]
+pub struct Import {
+    /// Instruction as in a Dockerfile
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Remark for the history
+    #[arg(short, long, default_value = "")]
+    pub message: String,
+    /// Platform of the image
+    #[arg(long, default_value = "")]
+    pub platform: String,
+    /// Archive; - for stdin
+    pub file: String,
+    /// Name of the image
+    pub name: Option<String>,
+}
+
+/// `coracle load`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle load -i app.tar")]
+pub struct Load {
+    /// Archive; stdin if absent
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<String>,
+    /// Say nothing on the way
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `coracle save`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle save -o app.tar app:1")]
+pub struct Save {
+    /// File; stdout if absent
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<String>,
+    /// Images
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
+/// `coracle rmi`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle rmi app:1")]
+pub struct Rmi {
+    /// Even if stopped containers use it
+    #[arg(short, long)]
+    pub force: bool,
+    /// Images
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+pub async fn images(client: &Client, args: &Images) -> Result<()> {
+    let mut narrowed = args.filter.clone();
+    narrowed.extend(args.name.as_ref().map(|n| format!("reference={n}")));
+    let found = client
+        .get(&format!(
+            "/images/json{}",
+            query(&[("filters", filters(&narrowed)?)])
+        ))
+        .await?;
+    let mut rows = Vec::new();
+    for image in found.as_array().into_iter().flatten() {
+        let id = text(image, "Id");
+        let id = if args.no_trunc { id } else { short(&id) };
+        let created = image["Created"]
+            .as_i64()
+            .and_then(|s| DateTime::from_timestamp(s, 0))
+            .unwrap_or_default();
+        let digests: BTreeMap<&str, &str> = image["RepoDigests"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|d| d.as_str()?.split_once('@'))
+            .collect();
+        let mut names: Vec<(String, String)> = image["RepoTags"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|t| t.as_str()?.rsplit_once(':'))
+            .map(|(n, t)| (n.to_owned(), t.to_owned()))
+            .collect();
+        if names.is_empty() {
+            let name = digests.keys().next().map_or("<none>", |n| n);
+            names.push((name.to_owned(), "<none>".into()));
+        }
+        for (name, tag) in names {
+            rows.push(row([
+                (
+                    "Digest",
+                    json!(digests.get(name.as_str()).copied().unwrap_or("<none>")),
+                ),
+                ("Repository", json!(name)),
+                ("Tag", json!(tag)),
+                ("ID", json!(id)),
+                ("CreatedSince", json!(ago(created))),
+                (
+                    "CreatedAt",
+                    json!(created.format("%Y-%m-%d %H:%M:%S %z UTC").to_string()),
+                ),
+                ("Size", json!(size(image["Size"].as_f64().unwrap_or(0.0)))),
+            ]));
+        }
+    }
+    if args.quiet {
+        let mut ids: Vec<String> = rows
+            .iter()
+            .filter_map(|r| r["ID"].as_str().map(str::to_owned))
+            .collect();
+        ids.dedup();
+        return out(&ids.iter().map(|i| format!("{i}\n")).collect::<String>());
+    }
+    let mut columns = vec![
+        ("REPOSITORY", "Repository"),
+        ("TAG", "Tag"),
+        ("IMAGE ID", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("SIZE", "Size"),
+    ];
+    if args.digests {
+        columns.insert(2, ("DIGEST", "Digest"));
+    }
+    Table { columns, rows }.print(args.format.as_deref())
+}
+
+/// Pulls and shows how it goes: bars on a terminal, lines otherwise.
+pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool) -> Result<()> {
+    let asked = query(&[
+        ("fromImage", image.to_owned()),
+        ("platform", platform.to_owned()),
+    ]);
+    let mut headers = Vec::new();
+    if let Ok(reference) = coracle_image::Reference::parse_normalized(image) {
+        let known = coracle_image::credentials::docker_credentials(None, reference.domain());
+        let known = known.map_err(|e| CliError::Usage(coracle_engine::full_error(&e)))?;
+        if let Some(c) = known {
+            let auth = json!({ "username": c.username, "password": c.password, "identitytoken": c.identity_token.unwrap_or_default() });
+            let value = base64::engine::general_purpose::URL_SAFE.encode(auth.to_string());
+            headers.push((header::HeaderName::from_static("x-registry-auth"), value));
+        }
+    }
+    let sent = client
+        .send(
+            Method::POST,
+            &format!("/images/create{asked}"),
+            crate::client::empty(),
+            &headers,
+        )
+        .await?;
+    let lines = JsonLines::new(crate::client::check(sent).await?);
+    show(lines, on_stderr).await
+}
+
+/// Shows the lines of a pull.
+async fn show(mut lines: JsonLines, on_stderr: bool) -> Result<()> {
+    let bars = is_terminal(std::io::stderr()).then(MultiProgress::new);
+    let mut known: BTreeMap<String, ProgressBar> = BTreeMap::new();
+    let style =
+        ProgressStyle::with_template("{prefix}: {msg:<18} [{bar:30}] {bytes}/{total_bytes}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let say = |line: &str| {
+        if on_stderr {
+            eprintln!("{line}");
+            Ok(())
+        } else {
+            out(&format!("{line}\n"))
+        }
+    };
+    while let Some(line) = lines.next().await? {
+        if let Some(error) = line["error"].as_str() {
+            return Err(CliError::Daemon {
+                status: 500,
+                message: error.to_owned(),
+                diagnostics: Value::Null,
+            });
+        }
+        let (id, status) = (text(&line, "id"), text(&line, "status"));
+        let measured = line["progressDetail"]["total"].as_u64().filter(|t| *t > 0);
+        match (&bars, id.is_empty() || status.starts_with("Pulling from")) {
+            (_, true) if id.is_empty() => say(&status)?,
+            (_, true) => say(&format!("{id}: {status}"))?,
+            (Some(bars), false) => {
+                let bar = known.entry(id.clone()).or_insert_with(|| {
+                    let bar = bars.add(ProgressBar::new(1));
+                    bar.set_prefix(id.clone());
+                    bar
+                });
+                bar.set_message(status);
+                if let Some(total) = measured {
+                    bar.set_style(style.clone());
+                    bar.set_length(total);
+                    bar.set_position(line["progressDetail"]["current"].as_u64().unwrap_or(0));
+                }
+            }
+            // Without a terminal only what is news.
+            (None, false) if measured.is_none() => say(&format!("{id}: {status}"))?,
+            (None, false) => {}
+        }
+    }
+    for bar in known.values() {
+        bar.finish();
+    }
+    Ok(())
+}
+
+pub async fn import(client: &Client, args: &Import) -> Result<()> {
+    let mut pairs = vec![
+        ("fromSrc", "-".to_owned()),
+        ("repo", args.name.clone().unwrap_or_default()),
+        ("message", args.message.clone()),
+        ("platform", args.platform.clone()),
+    ];
+    pairs.extend(args.change.iter().map(|c| ("changes", c.clone())));
+    let body = if args.file == "-" {
+        stream(tokio::io::stdin())
+    } else {
+        stream(open(&args.file).await?)
+    };
+    let answer = client
+        .send(
+            Method::POST,
+            &format!("/images/create{}", query(&pairs)),
+            body,
+            &[],
+        )
+        .await?;
+    let mut lines = JsonLines::new(crate::client::check(answer).await?);
+    while let Some(line) = lines.next().await? {
+        out(&format!("{}\n", text(&line, "status")))?;
+    }
+    Ok(())
+}
+
+async fn open(path: &str) -> Result<tokio::fs::File> {
+    tokio::fs::File::open(path)
+        .await
+        .map_err(|source| CliError::File {
+            action: "opening",
+            path: path.into(),
+            source,
+        })
+}
+
+pub async fn load(client: &Client, args: &Load) -> Result<()> {
+    let body = match &args.input {
+        Some(path) => stream(open(path).await?),
+        None if is_terminal(std::io::stdin()) => {
+            return Err(CliError::Usage(
+                "requested load from stdin, but stdin is empty; give -i FILE".into(),
+            ));
+        }
+        None => stream(tokio::io::stdin()),
+    };
+    let answer = client.send(Method::POST, "/images/load", body, &[]).await?;
+    let mut lines = JsonLines::new(crate::client::check(answer).await?);
+    while let Some(line) = lines.next().await? {
+        if let Some(error) = line["error"].as_str() {
+            return Err(CliError::Daemon {
+                status: 500,
+                message: error.to_owned(),
+                diagnostics: Value::Null,
+            });
+        }
+        out(&text(&line, "stream"))?;
+    }
+    Ok(())
+}
+
+pub async fn save(client: &Client, args: &Save) -> Result<()> {
+    if args.output.is_none() && is_terminal(std::io::stdout()) {
+        return Err(CliError::Usage(
+            "cowardly refusing to save to a terminal; use the -o flag or redirect".into(),
+        ));
+    }
+    let pairs: Vec<(&str, String)> = args.images.iter().map(|i| ("names", i.clone())).collect();
+    let mut body = client
+        .ask(Method::GET, &format!("/images/get{}", query(&pairs)), None)
+        .await?
+        .into_body();
+    let mut to: Box<dyn Write> = match &args.output {
+        None => Box::new(std::io::stdout().lock()),
+        Some(path) => {
+            let file = std::fs::File::create(path);
+            Box::new(file.map_err(|source| CliError::File {
+                action: "making",
+                path: path.into(),
+                source,
+            })?)
+        }
+    };
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            to.write_all(&data)?;
+        }
+    }
+    Ok(to.flush()?)
+}
+
+pub async fn rmi(client: &Client, args: &Rmi) -> Result<()> {
+    let asked = query(&[("force", if args.force { "1" } else { "" }.to_owned())]);
+    each(&args.images, async |name| {
+        let removed = client
+            .json(Method::DELETE, &format!("/images/{name}{asked}"), None)
+            .await?;
+        for line in removed.as_array().into_iter().flatten() {
+            for (what, name) in line.as_object().into_iter().flatten() {
+                out(&format!("{what}: {}\n", name.as_str().unwrap_or_default()))?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+pub async fn tag(client: &Client, from: &str, to: &str) -> Result<()> {
+    let reference =
+        coracle_image::Reference::parse(to).map_err(|e| CliError::Usage(e.to_string()))?;
+    let (name, tag) = (
+        reference.name(),
+        reference.tag().unwrap_or("latest").to_owned(),
+    );
+    client
+        .post(
+            &format!(
+                "/images/{from}/tag{}",
+                query(&[("repo", name), ("tag", tag)])
+            ),
+            None,
+        )
+        .await
+}
+
+pub async fn history(client: &Client, name: &str, format: Option<&str>, whole: bool) -> Result<()> {
+    let found = client.get(&format!("/images/{name}/history")).await?;
+    let rows = found.as_array().into_iter().flatten().map(|h| {
+        let created = h["Created"]
+            .as_i64()
+            .and_then(|s| DateTime::from_timestamp(s, 0))
+            .unwrap_or_default();
+        let id = text(h, "Id");
+        let by = text(h, "CreatedBy");
+        row([
+            (
+                "ID",
+                json!(if whole || id.starts_with('<') {
+                    id
+                } else {
+                    short(&id)
+                }),
+            ),
+            ("CreatedSince", json!(ago(created))),
+            ("CreatedBy", json!(if whole { by } else { cut(&by, 45) })),
+            ("Size", json!(size(h["Size"].as_f64().unwrap_or(0.0)))),
+            ("Comment", h["Comment"].clone()),
+        ])
+    });
+    let columns = vec![
+        ("IMAGE", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("CREATED BY", "CreatedBy"),
+        ("SIZE", "Size"),
+        ("COMMENT", "Comment"),
+    ];
+    Table {
+        columns,
+        rows: rows.collect(),
+    }
+    .print(format)
+}
+
+pub async fn prune(client: &Client, all: bool, force: bool) -> Result<()> {
+    let what = if all {
+        "all images without a container"
+    } else {
+        "all images without a name"
+    };
+    if !confirmed(force, what)? {
+        return Ok(());
+    }
+    let asked = query(&[(
+        "filters",
+        json!({ "dangling": [if all { "false" } else { "true" }] }).to_string(),
+    )]);
+    let answer = client
+        .json(Method::POST, &format!("/images/prune{asked}"), None)
+        .await?;
+    pruned(&answer, "ImagesDeleted", "Deleted Images")
+}

@@ -1,0 +1,533 @@
+//! `ps`, `inspect`, `stats`, `top`, `port`.
+
+use super::filters;
+use crate::client::{Client, JsonLines, escape, query};
+use crate::error::{CliError, Result};
+use crate::format::words::{ago, binary, cut, short, size};
+use crate::format::{Table, align, inspected, out, row};
+use chrono::DateTime;
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+/// `coracle ps`
+#[derive(Debug, Default, clap::Args)]
+#[command(
+    after_help = "Example:\n  coracle ps -a --filter status=exited --format '{{.Names}}: {{.Status}}'"
+)]
+pub struct Ps {
+    /// Those that do not run too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Narrow the list: key=value
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// The last so many
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "-1",
+        allow_hyphen_values = true
+    )]
+    pub last: i64,
+    /// The newest
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Whole ids and commands
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Sizes too
+    #[arg(short, long)]
+    pub size: bool,
+}
+
+/// `coracle inspect`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle inspect --format '{{.State.Status}}' web")]
+pub struct Inspect {
+    /// json, or a template
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// container, image, network or volume
+    #[arg(long = "type", value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `coracle stats`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle stats --no-stream")]
+pub struct Stats {
+    /// Once, not on and on
+    #[arg(long)]
+    pub no_stream: bool,
+    /// table, json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Containers; all that run if none is named
+    pub names: Vec<String>,
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// Published and exposed ports as docker shows them.
+pub fn ports(list: &Value) -> String {
+    let mut all: Vec<String> = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|p| {
+            let inside = format!("{}/{}", p["PrivatePort"], text(p, "Type"));
+            match p["PublicPort"].as_u64() {
+                Some(outside) => format!("{}:{outside}->{inside}", text(p, "IP")),
+                None => inside,
+            }
+        })
+        .collect();
+    all.sort();
+    all.join(", ")
+}
+
+pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
+    let limit = if args.latest { 1 } else { args.last };
+    let asked = query(&[
+        ("all", if args.all { "1" } else { "" }.into()),
+        (
+            "limit",
+            if limit > 0 {
+                limit.to_string()
+            } else {
+                String::new()
+            },
+        ),
+        ("size", if args.size { "1" } else { "" }.into()),
+        ("filters", filters(&args.filter)?),
+    ]);
+    let found = client.get(&format!("/containers/json{asked}")).await?;
+    let list = found.as_array().cloned().unwrap_or_default();
+    if args.quiet {
+        let ids = list.iter().map(|c| if args.no_trunc { text(c, "Id") } else { short(&text(c, "Id")) } + "\n");
+        return out(&ids.collect::<String>());
+    }
+    let mut columns = vec![
+        ("CONTAINER ID", "ID"),
+        ("IMAGE", "Image"),
+        ("COMMAND", "Command"),
+        ("CREATED", "RunningFor"),
+        ("STATUS", "Status"),
+        ("PORTS", "Ports"),
+        ("NAMES", "Names"),
+    ];
+    if args.size {
+        columns.push(("SIZE", "Size"));
+    }
+    let rows = list
+        .iter()
+        .map(|c| container_row(c, args.no_trunc))
+        .collect();
+    Table { columns, rows }.print(args.format.as_deref())
+}
+
+fn container_row(c: &Value, whole: bool) -> Map<String, Value> {
+    let (id, command) = (text(c, "Id"), text(c, "Command"));
+    let names: Vec<&str> = c["Names"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|n| n.trim_start_matches('/'))
+        .collect();
+    let created = c["Created"]
+        .as_i64()
+        .and_then(|s| DateTime::from_timestamp(s, 0))
+        .unwrap_or_default();
+    let labels = c["Labels"].as_object().cloned().unwrap_or_default();
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
+    let networks: Vec<String> = c["NetworkSettings"]["Networks"]
+        .as_object()
+        .map(|n| n.keys().cloned().collect())
+        .unwrap_or_default();
+    let mounts: Vec<String> = c["Mounts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|m| {
+            m["Name"]
+                .as_str()
+                .or(m["Source"].as_str())
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect();
+    let image = text(c, "Image");
+    let image = if image.starts_with("sha256:") && !whole {
+        short(&image)
+    } else {
+        image
+    };
+    let sizes = c["SizeRw"].as_f64().map_or_else(
+        || "0B".into(),
+        |own| {
+            format!(
+                "{} (virtual {})",
+                size(own),
+                size(c["SizeRootFs"].as_f64().unwrap_or(0.0))
+            )
+        },
+    );
+    row([
+        ("ID", json!(if whole { id } else { short(&id) })),
+        ("Image", json!(image)),
+        (
+            "Command",
+            json!(format!(
+                "\"{}\"",
+                if whole { command } else { cut(&command, 20) }
+            )),
+        ),
+        (
+            "CreatedAt",
+            json!(created.format("%Y-%m-%d %H:%M:%S %z UTC").to_string()),
+        ),
+        ("RunningFor", json!(ago(created))),
+        ("Status", c["Status"].clone()),
+        ("State", c["State"].clone()),
+        ("Ports", json!(ports(&c["Ports"]))),
+        ("Names", json!(names.join(","))),
+        ("Labels", json!(labels.join(","))),
+        ("Networks", json!(networks.join(","))),
+        ("Mounts", json!(mounts.join(","))),
+        ("LocalVolumes", json!(mounts.len().to_string())),
+        ("Size", json!(sizes)),
+    ])
+}
+
+/// Looks for the name among containers, images, networks and volumes, in this order.
+pub async fn inspect(client: &Client, args: &Inspect) -> Result<()> {
+    let kinds: &[(&str, &str, &str)] = &[
+        ("container", "/containers/", "/json"),
+        ("image", "/images/", "/json"),
+        ("network", "/networks/", ""),
+        ("volume", "/volumes/", ""),
+    ];
+    let (mut found, mut missing) = (Vec::new(), false);
+    for name in &args.names {
+        let mut hit = None;
+        for (kind, before, after) in kinds {
+            if args.kind.as_deref().is_some_and(|k| k != *kind) {
+                continue;
+            }
+            // Names of images keep their slashes.
+            let name = if *kind == "image" {
+                name.clone()
+            } else {
+                escape(name)
+            };
+            match client.get(&format!("{before}{name}{after}")).await {
+                Ok(value) => {
+                    hit = Some(value);
+                    break;
+                }
+                Err(error)
+                    if error.is_not_found()
+                        || matches!(error, CliError::Daemon { status: 400, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match hit {
+            Some(value) => found.push(value),
+            None => {
+                eprintln!(
+                    "Error: No such {}: {name}",
+                    args.kind.as_deref().unwrap_or("object")
+                );
+                missing = true;
+            }
+        }
+    }
+    inspected(&found, args.format.as_deref())?;
+    if missing {
+        Err(CliError::Exit(1))
+    } else {
+        Ok(())
+    }
+}
+
+pub async fn top(client: &Client, name: &str, ps: &[String]) -> Result<()> {
+    let asked = query(&[("ps_args", ps.join(" "))]);
+    let answer = client
+        .get(&format!("/containers/{}/top{asked}", escape(name)))
+        .await?;
+    let line = |v: &Value| {
+        v.as_array()
+            .into_iter()
+            .flatten()
+            .map(|c| c.as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut rows = vec![line(&answer["Titles"])];
+    rows.extend(
+        answer["Processes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(line),
+    );
+    out(&align(rows))
+}
+
+pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<()> {
+    let found = client
+        .get(&format!("/containers/{}/json", escape(name)))
+        .await?;
+    let wanted = wanted.map(|w| {
+        if w.contains('/') {
+            w.to_owned()
+        } else {
+            format!("{w}/tcp")
+        }
+    });
+    let mut lines = String::new();
+    for (port, bindings) in found["NetworkSettings"]["Ports"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        for b in bindings.as_array().into_iter().flatten() {
+            let place = format!("{}:{}", text(b, "HostIp"), text(b, "HostPort"));
+            match &wanted {
+                Some(w) if w == port => lines.push_str(&format!("{place}\n")),
+                Some(_) => {}
+                None => lines.push_str(&format!("{port} -> {place}\n")),
+            }
+        }
+    }
+    if let (Some(wanted), true) = (&wanted, lines.is_empty()) {
+        return Err(CliError::Usage(format!(
+            "No public port '{wanted}' published for {name}"
+        )));
+    }
+    out(&lines)
+}
+
+fn stats_row(s: &Value, whole: bool) -> Map<String, Value> {
+    let number = |v: &Value| v.as_f64().unwrap_or(0.0);
+    let (now, before) = (&s["cpu_stats"], &s["precpu_stats"]);
+    let used =
+        number(&now["cpu_usage"]["total_usage"]) - number(&before["cpu_usage"]["total_usage"]);
+    let whole_machine = number(&now["system_cpu_usage"]) - number(&before["system_cpu_usage"]);
+    let cpu = if whole_machine > 0.0 && used > 0.0 {
+        used / whole_machine * number(&now["online_cpus"]) * 100.0
+    } else {
+        0.0
+    };
+    let memory = &s["memory_stats"];
+    let usage = (number(&memory["usage"]) - number(&memory["stats"]["inactive_file"])).max(0.0);
+    let limit = number(&memory["limit"]);
+    let sum = |key: &str| {
+        s["networks"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(_, n)| number(&n[key]))
+            .sum::<f64>()
+    };
+    let block = |op: &str| {
+        let list = s["blkio_stats"]["io_service_bytes_recursive"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        list.iter()
+            .filter(|e| e["op"] == op)
+            .map(|e| number(&e["value"]))
+            .sum::<f64>()
+    };
+    let id = text(s, "id");
+    let name = text(s, "name").trim_start_matches('/').to_owned();
+    row([
+        ("Container", json!(name)),
+        ("ID", json!(if whole { id } else { short(&id) })),
+        ("Name", json!(name)),
+        ("CPUPerc", json!(format!("{cpu:.2}%"))),
+        (
+            "MemUsage",
+            json!(format!("{} / {}", binary(usage), binary(limit))),
+        ),
+        (
+            "MemPerc",
+            json!(format!(
+                "{:.2}%",
+                if limit > 0.0 {
+                    usage / limit * 100.0
+                } else {
+                    0.0
+                }
+            )),
+        ),
+        (
+            "NetIO",
+            json!(format!(
+                "{} / {}",
+                size(sum("rx_bytes")),
+                size(sum("tx_bytes"))
+            )),
+        ),
+        (
+            "BlockIO",
+            json!(format!(
+                "{} / {}",
+                size(block("Read")),
+                size(block("Write"))
+            )),
+        ),
+        ("PIDs", json!(s["pids_stats"]["current"].to_string())),
+    ])
+}
+
+pub async fn stats(client: &Client, args: &Stats) -> Result<()> {
+    let columns = vec![
+        ("CONTAINER ID", "ID"),
+        ("NAME", "Name"),
+        ("CPU %", "CPUPerc"),
+        ("MEM USAGE / LIMIT", "MemUsage"),
+        ("MEM %", "MemPerc"),
+        ("NET I/O", "NetIO"),
+        ("BLOCK I/O", "BlockIO"),
+        ("PIDS", "PIDs"),
+    ];
+    loop {
+        let names = if args.names.is_empty() {
+            let all = client.get("/containers/json").await?;
+            all.as_array()
+                .into_iter()
+                .flatten()
+                .map(|c| text(c, "Id"))
+                .collect()
+        } else {
+            args.names.clone()
+        };
+        let mut asked = tokio::task::JoinSet::new();
+        for (number, name) in names.into_iter().enumerate() {
+            let client = client.clone();
+            asked.spawn(async move {
+                let found = client
+                    .get(&format!("/containers/{}/stats?stream=0", escape(&name)))
+                    .await;
+                (number, found)
+            });
+        }
+        let mut rows = Vec::new();
+        while let Some(Ok((number, found))) = asked.join_next().await {
+            match found {
+                Ok(sample) => rows.push((number, stats_row(&sample, args.no_trunc))),
+                Err(error) if error.is_not_found() && args.names.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rows.sort_by_key(|(number, _)| *number);
+        let table = Table {
+            columns: columns.clone(),
+            rows: rows.into_iter().map(|(_, r)| r).collect(),
+        };
+        if args.no_stream {
+            return table.print(args.format.as_deref());
+        }
+        // To the top left, over what stood there.
+        out(&format!(
+            "\x1b[H\x1b[2J{}",
+            table.text(args.format.as_deref())?
+        ))?;
+    }
+}
+
+/// `coracle events`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle events --filter event=die --format json")]
+pub struct Events {
+    /// From then on
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Narrow: key=value
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+pub async fn events(client: &Client, args: &Events) -> Result<()> {
+    let asked = query(&[
+        (
+            "since",
+            args.since
+                .as_deref()
+                .map(super::containers::moment)
+                .unwrap_or_default(),
+        ),
+        (
+            "until",
+            args.until
+                .as_deref()
+                .map(super::containers::moment)
+                .unwrap_or_default(),
+        ),
+        ("filters", filters(&args.filter)?),
+    ]);
+    let template = match args.format.as_deref() {
+        None | Some("json") => None,
+        Some(text) => Some(crate::format::template::Template::parse(text)?),
+    };
+    let mut lines = JsonLines::new(
+        client
+            .ask(Method::GET, &format!("/events{asked}"), None)
+            .await?,
+    );
+    while let Some(event) = lines.next().await? {
+        let line = match (&template, args.format.as_deref()) {
+            (Some(template), _) => template.render(&event)?,
+            (None, Some(_)) => event.to_string(),
+            (None, None) => {
+                let time = event["timeNano"]
+                    .as_i64()
+                    .map(DateTime::from_timestamp_nanos)
+                    .unwrap_or_default();
+                let actor = &event["Actor"];
+                let attributes: Vec<String> = actor["Attributes"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+                    .collect();
+                format!(
+                    "{} {} {} {} ({})",
+                    time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+                    text(&event, "Type"),
+                    text(&event, "Action"),
+                    text(actor, "ID"),
+                    attributes.join(", ")
+                )
+            }
+        };
+        out(&format!("{line}\n"))?;
+    }
+    Ok(())
+}

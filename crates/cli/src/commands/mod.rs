@@ -1,0 +1,69 @@
+//! The verbs, one file a group.
+
+pub mod containers;
+pub mod images;
+pub mod list;
+pub mod networks;
+pub mod run;
+pub mod system;
+pub mod units;
+pub mod volumes;
+
+use crate::error::{CliError, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// `--filter key=value`, as the API takes them.
+pub fn filters(list: &[String]) -> Result<String> {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for filter in list {
+        let (key, value) = filter.split_once('=').ok_or_else(|| {
+            CliError::Usage(format!("invalid filter \"{filter}\": write key=value"))
+        })?;
+        all.entry(key).or_default().push(value);
+    }
+    Ok(if all.is_empty() {
+        String::new()
+    } else {
+        json!(all).to_string()
+    })
+}
+
+/// Asks before something is lost; `--force` answers yes.
+pub fn confirmed(force: bool, warning: &str) -> Result<bool> {
+    if force {
+        return Ok(true);
+    }
+    print!("WARNING! This will remove {warning}.\nAre you sure you want to continue? [y/N] ");
+    std::io::Write::flush(&mut std::io::stdout())?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Prints what `prune` removed.
+pub fn pruned(answer: &Value, key: &str, title: &str) -> Result<()> {
+    let list = answer[key].as_array().cloned().unwrap_or_default();
+    if !list.is_empty() {
+        let lines: Vec<String> = list
+            .iter()
+            .map(|v| match v {
+                Value::Object(map) => map
+                    .iter()
+                    .map(|(k, v)| {
+                        format!("{}: {}", k.to_lowercase(), v.as_str().unwrap_or_default())
+                    })
+                    .collect(),
+                other => other.as_str().unwrap_or_default().to_owned(),
+            })
+            .collect();
+        crate::format::out(&format!("{title}:\n{}\n\n", lines.join("\n")))?;
+    }
+    if let Some(bytes) = answer["SpaceReclaimed"].as_f64() {
+        crate::format::out(&format!(
+            "Total reclaimed space: {}\n",
+            crate::format::words::size(bytes)
+        ))?;
+    }
+    Ok(())
+}

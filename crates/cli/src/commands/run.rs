@@ -1,0 +1,344 @@
+//! `run`, `create`, `exec`, `attach`, `start -a`.
+
+use crate::client::{Client, escape, query};
+use crate::error::{CliError, Result};
+use crate::format::out;
+use crate::run_args::{ContainerArgs, environment};
+use crate::terminal::{self, Raw};
+use hyper::Method;
+use serde_json::{Value, json};
+use std::io;
+
+/// `coracle run`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle run -d --name web -p 8080:80 nginx")]
+pub struct Run {
+    /// Leave it in the background and print its id
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keys that leave an attached terminal
+    #[arg(long, value_name = "KEYS", default_value = "")]
+    pub detach_keys: String,
+    /// Do not send our signals to it
+    #[arg(long = "sig-proxy", value_name = "BOOL", default_value = "true", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+    #[command(flatten)]
+    pub container: ContainerArgs,
+}
+
+/// `coracle exec`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle exec -it web sh")]
+pub struct Exec {
+    /// Leave it in the background
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keep stdin open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Allocate a pseudo-terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set a variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// User instead of the container's
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Directory instead of the container's
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// With every capability
+    #[arg(long)]
+    pub privileged: bool,
+    /// Keys that leave it
+    #[arg(long, value_name = "KEYS", default_value = "")]
+    pub detach_keys: String,
+    /// Container
+    pub container: String,
+    /// Command and arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<String>,
+}
+
+/// `coracle attach`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle attach web")]
+pub struct Attach {
+    /// Do not attach stdin
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Keys that leave it
+    #[arg(long, value_name = "KEYS", default_value = "")]
+    pub detach_keys: String,
+    /// Container
+    pub container: String,
+}
+
+/// Makes a container, pulling its image if that is missing and may be pulled.
+pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Result<String> {
+    let body = args.request(attached)?;
+    let platform = args.platform.clone().unwrap_or_default();
+    match args.pull.as_str() {
+        "always" => super::images::pull(client, &args.image, &platform, true).await?,
+        "missing" | "never" => {}
+        other => {
+            return Err(CliError::Usage(format!(
+                "invalid value \"{other}\" for --pull: write always, missing or never"
+            )));
+        }
+    }
+    let name = args.name.clone().unwrap_or_default();
+    let path = format!(
+        "/containers/create{}",
+        query(&[("name", name), ("platform", platform.clone())])
+    );
+    let made = match client.json(Method::POST, &path, Some(&body)).await {
+        Err(CliError::Daemon {
+            status: 404,
+            message,
+            ..
+        }) if args.pull == "missing" && message.contains("image") => {
+            eprintln!("Unable to find image '{}' locally", args.image);
+            super::images::pull(client, &args.image, &platform, true).await?;
+            client.json(Method::POST, &path, Some(&body)).await?
+        }
+        other => other?,
+    };
+    for warning in made["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+    }
+    let id = made["Id"].as_str().unwrap_or_default().to_owned();
+    if let Some(file) = &args.cidfile {
+        std::fs::write(file, &id).map_err(|source| CliError::File {
+            action: "writing",
+            path: file.into(),
+            source,
+        })?;
+    }
+    Ok(id)
+}
+
+pub async fn run(client: &Client, args: &Run) -> Result<()> {
+    let container = &args.container;
+    if container.rm && container.restart.as_deref().is_some_and(|r| r != "no") {
+        return Err(CliError::Usage(
+            "--rm and --restart contradict each other".into(),
+        ));
+    }
+    if container.tty && container.interactive && !args.detach && !terminal::is_terminal(io::stdin())
+    {
+        return Err(CliError::Usage("the input device is not a TTY".into()));
+    }
+    let id = create(client, container, !args.detach).await?;
+    if args.detach {
+        client
+            .post(&format!("/containers/{id}/start"), None)
+            .await?;
+        return out(&format!("{id}\n"));
+    }
+    let until = if container.rm { "removed" } else { "next-exit" };
+    let code = follow(
+        client,
+        &id,
+        container.interactive,
+        container.tty,
+        &args.detach_keys,
+        args.sig_proxy,
+        Some(until),
+    )
+    .await?;
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(CliError::Exit(code))
+    }
+}
+
+/// Attaches, starts (if `until` says how to wait), carries stdio and gives the exit code.
+async fn follow(
+    client: &Client,
+    id: &str,
+    stdin: bool,
+    tty: bool,
+    keys: &str,
+    signals: bool,
+    start: Option<&str>,
+) -> Result<i32> {
+    let asked = query(&[
+        ("stream", "1".into()),
+        ("stdin", if stdin { "1" } else { "" }.into()),
+        ("stdout", "1".into()),
+        ("stderr", "1".into()),
+        ("detachKeys", keys.into()),
+    ]);
+    let connection = client
+        .hijack(&format!("/containers/{id}/attach{asked}"), None)
+        .await?;
+    let until = start.unwrap_or("not-running");
+    // The wait begins before the start, so that the shortest run is not missed.
+    let waiting = client
+        .ask(
+            Method::POST,
+            &format!("/containers/{id}/wait?condition={until}"),
+            None,
+        )
+        .await?;
+    if start.is_some() {
+        client
+            .post(&format!("/containers/{id}/start"), None)
+            .await?;
+    }
+    let raw = if tty && stdin { Raw::on() } else { None };
+    let sizes =
+        tty.then(|| terminal::follow_size(client.clone(), format!("/containers/{id}/resize")));
+    let signals = if signals && !tty {
+        terminal::proxy_signals(client.clone(), id.to_owned())
+    } else {
+        Vec::new()
+    };
+    let carried = terminal::carry(connection, stdin, tty).await;
+    drop(raw);
+    carried?;
+    let running = async {
+        let state = client.get(&format!("/containers/{id}/json")).await?;
+        Ok::<_, CliError>(state["State"]["Running"] == true)
+    };
+    // Output ends with the container, or because somebody left it with the detach keys.
+    let mut answer = crate::client::JsonLines::new(waiting);
+    let code = tokio::select! {
+        waited = answer.next() => waited?.map_or(0, |w| exit_code(&w)),
+        () = left(tty, running) => 0,
+    };
+    if let Some(task) = sizes {
+        task.abort();
+    }
+    signals.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(code)
+}
+
+/// Returns only if a terminal was left while its container runs on.
+async fn left(tty: bool, running: impl Future<Output = Result<bool>>) {
+    if tty && matches!(running.await, Ok(true)) {
+        return;
+    }
+    std::future::pending().await
+}
+
+fn exit_code(waited: &Value) -> i32 {
+    waited["StatusCode"]
+        .as_i64()
+        .and_then(|c| i32::try_from(c).ok())
+        .unwrap_or(125)
+}
+
+pub async fn attach(client: &Client, args: &Attach) -> Result<()> {
+    let name = escape(&args.container);
+    let found = client.get(&format!("/containers/{name}/json")).await?;
+    if found["State"]["Running"] != true {
+        return Err(CliError::Usage(
+            "You cannot attach to a stopped container, start it first".into(),
+        ));
+    }
+    let (tty, open) = (
+        found["Config"]["Tty"] == true,
+        found["Config"]["OpenStdin"] == true,
+    );
+    let code = follow(
+        client,
+        &name,
+        open && !args.no_stdin,
+        tty,
+        &args.detach_keys,
+        true,
+        None,
+    )
+    .await?;
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(CliError::Exit(code))
+    }
+}
+
+/// `start -a`.
+pub async fn start_attached(client: &Client, name: &str, stdin: bool) -> Result<()> {
+    let name = escape(name);
+    let found = client.get(&format!("/containers/{name}/json")).await?;
+    let tty = found["Config"]["Tty"] == true;
+    let code = follow(
+        client,
+        &name,
+        stdin && found["Config"]["OpenStdin"] == true,
+        tty,
+        "",
+        true,
+        Some("next-exit"),
+    )
+    .await?;
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(CliError::Exit(code))
+    }
+}
+
+pub async fn exec(client: &Client, args: &Exec) -> Result<()> {
+    if args.tty && args.interactive && !args.detach && !terminal::is_terminal(io::stdin()) {
+        return Err(CliError::Usage("the input device is not a TTY".into()));
+    }
+    let size = terminal::size().filter(|_| args.tty);
+    let body = json!({
+        "AttachStdin": args.interactive && !args.detach,
+        "AttachStdout": !args.detach,
+        "AttachStderr": !args.detach,
+        "DetachKeys": args.detach_keys,
+        "Tty": args.tty,
+        "Env": environment(&args.env),
+        "Cmd": args.command,
+        "Privileged": args.privileged,
+        "User": args.user.clone().unwrap_or_default(),
+        "WorkingDir": args.workdir.clone().unwrap_or_default(),
+        "ConsoleSize": size.map(|(r, c)| [r, c]),
+    });
+    let made = client
+        .json(
+            Method::POST,
+            &format!("/containers/{}/exec", escape(&args.container)),
+            Some(&body),
+        )
+        .await?;
+    let id = made["Id"].as_str().unwrap_or_default();
+    let start =
+        json!({ "Detach": args.detach, "Tty": args.tty, "ConsoleSize": size.map(|(r, c)| [r, c]) });
+    if args.detach {
+        return client
+            .post(&format!("/exec/{id}/start"), Some(&start))
+            .await;
+    }
+    let connection = client
+        .hijack(&format!("/exec/{id}/start"), Some(&start))
+        .await?;
+    let raw = if args.tty && args.interactive {
+        Raw::on()
+    } else {
+        None
+    };
+    let sizes = args
+        .tty
+        .then(|| terminal::follow_size(client.clone(), format!("/exec/{id}/resize")));
+    let carried = terminal::carry(connection, args.interactive, args.tty).await;
+    drop(raw);
+    if let Some(task) = sizes {
+        task.abort();
+    }
+    carried?;
+    let ended = client.get(&format!("/exec/{id}/json")).await?;
+    match ended["ExitCode"]
+        .as_i64()
+        .and_then(|c| i32::try_from(c).ok())
+    {
+        Some(0) | None => Ok(()),
+        Some(code) => Err(CliError::Exit(code)),
+    }
+}

@@ -1,0 +1,247 @@
+//! The daemon and the machine as a whole.
+
+use super::units::unit_rows;
+use crate::client::{Client, query};
+use crate::error::Result;
+use crate::format::template::Template;
+use crate::format::words::{ago, binary, size};
+use crate::format::{Table, align, out, row};
+use chrono::DateTime;
+use serde_json::{Value, json};
+
+/// `coracle system`
+#[derive(Debug, clap::Subcommand)]
+pub enum System {
+    /// Space that images, containers and volumes take
+    #[command(after_help = "Example:\n  coracle system df")]
+    Df {
+        /// table, json, or a template
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Machine, units and containers at a glance
+    #[command(after_help = "Example:\n  coracle system status")]
+    Status {
+        /// table or json
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Stop everything, take down networks and rules, end the daemon; images, volumes and units stay
+    #[command(after_help = "Example:\n  coracle system down -t 5")]
+    Down {
+        /// Seconds until containers are killed
+        #[arg(short, long, value_name = "SECONDS")]
+        timeout: Option<i64>,
+    },
+    /// What the daemon is and has
+    #[command(after_help = "Example:\n  coracle system info")]
+    Info {
+        /// json, or a template
+        #[arg(short, long)]
+        format: Option<String>,
+    },
+}
+
+pub async fn system(client: &Client, command: &System) -> Result<()> {
+    match command {
+        System::Df { format } => usage(client, format.as_deref()).await,
+        System::Status { format } => status(client, format.as_deref()).await,
+        System::Info { format } => info(client, format.as_deref()).await,
+        System::Down { timeout } => {
+            let asked = query(&[("t", timeout.map(|t| t.to_string()).unwrap_or_default())]);
+            client.post(&format!("/v1/system/down{asked}"), None).await
+        }
+    }
+}
+
+async fn usage(client: &Client, format: Option<&str>) -> Result<()> {
+    let found = client.get("/system/df").await?;
+    let list = |key: &str| found[key].as_array().cloned().unwrap_or_default();
+    let sum = |list: &[Value], size: &dyn Fn(&Value) -> f64| list.iter().map(size).sum::<f64>();
+    let (images, containers, volumes) = (list("Images"), list("Containers"), list("Volumes"));
+    let image_size = |v: &Value| v["Size"].as_f64().unwrap_or(0.0);
+    let own = |v: &Value| v["SizeRw"].as_f64().unwrap_or(0.0);
+    let volume_size = |v: &Value| v["UsageData"]["Size"].as_f64().unwrap_or(0.0);
+    let used = |v: &&Value| v["Containers"].as_i64().unwrap_or(0) > 0;
+    let running = |v: &&Value| v["State"] == "running";
+    let held = |v: &&Value| v["UsageData"]["RefCount"].as_i64().unwrap_or(0) > 0;
+    let line = |kind: &str, total: usize, active: usize, bytes: f64, free: f64| {
+        row([
+            ("Type", json!(kind)),
+            ("TotalCount", json!(total.to_string())),
+            ("Active", json!(active.to_string())),
+            ("Size", json!(size(bytes))),
+            ("Reclaimable", json!(size(free))),
+        ])
+    };
+    let idle = |list: &[Value], active: &dyn Fn(&&Value) -> bool, size: &dyn Fn(&Value) -> f64| {
+        list.iter().filter(|v| !active(v)).map(size).sum::<f64>()
+    };
+    let rows = vec![
+        line(
+            "Images",
+            images.len(),
+            images.iter().filter(used).count(),
+            sum(&images, &image_size),
+            idle(&images, &used, &image_size),
+        ),
+        line(
+            "Containers",
+            containers.len(),
+            containers.iter().filter(running).count(),
+            sum(&containers, &own),
+            idle(&containers, &running, &own),
+        ),
+        line(
+            "Local Volumes",
+            volumes.len(),
+            volumes.iter().filter(held).count(),
+            sum(&volumes, &volume_size),
+            idle(&volumes, &held, &volume_size),
+        ),
+    ];
+    let columns = vec![
+        ("TYPE", "Type"),
+        ("TOTAL", "TotalCount"),
+        ("ACTIVE", "Active"),
+        ("SIZE", "Size"),
+        ("RECLAIMABLE", "Reclaimable"),
+    ];
+    Table { columns, rows }.print(format)
+}
+
+/// `coracle status`.
+pub async fn status(client: &Client, format: Option<&str>) -> Result<()> {
+    let found = client.get("/v1/system/status").await?;
+    if format == Some("json") {
+        return out(&format!("{}\n", serde_json::to_string_pretty(&found)?));
+    }
+    let machine = &found["machine"];
+    let running = &found["containers"];
+    let id = machine["id"].as_str().unwrap_or_default();
+    out(&format!(
+        "machine {} ({}), Coracle {}, {} of {} containers running\n\n",
+        machine["hostname"].as_str().unwrap_or_default(),
+        id.get(..8).unwrap_or(id),
+        found["version"].as_str().unwrap_or_default(),
+        running["running"],
+        running["total"],
+    ))?;
+    let units = found["units"].as_array().cloned().unwrap_or_default();
+    if units.is_empty() {
+        return out("no units; `coracle unit start FILE` runs one\n");
+    }
+    unit_rows(&units).print(format)
+}
+
+pub async fn info(client: &Client, format: Option<&str>) -> Result<()> {
+    let found = client.get("/info").await?;
+    match format {
+        Some("json") => out(&format!("{found}\n")),
+        Some(text) => out(&format!("{}\n", Template::parse(text)?.render(&found)?)),
+        None => {
+            let text = |key: &str| {
+                found[key]
+                    .as_str()
+                    .map_or_else(|| found[key].to_string(), str::to_owned)
+            };
+            let lines = [
+                (
+                    "Containers",
+                    format!(
+                        "{} ({} running, {} paused, {} stopped)",
+                        found["Containers"],
+                        found["ContainersRunning"],
+                        found["ContainersPaused"],
+                        found["ContainersStopped"]
+                    ),
+                ),
+                ("Images", text("Images")),
+                ("Version", text("ServerVersion")),
+                ("Cgroup version", text("CgroupVersion")),
+                ("Kernel", text("KernelVersion")),
+                ("Operating system", text("OperatingSystem")),
+                ("CPUs", text("NCPU")),
+                ("Memory", binary(found["MemTotal"].as_f64().unwrap_or(0.0))),
+                ("Name", text("Name")),
+                ("State directory", text("DockerRootDir")),
+            ];
+            out(&align(
+                lines
+                    .into_iter()
+                    .map(|(k, v)| vec![format!("{k}:"), v])
+                    .collect(),
+            ))?;
+            for warning in found["Warnings"].as_array().into_iter().flatten() {
+                eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+            }
+            Ok(())
+        }
+    }
+}
+
+pub async fn version(client: &Client, format: Option<&str>) -> Result<()> {
+    let server = client.get("/version").await.ok();
+    let own = env!("CARGO_PKG_VERSION");
+    let all = json!({
+        "Client": { "Version": own, "ApiVersion": coracle_api::API_VERSION },
+        "Server": server,
+    });
+    match format {
+        Some("json") => out(&format!("{all}\n")),
+        Some(text) => out(&format!("{}\n", Template::parse(text)?.render(&all)?)),
+        None => {
+            out(&format!(
+                "Client: Coracle {own} (API {})\n",
+                coracle_api::API_VERSION
+            ))?;
+            match server {
+                Some(s) => out(&format!(
+                    "Server: Coracle {} (API {})\n",
+                    s["Version"].as_str().unwrap_or_default(),
+                    s["ApiVersion"].as_str().unwrap_or_default()
+                )),
+                None => out("Server: not reached\n"),
+            }
+        }
+    }
+}
+
+pub async fn machines(client: &Client, format: Option<&str>) -> Result<()> {
+    let found = client.get("/v1/machines").await?;
+    let rows = found.as_array().into_iter().flatten().map(|m| {
+        let id = m["id"].as_str().unwrap_or_default();
+        let since = m["since"]
+            .as_str()
+            .and_then(|t| DateTime::parse_from_rfc3339(t).ok());
+        row([
+            ("ID", json!(id.get(..8).unwrap_or(id))),
+            ("Hostname", m["hostname"].clone()),
+            ("State", m["state"].clone()),
+            ("CPUs", m["cpus"].clone()),
+            ("Memory", json!(binary(m["memory"].as_f64().unwrap_or(0.0)))),
+            ("Units", m["units"].clone()),
+            ("Version", m["coracle"].clone()),
+            ("Kernel", m["kernel"].clone()),
+            (
+                "Since",
+                json!(since.map(|t| ago(t.to_utc())).unwrap_or_default()),
+            ),
+        ])
+    });
+    let columns = vec![
+        ("MACHINE", "ID"),
+        ("HOSTNAME", "Hostname"),
+        ("STATE", "State"),
+        ("CPUS", "CPUs"),
+        ("MEMORY", "Memory"),
+        ("UNITS", "Units"),
+        ("VERSION", "Version"),
+        ("UP SINCE", "Since"),
+    ];
+    Table {
+        columns,
+        rows: rows.collect(),
+    }
+    .print(format)
+}

@@ -1,0 +1,161 @@
+//! Volumes.
+
+use super::{confirmed, filters, pruned};
+use crate::client::{Client, escape, query};
+use crate::error::{Result, each};
+use crate::format::{Table, inspected, out, row};
+use crate::run_args::pairs;
+use hyper::Method;
+use serde_json::{Value, json};
+
+/// `coracle volume`
+#[derive(Debug, clap::Subcommand)]
+pub enum Volume {
+    /// List volumes
+    #[command(
+        visible_alias = "list",
+        after_help = "Example:\n  coracle volume ls --filter dangling=true"
+    )]
+    Ls {
+        /// Narrow the list
+        #[arg(short, long)]
+        filter: Vec<String>,
+        /// table, json, or a template
+        #[arg(long)]
+        format: Option<String>,
+        /// Names only
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Make a volume
+    #[command(after_help = "Example:\n  coracle volume create data")]
+    Create {
+        /// Label: key=value
+        #[arg(long)]
+        label: Vec<String>,
+        /// Name
+        name: Option<String>,
+    },
+    /// Show a volume
+    #[command(after_help = "Example:\n  coracle volume inspect data")]
+    Inspect {
+        /// json, or a template
+        #[arg(short, long)]
+        format: Option<String>,
+        /// Names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove volumes with their data
+    #[command(
+        visible_alias = "remove",
+        after_help = "Example:\n  coracle volume rm data"
+    )]
+    Rm {
+        /// Missing ones are no error
+        #[arg(short, long)]
+        force: bool,
+        /// Names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove volumes that no container uses
+    #[command(after_help = "Example:\n  coracle volume prune")]
+    Prune {
+        /// Those with names too
+        #[arg(short, long)]
+        all: bool,
+        /// Without asking
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+pub async fn volume(client: &Client, command: &Volume) -> Result<()> {
+    match command {
+        Volume::Ls {
+            filter,
+            format,
+            quiet,
+        } => {
+            let found = client
+                .get(&format!(
+                    "/volumes{}",
+                    query(&[("filters", filters(filter)?)])
+                ))
+                .await?;
+            let list = found["Volumes"].as_array().cloned().unwrap_or_default();
+            if *quiet {
+                return out(&list
+                    .iter()
+                    .map(|v| format!("{}\n", v["Name"].as_str().unwrap_or_default()))
+                    .collect::<String>());
+            }
+            let rows = list.iter().map(|v| {
+                row([
+                    ("Driver", v["Driver"].clone()),
+                    ("Name", v["Name"].clone()),
+                    ("Mountpoint", v["Mountpoint"].clone()),
+                    ("Scope", v["Scope"].clone()),
+                    ("Labels", v["Labels"].clone()),
+                ])
+            });
+            Table {
+                columns: vec![("DRIVER", "Driver"), ("VOLUME NAME", "Name")],
+                rows: rows.collect(),
+            }
+            .print(format.as_deref())
+        }
+        Volume::Create { label, name } => {
+            let body = json!({ "Name": name.clone().unwrap_or_default(), "Labels": pairs(label) });
+            let made = client
+                .json(Method::POST, "/volumes/create", Some(&body))
+                .await?;
+            out(&format!("{}\n", made["Name"].as_str().unwrap_or_default()))
+        }
+        Volume::Inspect { format, names } => {
+            let mut found: Vec<Value> = Vec::new();
+            for name in names {
+                found.push(client.get(&format!("/volumes/{}", escape(name))).await?);
+            }
+            inspected(&found, format.as_deref())
+        }
+        Volume::Rm { force, names } => {
+            let asked = query(&[("force", if *force { "1" } else { "" }.to_owned())]);
+            each(names, async |name| {
+                client
+                    .ask(
+                        Method::DELETE,
+                        &format!("/volumes/{}{asked}", escape(&name)),
+                        None,
+                    )
+                    .await?;
+                out(&format!("{name}\n"))
+            })
+            .await
+        }
+        Volume::Prune { all, force } => {
+            let what = if *all {
+                "all volumes that no container uses"
+            } else {
+                "all volumes without a name that no container uses"
+            };
+            if !confirmed(*force, what)? {
+                return Ok(());
+            }
+            let filters = if *all {
+                json!({ "all": ["true"] }).to_string()
+            } else {
+                String::new()
+            };
+            let answer = client
+                .json(
+                    Method::POST,
+                    &format!("/volumes/prune{}", query(&[("filters", filters)])),
+                    None,
+                )
+                .await?;
+            pruned(&answer, "VolumesDeleted", "Deleted Volumes")
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What can go wrong with units.
+
+use crate::order::OrderError;
+use crate::translate::TranslateError;
+use coracle_engine::EngineError;
+use coracle_store::StoreError;
+use coracle_unit::Diagnostics;
+use std::io;
+use std::path::PathBuf;
+
+/// An error about units. Its message names the unit, the cause and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// No unit has that name.
+    #[error("no such unit: {0}; `coracle unit list` shows those that were submitted")]
+    NotFound(String),
+    /// The name cannot be one.
+    #[error(transparent)]
+    Name(#[from] coracle_unit::name::NameError),
+    /// The file has problems; all of them.
+    #[error("{0}")]
+    Refused(Diagnostics),
+    /// What the file asks is read, and not honoured yet.
+    #[error("{unit}: {what} is not honoured by this release; {way_out}")]
+    Unsupported {
+        /// The unit.
+        unit: String,
+        /// Section and key.
+        what: String,
+        /// What to do instead.
+        way_out: &'static str,
+    },
+    /// A template was asked to run.
+    #[error("{0} is a template; start an instance of it, such as {1}")]
+    Template(String, String),
+    /// The order of units.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// A unit that cannot become a container.
+    #[error(transparent)]
+    Translate(#[from] TranslateError),
+    /// A unit that was started and did not come up.
+    #[error("{unit} failed: {reason}{}", if log.is_empty() { String::new() } else { format!("\n  its last lines:\n{log}") })]
+    Failed {
+        /// The unit.
+        unit: String,
+        /// Why.
+        reason: String,
+        /// Its last lines of output, indented.
+        log: String,
+    },
+    /// The store.
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file of the machine.
+    #[error("{} cannot be used", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Result of an operation on units.
+pub type Result<T, E = FleetError> = std::result::Result<T, E>;

@@ -1,0 +1,234 @@
+//! What is stored of units and machines, and what people see of them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Format version of every value below.
+pub const VERSION: u32 = 1;
+
+/// Keys of the store. See the table in ARCHITECTURE.md.
+pub mod keys {
+    /// Facts about a machine.
+    pub fn machine(id: &str) -> String {
+        format!("/coracle/v1/machines/{id}")
+    }
+    /// There as long as the machine's lease is.
+    pub fn alive(id: &str) -> String {
+        format!("/coracle/v1/alive/{id}")
+    }
+    /// Every unit.
+    pub const UNITS: &str = "/coracle/v1/units/";
+    /// One unit.
+    pub fn unit(name: &str) -> String {
+        format!("{UNITS}{name}")
+    }
+    /// One text of a unit.
+    pub fn revision(uid: &str, number: u64) -> String {
+        format!("/coracle/v1/revisions/{uid}/{number}")
+    }
+    /// Every text of a unit.
+    pub fn revisions(uid: &str) -> String {
+        format!("/coracle/v1/revisions/{uid}/")
+    }
+    /// What a machine must run of a unit.
+    pub fn desired(machine: &str, uid: &str) -> String {
+        format!("/coracle/v1/desired/{machine}/{uid}/1/1")
+    }
+    /// What it runs.
+    pub fn actual(machine: &str, uid: &str) -> String {
+        format!("/coracle/v1/actual/{machine}/{uid}/1/1")
+    }
+}
+
+/// What a unit was asked to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Not to run.
+    #[default]
+    Inactive,
+    /// To run.
+    Active,
+}
+
+/// A unit: `units/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Given at submit; a name that was destroyed and made again is a new thing.
+    pub uid: String,
+    /// Its present text: `revisions/<uid>/<revision>`.
+    pub revision: u64,
+    /// What it was asked to be.
+    pub desired: Desired,
+    /// Counts requests to start it anew.
+    pub generation: u64,
+}
+
+/// An immutable text: `revisions/<uid>/<n>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisionRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The file's text.
+    pub text: String,
+    /// Drop-ins in the order in which they apply.
+    pub dropins: Vec<Dropin>,
+    /// When it was submitted.
+    pub created: DateTime<Utc>,
+}
+
+/// A drop-in file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropin {
+    /// Its name, `10-memory.conf`.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Where a unit stands, in systemd's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Active {
+    /// Not running, and not because of a failure.
+    #[default]
+    Inactive,
+    /// On its way up.
+    Activating,
+    /// Up.
+    Active,
+    /// On its way down.
+    Deactivating,
+    /// Down because of a failure.
+    Failed,
+}
+
+impl Active {
+    /// In systemd's words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inactive => "inactive",
+            Self::Activating => "activating",
+            Self::Active => "active",
+            Self::Deactivating => "deactivating",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Where a unit stands on this machine: `actual/…`, written on change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actual {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The unit's name.
+    pub unit: String,
+    /// State.
+    pub active: Active,
+    /// Finer state: `running`, `exited`, `dead`, `auto-restart`, …
+    pub sub: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// The request that the present run belongs to.
+    pub generation: u64,
+    /// The text that it runs.
+    pub revision: u64,
+    /// Boot of the machine in which this was written.
+    pub boot_id: String,
+    /// The run has ended and is not to be repeated.
+    pub settled: bool,
+    /// Restarts since the request.
+    pub restarts: u32,
+    /// Id of its container.
+    pub container: Option<String>,
+    /// Id of its main process.
+    pub process: Option<String>,
+    /// Number of its last run, for ids of processes.
+    pub run: u64,
+}
+
+impl Actual {
+    /// Of a unit that never ran.
+    pub fn new(unit: &str, now: DateTime<Utc>) -> Self {
+        Self {
+            version: VERSION,
+            unit: unit.to_owned(),
+            active: Active::Inactive,
+            sub: "dead".into(),
+            reason: "not started".into(),
+            since: now,
+            generation: 0,
+            revision: 0,
+            boot_id: String::new(),
+            settled: false,
+            restarts: 0,
+            container: None,
+            process: None,
+            run: 0,
+        }
+    }
+}
+
+/// What people see of a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnitView {
+    /// Full name.
+    pub name: String,
+    /// `container`, `service`, `volume`, `network`.
+    pub kind: String,
+    /// `Description=`.
+    pub description: String,
+    /// What it was asked to be.
+    pub desired: Desired,
+    /// Where it stands.
+    pub active: Active,
+    /// Finer.
+    pub sub: String,
+    /// Since when; absent if it never ran.
+    pub since: Option<DateTime<Utc>>,
+    /// Machine id.
+    pub machine: String,
+    /// Container id.
+    pub container: Option<String>,
+    /// Why it stands there.
+    pub reason: String,
+    /// `starting`, `healthy`, `unhealthy`, if it has a test.
+    pub health: Option<String>,
+    /// Published ports, `0.0.0.0:8080->80/tcp`.
+    pub ports: Vec<String>,
+    /// Whether a template: it runs only as instances.
+    pub template: bool,
+    /// Whether what runs is older than what was submitted last.
+    pub outdated: bool,
+    /// Restarts since it was asked to run.
+    pub restarts: u32,
+}
+
+/// Facts about a machine: `machines/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// [`VERSION`].
+    pub version: u32,
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Host name.
+    pub hostname: String,
+    /// Processors.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Release of Coracle.
+    pub coracle: String,
+    /// Since when this daemon runs.
+    pub since: DateTime<Utc>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}

@@ -1,0 +1,356 @@
+//! The processes of `[Service]`: commands before and after, the main process, and stopping it.
+
+use crate::error::Result;
+use crate::supervise::Supervised;
+use crate::translate;
+use coracle_engine::process::{KillMode, ProcessSpec};
+use coracle_engine::{Engine, EngineError, full_error};
+use coracle_unit::exec::{Command, expand_env};
+use coracle_unit::service::ServiceSection;
+use coracle_unit::value::TimeSpan;
+use coracle_unit::{Kind, Unit};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a run did not come up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotUp {
+    /// Exit code for the restart policy.
+    pub code: i32,
+    /// For people.
+    pub reason: String,
+    /// An `ExecCondition=` said no: that is no failure.
+    pub skipped: bool,
+}
+
+impl NotUp {
+    pub(crate) fn new(code: i32, reason: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+            skipped: false,
+        }
+    }
+}
+
+impl From<EngineError> for NotUp {
+    fn from(error: EngineError) -> Self {
+        let code = match &error {
+            // systemd's EXIT_EXEC.
+            EngineError::Start { .. } => 203,
+            _ => 1,
+        };
+        Self::new(code, full_error(&error))
+    }
+}
+
+/// The `[Service]` of a unit that has one.
+pub fn section(unit: &Unit) -> Option<&ServiceSection> {
+    match &unit.kind {
+        Kind::Service(service) | Kind::Container { service, .. } => Some(service),
+        _ => None,
+    }
+}
+
+/// One run's processes.
+pub struct Run<'a> {
+    pub engine: &'a Engine,
+    pub unit: &'a Unit,
+    pub service: &'a ServiceSection,
+    pub supervised: &'a Supervised,
+    /// Number of the run.
+    pub run: u64,
+    /// Main process on the host, for `$MAINPID`.
+    pub main_pid: Option<u32>,
+}
+
+fn limit(time: TimeSpan) -> Duration {
+    time.duration().unwrap_or(Duration::MAX)
+}
+
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    if time == Duration::MAX {
+        Some(work.await)
+    } else {
+        tokio::time::timeout(time, work).await.ok()
+    }
+}
+
+impl Run<'_> {
+    /// Id of a process of this run.
+    pub fn id(&self, tag: &str) -> String {
+        format!(
+            "{}.{}.{tag}",
+            translate::plain(self.unit.name.as_str()),
+            self.run
+        )
+    }
+
+    /// Where everything the unit says is logged.
+    pub fn log(&self) -> PathBuf {
+        self.supervised.log_path(self.engine)
+    }
+
+    fn environment(&self) -> Result<Vec<String>, NotUp> {
+        let own = &self.service.environment;
+        let mut env = translate::environment(self.unit, &self.service.environment_files, own)
+            .map_err(|e| NotUp::new(1, full_error(&e)))?;
+        let has =
+            |env: &[String], name: &str| env.iter().any(|e| e.starts_with(&format!("{name}=")));
+        if !has(&env, "PATH") {
+            env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
+        }
+        if let Some(pid) = self.main_pid {
+            env.push(format!("MAINPID={pid}"));
+        }
+        Ok(env)
+    }
+
+    fn spec(&self, command: &Command, tag: &str) -> Result<ProcessSpec, NotUp> {
+        let env = self.environment()?;
+        let map: BTreeMap<String, String> = env
+            .iter()
+            .filter_map(|e| e.split_once('='))
+            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .collect();
+        let args = if command.literal {
+            command.argv.clone()
+        } else {
+            expand_env(&command.argv, &map)
+        };
+        let user = self.user(command)?;
+        let s = self.service;
+        let home = if user.uid == 0 { "/root" } else { "/" };
+        let cwd = match s.working_directory.as_deref() {
+            Some("~") => home,
+            Some(dir) => dir,
+            None => "/",
+        };
+        let rlimits: Vec<_> = s
+            .limits
+            .iter()
+            .filter_map(|(key, value)| {
+                let (soft, hard) = value.split_once(':').unwrap_or((value, value));
+                let number = |t: &str| if t == "infinity" { Some(u64::MAX) } else { t.parse().ok() };
+                let name = key.strip_prefix("Limit")?;
+                Some(json!({ "type": format!("RLIMIT_{name}"), "soft": number(soft)?, "hard": number(hard)? }))
+            })
+            .collect();
+        let mut process = json!({
+            "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
+            "args": args,
+            "env": env,
+            "cwd": cwd,
+        });
+        if let Some(umask) = s.umask {
+            process["user"]["umask"] = json!(umask);
+        }
+        if !rlimits.is_empty() {
+            process["rlimits"] = json!(rlimits);
+        }
+        let process = serde_json::from_value(process)
+            .map_err(|e| NotUp::new(1, format!("the command has no valid form: {e}")))?;
+        let kill_mode = match s.kill_mode.as_str() {
+            "mixed" => KillMode::Mixed,
+            "process" => KillMode::Process,
+            "none" => KillMode::None,
+            _ => KillMode::ControlGroup,
+        };
+        Ok(ProcessSpec {
+            id: self.id(tag),
+            process,
+            kill_mode,
+            log: self.log(),
+        })
+    }
+
+    fn user(&self, command: &Command) -> Result<coracle_engine::spec::ResolvedUser, NotUp> {
+        let name = match (&self.service.user, &self.service.group) {
+            _ if command.privileged => "0".to_owned(),
+            (Some(user), Some(group)) => format!("{user}:{group}"),
+            (Some(user), None) => user.clone(),
+            (None, Some(group)) => format!("0:{group}"),
+            (None, None) => "0".to_owned(),
+        };
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        coracle_engine::spec::user::resolve(&name, &[], &read("/etc/passwd"), &read("/etc/group"))
+            .map_err(|e| NotUp::new(217, full_error(&e)))
+    }
+
+    /// Runs a command to its end and gives its exit code.
+    async fn command(&self, command: &Command, tag: &str, time: Duration) -> Result<i32, NotUp> {
+        let spec = self.spec(command, tag)?;
+        let id = spec.id.clone();
+        // A process of a former daemon that was on its way.
+        let _ = self.engine.process_forget(&id).await;
+        self.supervised.running_process(Some(id.clone()));
+        self.engine.process_start(spec).await?;
+        let waited = within(time, self.engine.process_wait(&id)).await;
+        let code = match waited {
+            Some(status) => status?.code,
+            None => {
+                let _ = self.engine.process_signal(&id, 9, true).await;
+                let _ = self.engine.process_wait(&id).await;
+                let _ = self.engine.process_forget(&id).await;
+                return Err(NotUp::new(
+                    1,
+                    format!(
+                        "{} took longer than {} s",
+                        command.argv.join(" "),
+                        time.as_secs()
+                    ),
+                ));
+            }
+        };
+        self.supervised.running_process(None);
+        let _ = self.engine.process_forget(&id).await;
+        Ok(code)
+    }
+
+    /// Runs commands one after the other; the first that fails ends it.
+    pub async fn commands(
+        &self,
+        key: &str,
+        commands: &[Command],
+        time: Duration,
+    ) -> Result<(), NotUp> {
+        for (number, command) in commands.iter().enumerate() {
+            let code = self
+                .command(
+                    command,
+                    &format!("{}{number}", key.to_ascii_lowercase()),
+                    time,
+                )
+                .await?;
+            if code != 0 && !command.ignore_failure && !success(self.service, code) {
+                return Err(NotUp::new(
+                    code,
+                    format!("{key}={} exited with code {code}", command.argv.join(" ")),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// `ExecCondition=` and `ExecStartPre=`.
+    pub async fn before(&self) -> Result<(), NotUp> {
+        let time = limit(self.service.timeout_start);
+        for (number, command) in self.service.exec_condition.iter().enumerate() {
+            let code = self
+                .command(command, &format!("condition{number}"), time)
+                .await?;
+            match code {
+                0 => {}
+                1..=254 => {
+                    let reason = format!(
+                        "ExecCondition={} said no (code {code})",
+                        command.argv.join(" ")
+                    );
+                    return Err(NotUp {
+                        code: 0,
+                        reason,
+                        skipped: true,
+                    });
+                }
+                _ => {
+                    return Err(NotUp::new(
+                        code,
+                        format!(
+                            "ExecCondition={} failed (code {code})",
+                            command.argv.join(" ")
+                        ),
+                    ));
+                }
+            }
+        }
+        self.commands("ExecStartPre", &self.service.exec_start_pre, time)
+            .await
+    }
+
+    /// The main process of `simple` and `exec`, or all of a `oneshot`'s; gives the id of the one that runs on.
+    pub async fn main(&self) -> Result<Option<String>, NotUp> {
+        if self.service.service_type == "oneshot" {
+            self.commands(
+                "ExecStart",
+                &self.service.exec_start,
+                limit(self.service.timeout_start),
+            )
+            .await?;
+            return Ok(None);
+        }
+        let Some(command) = self.service.exec_start.first() else {
+            return Err(NotUp::new(1, "it has no ExecStart="));
+        };
+        let spec = self.spec(command, "main")?;
+        let id = spec.id.clone();
+        let _ = self.engine.process_forget(&id).await;
+        self.engine.process_start(spec).await?;
+        Ok(Some(id))
+    }
+
+    /// `ExecStartPost=`.
+    pub async fn after(&self) -> Result<(), NotUp> {
+        self.commands(
+            "ExecStartPost",
+            &self.service.exec_start_post,
+            limit(self.service.timeout_start),
+        )
+        .await
+    }
+
+    /// Ends the main process as `ExecStop=`, `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say.
+    pub async fn stop(&self, main: &str) {
+        let s = self.service;
+        let time = limit(s.timeout_stop);
+        if let Err(problem) = self.commands("ExecStop", &s.exec_stop, time).await {
+            tracing::warn!(unit = %self.unit.name, reason = problem.reason, "ExecStop= failed");
+        }
+        let signal = coracle_engine::stop::signal_number(&s.kill_signal).unwrap_or(15);
+        if s.kill_mode != "none" {
+            let all = s.kill_mode == "control-group";
+            let _ = self.engine.process_signal(main, signal, all).await;
+            if within(time, self.engine.process_wait(main)).await.is_none() {
+                tracing::warn!(unit = %self.unit.name, "it did not stop in time and is killed");
+                let _ = self
+                    .engine
+                    .process_signal(main, 9, s.kill_mode != "process")
+                    .await;
+                let _ = self.engine.process_wait(main).await;
+            }
+        }
+        let _ = self.engine.process_forget(main).await;
+    }
+
+    /// `ExecStopPost=`, after every end.
+    pub async fn stop_post(&self) {
+        let time = limit(self.service.timeout_stop);
+        if let Err(problem) = self
+            .commands("ExecStopPost", &self.service.exec_stop_post, time)
+            .await
+        {
+            tracing::warn!(unit = %self.unit.name, reason = problem.reason, "ExecStopPost= failed");
+        }
+    }
+}
+
+/// `SuccessExitStatus=` as numbers; signals as 128 + n.
+pub fn success_codes(service: &ServiceSection) -> Vec<i32> {
+    let number = |text: &String| {
+        text.parse().ok().or_else(|| {
+            coracle_engine::stop::signal_number(text)
+                .ok()
+                .map(|n| 128 + n)
+        })
+    };
+    service
+        .success_exit_status
+        .iter()
+        .filter_map(number)
+        .collect()
+}
+
+fn success(service: &ServiceSection, code: i32) -> bool {
+    success_codes(service).contains(&code)
+}

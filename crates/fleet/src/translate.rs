@@ -1,0 +1,610 @@
+//! From a `.container` unit to what the engine is asked. Pure, apart from the files that the unit names.
+
+use crate::order::{Units, resource_name};
+use coracle_engine::SERVICE_LABEL;
+use coracle_engine::model::config::{Args, Empty};
+use coracle_engine::model::{
+    ContainerConfig, CreateRequest, DeviceMapping, EndpointConfig, HealthConfig, HostConfig,
+    IpamConfig, LogConfig, NetworkingConfig, PortBinding, RestartPolicy, Ulimit,
+};
+use coracle_unit::container::{ContainerUnit, Mount, MountSource, Network};
+use coracle_unit::deploy::{DeploySection, Probe};
+use coracle_unit::service::EnvironmentFile;
+use coracle_unit::value::TimeSpan;
+use coracle_unit::{Kind, Unit, UnitName};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Labels by which a container is known to belong to a unit.
+pub const UNIT_LABEL: &str = "coracle.unit";
+/// The unit's uid.
+pub const UID_LABEL: &str = "coracle.uid";
+
+/// Why a unit cannot become a container.
+#[derive(Debug, thiserror::Error)]
+pub enum TranslateError {
+    /// A key with a value that this release does not honour.
+    #[error("{unit}: {key}={value} is not honoured by this release; {way_out}")]
+    Unsupported {
+        /// The unit.
+        unit: String,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What to do instead.
+        way_out: &'static str,
+    },
+    /// A file that the unit names.
+    #[error("{unit}: {key}={path} cannot be read")]
+    File {
+        /// The unit.
+        unit: String,
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+type Result<T> = std::result::Result<T, TranslateError>;
+
+/// The name of a unit's container: `guestbook@1.container` runs as `guestbook-1`.
+pub fn container_name(unit: &Unit) -> String {
+    if let Kind::Container { container, .. } = &unit.kind
+        && let Some(name) = container.texts.get("ContainerName")
+    {
+        return name.clone();
+    }
+    plain(unit.name.stem())
+}
+
+/// A name with only what containers' names may have.
+pub fn plain(text: &str) -> String {
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') {
+            c
+        } else {
+            '-'
+        }
+    };
+    let name: String = text.chars().map(allowed).collect();
+    let name = name.trim_start_matches(['-', '.', '_']);
+    if name.len() < 2 {
+        format!("unit-{name}")
+    } else {
+        name.to_owned()
+    }
+}
+
+struct Translator<'a> {
+    unit: &'a Unit,
+    container: &'a ContainerUnit,
+    units: &'a Units,
+}
+
+/// Builds the request; `uid` marks the container as the unit's.
+///
+/// # Errors
+/// [`TranslateError`] naming key and way out.
+pub fn request(unit: &Unit, uid: &str, units: &Units) -> Result<CreateRequest> {
+    let Kind::Container { container, .. } = &unit.kind else {
+        return Err(TranslateError::Unsupported {
+            unit: unit.name.to_string(),
+            key: "Image",
+            value: String::new(),
+            way_out: "only .container units become containers",
+        });
+    };
+    Translator {
+        unit,
+        container,
+        units,
+    }
+    .request(uid)
+}
+
+impl Translator<'_> {
+    fn unsupported(
+        &self,
+        key: &'static str,
+        value: impl Into<String>,
+        way_out: &'static str,
+    ) -> TranslateError {
+        TranslateError::Unsupported {
+            unit: self.unit.name.to_string(),
+            key,
+            value: value.into(),
+            way_out,
+        }
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.container.texts.get(key).cloned().unwrap_or_default()
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        self.container.lists.get(key).cloned().unwrap_or_default()
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.container.flags.get(key).copied().unwrap_or(false)
+    }
+
+    fn request(&self, uid: &str) -> Result<CreateRequest> {
+        Ok(CreateRequest {
+            config: self.config(uid)?,
+            host_config: self.host()?,
+            networking_config: self.networking()?,
+        })
+    }
+
+    fn config(&self, uid: &str) -> Result<ContainerConfig> {
+        let c = self.container;
+        let mut labels = c.labels.clone();
+        labels.insert(UNIT_LABEL.into(), self.unit.name.to_string());
+        labels.insert(UID_LABEL.into(), uid.to_owned());
+        if !self.unit.deploy.headless {
+            labels.insert(SERVICE_LABEL.into(), self.unit.name.prefix().to_owned());
+        }
+        let mut env = environment(self.unit, &c.environment_files, &c.environment)?;
+        match self.text("Timezone").as_str() {
+            "" | "local" => {}
+            zone => env.push(format!("TZ={zone}")),
+        }
+        let (user, group) = (self.text("User"), self.text("Group"));
+        let user = match (user.is_empty(), group.is_empty()) {
+            (_, true) => user,
+            (true, false) => return Err(self.unsupported("Group", group, "give User= too")),
+            (false, false) => format!("{user}:{group}"),
+        };
+        let args = |list: &[String]| (!list.is_empty()).then(|| Args(list.to_vec()));
+        let ports = c
+            .ports
+            .iter()
+            .map(|p| format!("{}/{}", p.container_port, p.protocol));
+        let exposed = c.exposed_ports.iter().map(|p| {
+            if p.contains('/') {
+                p.clone()
+            } else {
+                format!("{p}/tcp")
+            }
+        });
+        Ok(ContainerConfig {
+            hostname: self.text("HostName"),
+            user,
+            env,
+            cmd: args(&c.exec),
+            entrypoint: args(&c.entrypoint),
+            image: c.image.clone(),
+            working_dir: self.text("WorkingDir"),
+            labels,
+            stop_signal: c.stop_signal.clone(),
+            stop_timeout: c
+                .times
+                .get("StopTimeout")
+                .map(|t| t.duration().map_or(-1, seconds)),
+            exposed_ports: ports.chain(exposed).map(|p| (p, Empty {})).collect(),
+            healthcheck: self.health(),
+            ..ContainerConfig::default()
+        })
+    }
+
+    fn health(&self) -> Option<HealthConfig> {
+        let c = self.container;
+        let nanos = |key: &str| {
+            let time = c.times.get(key).and_then(|t| t.duration());
+            time.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+        };
+        let mut health = HealthConfig {
+            interval: nanos("HealthInterval"),
+            timeout: nanos("HealthTimeout"),
+            start_period: nanos("HealthStartPeriod"),
+            retries: c.health_retries.map_or(0, i64::from),
+            ..HealthConfig::default()
+        };
+        match self.text("HealthCmd").as_str() {
+            "" => {
+                if let Some(probe) = probe(&self.unit.deploy) {
+                    return Some(probe);
+                }
+                // Only an image's own test can mean these.
+                return (health != HealthConfig::default()).then_some(health);
+            }
+            "none" => health.test = vec!["NONE".into()],
+            command => {
+                health.test = match serde_json::from_str::<Vec<String>>(command) {
+                    Ok(words) => std::iter::once("CMD".to_owned()).chain(words).collect(),
+                    Err(_) => vec!["CMD-SHELL".into(), command.into()],
+                };
+            }
+        }
+        Some(health)
+    }
+
+    fn host(&self) -> Result<HostConfig> {
+        let c = self.container;
+        let mut host = HostConfig {
+            restart_policy: RestartPolicy {
+                name: "no".into(),
+                ..RestartPolicy::default()
+            },
+            cap_add: self.list("AddCapability"),
+            cap_drop: self.list("DropCapability"),
+            dns: self.list("DNS"),
+            dns_options: self.list("DNSOption"),
+            dns_search: self.list("DNSSearch"),
+            extra_hosts: self.list("AddHost"),
+            readonly_rootfs: self.flag("ReadOnly"),
+            sysctls: c.sysctls.clone(),
+            annotations: c.annotations.clone(),
+            shm_size: c
+                .shm_size
+                .map_or(0, |b| i64::try_from(b).unwrap_or(i64::MAX)),
+            memory: c.memory.map_or(0, |b| i64::try_from(b).unwrap_or(i64::MAX)),
+            pids_limit: c.pids_limit,
+            init: self.flag("RunInit").then_some(true),
+            log_config: LogConfig {
+                kind: c.log_driver.clone().unwrap_or_default(),
+                config: c.log_options.clone(),
+            },
+            ..HostConfig::default()
+        };
+        if self.flag("NoNewPrivileges") {
+            host.security_opt.push("no-new-privileges".into());
+        }
+        match self.text("SeccompProfile").as_str() {
+            "" => {}
+            "unconfined" => host.security_opt.push("seccomp=unconfined".into()),
+            path => {
+                let text = self.read("SeccompProfile", path)?;
+                host.security_opt.push(format!("seccomp={text}"));
+            }
+        }
+        for mask in self.list("Mask") {
+            return Err(self.unsupported("Mask", mask, "mount something empty there with Tmpfs="));
+        }
+        for path in self.list("Unmask") {
+            if path != "ALL" {
+                return Err(self.unsupported("Unmask", path, "only ALL is"));
+            }
+            host.security_opt.push("systempaths=unconfined".into());
+        }
+        for ulimit in self.list("Ulimit") {
+            host.ulimits.push(self.ulimit(&ulimit)?);
+        }
+        for device in self.list("AddDevice") {
+            let mut parts = device.split(':');
+            let from = parts.next().unwrap_or_default().to_owned();
+            let to = parts.next().map_or_else(|| from.clone(), str::to_owned);
+            let permissions = parts.next().unwrap_or("rwm").to_owned();
+            host.devices.push(DeviceMapping {
+                path_on_host: from,
+                path_in_container: to,
+                cgroup_permissions: permissions,
+            });
+        }
+        for port in &c.ports {
+            let binding = PortBinding {
+                host_ip: port.host_ip.map_or_else(String::new, |ip| ip.to_string()),
+                host_port: port.host_port.map_or_else(String::new, |p| p.to_string()),
+            };
+            let key = format!("{}/{}", port.container_port, port.protocol);
+            host.port_bindings
+                .entry(key)
+                .or_default()
+                .get_or_insert_with(Vec::new)
+                .push(binding);
+        }
+        for mount in &c.mounts {
+            self.mount(mount, &mut host)?;
+        }
+        if self.flag("ReadOnly") && c.flags.get("ReadOnlyTmpfs").copied().unwrap_or(true) {
+            // As Podman does: a read-only root still has places for what does not last.
+            for place in ["/tmp", "/run", "/var/tmp"] {
+                let taken = c.mounts.iter().any(|m| m.target == place);
+                if !taken {
+                    host.tmpfs.insert(place.into(), String::new());
+                }
+            }
+        }
+        host.network_mode = match c.networks.first() {
+            None | Some(Network::Bridge) => "bridge".into(),
+            Some(Network::Host) => "host".into(),
+            Some(Network::None) => "none".into(),
+            Some(other) => self.network(other)?,
+        };
+        Ok(host)
+    }
+
+    fn ulimit(&self, text: &str) -> Result<Ulimit> {
+        let bad = || self.unsupported("Ulimit", text, "write name=soft:hard");
+        let (name, values) = text.split_once('=').ok_or_else(bad)?;
+        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+        let number = |t: &str| {
+            if t == "unlimited" {
+                Ok(-1)
+            } else {
+                t.parse().map_err(|_| bad())
+            }
+        };
+        Ok(Ulimit {
+            name: name.into(),
+            soft: number(soft)?,
+            hard: number(hard)?,
+        })
+    }
+
+    fn mount(&self, mount: &Mount, host: &mut HostConfig) -> Result<()> {
+        let mut options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
+        if mount.read_only {
+            options.push("ro");
+        }
+        let with = |source: &str| {
+            let end = if options.is_empty() {
+                String::new()
+            } else {
+                format!(":{}", options.join(","))
+            };
+            format!("{source}:{}{end}", mount.target)
+        };
+        match &mount.source {
+            MountSource::Tmpfs => {
+                host.tmpfs.insert(mount.target.clone(), options.join(","));
+            }
+            MountSource::Unit(name) => host.binds.push(with(&self.resource("Volume", name)?)),
+            MountSource::Named(name) => host.binds.push(with(name)),
+            MountSource::Bind(path) => host.binds.push(with(path)),
+            MountSource::Anonymous => host.mounts.push(coracle_engine::model::Mount {
+                kind: "volume".into(),
+                target: mount.target.clone(),
+                read_only: mount.read_only,
+                ..Default::default()
+            }),
+        }
+        Ok(())
+    }
+
+    fn resource(&self, key: &'static str, name: &UnitName) -> Result<String> {
+        resource_name(name, self.units)
+            .ok_or_else(|| self.unsupported(key, name.to_string(), "submit that unit first"))
+    }
+
+    fn network(&self, network: &Network) -> Result<String> {
+        Ok(match network {
+            Network::Unit(name) => self.resource("Network", name)?,
+            Network::Named(name) => name.clone(),
+            Network::Bridge => "bridge".into(),
+            Network::Host => "host".into(),
+            Network::None => "none".into(),
+        })
+    }
+
+    fn networking(&self) -> Result<NetworkingConfig> {
+        let c = self.container;
+        if let Some(ip) = c.ip6 {
+            return Err(self.unsupported(
+                "IP6",
+                ip.to_string(),
+                "networks have IPv4 addresses only; use IP=",
+            ));
+        }
+        let mut all = BTreeMap::new();
+        for (number, network) in c.networks.iter().enumerate() {
+            if c.networks.len() > 1 && matches!(network, Network::Host | Network::None) {
+                return Err(self.unsupported(
+                    "Network",
+                    "host or none",
+                    "it must be the only Network=",
+                ));
+            }
+            let endpoint = EndpointConfig {
+                aliases: self.list("NetworkAlias"),
+                ipam_config: c.ip.filter(|_| number == 0).map(|ip| IpamConfig {
+                    ipv4_address: ip.to_string(),
+                    ..IpamConfig::default()
+                }),
+                ..EndpointConfig::default()
+            };
+            all.insert(self.network(network)?, Some(endpoint));
+        }
+        Ok(NetworkingConfig {
+            endpoints_config: all,
+        })
+    }
+
+    fn read(&self, key: &'static str, path: &str) -> Result<String> {
+        read(self.unit, key, path)
+    }
+}
+
+fn read(unit: &Unit, key: &'static str, path: &str) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| TranslateError::File {
+        unit: unit.name.to_string(),
+        key,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Files first, then what stands in the unit itself, which wins.
+pub(crate) fn environment(
+    unit: &Unit,
+    files: &[EnvironmentFile],
+    own: &BTreeMap<String, String>,
+) -> Result<Vec<String>> {
+    let mut all = BTreeMap::new();
+    for file in files {
+        if file.optional && !Path::new(&file.path).exists() {
+            continue;
+        }
+        for line in read(unit, "EnvironmentFile", &file.path)?.lines() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', ';']) {
+                continue;
+            }
+            if let Some((name, value)) = line.split_once('=') {
+                let value = value.trim();
+                let quoted =
+                    |q: char| value.len() > 1 && value.starts_with(q) && value.ends_with(q);
+                let value = if quoted('"') || quoted('\'') {
+                    &value[1..value.len() - 1]
+                } else {
+                    value
+                };
+                all.insert(name.trim().to_owned(), value.to_owned());
+            }
+        }
+    }
+    all.extend(own.clone());
+    Ok(all
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect())
+}
+
+fn seconds(time: std::time::Duration) -> i64 {
+    // Rounded up: half a second is not no time.
+    i64::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(i64::MAX)
+}
+
+/// A probe from the host as a health test.
+fn probe(deploy: &DeploySection) -> Option<HealthConfig> {
+    let place =
+        |host: &Option<String>, port: u16| format!("{}:{port}", host.as_deref().unwrap_or(""));
+    let test = match deploy.probe.as_ref()? {
+        Probe::Http { host, port, path } => vec![
+            "HTTP".into(),
+            format!("http://{}{path}", place(host, *port)),
+        ],
+        Probe::Tcp { host, port } => vec!["TCP".into(), place(host, *port)],
+    };
+    let nanos = |t: TimeSpan| {
+        t.duration()
+            .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+    };
+    Some(HealthConfig {
+        test,
+        interval: nanos(deploy.probe_interval),
+        timeout: nanos(deploy.probe_timeout),
+        retries: i64::from(deploy.probe_retries),
+        ..HealthConfig::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use coracle_unit::{SpecifierContext, load};
+
+    fn unit(name: &str, text: &str) -> Unit {
+        let loaded = load(
+            &UnitName::new(name).unwrap(),
+            text,
+            &[],
+            &SpecifierContext::default(),
+        );
+        loaded.map_err(|e| e.to_string()).unwrap()
+    }
+
+    fn translate(name: &str, text: &str) -> Result<CreateRequest> {
+        let units: Units = [
+            unit("data.volume", "[Volume]\nVolumeName=the-data\n"),
+            unit("back.network", "[Network]\n"),
+        ]
+        .map(|u| (u.name.to_string(), u))
+        .into();
+        request(&unit(name, text), "u1", &units)
+    }
+
+    #[test]
+    fn keys_become_what_the_engine_takes() {
+        let request = translate(
+            "web@2.container",
+            "[Container]\nImage=localhost/web:1\nExec=serve \"two words\"\nVolume=data.volume:/data:ro\nVolume=/srv:/srv\n\
+             Tmpfs=/run:size=1m\nPublishPort=127.0.0.1:80%i:8080\nPublishPort=53/udp\nNetwork=back.network\n\
+             Environment=A=1 B=2\nUser=33\nGroup=44\nHealthCmd=true\nHealthInterval=2s\nMemory=64M\nPidsLimit=9\n\
+             NoNewPrivileges=yes\nUlimit=nofile=5:6\nStopTimeout=3\nNetworkAlias=w\nLabel=x=y\nDropCapability=ALL\n",
+        )
+        .unwrap();
+        let (config, host) = (&request.config, &request.host_config);
+        assert_eq!(config.cmd.as_ref().unwrap().0, ["serve", "two words"]);
+        assert_eq!(config.env, ["A=1", "B=2"]);
+        assert_eq!(
+            (config.user.as_str(), config.stop_timeout),
+            ("33:44", Some(3))
+        );
+        assert_eq!(config.labels["coracle.service"], "web");
+        assert_eq!(config.labels[UNIT_LABEL], "web@2.container");
+        assert_eq!(
+            config.healthcheck.as_ref().unwrap().test,
+            ["CMD-SHELL", "true"]
+        );
+        assert_eq!(host.binds, ["the-data:/data:ro", "/srv:/srv"]);
+        assert_eq!(host.tmpfs["/run"], "size=1m");
+        let published = host.port_bindings["8080/tcp"].as_ref().unwrap();
+        assert_eq!(
+            (
+                published[0].host_ip.as_str(),
+                published[0].host_port.as_str()
+            ),
+            ("127.0.0.1", "802")
+        );
+        assert!(host.port_bindings.contains_key("53/udp"));
+        assert_eq!((host.memory, host.pids_limit), (64 << 20, Some(9)));
+        assert_eq!(
+            (host.network_mode.as_str(), host.ulimits[0].hard),
+            ("back", 6)
+        );
+        assert_eq!(
+            request.networking_config.endpoints_config["back"]
+                .as_ref()
+                .unwrap()
+                .aliases,
+            ["w"]
+        );
+        coracle_engine::model::check::check(&request).unwrap();
+    }
+
+    #[test]
+    fn probes_and_headless_units() {
+        let text = "[Container]\nImage=x\n[X-Deploy]\nProbe=http://:8080/healthz\nHeadless=true\n";
+        let request = translate("web.container", text).unwrap();
+        assert_eq!(
+            request.config.healthcheck.unwrap().test,
+            ["HTTP", "http://:8080/healthz"]
+        );
+        assert!(!request.config.labels.contains_key("coracle.service"));
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_named() {
+        for (line, word) in [
+            ("IP6=fd00::1", "IP6"),
+            ("Mask=/proc/x", "Mask"),
+            ("Volume=gone.volume:/x", "gone.volume"),
+            ("EnvironmentFile=/no/such/file", "/no/such/file"),
+            ("SeccompProfile=/no/profile", "/no/profile"),
+        ] {
+            let error =
+                translate("web.container", &format!("[Container]\nImage=x\n{line}\n")).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (stem, name) in [
+            ("web", "web"),
+            ("web@1", "web-1"),
+            ("@x", "unit-x"),
+            ("a:b\\c", "a-b-c"),
+        ] {
+            assert_eq!(plain(stem), name);
+        }
+    }
+}
