@@ -20,7 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const READ_SIZE: usize = 64 << 10;
+/// Most messages are shorter, and memory that is never touched costs nothing.
+const READ_SIZE: usize = 8 << 10;
 /// Bytes that may wait for one peer before the process whose output it is has to wait too.
 const HIGH_WATER: usize = 1 << 20;
 /// How long a peer may take nothing while something waits for it.
@@ -72,20 +73,17 @@ impl Wire {
     pub fn fill(&mut self) -> io::Result<bool> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        self.input.drain(..self.taken);
-        self.taken = 0;
-        let have = self.input.len();
-        self.input.resize(have + READ_SIZE, 0);
+        let mut chunk = [0u8; READ_SIZE];
         let got = recvmsg(
             self.stream.as_fd(),
-            &mut [IoSliceMut::new(&mut self.input[have..])],
+            &mut [IoSliceMut::new(&mut chunk)],
             &mut ancillary,
             RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
         );
-        self.input
-            .truncate(have + got.as_ref().map_or(0, |m| m.bytes));
-        if self.input.is_empty() && self.input.capacity() > READ_SIZE {
-            self.input = Vec::new();
+        if let Ok(message) = &got {
+            self.input.drain(..self.taken);
+            self.taken = 0;
+            self.input.extend_from_slice(&chunk[..message.bytes]);
         }
         for part in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = part {

@@ -25,7 +25,7 @@ use std::{
 
 /// How long output is waited for when the process has ended and somebody else holds its pipes.
 const GRACE: Duration = Duration::from_millis(500);
-const READ_SIZE: usize = 64 << 10;
+const READ_SIZE: usize = 32 << 10;
 
 impl Shim {
     /// The report socket of a launch says something or ends.
@@ -192,7 +192,7 @@ impl Shim {
     pub(super) fn drain(&mut self, whom: Whom) {
         for index in 0..2 {
             // As much as a pipe can hold and then some: a writer that is still there must not keep us.
-            for _ in 0..64 {
+            for _ in 0..128 {
                 if !self.pump_once(whom, index) {
                     break;
                 }
