@@ -2,8 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+PREFIX ?= /usr/local
+TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build test lint deny
+.PHONY: help build up down test lint deny install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,6 +13,28 @@ help: ## list the targets
 build: ## install what building needs, then build
 	@scripts/deps build
 	cargo build --locked --workspace
+
+up: ## build, start the daemon, and run the guest book from unit files
+	@scripts/deps build run
+	cargo build --locked -p coracle -p coracle-shim
+	cargo rustc --locked -p guestbook --bin guestbook -- -C target-feature=+crt-static
+	@scripts/up $(TARGET)/coracle $(TARGET)/guestbook
+
+down: ## stop all of it; images, volumes and units stay
+	@[ ! -x $(TARGET)/coracle ] || scripts/down $(TARGET)/coracle
+
+install: ## programs, man pages, completions and a systemd unit below PREFIX (/usr/local)
+	@scripts/deps build
+	cargo build --locked -p coracle -p coracle-shim
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET)/coracle
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/coracle $(TARGET)/coracle-holder
+	$(TARGET)/coracle man $(DESTDIR)$(PREFIX)/share/man/man1
+	mkdir -p $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(TARGET)/coracle completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/coracle
+	$(TARGET)/coracle completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_coracle
+	$(TARGET)/coracle completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coracle.fish
+	mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' contrib/coracle.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/coracle.service
 
 test: ## install what the tests need, then run every test
 	@scripts/deps build run test

@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("coracle-shim-protocol", 1),
     ("coracle-sys", 1),
     ("coracle-unit", 1),
+    ("guestbook", 1),
 ];
 
 fn root() -> PathBuf {
