@@ -135,18 +135,18 @@ fn options(args: &DaemonArgs) -> Result<EngineOptions, DaemonError> {
     // What is mounted and what shims are told must not depend on where we were started.
     let absolute = |p: PathBuf| std::path::absolute(&p).map_err(file("finding", &p));
     let mut options = EngineOptions::new(absolute(state_dir)?, absolute(run_dir)?);
-    let mut registry = RegistryConfig::default();
-    registry.mirrors = if args.registry_mirror.is_empty() {
-        config.registry_mirrors
-    } else {
-        args.registry_mirror.clone()
+    let either = |flags: &[String], file: Vec<String>| {
+        if flags.is_empty() {
+            file
+        } else {
+            flags.to_vec()
+        }
     };
-    registry.insecure = if args.insecure_registry.is_empty() {
-        config.insecure_registries
-    } else {
-        args.insecure_registry.clone()
+    options.registry = RegistryConfig {
+        mirrors: either(&args.registry_mirror, config.registry_mirrors),
+        insecure: either(&args.insecure_registry, config.insecure_registries),
+        ..RegistryConfig::default()
     };
-    options.registry = registry;
     if let Some(pool) = config.default_pool {
         options.network.default_pool = pool.parse().map_err(|_| DaemonError::Config {
             path: args.config.clone().unwrap_or_else(|| CONFIG.into()),

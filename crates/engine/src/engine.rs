@@ -147,7 +147,7 @@ impl Engine {
     /// Every container, the newest first.
     pub fn list(&self) -> Vec<Snapshot> {
         let mut all: Vec<_> = self.containers().iter().map(|c| c.snapshot()).collect();
-        all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+        all.sort_by_key(|s| std::cmp::Reverse(s.record.created));
         all
     }
 

@@ -208,10 +208,9 @@ impl Fleet {
                     ..
                 },
             ) = (&why, &mut step)
+                && goal.desired == Desired::Active
             {
-                if goal.desired == Desired::Active {
-                    reason.clone_from(why);
-                }
+                reason.clone_from(why);
             }
             match step {
                 Step::Rest {

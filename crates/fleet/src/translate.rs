@@ -264,7 +264,7 @@ impl Translator<'_> {
                 host.security_opt.push(format!("seccomp={text}"));
             }
         }
-        for mask in self.list("Mask") {
+        if let Some(mask) = self.list("Mask").into_iter().next() {
             return Err(self.unsupported("Mask", mask, "mount something empty there with Tmpfs="));
         }
         for path in self.list("Unmask") {

@@ -41,12 +41,12 @@ pub enum ShimError {
         #[source]
         source: io::Error,
     },
-    /// Limits that libcgroups could not set.
-    #[error("cannot set up the control group {path}")]
-    Limits {
+    /// The program that guards the devices of a version 2 group.
+    #[error("cannot guard the devices of control group {path}")]
+    Devices {
         /// The group.
         path: String,
-        /// libcgroups' reason.
+        /// libcgroups' or the kernel's reason.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },

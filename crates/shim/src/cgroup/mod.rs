@@ -7,7 +7,7 @@
 //! * files are reached from directories that the holder has opened, so no path is walked and no mount table read;
 //! * the container's view of the hierarchies is mounted from detached copies ([`View`]).
 //!
-//! On version 2 libcgroups and libcontainer do the work, device programs included.
+//! On version 2 a waiting child is moved, which takes that grace period; libcontainer mounts the one hierarchy.
 //!
 //! # A worked example
 //!
@@ -17,6 +17,7 @@
 //! them.
 
 mod resources;
+mod version2;
 mod view;
 
 pub use resources::apply;
@@ -24,7 +25,6 @@ pub use view::{View, ViewMount};
 
 use crate::error::{ShimError, note};
 use coracle_sys::cgroup::{Hierarchy, Layout};
-use libcontainer::oci_spec::runtime::LinuxResources;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use std::{
     fs, io,
@@ -300,20 +300,26 @@ impl Cgroup {
         self.path.trim_start_matches('/')
     }
 
-    /// A file of a version 1 controller, opened for writing; `None` if this machine lacks the controller.
+    /// A file of a controller, opened for writing; `None` if this machine lacks the controller.
     fn open(&self, controller: &str, key: &str) -> Option<Result<OwnedFd, rustix::io::Errno>> {
-        let place = self
-            .machine
-            .places
-            .iter()
-            .find(|p| p.controllers.iter().any(|c| c == controller))?;
+        let v1 = || {
+            let mut places = self.machine.places.iter();
+            let place = places.find(|p| p.controllers.iter().any(|c| c == controller))?;
+            Some(&place.root)
+        };
+        let root = if self.machine.is_v2() {
+            self.machine.others.first()?
+        } else {
+            v1()?
+        };
         let file = Path::new(self.below()).join(key);
-        Some(openat(
-            &place.root,
-            &file,
-            OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ))
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        Some(openat(root, &file, flags, Mode::empty()))
+    }
+
+    /// Whether the group has this file.
+    fn has(&self, controller: &str, key: &str) -> bool {
+        matches!(self.open(controller, key), Some(Ok(_)))
     }
 
     /// How often the kernel killed for want of memory here.
@@ -351,34 +357,11 @@ impl Cgroup {
         Ok(self.machine.reached.remove(&self.path)?)
     }
 
-    /// Puts a waiting process inside and sets limits, on version 2, where libcgroups knows the device programs.
+    /// Puts a waiting process inside, the slow way that version 2 leaves.
     ///
     /// # Errors
-    /// [`ShimError::Limits`] with libcgroups' reason.
-    pub fn take_in(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), ShimError> {
-        use libcgroups::common::{
-            CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager,
-        };
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ShimError::Limits {
-            path: self.path.clone(),
-            source,
-        };
-        self.machine.reached.attach(&self.path, pid)?;
-        let manager = create_cgroup_manager(CgroupConfig {
-            cgroup_path: self.path.clone().into(),
-            systemd_cgroup: false,
-            container_name: String::new(),
-        })
-        .map_err(|e| failed(Box::new(e)))?;
-        if let Some(resources) = resources {
-            let wanted = ControllerOpt {
-                resources,
-                disable_oom_killer: false,
-                oom_score_adj: None,
-                freezer_state: None,
-            };
-            manager.apply(&wanted).map_err(|e| failed(Box::new(e)))?;
-        }
-        Ok(())
+    /// With the file that refused.
+    pub fn take_in(&self, pid: u32) -> Result<(), ShimError> {
+        Ok(self.machine.reached.attach(&self.path, pid)?)
     }
 }

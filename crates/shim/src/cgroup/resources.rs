@@ -1,4 +1,4 @@
-//! Limits in the OCI's terms, written into version 1 hierarchies.
+//! Limits in the OCI's terms, written into version 1 hierarchies; those of version 2 are in [`super::version2`].
 //!
 //! A controller that this machine lacks is said in the holder's log and done without, as the rest of the container can
 //! still be had; a value that the kernel refuses is an error.
@@ -8,12 +8,18 @@ use crate::error::{ShimError, note};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 use rustix::io::Errno;
 
-struct Writer<'a> {
-    cgroup: &'a Cgroup,
+/// Writes keys of one group.
+pub(super) struct Writer<'a> {
+    pub(super) cgroup: &'a Cgroup,
 }
 
 impl Writer<'_> {
-    fn set(&self, controller: &str, key: &str, value: impl ToString) -> Result<(), ShimError> {
+    pub(super) fn set(
+        &self,
+        controller: &str,
+        key: &str,
+        value: impl ToString,
+    ) -> Result<(), ShimError> {
         let value = value.to_string();
         let Some(file) = self.cgroup.open(controller, key) else {
             note(
@@ -122,13 +128,13 @@ impl Writer<'_> {
     }
 }
 
-/// Writes the limits of a group. Nothing on version 2, where libcontainer does it.
+/// Writes the limits of a group.
 ///
 /// # Errors
-/// [`ShimError::Limit`] with the value that the kernel refused.
+/// [`ShimError::Limit`] with the value that the kernel refused, [`ShimError::Devices`] on version 2.
 pub fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), ShimError> {
     if cgroup.machine().is_v2() {
-        return Ok(());
+        return super::version2::apply(cgroup, resources);
     }
     let writer = Writer { cgroup };
     for rule in resources.devices().iter().flatten() {

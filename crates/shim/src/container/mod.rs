@@ -206,7 +206,7 @@ pub fn create(
         pid_file: None,
     };
     diag::report_to(report.child.as_raw_fd());
-    let made = fork_init(&args, cgroup, plan);
+    let made = fork_init(&args, cgroup);
     diag::report_to(-1);
     let pid = made.map_err(|error| match error {
         ShimError::Runtime { source, .. } => ShimError::Runtime {
@@ -268,7 +268,7 @@ fn check(spec: &Spec) -> Result<(), ShimError> {
 }
 
 /// Forks init and waits until only its start is missing.
-fn fork_init(args: &ContainerArgs, cgroup: &Cgroup, plan: &Plan) -> Result<u32, ShimError> {
+fn fork_init(args: &ContainerArgs, cgroup: &Cgroup) -> Result<u32, ShimError> {
     let channel = |e| ShimError::Runtime {
         details: None,
         source: Box::new(e),
@@ -296,13 +296,7 @@ fn fork_init(args: &ContainerArgs, cgroup: &Cgroup, plan: &Plan) -> Result<u32, 
     let _ = to_main.close();
     let _ = from_main.close();
     if !born_inside {
-        cgroup.take_in(
-            pid,
-            plan.spec
-                .linux()
-                .as_ref()
-                .and_then(|l| l.resources().as_ref()),
-        )?;
+        cgroup.take_in(pid)?;
     }
     drop(go_read);
     drop(go_write);

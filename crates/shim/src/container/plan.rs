@@ -60,10 +60,8 @@ impl Plan {
             linux.set_sysctl(Some(rest));
         }
         linux.set_seccomp(None);
-        let resources = if v2 { None } else { linux.resources().clone() };
-        if !v2 {
-            linux.set_resources(None);
-        }
+        let resources = linux.resources().clone();
+        linux.set_resources(None);
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         let is_cgroup = |m: &oci_spec::runtime::Mount| m.typ().as_deref() == Some("cgroup");
         // Version 1 hierarchies are shown by the shim, which knows where they are.
@@ -158,11 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn version_2_is_left_to_the_runtime() {
+    fn the_one_hierarchy_of_version_2_is_mounted_by_init() {
         let plan = Plan::new(spec(""), Path::new("/r"), false, true).unwrap();
-        assert!(plan.view.is_none() && plan.resources.is_none());
+        assert!(plan.view.is_none() && plan.resources.is_some());
         assert_eq!(plan.spec.mounts().as_ref().unwrap().len(), 1);
-        let linux = plan.spec.linux().clone().unwrap();
-        assert!(linux.resources().is_some());
     }
 }

@@ -57,12 +57,30 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::with(start_holder)
+    }
+
+    /// With a holder that sees a version 2 hierarchy only. On a machine that has version 1 too it controls little, but
+    /// processes, devices and kills are dealt with in its way.
+    pub fn on_version_2() -> Self {
+        Self::with(|run_dir| {
+            let script = "umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"";
+            start_by(
+                run_dir,
+                Command::new("unshare")
+                    .args(["--mount", "sh", "-c", script, "sh"])
+                    .arg(holder_program()),
+            )
+        })
+    }
+
+    fn with(start: impl FnOnce(&Path) -> Child) -> Self {
         let dir = tempfile::Builder::new().prefix("shim").tempdir().unwrap();
         // The root of the container is passed by everybody inside.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let run_dir = dir.path().join("run");
         root_filesystem(&dir.path().join("rootfs"));
-        let holder = start_holder(&run_dir);
+        let holder = start(&run_dir);
         Self {
             dir,
             run_dir,
@@ -285,13 +303,17 @@ pub fn shim_pids(socket: &Path) -> Vec<u32> {
 }
 
 pub fn start_holder(run_dir: &Path) -> Child {
+    start_by(run_dir, &mut Command::new(holder_program()))
+}
+
+fn start_by(run_dir: &Path, command: &mut Command) -> Child {
     fs::create_dir_all(run_dir).unwrap();
     let log = fs::File::options()
         .create(true)
         .append(true)
         .open(run_dir.join("holder.log"))
         .unwrap();
-    let holder = Command::new(holder_program())
+    let holder = command
         .arg("--run-dir")
         .arg(run_dir)
         .stdin(Stdio::null())
