@@ -79,7 +79,7 @@ impl Log {
     /// Takes output as it came.
     pub fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
-        let mut batch = Batch::default();
+        let mut batch = Vec::new();
         let mut open = std::mem::take(&mut self.open_lines[stream as usize]);
         while !bytes.is_empty() {
             let room = PIECE - open.len();
@@ -106,29 +106,31 @@ impl Log {
         let open = std::mem::take(&mut self.open_lines[stream as usize]);
         if !open.is_empty() {
             let time = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
-            let mut batch = Batch::default();
+            let mut batch = Vec::new();
             self.line(&mut batch, stream, &time, &open);
             self.append(&mut batch);
         }
     }
 
-    fn line(&mut self, batch: &mut Batch, stream: Stream, time: &str, text: &[u8]) {
+    fn line(&mut self, batch: &mut Vec<u8>, stream: Stream, time: &str, text: &[u8]) {
         let encoded = encode(&String::from_utf8_lossy(text), stream, time);
         let max = self.config.max_size;
-        let full = self.size + (batch.bytes.len() + encoded.len()) as u64 > max;
-        if max > 0 && full && self.size + batch.bytes.len() as u64 > 0 {
+        let full = self.size + (batch.len() + encoded.len()) as u64 > max;
+        if max > 0 && full && self.size + batch.len() as u64 > 0 {
             self.append(batch);
             if self.size > 0 {
                 self.rotate();
             }
         }
-        batch.bytes.extend_from_slice(&encoded);
-        batch.lines += 1;
+        batch.extend_from_slice(&encoded);
+        if batch.len() > 4 * PIECE {
+            self.append(batch);
+        }
     }
 
-    fn append(&mut self, batch: &mut Batch) {
-        let Batch { bytes, lines } = std::mem::take(batch);
-        if lines == 0 {
+    fn append(&mut self, batch: &mut Vec<u8>) {
+        let bytes = std::mem::take(batch);
+        if bytes.is_empty() {
             return;
         }
         if self.lost > 0 {
@@ -142,22 +144,23 @@ impl Log {
                 self.lost
             );
             let time = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
-            if self.put(&encode(&text, Stream::Stderr, &time)).is_ok() {
+            let notice = encode(&text, Stream::Stderr, &time);
+            if self.put(&notice) == notice.len() {
                 self.lost = 0;
             }
         }
-        if self.lost > 0 || self.put(&bytes).is_err() {
-            self.lost += lines;
-        }
+        let kept = if self.lost > 0 { 0 } else { self.put(&bytes) };
+        // Newlines of the text are escaped, so each that is there ends a line.
+        self.lost += bytes[kept..].iter().filter(|b| **b == b'\n').count() as u64;
     }
 
-    /// Writes all or nothing.
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.file.is_none() {
-            self.reopen()?;
+    /// Writes as many whole lines as there is room for and returns their length in bytes.
+    fn put(&mut self, bytes: &[u8]) -> usize {
+        if self.file.is_none() && self.reopen().is_err() {
+            return 0;
         }
         let Some(file) = &mut self.file else {
-            return Err(io::ErrorKind::NotFound.into());
+            return 0;
         };
         let mut written = 0;
         while written < bytes.len() {
@@ -165,18 +168,20 @@ impl Log {
                 Ok(0) => break,
                 Ok(n) => written += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    // Half a line would make the rest of the file unreadable.
-                    if written > 0 {
-                        let length = file.metadata().map_or(0, |m| m.len());
-                        let _ = file.set_len(length.saturating_sub(written as u64));
-                    }
-                    return Err(e);
-                }
+                Err(_) => break,
             }
         }
-        self.size += written as u64;
-        Ok(())
+        let whole = bytes[..written]
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |at| at + 1);
+        if whole < written {
+            // Half a line would make the rest of the file unreadable.
+            let length = file.metadata().map_or(0, |m| m.len());
+            let _ = file.set_len(length.saturating_sub((written - whole) as u64));
+        }
+        self.size += whole as u64;
+        whole
     }
 
     fn rotated(&self, number: u32) -> PathBuf {
@@ -206,12 +211,6 @@ impl Log {
         self.size = 0;
         let _ = self.reopen();
     }
-}
-
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    lines: u64,
 }
 
 /// Where a piece may end: before a character that is not whole yet.
