@@ -312,13 +312,17 @@ fn filters_default_unconfined_and_own() {
 #[test]
 fn where_the_hierarchies_are_bound_they_are_seen() {
     let mut bench = Bench::new();
-    let spec = bench.spec(&["sh", "-c", "ls /host/sys/fs/cgroup/memory/coracle | grep -c t; cat /sys/fs/cgroup/pids/pids.max"], |v| {
+    let script = format!(
+        "ls /host/sys/fs/cgroup/memory{} | grep -c ^t[0-9]; cat /sys/fs/cgroup/pids/pids.max",
+        bench.cgroups
+    );
+    let spec = bench.spec(&["sh", "-c", &script], |v| {
         let mounts = v["mounts"].as_array_mut().unwrap();
         mounts.push(json!({ "destination": "/host", "type": "bind", "source": "/", "options": ["rbind", "ro"] }));
         v["linux"]["resources"]["pids"] = json!({ "limit": 44 });
     });
     let (status, stdout, stderr) = bench.run(&spec);
-    assert!(stdout.ends_with("\n44\n"), "{stdout} {stderr} {status:?}");
+    assert_eq!(stdout, "1\n44\n", "{stderr} {status:?}");
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Bench {
     pub dir: TempDir,
     pub run_dir: PathBuf,
     pub holder: Child,
+    /// Above the groups of its containers: nobody else's, so that nobody else clears them away.
+    pub cgroups: String,
     ids: Vec<String>,
 }
 
@@ -85,6 +87,11 @@ impl Bench {
             dir,
             run_dir,
             holder,
+            cgroups: format!(
+                "/coracle-test-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::Relaxed)
+            ),
             ids: Vec::new(),
         }
     }
@@ -161,7 +168,7 @@ impl Bench {
             terminal_size: None,
             open_stdin: false,
             stdin_once: false,
-            cgroup: format!("/coracle/{id}"),
+            cgroup: format!("{}/{id}", self.cgroups),
         }
     }
 
@@ -266,9 +273,9 @@ impl Drop for Bench {
             for pid in shim_pids(&self.shim_dir(id).join("shim.sock")) {
                 let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
             }
-            let layout = coracle_sys::cgroup::Layout::detect().unwrap();
-            let _ = layout.remove_root(&format!("/coracle/{id}"));
         }
+        let layout = coracle_sys::cgroup::Layout::detect().unwrap();
+        let _ = layout.remove_root(&self.cgroups);
     }
 }
 
