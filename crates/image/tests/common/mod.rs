@@ -99,10 +99,15 @@ pub struct DockerRegistry {
 
 /// Starts one; `more` is added to its settings.
 pub fn registry(more: &str) -> DockerRegistry {
+    registry_at("127.0.0.1", more)
+}
+
+/// Starts one at an address of this machine.
+pub fn registry_at(host: &str, more: &str) -> DockerRegistry {
     let dir = tempfile::tempdir().unwrap();
     // Another process may take the port between the two; then the next try has another.
     for _ in 0..10 {
-        let port = TcpListener::bind("127.0.0.1:0")
+        let port = TcpListener::bind((host, 0))
             .unwrap()
             .local_addr()
             .unwrap()
@@ -110,7 +115,7 @@ pub fn registry(more: &str) -> DockerRegistry {
         let config = dir.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {0}/data }}\n  delete: {{ enabled: true }}\n\
-             http:\n  addr: 127.0.0.1:{port}\n{more}",
+             http:\n  addr: {host}:{port}\n{more}",
             dir.path().display()
         );
         std::fs::write(&config, text).unwrap();
@@ -124,9 +129,9 @@ pub fn registry(more: &str) -> DockerRegistry {
         let mut server = Server(child);
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline && server.0.try_wait().unwrap().is_none() {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if std::net::TcpStream::connect((host, port)).is_ok() {
                 return DockerRegistry {
-                    address: format!("127.0.0.1:{port}"),
+                    address: format!("{host}:{port}"),
                     dir,
                     _server: server,
                 };
