@@ -281,10 +281,18 @@ impl Shim {
         }
     }
 
-    /// Lets the shim leave.
-    pub async fn release(mut self) {
+    /// Lets the shim leave. The future returned ends when it has: its mounts, control group and run directory are gone then.
+    pub async fn release(mut self) -> impl Future<Output = ()> + Send {
         // A shim that is gone already needs no leave.
         let _ = self.connection.send(&Request::Release).await;
+        async move {
+            // A container whose end was still on its way says no at first, and tells its end then.
+            while let Ok(Some(_)) = self.connection.receive().await {
+                if self.connection.send(&Request::Release).await.is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     /// Sends one request on a connection of its own, such as `Kill` or `Resize`.

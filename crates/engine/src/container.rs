@@ -54,6 +54,8 @@ pub(crate) struct Container {
     pub dir: PathBuf,
     /// The shim's run directory.
     pub run_dir: PathBuf,
+    /// Below each cgroup hierarchy.
+    cgroup: String,
     pub op: tokio::sync::Mutex<()>,
     pub run: Arc<tokio::sync::Mutex<()>>,
     record: Mutex<Record>,
@@ -70,7 +72,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Container {
-    pub fn new(record: Record, dir: PathBuf, run_dir: PathBuf) -> Arc<Self> {
+    pub fn new(record: Record, dir: PathBuf, run_dir: PathBuf, cgroup_root: &str) -> Arc<Self> {
         let status = Status {
             phase: record.state.phase,
             exits: 0,
@@ -82,6 +84,7 @@ impl Container {
             id: record.id.clone(),
             dir,
             run_dir,
+            cgroup: format!("{cgroup_root}/{}", record.id),
             op: tokio::sync::Mutex::default(),
             run: Arc::default(),
             record: Mutex::new(record),
@@ -95,7 +98,7 @@ impl Container {
 
     /// Below each cgroup hierarchy.
     pub fn cgroup(&self) -> String {
-        format!("/coracle/{}", self.id)
+        self.cgroup.clone()
     }
 
     pub fn record(&self) -> Record {

@@ -85,7 +85,8 @@ impl Engine {
         let mut record = Record::new(id.clone(), name.to_owned(), request, image.id.to_string());
         record.mounts = mounts;
         record.save(&dir)?;
-        let container = Container::new(record, dir, self.shim_dir(id.as_str()));
+        let container =
+            Container::new(record, dir, self.shim_dir(id.as_str()), &self.0.cgroup_root);
         self.table_mut().insert(container.clone());
         self.tell(&container, "create", &[]);
         Ok(Created {

@@ -55,7 +55,9 @@ impl Engine {
                 .and_then(|r| r.map_err(EngineError::from)),
         );
         keep(self.retire_holder().await);
-        let _ = self.0.cgroups.remove_root("/coracle");
+        let _ = self.0.cgroups.remove_root(&self.0.cgroup_root);
+        // Other daemons may have theirs below it; then it stays.
+        let _ = self.0.cgroups.remove_if_empty("/coracle");
         first.map_or(Ok(()), Err)
     }
 

@@ -60,6 +60,9 @@ pub(crate) struct Inner {
     pub holder: Holder,
     pub zone: Arc<Zone>,
     pub cgroups: Layout,
+    /// This daemon's part of each hierarchy.
+    pub cgroup_root: String,
+    pub machine_id: String,
     /// Capabilities that this machine can give.
     pub available_caps: Vec<String>,
     pub execs: Execs,
@@ -92,6 +95,7 @@ impl Engine {
         let (dir, network) = (options.state_dir.clone(), options.network.clone());
         let networks = tokio::task::spawn_blocking(move || Networks::open(&dir, network)).await??;
         let cgroups = Layout::detect()?;
+        let machine_id = crate::machine::id(&options.state_dir)?;
         let holder = crate::holder::find_or_start(&options).await?;
         let engine = Self(Arc::new(Inner {
             images,
@@ -101,6 +105,8 @@ impl Engine {
             holder,
             zone: Arc::default(),
             cgroups,
+            cgroup_root: format!("/coracle/{}", &machine_id[..12]),
+            machine_id,
             available_caps: caps::available(),
             execs: Execs::default(),
             table: RwLock::default(),
@@ -129,6 +135,11 @@ impl Engine {
     /// The options it was opened with.
     pub fn options(&self) -> &EngineOptions {
         &self.0.options
+    }
+
+    /// The machine's id: 32 hexadecimal digits.
+    pub fn machine_id(&self) -> &str {
+        &self.0.machine_id
     }
 
     /// How this machine's control groups are laid out.

@@ -111,12 +111,14 @@ impl Engine {
                 let (engine, id) = (engine.clone(), container.id.to_string());
                 tokio::spawn(async move { engine.remove_ended(&id).await });
             }
-            shim.release().await;
+            let left = shim.release().await;
             if lost_shim {
                 engine.clean_up(&container).await;
             } else {
                 engine.give_back(&container).await;
             }
+            // Unmounting may take a while; a next run of this container needs it done.
+            left.await;
             drop(run);
             if !auto_remove {
                 engine.after(&container, &status);

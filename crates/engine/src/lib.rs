@@ -30,6 +30,7 @@ mod holder;
 pub mod id;
 mod join;
 pub mod logs;
+pub mod machine;
 pub mod model;
 pub mod mounts;
 mod names;

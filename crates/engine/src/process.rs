@@ -41,8 +41,8 @@ impl Engine {
         self.shim_dir(&format!("{PREFIX}{id}"))
     }
 
-    fn process_cgroup(id: &str) -> String {
-        format!("/coracle/{PREFIX}{id}")
+    fn process_cgroup(&self, id: &str) -> String {
+        format!("{}/{PREFIX}{id}", self.0.cgroup_root)
     }
 
     /// Starts a host process; returns its process id once its program runs.
@@ -94,7 +94,7 @@ impl Engine {
                 terminal_size: None,
                 open_stdin: false,
                 stdin_once: false,
-                cgroup: Self::process_cgroup(&spec.id),
+                cgroup: self.process_cgroup(&spec.id),
             })
             .await?;
         let mut shim = Shim::prepare(&run_dir, &spec.id).await?;
@@ -118,12 +118,12 @@ impl Engine {
         let run_dir = self.process_run_dir(id);
         let status = match Shim::watch(&run_dir, id).await {
             Ok((shim, State::Exited { status })) => {
-                shim.release().await;
+                shim.release().await.await;
                 return Ok(status);
             }
             Ok((mut shim, _)) => {
                 let status = shim.exited().await.ok();
-                shim.release().await;
+                shim.release().await.await;
                 status
             }
             Err(_) => None,
@@ -131,7 +131,7 @@ impl Engine {
         if let Some(status) = status.or_else(|| read_exit(&dir)) {
             return Ok(status);
         }
-        let _ = self.0.cgroups.kill_all(&Self::process_cgroup(id));
+        let _ = self.0.cgroups.kill_all(&self.process_cgroup(id));
         Ok(if run_dir.exists() {
             lost(137, "its shim was killed")
         } else {
@@ -157,7 +157,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::File`].
     pub async fn process_forget(&self, id: &str) -> Result<()> {
-        let cgroup = Self::process_cgroup(id);
+        let cgroup = self.process_cgroup(id);
         if self.0.cgroups.procs(&cgroup).is_ok() {
             let _ = self.0.cgroups.kill_all(&cgroup);
             let _ = self.0.cgroups.remove(&cgroup);

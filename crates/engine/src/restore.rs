@@ -97,7 +97,12 @@ impl Engine {
         };
         let mut table = self.table_mut();
         table.reserve(&record.name.clone(), id)?;
-        table.insert(Container::new(record, dir, self.shim_dir(id.as_str())));
+        table.insert(Container::new(
+            record,
+            dir,
+            self.shim_dir(id.as_str()),
+            &self.0.cgroup_root,
+        ));
         Ok(())
     }
 
@@ -120,11 +125,11 @@ impl Engine {
             }
             Ok((shim, State::Exited { status })) => {
                 self.ended(container, &status);
-                shim.release().await;
+                shim.release().await.await;
                 Found::Ended
             }
             Ok((shim, State::Prepared)) => {
-                shim.release().await;
+                shim.release().await.await;
                 let _ = self.0.cgroups.kill_all(&container.cgroup());
                 self.never_started(container);
                 Found::Idle
@@ -175,9 +180,9 @@ impl Engine {
                 continue;
             }
             if let Ok((shim, _)) = Shim::watch(&entry.path(), id.short()).await {
-                let cgroup = format!("/coracle/{id}");
+                let cgroup = format!("{}/{id}", self.0.cgroup_root);
                 let _ = self.0.cgroups.kill_all(&cgroup);
-                shim.release().await;
+                shim.release().await.await;
             }
             let _ = fs::remove_dir_all(entry.path());
         }

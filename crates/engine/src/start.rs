@@ -353,7 +353,7 @@ impl Engine {
     /// Lets a shim that was not started leave.
     pub(crate) async fn abandon(&self, container: &Container) {
         if let Ok((shim, _)) = Shim::watch(&container.run_dir, container.id.short()).await {
-            shim.release().await;
+            shim.release().await.await;
         }
         let _ = self.0.cgroups.kill_all(&container.cgroup());
     }

@@ -100,7 +100,7 @@ mod tests {
         table.reserve(name, &id).unwrap();
         let request = serde_json::from_value(serde_json::json!({ "Image": "x" })).unwrap();
         let record = Record::new(id.clone(), name.into(), request, "sha256:0".into());
-        table.insert(Container::new(record, "/s".into(), "/r".into()));
+        table.insert(Container::new(record, "/s".into(), "/r".into(), "/c"));
         id
     }
 

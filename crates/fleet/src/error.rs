@@ -5,8 +5,6 @@ use crate::translate::TranslateError;
 use coracle_engine::EngineError;
 use coracle_store::StoreError;
 use coracle_unit::Diagnostics;
-use std::io;
-use std::path::PathBuf;
 
 /// An error about units. Its message names the unit, the cause and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +53,6 @@ pub enum FleetError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A file of the machine.
-    #[error("{} cannot be used", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Result of an operation on units.

@@ -59,8 +59,7 @@ impl Fleet {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open(store: Arc<dyn Store>, engine: Engine) -> Result<Self> {
-        let id = machine::id(&engine.options().state_dir)?;
-        let machine = machine::facts(&id);
+        let machine = machine::facts(engine.machine_id());
         let fleet = Self(Arc::new(Inner {
             store,
             engine,

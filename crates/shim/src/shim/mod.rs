@@ -300,9 +300,12 @@ impl Shim {
 
     /// When something is due that no descriptor tells.
     fn next_deadline(&self) -> Option<Instant> {
+        let over = matches!(self.phase, Phase::Ended { .. });
         let drains = self
             .main
             .iter()
+            // What was to be drained was drained.
+            .filter(|_| !over)
             .chain(self.execs.values().map(|e| &e.task))
             .filter_map(|t| t.deadline);
         let stalls = self

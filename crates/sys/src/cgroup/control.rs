@@ -283,6 +283,18 @@ impl Layout {
         Ok(())
     }
 
+    /// Removes the cgroup where nothing is below it; otherwise it stays.
+    ///
+    /// # Errors
+    /// `BadPath`.
+    pub fn remove_if_empty(&self, path: &str) -> Result<(), CgroupError> {
+        for dir in self.dirs(path)? {
+            // The kernel refuses while there is anything below.
+            let _ = fs::remove_dir(dir);
+        }
+        Ok(())
+    }
+
     /// Kills and removes everything below `path` and itself, such as `/coracle` for `make down`.
     ///
     /// # Errors

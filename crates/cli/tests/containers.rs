@@ -1,0 +1,516 @@
+//! Containers end to end, asked by Debian's docker and by our own command.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Daemon, alive, cgroups, errors, parent, signal, text, until};
+use std::io::Write;
+use std::process::Stdio;
+
+#[test]
+fn debians_docker_works_unchanged() {
+    let d = Daemon::start();
+    assert!(d.docker_ok(["version"]).contains("Coracle"));
+    assert_eq!(d.docker_ok(["run", "--rm", "bb", "echo", "hello"]), "hello");
+    for (args, code) in [
+        (vec!["sh", "-c", "exit 7"], 7),
+        (vec!["nosuch"], 127),
+        (vec!["/etc/passwd"], 126),
+        (vec!["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137),
+    ] {
+        let mut all = vec!["run", "--rm", "bb"];
+        all.extend(&args);
+        let output = std::process::Command::new("docker")
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}", d.run_dir().join("docker.sock").display()),
+            )
+            .args(&all)
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            errors(&output)
+        );
+    }
+    let id = d.docker_ok([
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--label",
+        "a=b",
+        "-e",
+        "X=y",
+        "bb",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; sleep 1000",
+    ]);
+    assert_eq!(
+        d.docker_ok(["ps", "-q", "--no-trunc", "--filter", "label=a=b"]),
+        id
+    );
+    assert_eq!(
+        d.docker_ok([
+            "exec",
+            "-e",
+            "Z=1",
+            "-u",
+            "web",
+            "web",
+            "sh",
+            "-c",
+            "echo $X$Z $(id -u)"
+        ]),
+        "y1 33"
+    );
+    until("both lines are logged", || {
+        let logs = d.docker(["logs", "web"]);
+        text(&logs) == "out" && errors(&logs).trim() == "err"
+    });
+    assert_eq!(
+        d.docker_ok([
+            "inspect",
+            "-f",
+            "{{.State.Status}} {{.Config.Image}}",
+            "web"
+        ]),
+        "running bb"
+    );
+    assert!(
+        d.docker_ok(["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}"])
+            .starts_with("web ")
+    );
+    assert!(d.docker_ok(["top", "web"]).contains("sleep 1000"));
+    d.docker_ok(["pause", "web"]);
+    assert!(
+        d.docker_ok(["ps", "--format", "{{.Status}}"])
+            .contains("(Paused)")
+    );
+    d.docker_ok(["unpause", "web"]);
+    d.docker_ok(["rename", "web", "old"]);
+    d.docker_ok(["stop", "-t", "0", "old"]);
+    assert!(
+        d.docker_ok(["ps", "-a", "--format", "{{.Names}} {{.Status}}"])
+            .starts_with("old Exited (137)")
+    );
+    d.docker_ok(["start", "old"]);
+    let twice = d.docker(["run", "--name", "old", "bb"]);
+    assert_eq!(twice.status.code(), Some(125));
+    assert!(
+        errors(&twice).contains("is already in use by container"),
+        "{}",
+        errors(&twice)
+    );
+    let running = d.docker(["rm", "old"]);
+    assert!(
+        errors(&running).contains("You cannot remove a running container"),
+        "{}",
+        errors(&running)
+    );
+    d.docker_ok(["rm", "-f", "old"]);
+    assert_eq!(d.docker_ok(["ps", "-aq"]), "");
+    until("its control groups are gone", || cgroups(&id).is_empty());
+}
+
+#[test]
+fn our_own_verbs() {
+    let d = Daemon::start();
+    let mut cat = d
+        .command()
+        .args(["run", "--rm", "-i", "bb", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    cat.stdin.take().unwrap().write_all(b"through").unwrap();
+    assert_eq!(text(&cat.wait_with_output().unwrap()), "through");
+    for (args, code) in [
+        (["sh", "-c", "exit 7"], 7),
+        (["nosuch", "a", "b"], 127),
+        (["/etc/passwd", "a", "b"], 126),
+    ] {
+        let mut all = vec!["run", "--rm", "bb"];
+        all.extend(args);
+        assert_eq!(
+            d.command().args(all).output().unwrap().status.code(),
+            Some(code)
+        );
+    }
+    let missing = d.coracle(["run", "--pull", "never", "nowhere/none"]);
+    assert_eq!(missing.status.code(), Some(125));
+    assert!(
+        errors(&missing).contains("nowhere/none"),
+        "{}",
+        errors(&missing)
+    );
+
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-m",
+        "64m",
+        "--pids-limit",
+        "50",
+        "--cpus",
+        "0.5",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    assert_eq!(
+        d.ok(["ps", "--format", "{{.Names}} {{.State}}"]),
+        "web running"
+    );
+    let json: serde_json::Value = serde_json::from_str(&d.ok(["ps", "--format", "json"])).unwrap();
+    assert_eq!(json["Names"], "web");
+    assert_eq!(
+        d.coracle(["exec", "web", "sh", "-c", "exit 3"])
+            .status
+            .code(),
+        Some(3)
+    );
+    let id = d.field("web", ".Id");
+    let memory = cgroups(&id)
+        .into_iter()
+        .find_map(|p| std::fs::read_to_string(p.join("memory.limit_in_bytes")).ok());
+    assert_eq!(memory.unwrap().trim(), (64 << 20).to_string());
+    let stats = d.ok(["stats", "--no-stream"]);
+    assert!(stats.contains("64MiB"), "{stats}");
+    let waiter = d
+        .command()
+        .args(["wait", "web"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    d.ok(["stop", "-t", "0", "web"]);
+    assert_eq!(text(&waiter.wait_with_output().unwrap()), "137");
+    assert_eq!(d.ok(["rm", "web"]), "web");
+}
+
+#[test]
+fn confinement_holds_for_the_program_and_for_what_is_run_beside_it() {
+    let d = Daemon::start();
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "cc",
+        "--read-only",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    let status = |args: [&str; 4]| d.ok(args);
+    let own = d.ok(["exec", "cc", "cat", "/proc/1/status"]);
+    let beside = status(["exec", "cc", "cat", "/proc/self/status"]);
+    for status in [own, beside] {
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|l| l.strip_prefix(name))
+                .unwrap()
+                .trim()
+                .to_owned()
+        };
+        assert_eq!(field("Seccomp:"), "2");
+        assert_eq!(field("CapEff:"), "00000000a80425fb");
+        assert_eq!(field("CapBnd:"), "00000000a80425fb");
+    }
+    assert!(
+        !d.coracle(["exec", "cc", "mount", "-t", "tmpfs", "x", "/data"])
+            .status
+            .success()
+    );
+    assert!(
+        !d.coracle(["exec", "cc", "touch", "/file"]).status.success(),
+        "the root is read-only"
+    );
+    assert_eq!(
+        d.ok(["exec", "cc", "cat", "/proc/timer_list"]),
+        "",
+        "masked"
+    );
+    let privileged = d.ok([
+        "run",
+        "--rm",
+        "--privileged",
+        "bb",
+        "grep",
+        "Seccomp:",
+        "/proc/self/status",
+    ]);
+    assert!(privileged.ends_with('0'), "{privileged}");
+    let user = d.ok([
+        "run",
+        "--rm",
+        "--user",
+        "web",
+        "bb",
+        "grep",
+        "CapEff",
+        "/proc/self/status",
+    ]);
+    assert!(user.ends_with("0000000000000000"), "{user}");
+}
+
+#[test]
+fn out_of_memory_is_said_so() {
+    let d = Daemon::start();
+    let output = d.coracle([
+        "run",
+        "--name",
+        "hog",
+        "-m",
+        "16m",
+        "bb",
+        "dd",
+        "if=/dev/zero",
+        "of=/dev/null",
+        "bs=64M",
+        "count=1",
+    ]);
+    assert_eq!(output.status.code(), Some(137), "{}", errors(&output));
+    assert_eq!(d.field("hog", ".State.OOMKilled"), "true");
+}
+
+#[test]
+fn volumes_keep_and_are_filled_once() {
+    let d = Daemon::start();
+    let data = ["run", "--rm", "-v", "vol:/data", "bb"];
+    let run = |command: &str| {
+        let output = d
+            .command()
+            .args(data)
+            .args(["sh", "-c", command])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", errors(&output));
+        text(&output)
+    };
+    assert_eq!(
+        run("cat /data/from-image; echo mine > /data/new; echo changed > /data/from-image"),
+        "image"
+    );
+    assert_eq!(run("cat /data/from-image /data/new"), "changed\nmine");
+    let bound = d.dir.path().join("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let bind = format!("{}:/data:ro", bound.display());
+    assert!(
+        !d.coracle(["run", "--rm", "-v", &bind, "bb", "touch", "/data/x"])
+            .status
+            .success()
+    );
+    assert!(
+        d.ok(["run", "--rm", "--tmpfs", "/t:size=1m", "bb", "mount"])
+            .contains("/t type tmpfs")
+    );
+    assert_eq!(d.ok(["volume", "ls", "-q"]), "vol");
+    d.ok(["create", "--name", "user", "-v", "vol:/data", "bb"]);
+    let used = d.coracle(["volume", "rm", "vol"]);
+    assert!(errors(&used).contains("user"), "{}", errors(&used));
+    d.ok(["rm", "user"]);
+    d.ok(["volume", "rm", "vol"]);
+}
+
+#[test]
+fn names_ports_and_networks() {
+    let d = Daemon::start();
+    d.ok(["network", "create", "back"]);
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "server",
+        "--network",
+        "back",
+        "--network-alias",
+        "db",
+        "-p",
+        "8080:80",
+        "bb",
+        "sh",
+        "-c",
+        "mkdir /www; echo it works > /www/index.html; httpd -f -p 80 -h /www",
+    ]);
+    for name in ["server", "db", "server.coracle.internal"] {
+        until("the server answers by name", || {
+            let url = format!("http://{name}/");
+            text(&d.coracle([
+                "run",
+                "--rm",
+                "--network",
+                "back",
+                "bb",
+                "wget",
+                "-q",
+                "-O",
+                "-",
+                &url,
+            ])) == "it works"
+        });
+    }
+    let apart = d.coracle(["run", "--rm", "bb", "nslookup", "server"]);
+    assert!(
+        !apart.status.success(),
+        "names are seen on shared networks only"
+    );
+    // From the host's own namespace, by every address it has.
+    for address in ["127.0.0.1", "10.210.0.1"] {
+        let output = d
+            .inside("curl")
+            .args(["-fsS", &format!("http://{address}:8080/")])
+            .output()
+            .unwrap();
+        assert_eq!(text(&output), "it works", "{address}: {}", errors(&output));
+    }
+    let taken = d.coracle(["run", "--rm", "-p", "8080:80", "bb", "true"]);
+    assert_eq!(taken.status.code(), Some(125));
+    assert!(
+        errors(&taken).contains("port 8080/tcp"),
+        "{}",
+        errors(&taken)
+    );
+    assert_eq!(d.ok(["port", "server", "80"]), "0.0.0.0:8080");
+    d.ok(["run", "-d", "--name", "late", "bb", "sleep", "1000"]);
+    d.ok(["network", "connect", "back", "late"]);
+    assert_eq!(
+        d.ok(["exec", "late", "wget", "-q", "-O", "-", "http://server/"]),
+        "it works"
+    );
+    d.ok(["network", "disconnect", "back", "late"]);
+    assert!(
+        !d.coracle([
+            "exec",
+            "late",
+            "wget",
+            "-q",
+            "-T",
+            "1",
+            "-O",
+            "-",
+            "http://server/"
+        ])
+        .status
+        .success()
+    );
+    let used = d.coracle(["network", "rm", "back"]);
+    assert!(errors(&used).contains("server"), "{}", errors(&used));
+    assert_eq!(
+        d.ok([
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "bb",
+            "sh",
+            "-c",
+            "ls /sys/class/net | grep -v lo || echo only lo"
+        ]),
+        "only lo"
+    );
+    d.ok(["rm", "-f", "server", "late"]);
+    d.ok(["network", "rm", "back"]);
+}
+
+#[test]
+fn a_container_that_fails_is_restarted_as_asked() {
+    let d = Daemon::start();
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "flaky",
+        "--restart",
+        "on-failure:2",
+        "bb",
+        "sh",
+        "-c",
+        "echo run; exit 4",
+    ]);
+    until("it was given up", || {
+        d.field("flaky", ".State.Status") == "exited" && d.field("flaky", ".RestartCount") == "2"
+    });
+    assert_eq!(d.field("flaky", ".State.ExitCode"), "4");
+    assert_eq!(d.ok(["logs", "flaky"]), "run\nrun\nrun");
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "always",
+        "--restart",
+        "always",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    let pid: u32 = d.field("always", ".State.Pid").parse().unwrap();
+    signal(pid, "KILL");
+    until("it runs again", || {
+        d.field("always", ".State.Status") == "running"
+            && d.field("always", ".State.Pid") != pid.to_string()
+    });
+    d.ok(["stop", "-t", "0", "always"]);
+    assert_eq!(
+        d.field("always", ".State.Status"),
+        "exited",
+        "a stop by hand holds"
+    );
+}
+
+#[test]
+fn a_shim_that_is_killed_takes_its_container_along() {
+    let d = Daemon::start();
+    let id = d.ok(["run", "-d", "--name", "web", "bb", "sleep", "1000"]);
+    let init: u32 = d.field("web", ".State.Pid").parse().unwrap();
+    signal(parent(init), "KILL");
+    until("the end is seen", || {
+        d.field("web", ".State.Status") == "exited"
+    });
+    assert_eq!(d.field("web", ".State.ExitCode"), "137");
+    until("init is gone", || !alive(init));
+    until("its control groups are gone", || cgroups(&id).is_empty());
+    d.ok(["start", "web"]);
+    assert_eq!(d.ok(["exec", "web", "echo", "again"]), "again");
+}
+
+#[test]
+fn down_leaves_nothing() {
+    let mut d = Daemon::start();
+    d.ok(["network", "create", "back"]);
+    let id = d.ok([
+        "run",
+        "-d",
+        "--network",
+        "back",
+        "-p",
+        "8080:80",
+        "--restart",
+        "always",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    d.ok(["system", "down", "-t", "0"]);
+    until("every process has left", || d.leftovers().is_empty());
+    let links = text(&d.inside("ip").args(["-br", "link"]).output().unwrap());
+    assert_eq!(links.lines().count(), 1, "{links}");
+    assert_eq!(
+        text(&d.inside("nft").args(["list", "tables"]).output().unwrap()),
+        ""
+    );
+    assert!(cgroups(&id).is_empty());
+    assert!(
+        !std::fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .contains(d.dir.path().to_str().unwrap())
+    );
+    // What is on disk comes back.
+    d.up();
+    until("it runs again", || d.ok(["ps", "-q", "--no-trunc"]) == id);
+}
