@@ -164,7 +164,12 @@ pub fn next(
         Seen::Missing => down(
             policy,
             137,
-            now,
+            // It left no time of its end; the wait for the next start began when it was missed.
+            if actual.sub == "auto-restart" {
+                actual.since
+            } else {
+                now
+            },
             "it was removed by somebody else".into(),
             starts,
             now,
@@ -500,6 +505,20 @@ mod tests {
                 "row {number}"
             );
         }
+    }
+
+    #[test]
+    fn what_was_removed_by_others_is_started_after_its_wait() {
+        let waiting = Actual {
+            active: Active::Activating,
+            sub: "auto-restart".into(),
+            since: time(0),
+            ..ran(1)
+        };
+        let goal = goal(Desired::Active, 1);
+        let told = |now| told(goal, &policy("always"), &Seen::Missing, &waiting, now);
+        assert_eq!(told(2), "wait 3s");
+        assert_eq!(told(5), "start again");
     }
 
     #[test]

@@ -368,14 +368,19 @@ impl Fleet {
                     .find(|(i, _)| i == id)
                 {
                     Some((_, State::Running { .. })) => (Seen::Running { health: None }, None),
-                    Some((_, State::Exited { status })) => (
-                        Seen::Ended {
-                            code: status.code,
-                            at: status.finished_at,
-                            oom: status.oom_killed,
-                        },
-                        status.error,
-                    ),
+                    // A list that is made while a shim leaves may take its process for lost; waiting reads what the shim
+                    // wrote before it left.
+                    Some((_, State::Exited { .. })) => match self.engine().process_wait(id).await {
+                        Ok(status) => (
+                            Seen::Ended {
+                                code: status.code,
+                                at: status.finished_at,
+                                oom: status.oom_killed,
+                            },
+                            status.error,
+                        ),
+                        Err(_) => nothing,
+                    },
                     _ => nothing,
                 }
             }
@@ -434,9 +439,7 @@ impl Fleet {
         memory: &mut Memory,
         goal: Goal,
     ) -> Result<(), NotUp> {
-        self.wait_for_others(file).await?;
         let record = unit.record();
-        memory.starts.push(Utc::now());
         memory.outcome = None;
         memory.post_done = false;
         let mut actual = unit.actual();
@@ -453,7 +456,10 @@ impl Fleet {
             actual.container = None;
         }
         actual.process = None;
+        // Before waiting, so that a failure of another unit is the answer to this request and not a reason to ask again.
         self.keep(unit, actual.clone()).await;
+        self.wait_for_others(file).await?;
+        memory.starts.push(Utc::now());
         match &file.kind {
             Kind::Volume(volume) => {
                 self.engine()

@@ -278,3 +278,33 @@ fn a_new_text_runs_from_the_next_start_on() {
         }],
     );
 }
+
+#[test]
+fn a_failure_of_what_is_required_is_told() {
+    machine(
+        "a_failure_of_what_is_required_is_told",
+        &[|m| {
+            Box::pin(async move {
+                let text = m.text("[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo run >> DIR/runs; exit 4'\n");
+                m.submit("req-db.service", &text).await;
+                m.submit(
+                    "req-web.service",
+                    "[Unit]\nRequires=req-db.service\nAfter=req-db.service\n[Service]\nExecStart=/bin/sleep 1000\n",
+                )
+                .await;
+                let error = m
+                    .fleet
+                    .start("req-web", true)
+                    .await
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    error.contains("req-web.service") && error.contains("req-db.service"),
+                    "{error}"
+                );
+                assert_eq!(m.view("req-web.service").active, Active::Failed);
+                assert_eq!(m.read("runs").lines().count(), 1);
+            })
+        }],
+    );
+}
