@@ -3,6 +3,7 @@
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::images::{Images, Import, Load, Pull, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps, Stats};
+use crate::commands::login::{Login, Logout};
 use crate::commands::networks::Network;
 use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::system::System;
@@ -185,6 +186,10 @@ pub enum Command {
         #[arg(short, long)]
         format: Option<String>,
     },
+    /// Keep credentials for a registry
+    Login(Login),
+    /// Forget credentials for a registry
+    Logout(Logout),
     /// Run the daemon
     #[command(after_help = "Example:\n  coracle daemon --registry-mirror http://127.0.0.1:5000")]
     Daemon(DaemonArgs),
@@ -228,6 +233,44 @@ pub enum ContainerCommand {
     Logs(Logs),
     /// Run a command in a running container
     Exec(Exec),
+    /// Join a running container's input and output
+    Attach(Attach),
+    /// Wait until containers have ended and print their exit codes
+    #[command(after_help = "Example:\n  coracle container wait job")]
+    Wait(Names),
+    /// Freeze containers
+    #[command(after_help = "Example:\n  coracle container pause web")]
+    Pause(Names),
+    /// Let frozen containers go on
+    #[command(after_help = "Example:\n  coracle container unpause web")]
+    Unpause(Names),
+    /// Give a container another name
+    #[command(after_help = "Example:\n  coracle container rename web old-web")]
+    Rename {
+        /// Container
+        from: String,
+        /// New name
+        to: String,
+    },
+    /// Processor, memory and network use
+    Stats(Stats),
+    /// Processes of a container
+    #[command(after_help = "Example:\n  coracle container top web")]
+    Top {
+        /// Container
+        name: String,
+        /// Arguments of ps
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        ps: Vec<String>,
+    },
+    /// Published ports of a container
+    #[command(after_help = "Example:\n  coracle container port web 80")]
+    Port {
+        /// Container
+        name: String,
+        /// Port inside
+        port: Option<String>,
+    },
     /// Remove containers that do not run
     #[command(after_help = "Example:\n  coracle container prune -f")]
     Prune {
@@ -255,6 +298,26 @@ pub enum ImageCommand {
     Load(Load),
     /// Save images to an archive
     Save(Save),
+    /// Give an image another name
+    #[command(after_help = "Example:\n  coracle image tag app:1 app:stable")]
+    Tag {
+        /// Image
+        from: String,
+        /// New name
+        to: String,
+    },
+    /// How an image was made
+    #[command(after_help = "Example:\n  coracle image history app:1")]
+    History {
+        /// table, json, or a template
+        #[arg(long)]
+        format: Option<String>,
+        /// Whole ids and commands
+        #[arg(long)]
+        no_trunc: bool,
+        /// Image
+        image: String,
+    },
     /// Remove images that nobody uses
     #[command(after_help = "Example:\n  coracle image prune -f")]
     Prune {

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod commands;
+mod docker;
 mod error;
 mod format;
 mod run_args;
@@ -13,16 +14,16 @@ mod server;
 mod terminal;
 
 use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use client::Client;
-use commands::{containers, images, list, networks, run, system, units, volumes};
+use commands::{containers, images, list, login, networks, run, system, units, volumes};
 use error::{CliError, Result};
 use hyper::Method;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = docker::parse();
     let running = matches!(
         cli.command,
         Command::Run(_)
@@ -54,6 +55,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             format::out(&String::from_utf8_lossy(&text))
         }
         Command::Man { dir } => man(&dir),
+        Command::Logout(args) => login::logout(&args),
         command => {
             let client = Client::new(&socket(cli.host.as_deref(), cli.run_dir)?);
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,13 +129,17 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::System(command) => system::system(client, &command).await,
         Command::Info { format } => system::info(client, format.as_deref()).await,
         Command::Version { format } => system::version(client, format.as_deref()).await,
+        Command::Login(args) => login::login(client, args).await,
         // These need no daemon and were done before.
-        Command::Daemon(_) | Command::Completion { .. } | Command::Man { .. } => Ok(()),
+        Command::Logout(_)
+        | Command::Daemon(_)
+        | Command::Completion { .. }
+        | Command::Man { .. } => Ok(()),
     }
 }
 
 async fn create(client: &Client, args: &run_args::ContainerArgs) -> Result<()> {
-    let id = run::create(client, args, false).await?;
+    let id = run::create(client, args, true).await?;
     format::out(&format!("{id}\n"))
 }
 
@@ -161,6 +167,14 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         }
         C::Logs(args) => containers::logs(client, &args).await,
         C::Exec(args) => run::exec(client, &args).await,
+        C::Attach(args) => run::attach(client, &args).await,
+        C::Wait(args) => containers::wait(client, &args.names).await,
+        C::Pause(args) => containers::plain(client, &args.names, "pause").await,
+        C::Unpause(args) => containers::plain(client, &args.names, "unpause").await,
+        C::Rename { from, to } => containers::rename(client, &from, &to).await,
+        C::Stats(args) => list::stats(client, &args).await,
+        C::Top { name, ps } => list::top(client, &name, &ps).await,
+        C::Port { name, port } => list::port(client, &name, port.as_deref()).await,
         C::Prune { force } => {
             if !commands::confirmed(force, "all containers that do not run")? {
                 return Ok(());
@@ -184,6 +198,12 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
         I::Import(args) => images::import(client, &args).await,
         I::Load(args) => images::load(client, &args).await,
         I::Save(args) => images::save(client, &args).await,
+        I::Tag { from, to } => images::tag(client, &from, &to).await,
+        I::History {
+            format,
+            no_trunc,
+            image,
+        } => images::history(client, &image, format.as_deref(), no_trunc).await,
         I::Prune { all, force } => images::prune(client, all, force).await,
     }
 }

@@ -82,6 +82,9 @@ pub struct ContainerArgs {
     /// Label: key=value
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
+    /// Read labels from a file
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<String>,
     /// Memory limit, such as 512m
     #[arg(short, long, value_name = "BYTES")]
     pub memory: Option<String>,
@@ -178,6 +181,15 @@ pub struct ContainerArgs {
     /// private or host
     #[arg(long, value_name = "MODE")]
     pub cgroupns: Option<String>,
+    /// host: users of the machine
+    #[arg(long, value_name = "MODE")]
+    pub userns: Option<String>,
+    /// Parent of its control group
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    /// Switch the OOM killer off
+    #[arg(long)]
+    pub oom_kill_disable: bool,
     /// -1000 to 1000
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub oom_score_adj: Option<i64>,
@@ -190,11 +202,14 @@ pub struct ContainerArgs {
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<String>,
-    /// Image
-    pub image: String,
-    /// Command and arguments instead of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+    /// Image, then the command and arguments instead of the image's
+    // One list: after the image nothing is a flag of ours, even if it looks like one.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "IMAGE [COMMAND] [ARG...]"
+    )]
+    pub rest: Vec<String>,
 }
 
 fn bad(flag: &str, value: &str, way_out: &str) -> CliError {
@@ -282,7 +297,8 @@ pub fn environment(list: &[String]) -> Vec<String> {
     list.iter().filter_map(one).collect()
 }
 
-fn env_file(path: &str) -> Result<Vec<String>> {
+/// Lines of a file without remarks.
+fn lines(path: &str) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|source| CliError::File {
         action: "reading",
         path: path.into(),
@@ -292,7 +308,11 @@ fn env_file(path: &str) -> Result<Vec<String>> {
         .lines()
         .map(str::trim_start)
         .filter(|l| !l.is_empty() && !l.starts_with('#'));
-    Ok(environment(&lines.map(str::to_owned).collect::<Vec<_>>()))
+    Ok(lines.map(str::to_owned).collect())
+}
+
+fn env_file(path: &str) -> Result<Vec<String>> {
+    Ok(environment(&lines(path)?))
 }
 
 type Bindings = BTreeMap<String, Vec<Value>>;
@@ -323,6 +343,14 @@ fn publish(text: &str, bindings: &mut Bindings) -> Result<()> {
         "" | "0" => None,
         text => Some(span(text).ok_or_else(wrong)?),
     };
+    // One port inside and several of the host: any of these.
+    if let Some((first, last)) = host.filter(|h| h.0 < h.1 && inside.0 == inside.1) {
+        bindings
+            .entry(format!("{}/{protocol}", inside.0))
+            .or_default()
+            .push(json!({ "HostIp": address, "HostPort": format!("{first}-{last}") }));
+        return Ok(());
+    }
     if host.is_some_and(|h| h.1 - h.0 != inside.1 - inside.0) {
         return Err(bad(
             "publish",
@@ -395,13 +423,33 @@ fn device(text: &str) -> Value {
 }
 
 impl ContainerArgs {
+    /// The image, as it was named.
+    pub fn image(&self) -> &str {
+        self.rest.first().map_or("", String::as_str)
+    }
+
+    /// Command and arguments; empty for the image's.
+    pub fn command(&self) -> &[String] {
+        self.rest.get(1..).unwrap_or_default()
+    }
+
     /// The body of `POST /containers/create`. `attached` says whether our own streams are joined.
     pub fn request(&self, attached: bool) -> Result<Value> {
         let mut env = Vec::new();
         for file in &self.env_file {
             env.extend(env_file(file)?);
         }
-        env.extend(environment(&self.env));
+        // A name alone that we do not have goes as it is: it takes the image's variable away.
+        env.extend(self.env.iter().map(|e| match std::env::var(e) {
+            Ok(value) if !e.contains('=') => format!("{e}={value}"),
+            _ => e.clone(),
+        }));
+        let mut labels = Vec::new();
+        for file in &self.label_file {
+            // A line without a value is no label, as docker has it.
+            labels.extend(lines(file)?.into_iter().filter(|l| l.contains("=")));
+        }
+        labels.extend(self.label.iter().cloned());
         let mut bindings = Bindings::new();
         for text in &self.publish {
             publish(text, &mut bindings)?;
@@ -435,12 +483,12 @@ impl ContainerArgs {
             "OpenStdin": self.interactive,
             "StdinOnce": attached && self.interactive,
             "Env": env,
-            "Cmd": if self.command.is_empty() { Value::Null } else { json!(self.command) },
+            "Cmd": if self.command().is_empty() { Value::Null } else { json!(self.command()) },
             "Entrypoint": self.entrypoint.as_ref().map(|e| [e]),
-            "Image": self.image,
+            "Image": self.image(),
             "Volumes": volumes,
             "WorkingDir": self.workdir.clone().unwrap_or_default(),
-            "Labels": pairs(&self.label),
+            "Labels": pairs(&labels),
             "ExposedPorts": exposed,
             "StopSignal": self.stop_signal,
             "StopTimeout": self.stop_timeout,
@@ -525,6 +573,9 @@ impl ContainerArgs {
             "IpcMode": self.ipc.clone().unwrap_or_default(),
             "PidMode": self.pid.clone().unwrap_or_default(),
             "UTSMode": self.uts.clone().unwrap_or_default(),
+            "UsernsMode": self.userns.clone().unwrap_or_default(),
+            "CgroupParent": self.cgroup_parent.clone().unwrap_or_default(),
+            "OomKillDisable": self.oom_kill_disable.then_some(true),
             "CgroupnsMode": self.cgroupns.clone().unwrap_or_default(),
             "Privileged": self.privileged,
             "ReadonlyRootfs": self.read_only,
@@ -674,7 +725,7 @@ mod tests {
     fn what_cannot_be_is_named() {
         for (line, word) in [
             (["-p", "x", "i"], "\"x\""),
-            (["-p", "80-81:90", "i"], "same length"),
+            (["-p", "80-81:90-92", "i"], "same length"),
             (["-m", "lots", "i"], "--memory"),
             (["--health-interval", "5", "i"], "--health-interval"),
             (["--ulimit", "nofile", "i"], "--ulimit"),

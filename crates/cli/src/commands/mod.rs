@@ -3,6 +3,7 @@
 pub mod containers;
 pub mod images;
 pub mod list;
+pub mod login;
 pub mod networks;
 pub mod run;
 pub mod system;

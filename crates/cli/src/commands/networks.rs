@@ -46,6 +46,9 @@ pub enum Network {
         /// No way in or out
         #[arg(long)]
         internal: bool,
+        /// Option of the driver: key=value
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        opt: Vec<String>,
         /// Label: key=value
         #[arg(long)]
         label: Vec<String>,
@@ -156,6 +159,7 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
             gateway,
             ip_range,
             internal,
+            opt,
             label,
             name,
         } => {
@@ -174,7 +178,7 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
             } else {
                 json!([config])
             };
-            let body = json!({ "Name": name, "Driver": driver, "Internal": internal, "Labels": pairs(label), "IPAM": { "Config": configs } });
+            let body = json!({ "Name": name, "Driver": driver, "Internal": internal, "Options": pairs(opt), "Labels": pairs(label), "IPAM": { "Config": configs } });
             let made = client
                 .json(Method::POST, "/networks/create", Some(&body))
                 .await?;

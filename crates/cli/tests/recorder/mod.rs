@@ -86,15 +86,7 @@ impl Recorder {
             .into_iter()
             .filter(|a| a.method == "POST" && !a.path.contains("/wait"));
         posted
-            .map(|mut a| {
-                // `create` joins no streams itself; what it says of them is for whoever starts it.
-                if args.first() == Some(&"create") {
-                    for streams in ["AttachStdin", "AttachStdout", "AttachStderr", "StdinOnce"] {
-                        a.body[streams] = Value::Null;
-                    }
-                }
-                (a.path, reduced(a.body).unwrap_or_default())
-            })
+            .map(|a| (a.path, reduced(a.body).unwrap_or_default()))
             .collect()
     }
 }
