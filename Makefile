@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build up down test bench lint deny install
+.PHONY: help build up down test soak bench lint deny install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ install: ## programs, man pages, completions and a systemd unit below PREFIX (/u
 test: ## install what the tests need, then run every test
 	@scripts/deps build run test
 	cargo test --locked --workspace
+
+soak: ## the tests that have rounds, longer (ROUNDS=200)
+	@scripts/deps build run test
+	CORACLE_ROUNDS=$(or $(ROUNDS),200) cargo test --locked -p coracle --test lifecycle
 
 bench: ## docker, podman and runc beside us, turn by turn; writes docs/benchmarks.md
 	@scripts/deps build run bench
