@@ -355,7 +355,7 @@ async fn plain_layers_and_busy_registries() {
     let count = asked_for.clone();
     let address = serve(move |_, asked| {
         // Every second request of each kind meets a busy registry.
-        if asked.line.contains("/app/") && count.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+        if asked.line.contains("/app/") && count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
             let mut busy = denied("TOOMANYREQUESTS", 429);
             busy.headers.push(("retry-after".into(), "0".into()));
             return busy;
