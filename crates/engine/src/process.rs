@@ -184,8 +184,10 @@ impl Engine {
                 Some(status) => State::Exited { status },
                 None => match Shim::watch(&self.process_run_dir(&id), &id).await {
                     Ok((_, state)) => state,
+                    // It may have ended between the two looks.
                     Err(_) => State::Exited {
-                        status: lost(255, "the machine went down while it ran"),
+                        status: read_exit(&entry.path())
+                            .unwrap_or_else(|| lost(255, "the machine went down while it ran")),
                     },
                 },
             };

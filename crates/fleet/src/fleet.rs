@@ -251,6 +251,55 @@ impl Fleet {
                 way_out: "it places units on machines, and this release runs one machine: leave it out",
             });
         }
+        let unsupported = |what: &str, way_out| FleetError::Unsupported {
+            unit: unit.name.to_string(),
+            what: what.to_owned(),
+            way_out,
+        };
+        if let Some(service) = crate::service::section(unit) {
+            let limited = [
+                ("MemoryMax", service.memory_max.is_some()),
+                ("CPUQuota", service.cpu_quota.is_some()),
+                ("TasksMax", service.tasks_max.is_some()),
+            ];
+            if let Some((key, _)) = limited.iter().find(|(_, given)| *given) {
+                return Err(unsupported(
+                    &format!("[Service] {key}="),
+                    "limits are set on containers: use Memory= and PidsLimit= of a [Container]",
+                ));
+            }
+            let commands = [
+                &service.exec_condition,
+                &service.exec_start_pre,
+                &service.exec_start,
+                &service.exec_start_post,
+                &service.exec_stop,
+                &service.exec_stop_post,
+            ];
+            if commands
+                .iter()
+                .any(|list| list.iter().any(|c| c.argv0.is_some()))
+            {
+                return Err(unsupported(
+                    "[Service] a command with @",
+                    "its program is called by its own name: leave the @ out",
+                ));
+            }
+            if !service.exec_reload.is_empty() {
+                return Err(unsupported(
+                    "[Service] ExecReload=",
+                    "restart the unit, or send a signal with `coracle kill`",
+                ));
+            }
+        }
+        if let Kind::Network(network) = &unit.kind
+            && network.disable_dns
+        {
+            return Err(unsupported(
+                "[Network] DisableDNS=",
+                "names are served on every network: leave it out",
+            ));
+        }
         if let Kind::Container { .. } = &unit.kind {
             let mut units = self.units();
             units.insert(unit.name.to_string(), unit.clone());
