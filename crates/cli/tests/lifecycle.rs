@@ -358,12 +358,10 @@ fn kills_at_random_moments_lose_nothing() {
     until("no shim is left", || {
         !d.leftovers().iter().any(|l| l.contains("coracle-shim"))
     });
-    let links = text(&d.inside("ip").args(["-br", "link"]).output().unwrap());
-    assert_eq!(
-        links.lines().count(),
-        2,
-        "loopback and the bridge:\n{links}"
-    );
+    until("loopback and the bridge are the only links", || {
+        let links = text(&d.inside("ip").args(["-br", "link"]).output().unwrap());
+        links.lines().count() == 2
+    });
     assert_eq!(
         std::fs::read_dir(d.state_dir().join("containers"))
             .unwrap()

@@ -56,6 +56,8 @@ pub(crate) struct Container {
     pub run_dir: PathBuf,
     /// Below each cgroup hierarchy.
     cgroup: String,
+    /// It is being removed: no further run will need its links' names.
+    pub going: std::sync::atomic::AtomicBool,
     pub op: tokio::sync::Mutex<()>,
     pub run: Arc<tokio::sync::Mutex<()>>,
     record: Mutex<Record>,
@@ -85,6 +87,7 @@ impl Container {
             dir,
             run_dir,
             cgroup: format!("{cgroup_root}/{}", record.id),
+            going: std::sync::atomic::AtomicBool::new(false),
             op: tokio::sync::Mutex::default(),
             run: Arc::default(),
             record: Mutex::new(record),
@@ -167,6 +170,12 @@ impl Container {
     /// Says that it is gone.
     pub fn tell_removed(&self) {
         self.status.send_modify(|s| s.removed = true);
+    }
+
+    /// Whether the present run is its last.
+    pub fn is_going(&self) -> bool {
+        self.going.load(std::sync::atomic::Ordering::Relaxed)
+            || self.read(|r| r.host_config.auto_remove)
     }
 
     pub fn watch(&self) -> watch::Receiver<Status> {

@@ -114,6 +114,8 @@ impl Engine {
             let left = shim.release().await;
             if lost_shim {
                 engine.clean_up(&container).await;
+            } else if container.is_going() {
+                engine.give_back_with_namespace(&container).await;
             } else {
                 engine.give_back(&container).await;
             }

@@ -43,6 +43,9 @@ impl Engine {
                 )));
             }
             (Phase::Running | Phase::Restarting, _) => {
+                container
+                    .going
+                    .store(true, std::sync::atomic::Ordering::Relaxed);
                 match self
                     .stop_locked(&container, Some(9), Some(Duration::from_secs(10)))
                     .await

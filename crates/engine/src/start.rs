@@ -339,6 +339,26 @@ impl Engine {
     pub(crate) async fn give_back(&self, container: &Container) {
         let (networks, id) = (self.0.networks.clone(), container.id.to_string());
         let released = tokio::task::spawn_blocking(move || networks.release(&id)).await;
+        self.gave_back(container, released);
+    }
+
+    /// As [`Self::give_back`], for the last run of a container, whose namespace goes with its shim.
+    pub(crate) async fn give_back_with_namespace(&self, container: &Container) {
+        let (networks, id) = (self.0.networks.clone(), container.id.to_string());
+        let released =
+            tokio::task::spawn_blocking(move || networks.release_with_namespace(&id)).await;
+        self.gave_back(container, released);
+    }
+
+    #[allow(clippy::unused_self)]
+    fn gave_back(
+        &self,
+        container: &Container,
+        released: std::result::Result<
+            std::result::Result<(), coracle_network::NetworkError>,
+            tokio::task::JoinError,
+        >,
+    ) {
         match released {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

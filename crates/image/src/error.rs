@@ -160,6 +160,7 @@ impl ImageError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            _ if self.is_no_space() => ErrorKind::Internal,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Reference(_)

@@ -167,24 +167,34 @@ pub async fn plain(client: &Client, names: &[String], verb: &str) -> Result<()> 
 pub async fn rm(client: &Client, args: &Rm) -> Result<()> {
     let flag = |on: bool| if on { "1".to_owned() } else { String::new() };
     let asked = query(&[("force", flag(args.force)), ("v", flag(args.volumes))]);
-    each(&args.names, async |name| {
-        match client
-            .ask(
-                Method::DELETE,
-                &format!("/containers/{}{asked}", escape(&name)),
-                None,
-            )
-            .await
-        {
-            Ok(_) => {}
-            // Forced, what is not there is as wanted.
-            Err(error) if args.force && error.is_not_found() => {
-                eprintln!("{error}");
-                return Ok(());
+    // All are asked at once; what is said about them keeps their order.
+    let mut asking: Vec<_> = Vec::new();
+    for name in &args.names {
+        let client = client.clone();
+        let path = format!("/containers/{}{asked}", escape(name));
+        let task = async move { client.ask(Method::DELETE, &path, None).await.map(drop) };
+        asking.push(tokio::spawn(task));
+    }
+    let mut asking = asking.into_iter();
+    each(&args.names, |name| {
+        let task = asking.next();
+        let force = args.force;
+        async move {
+            let answer = match task {
+                Some(task) => task.await.map_err(std::io::Error::other)?,
+                None => return Ok(()),
+            };
+            match answer {
+                Ok(()) => {}
+                // Forced, what is not there is as wanted.
+                Err(error) if force && error.is_not_found() => {
+                    eprintln!("{error}");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
+            out(&format!("{name}\n"))
         }
-        out(&format!("{name}\n"))
     })
     .await
 }
