@@ -100,15 +100,17 @@ struct Leftovers(PathBuf);
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        let ours = self.0.join("run");
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
                 continue;
             };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            // The holder and its shims are called with the directory that only this test has.
-            if line.split('\0').any(|word| Path::new(word) == ours)
+            // The holder and its shims have files open below the directory that only this test has.
+            let open = fs::read_dir(entry.path().join("fd"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            let mut open = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+            if open.any(|file| file.starts_with(&self.0))
                 && let Some(pid) = rustix::process::Pid::from_raw(pid)
             {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
