@@ -121,6 +121,11 @@ impl Engine {
                 shim.release().await.await;
                 return Ok(status);
             }
+            // A daemon that was killed on the way of starting it: nobody will start it any more.
+            Ok((shim, State::Prepared)) => {
+                shim.release().await.await;
+                return Ok(lost(255, "its start was cut short"));
+            }
             Ok((mut shim, _)) => {
                 let status = shim.exited().await.ok();
                 shim.release().await.await;
