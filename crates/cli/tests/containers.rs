@@ -505,6 +505,11 @@ fn down_leaves_nothing() {
         ""
     );
     assert!(cgroups(&id).is_empty());
+    let root = d.cgroup_root().unwrap();
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let left = hierarchy.path().join(&root[1..]);
+        assert!(!left.exists(), "{}", left.display());
+    }
     assert!(
         !std::fs::read_to_string("/proc/self/mounts")
             .unwrap()

@@ -237,6 +237,12 @@ impl Daemon {
         assert!(import.wait().unwrap().success());
     }
 
+    /// The daemon's part of each control group hierarchy.
+    pub fn cgroup_root(&self) -> Option<String> {
+        let id = std::fs::read_to_string(self.state_dir().join("machine-id")).ok()?;
+        Some(format!("/coracle/{}", id.get(..12)?))
+    }
+
     /// One field of a container.
     pub fn field(&self, name: &str, field: &str) -> String {
         self.ok(["inspect", "--format", &format!("{{{{{field}}}}}"), name])
@@ -331,6 +337,12 @@ impl Drop for Daemon {
             let _ = Command::new("kill")
                 .args(["-9", line.split(' ').next().unwrap_or_default()])
                 .status();
+        }
+        // Of a test that came to its end there is nothing to remove here.
+        if let Some(root) = self.cgroup_root() {
+            let groups = coracle_sys::cgroup::Layout::detect().unwrap();
+            let _ = groups.remove_root(&root);
+            let _ = groups.remove_if_empty("/coracle");
         }
         let _ = self.keeper.kill();
         let _ = self.keeper.wait();

@@ -16,6 +16,7 @@ use coracle_fleet::{Fleet, UnitView};
 use coracle_image::{ImportOptions, Reference};
 use coracle_shim_protocol::shim::State;
 use coracle_store::{EmbeddedStore, Options};
+use coracle_sys::cgroup::Layout;
 use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,12 @@ impl Drop for Leftovers {
             {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
+        }
+        // Of a test that came to its end there is nothing to remove here.
+        if let Ok(id) = fs::read_to_string(self.0.join("state/machine-id")) {
+            let groups = Layout::detect().unwrap();
+            let _ = groups.remove_root(&format!("/coracle/{}", &id[..12]));
+            let _ = groups.remove_if_empty("/coracle");
         }
     }
 }
@@ -261,5 +268,7 @@ impl Machine {
         let mut left = self.engine.processes().await;
         left.retain(runs);
         assert!(left.is_empty(), "processes of destroyed units: {left:?}");
+        self.fleet.shutdown().await;
+        self.engine.down(Some(Duration::ZERO)).await.unwrap();
     }
 }
