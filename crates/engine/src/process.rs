@@ -9,8 +9,8 @@ use crate::error::{EngineError, Result};
 use crate::exit::{lost, read_exit};
 use crate::logs::{self, LogLine, LogQuery};
 use coracle_shim_protocol::PROTOCOL_VERSION;
-pub use coracle_shim_protocol::shim::KillMode;
-use coracle_shim_protocol::shim::{ExitStatus, LogConfig, Request, ShimSpec, State, Workload};
+use coracle_shim_protocol::shim::{ExitStatus, LogConfig, Request, ShimSpec, Workload};
+pub use coracle_shim_protocol::shim::{KillMode, State};
 use oci_spec::runtime::Process;
 use std::fs;
 use std::path::PathBuf;
@@ -133,14 +133,21 @@ impl Engine {
             }
             Err(_) => None,
         };
-        if let Some(status) = status.or_else(|| read_exit(&dir)) {
+        if let Some(status) = status {
             return Ok(status);
         }
         let _ = self.0.cgroups.kill_all(&self.process_cgroup(id));
-        Ok(if run_dir.exists() {
-            lost(137, "its shim was killed")
-        } else {
-            lost(255, "the machine went down while it ran")
+        Ok(self.process_end(id))
+    }
+
+    /// How a process ended whose shim is gone: as it wrote down, or lost.
+    fn process_end(&self, id: &str) -> ExitStatus {
+        read_exit(&self.process_dir(id)).unwrap_or_else(|| {
+            if self.process_run_dir(id).exists() {
+                lost(137, "its shim was killed")
+            } else {
+                lost(255, "the machine went down while it ran")
+            }
         })
     }
 
@@ -177,26 +184,33 @@ impl Engine {
         }
     }
 
+    /// Whether a process runs or how it ended; nothing if there is none of that id.
+    pub async fn process_state(&self, id: &str) -> Option<State> {
+        let dir = self.process_dir(id);
+        if !dir.is_dir() {
+            return None;
+        }
+        if let Some(status) = read_exit(&dir) {
+            return Some(State::Exited { status });
+        }
+        Some(match Shim::watch(&self.process_run_dir(id), id).await {
+            Ok((_, state)) => state,
+            Err(_) => State::Exited {
+                status: self.process_end(id),
+            },
+        })
+    }
+
     /// Every process that is not forgotten, and whether it runs.
     pub async fn processes(&self) -> Vec<(String, State)> {
         let mut found = Vec::new();
         let dir = self.0.options.state_dir.join("processes");
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(id) = entry.file_name().into_string() else {
-                continue;
-            };
-            let state = match read_exit(&entry.path()) {
-                Some(status) => State::Exited { status },
-                None => match Shim::watch(&self.process_run_dir(&id), &id).await {
-                    Ok((_, state)) => state,
-                    // It may have ended between the two looks.
-                    Err(_) => State::Exited {
-                        status: read_exit(&entry.path())
-                            .unwrap_or_else(|| lost(255, "the machine went down while it ran")),
-                    },
-                },
-            };
-            found.push((id, state));
+            if let Ok(id) = entry.file_name().into_string()
+                && let Some(state) = self.process_state(&id).await
+            {
+                found.push((id, state));
+            }
         }
         found
     }

@@ -1,23 +1,17 @@
-//! Units as people handle them: submitted, started, stopped, looked at, destroyed.
+//! The fleet: what it keeps, how it is opened, and what it shows.
 
 use crate::error::{FleetError, Result};
 use crate::machine;
 use crate::model::{
-    Active, Actual, Desired, Dropin, Machine, RevisionRecord, UnitRecord, UnitView, VERSION, keys,
+    Active, Actual, Desired, Dropin, Machine, RevisionRecord, UnitRecord, UnitView, keys,
 };
-use crate::order::{self, Units};
-use crate::plan::Goal;
+use crate::order::Units;
 use crate::supervise::Supervised;
-use crate::translate::{self, TranslateError, UID_LABEL};
 use chrono::Utc;
+use coracle_engine::Engine;
 use coracle_engine::logs::{LogLine, LogQuery};
-use coracle_engine::remove::RemoveOptions;
-use coracle_engine::{Engine, EngineError};
-use coracle_store::{
-    DeleteRangeRequest, PutRequest, Store, StoreError, StoreExt, TxnOp, TxnRequest,
-};
-use coracle_unit::fleet::FleetSection;
-use coracle_unit::{Diagnostic, Diagnostics, Kind, Unit, UnitKind, UnitName, load};
+use coracle_store::{PutRequest, Store, StoreError, StoreExt};
+use coracle_unit::{Unit, UnitKind, UnitName, load};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -25,23 +19,20 @@ use tokio::sync::{mpsc, watch};
 
 /// Seconds of the machine's lease.
 const LEASE: i64 = 10;
-/// Lines of output that a failed start shows.
-const LAST_LINES: usize = 10;
-
 /// The units of one machine. Cheap to clone; all clones are one fleet.
 #[derive(Clone)]
-pub struct Fleet(Arc<Inner>);
+pub struct Fleet(pub(crate) Arc<Inner>);
 
-struct Inner {
-    store: Arc<dyn Store>,
+pub(crate) struct Inner {
+    pub store: Arc<dyn Store>,
     engine: Engine,
-    machine: Machine,
+    pub machine: Machine,
     boot_id: String,
-    units: RwLock<BTreeMap<String, Arc<Supervised>>>,
+    pub units: RwLock<BTreeMap<String, Arc<Supervised>>>,
     /// Ticks whenever a unit's state changes.
     changes: watch::Sender<u64>,
     /// One change at a time.
-    change: tokio::sync::Mutex<()>,
+    pub change: tokio::sync::Mutex<()>,
 }
 
 /// A unit with its text.
@@ -51,6 +42,17 @@ pub struct UnitText {
     pub text: String,
     /// Drop-ins.
     pub dropins: Vec<Dropin>,
+}
+
+impl Inner {
+    /// Says that this machine is there, as long as the lease that is returned is kept.
+    async fn be_present(&self) -> Result<i64, StoreError> {
+        let lease = self.store.lease_grant(LEASE, 0).await?.id;
+        let since = self.machine.since.to_rfc3339();
+        let alive = PutRequest::new(keys::alive(&self.machine.id), since).with_lease(lease);
+        self.store.put(alive).await?;
+        Ok(lease)
+    }
 }
 
 impl Fleet {
@@ -117,16 +119,20 @@ impl Fleet {
             .store
             .put_json(&keys::machine(&machine.id), machine)
             .await?;
-        let lease = self.0.store.lease_grant(LEASE, 0).await?.id;
-        let alive =
-            PutRequest::new(keys::alive(&machine.id), machine.since.to_rfc3339()).with_lease(lease);
-        self.0.store.put(alive).await?;
+        let mut lease = self.0.be_present().await?;
         let weak = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(3)).await;
                 let Some(inner) = weak.upgrade() else { return };
-                if let Err(error) = inner.store.lease_keep_alive(lease).await {
+                let kept = match inner.store.lease_keep_alive(lease).await {
+                    // It ran out while the machine slept.
+                    Err(StoreError::LeaseNotFound(_)) => {
+                        inner.be_present().await.map(|new| lease = new)
+                    }
+                    other => other.map(drop),
+                };
+                if let Err(error) = kept {
                     tracing::error!(
                         error = coracle_engine::full_error(&error),
                         "the machine's lease could not be kept"
@@ -156,7 +162,8 @@ impl Fleet {
                     .get_json::<Actual>(&keys::actual(&self.0.machine.id, &record.uid))
                     .await?;
                 let actual = actual.map_or_else(|| Actual::new(&name, Utc::now()), |(a, _)| a);
-                Ok::<_, FleetError>(Supervised::new(record, unit, actual))
+                let running = self.running_text(&name, &record, &actual).await;
+                Ok::<_, FleetError>(Supervised::new(record, unit, running, actual))
             };
             match read.await {
                 Ok(supervised) => {
@@ -174,7 +181,30 @@ impl Fleet {
         Ok(())
     }
 
-    async fn revision(&self, record: &UnitRecord) -> Result<RevisionRecord> {
+    /// The text that a unit runs, if that is not its present one.
+    async fn running_text(&self, name: &str, record: &UnitRecord, actual: &Actual) -> Option<Unit> {
+        if actual.revision == 0 || actual.revision == record.revision {
+            return None;
+        }
+        let former = UnitRecord {
+            revision: actual.revision,
+            ..record.clone()
+        };
+        let read = async {
+            let revision = self.revision(&former).await?;
+            self.parse(name, &revision.text, &revision.dropins)
+        };
+        let unread = |error: &FleetError| {
+            tracing::warn!(
+                unit = name,
+                error = coracle_engine::full_error(error),
+                "the text that it runs cannot be read; it is stopped as its present text says"
+            );
+        };
+        read.await.inspect_err(unread).ok()
+    }
+
+    pub(crate) async fn revision(&self, record: &UnitRecord) -> Result<RevisionRecord> {
         let key = keys::revision(&record.uid, record.revision);
         let found = self.0.store.get_json::<RevisionRecord>(&key).await?;
         Ok(found.ok_or_else(|| FleetError::NotFound(key))?.0)
@@ -211,11 +241,12 @@ impl Fleet {
     pub(crate) fn units(&self) -> Units {
         self.all()
             .iter()
-            .map(|s| (s.unit().name.to_string(), (*s.unit()).clone()))
+            .map(|s| s.unit())
+            .map(|unit| (unit.name.to_string(), unit))
             .collect()
     }
 
-    fn parse(&self, name: &str, text: &str, dropins: &[Dropin]) -> Result<Unit> {
+    pub(crate) fn parse(&self, name: &str, text: &str, dropins: &[Dropin]) -> Result<Unit> {
         let name = UnitName::new(name)?;
         let dropins: Vec<(String, String)> = dropins
             .iter()
@@ -223,490 +254,6 @@ impl Fleet {
             .collect();
         load(&name, text, &dropins, &machine::specifiers(&self.0.machine))
             .map_err(FleetError::Refused)
-    }
-
-    /// What is read and not honoured yet is refused here, by name.
-    fn honour(&self, unit: &Unit) -> Result<()> {
-        let none = FleetSection::default();
-        let fleet = &unit.fleet;
-        let other_machine = fleet
-            .machine_id
-            .as_ref()
-            .is_some_and(|id| *id != self.0.machine.id);
-        let refused = [
-            ("MachineID", other_machine),
-            ("MachineOf", fleet.machine_of != none.machine_of),
-            (
-                "MachineMetadata",
-                fleet.machine_metadata != none.machine_metadata,
-            ),
-            ("Conflicts", fleet.conflicts != none.conflicts),
-            ("Global", fleet.global),
-            ("Replaces", fleet.replaces != none.replaces),
-        ];
-        if let Some((key, _)) = refused.iter().find(|(_, given)| *given) {
-            return Err(FleetError::Unsupported {
-                unit: unit.name.to_string(),
-                what: format!("[X-Fleet] {key}="),
-                way_out: "it places units on machines, and this release runs one machine: leave it out",
-            });
-        }
-        let unsupported = |what: &str, way_out| FleetError::Unsupported {
-            unit: unit.name.to_string(),
-            what: what.to_owned(),
-            way_out,
-        };
-        if let Some(service) = crate::service::section(unit) {
-            let limited = [
-                ("MemoryMax", service.memory_max.is_some()),
-                ("CPUQuota", service.cpu_quota.is_some()),
-                ("TasksMax", service.tasks_max.is_some()),
-            ];
-            if let Some((key, _)) = limited.iter().find(|(_, given)| *given) {
-                return Err(unsupported(
-                    &format!("[Service] {key}="),
-                    "limits are set on containers: use Memory= and PidsLimit= of a [Container]",
-                ));
-            }
-            let commands = [
-                &service.exec_condition,
-                &service.exec_start_pre,
-                &service.exec_start,
-                &service.exec_start_post,
-                &service.exec_stop,
-                &service.exec_stop_post,
-            ];
-            if commands
-                .iter()
-                .any(|list| list.iter().any(|c| c.argv0.is_some()))
-            {
-                return Err(unsupported(
-                    "[Service] a command with @",
-                    "its program is called by its own name: leave the @ out",
-                ));
-            }
-            if !service.exec_reload.is_empty() {
-                return Err(unsupported(
-                    "[Service] ExecReload=",
-                    "restart the unit, or send a signal with `coracle kill`",
-                ));
-            }
-        }
-        if let Kind::Network(network) = &unit.kind
-            && network.disable_dns
-        {
-            return Err(unsupported(
-                "[Network] DisableDNS=",
-                "names are served on every network: leave it out",
-            ));
-        }
-        if let Kind::Container { .. } = &unit.kind {
-            let mut units = self.units();
-            units.insert(unit.name.to_string(), unit.clone());
-            match translate::request(unit, "", &units) {
-                Ok(request) => coracle_engine::model::check::check(&request)?,
-                // Volumes and networks may be submitted later, files may be written later; starting needs them.
-                Err(
-                    TranslateError::File { .. }
-                    | TranslateError::Unsupported {
-                        way_out: "submit that unit first",
-                        ..
-                    },
-                ) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a unit's text. A unit of that name gets it as its next revision, which runs from its next start on.
-    ///
-    /// # Errors
-    /// [`FleetError::Refused`] with everything that is wrong, [`FleetError::Unsupported`].
-    pub async fn submit(&self, name: &str, text: &str, dropins: Vec<Dropin>) -> Result<UnitView> {
-        let name = UnitName::new(name)?;
-        let unit = self.parse(name.as_str(), text, &dropins)?;
-        self.honour(&unit)?;
-        let _one = self.0.change.lock().await;
-        let revision = RevisionRecord {
-            version: VERSION,
-            text: text.to_owned(),
-            dropins,
-            created: Utc::now(),
-        };
-        let supervised = self.store_text(&name, revision, unit).await?;
-        Ok(self.view(&supervised))
-    }
-
-    async fn store_text(
-        &self,
-        name: &UnitName,
-        revision: RevisionRecord,
-        unit: Unit,
-    ) -> Result<Arc<Supervised>> {
-        if let Some(supervised) = self.supervised(name.as_str()) {
-            let mut record = supervised.record();
-            let present = self.revision(&record).await?;
-            if present.text == revision.text && present.dropins == revision.dropins {
-                return Ok(supervised);
-            }
-            record.revision += 1;
-            self.write(name.as_str(), &record, Some(&revision)).await?;
-            supervised.set(record, Some(unit));
-            return Ok(supervised);
-        }
-        let uid = coracle_engine::id::random_hex().map_err(EngineError::from)?[..32].to_owned();
-        let record = UnitRecord {
-            version: VERSION,
-            uid,
-            revision: 1,
-            desired: Desired::Inactive,
-            generation: 0,
-        };
-        self.write(name.as_str(), &record, Some(&revision)).await?;
-        let supervised = Supervised::new(record, unit, Actual::new(name.as_str(), Utc::now()));
-        let mut units = self.0.units.write().unwrap_or_else(PoisonError::into_inner);
-        units.insert(name.to_string(), supervised.clone());
-        drop(units);
-        self.drive(&supervised);
-        Ok(supervised)
-    }
-
-    /// Writes a unit, its desired state, and a new text, all at one revision of the store.
-    async fn write(
-        &self,
-        name: &str,
-        record: &UnitRecord,
-        revision: Option<&RevisionRecord>,
-    ) -> Result<()> {
-        let json = |key: String, value: serde_json::Result<Vec<u8>>| match value {
-            Ok(value) => Ok(TxnOp::Put(PutRequest::new(key, value))),
-            Err(source) => Err(StoreError::Json {
-                key,
-                source: Arc::new(source),
-            }),
-        };
-        let desired = keys::desired(&self.0.machine.id, &record.uid);
-        let mut success = vec![json(keys::unit(name), serde_json::to_vec(record))?];
-        if let Some(revision) = revision {
-            success.push(json(
-                keys::revision(&record.uid, record.revision),
-                serde_json::to_vec(revision),
-            )?);
-        }
-        success.push(match record.desired {
-            Desired::Active => json(desired, serde_json::to_vec(&serde_json::json!({
-                "version": VERSION, "unit": name, "revision": record.revision, "generation": record.generation,
-            })))?,
-            Desired::Inactive => TxnOp::Delete(DeleteRangeRequest::key(desired)),
-        });
-        self.0
-            .store
-            .txn(TxnRequest {
-                compare: vec![],
-                success,
-                failure: vec![],
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// Finds a unit as a person names it: with its suffix, or without if that is clear. An instance of a template that was
-    /// submitted is made here.
-    async fn find(&self, text: &str) -> Result<Arc<Supervised>> {
-        let candidates: Vec<String> = if UnitName::new(text).is_ok() {
-            vec![text.to_owned()]
-        } else {
-            ["container", "service", "volume", "network"]
-                .map(|s| format!("{text}.{s}"))
-                .to_vec()
-        };
-        for candidate in &candidates {
-            if let Some(found) = self.supervised(candidate) {
-                return Ok(found);
-            }
-        }
-        for candidate in &candidates {
-            let name = UnitName::new(candidate)?;
-            let Some(template) = name.template().filter(|_| name.instance().is_some()) else {
-                continue;
-            };
-            if let Some(template) = self.supervised(template.as_str()) {
-                let revision = self.revision(&template.record()).await?;
-                let unit = self.parse(name.as_str(), &revision.text, &revision.dropins)?;
-                return self.store_text(&name, revision, unit).await;
-            }
-        }
-        Err(FleetError::NotFound(text.to_owned()))
-    }
-
-    /// An instance takes its template's present text when it is started.
-    async fn refresh(&self, supervised: &Arc<Supervised>) -> Result<()> {
-        let name = supervised.unit().name.clone();
-        let Some(template) = name.template().filter(|_| name.instance().is_some()) else {
-            return Ok(());
-        };
-        if let Some(template) = self.supervised(template.as_str()) {
-            let revision = self.revision(&template.record()).await?;
-            let unit = self.parse(name.as_str(), &revision.text, &revision.dropins)?;
-            self.store_text(&name, revision, unit).await?;
-        }
-        Ok(())
-    }
-
-    /// Starts a unit and all that it needs; with `block` returns once it is up.
-    ///
-    /// # Errors
-    /// What is missing or goes in a circle, by name; with `block` also why it did not come up.
-    pub async fn start(&self, name: &str, block: bool) -> Result<UnitView> {
-        let supervised = self.ask(name, false).await?;
-        self.finish(supervised, block).await
-    }
-
-    /// Stops a unit, with those that need it, and starts them again.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn restart(&self, name: &str, block: bool) -> Result<UnitView> {
-        let supervised = self.ask(name, true).await?;
-        self.finish(supervised, block).await
-    }
-
-    async fn finish(&self, supervised: Arc<Supervised>, block: bool) -> Result<UnitView> {
-        if block {
-            self.wait_up(&supervised).await?;
-        }
-        Ok(self.view(&supervised))
-    }
-
-    async fn ask(&self, name: &str, anew: bool) -> Result<Arc<Supervised>> {
-        let _one = self.0.change.lock().await;
-        let supervised = self.find(name).await?;
-        let unit = supervised.unit();
-        if unit.name.is_template() {
-            let example = unit
-                .name
-                .instantiate("1")
-                .map_or_else(|_| String::new(), |n| n.to_string());
-            return Err(FleetError::Template(unit.name.to_string(), example));
-        }
-        self.refresh(&supervised).await?;
-        let own = unit.name.to_string();
-        self.have_instances(&supervised.unit()).await?;
-        let units = self.units();
-        let order = order::start(std::slice::from_ref(&own), &units)?;
-        for enemy in order.iter().flat_map(|n| order::conflicts(n, &units)) {
-            self.halt(&enemy).await?;
-        }
-        let mut again: Vec<String> = Vec::new();
-        if anew {
-            // Those that need it go down and come up with it.
-            let with = order::stop(std::slice::from_ref(&own), &units);
-            let runs = |n: &String| {
-                self.supervised(n)
-                    .is_some_and(|s| s.goal.borrow().desired == Desired::Active)
-            };
-            again = with
-                .into_iter()
-                .filter(|n| *n != own)
-                .filter(runs)
-                .collect();
-        }
-        for name in order.iter().chain(&again) {
-            let Some(one) = self.supervised(name) else {
-                continue;
-            };
-            let mut record = one.record();
-            let actual = one.actual();
-            let up = record.desired == Desired::Active
-                && !(actual.settled && actual.active != Active::Active);
-            let renew = (anew && *name == own) || again.contains(name);
-            if up && !renew {
-                continue;
-            }
-            record.desired = Desired::Active;
-            record.generation += 1;
-            self.write(name, &record, None).await?;
-            one.set(record, None);
-        }
-        Ok(supervised)
-    }
-
-    /// Instances of templates that a unit requires.
-    async fn have_instances(&self, unit: &Unit) -> Result<()> {
-        let needs: Vec<String> = order::requires(unit)
-            .into_iter()
-            .chain(unit.unit.wants.clone())
-            .collect();
-        for need in needs {
-            if self.supervised(&need).is_none()
-                && UnitName::new(&need).is_ok_and(|n| n.instance().is_some())
-            {
-                match Box::pin(self.find(&need)).await {
-                    Ok(_) | Err(FleetError::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn wait_up(&self, supervised: &Arc<Supervised>) -> Result<()> {
-        let goal = *supervised.goal.borrow();
-        let mut actual = supervised.actual.subscribe();
-        let there = |a: &Actual| {
-            a.generation == goal.generation && (a.active == Active::Active || a.settled)
-                || *supervised.goal.borrow() != goal
-        };
-        let Ok(ended) = actual.wait_for(there).await.map(|a| a.clone()) else {
-            return Ok(());
-        };
-        if ended.active == Active::Failed {
-            let log = self.last_lines(&ended).await;
-            return Err(FleetError::Failed {
-                unit: ended.unit.clone(),
-                reason: ended.reason.clone(),
-                log,
-            });
-        }
-        Ok(())
-    }
-
-    async fn last_lines(&self, actual: &Actual) -> String {
-        let query = LogQuery {
-            stdout: true,
-            stderr: true,
-            tail: Some(LAST_LINES),
-            ..LogQuery::default()
-        };
-        let Ok(mut lines) = self.logs(&actual.unit, query) else {
-            return String::new();
-        };
-        let mut text = Vec::new();
-        while let Some(line) = lines.recv().await {
-            text.push(format!(
-                "    {}",
-                String::from_utf8_lossy(&line.text).trim_end()
-            ));
-        }
-        text.join("\n")
-    }
-
-    async fn halt(&self, name: &str) -> Result<()> {
-        let Some(one) = self.supervised(name) else {
-            return Ok(());
-        };
-        let mut record = one.record();
-        if record.desired == Desired::Active {
-            record.desired = Desired::Inactive;
-            self.write(name, &record, None).await?;
-            one.set(record, None);
-        } else {
-            // A failed one is asked to be forgiven.
-            one.set(record, None);
-        }
-        Ok(())
-    }
-
-    /// Stops a unit and those that need it; with `block` returns once it is down.
-    ///
-    /// # Errors
-    /// [`FleetError::NotFound`], [`FleetError::Store`].
-    pub async fn stop(&self, name: &str, block: bool) -> Result<UnitView> {
-        let supervised = {
-            let _one = self.0.change.lock().await;
-            let supervised = self.find(name).await?;
-            let own = supervised.unit().name.to_string();
-            for one in order::stop(&[own], &self.units()) {
-                self.halt(&one).await?;
-            }
-            supervised
-        };
-        if block {
-            self.wait_down(&supervised).await;
-        }
-        Ok(self.view(&supervised))
-    }
-
-    async fn wait_down(&self, supervised: &Arc<Supervised>) {
-        if supervised.unit().name.is_template() {
-            return;
-        }
-        let mut actual = supervised.actual.subscribe();
-        let down = |a: &Actual| {
-            matches!(a.active, Active::Inactive | Active::Failed)
-                || supervised.goal.borrow().desired == Desired::Active
-        };
-        let _ = actual.wait_for(down).await;
-    }
-
-    /// Stops a unit and forgets it with its container and texts. Volumes stay.
-    ///
-    /// # Errors
-    /// [`FleetError::NotFound`], [`FleetError::Store`].
-    pub async fn destroy(&self, name: &str) -> Result<()> {
-        let name = {
-            let found = self.supervised(name);
-            let found = match found {
-                Some(found) => found,
-                None => self.find(name).await?,
-            };
-            found.unit().name.to_string()
-        };
-        self.stop(&name, true).await?;
-        let _one = self.0.change.lock().await;
-        let Some(supervised) = self.supervised(&name) else {
-            return Err(FleetError::NotFound(name));
-        };
-        supervised.set_task(None);
-        let record = supervised.record();
-        for old in self.0.engine.list() {
-            if old
-                .record
-                .config
-                .labels
-                .get(UID_LABEL)
-                .is_some_and(|l| *l == record.uid)
-            {
-                let options = RemoveOptions {
-                    force: true,
-                    volumes: true,
-                };
-                match self.0.engine.remove(old.record.id.as_str(), options).await {
-                    Ok(()) | Err(EngineError::NotFound { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        let machine = &self.0.machine.id;
-        let success = vec![
-            TxnOp::Delete(DeleteRangeRequest::key(keys::unit(&name))),
-            TxnOp::Delete(DeleteRangeRequest::prefix(keys::revisions(&record.uid))),
-            TxnOp::Delete(DeleteRangeRequest::key(keys::desired(machine, &record.uid))),
-            TxnOp::Delete(DeleteRangeRequest::key(keys::actual(machine, &record.uid))),
-        ];
-        self.0
-            .store
-            .txn(TxnRequest {
-                compare: vec![],
-                success,
-                failure: vec![],
-            })
-            .await?;
-        self.0
-            .units
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&name);
-        let _ = std::fs::remove_dir_all(
-            self.0
-                .engine
-                .options()
-                .state_dir
-                .join("units")
-                .join(&record.uid),
-        );
-        Ok(())
     }
 
     /// One unit.
@@ -725,20 +272,12 @@ impl Fleet {
         ))
     }
 
-    /// As [`Self::find`], without making instances.
-    fn named(&self, text: &str) -> Result<Arc<Supervised>> {
-        let with = ["", ".container", ".service", ".volume", ".network"];
-        with.iter()
-            .find_map(|s| self.supervised(&format!("{text}{s}")))
-            .ok_or_else(|| FleetError::NotFound(text.to_owned()))
-    }
-
     /// Every unit, by name.
     pub fn list(&self) -> Vec<UnitView> {
         self.all().iter().map(|s| self.view(s)).collect()
     }
 
-    fn view(&self, supervised: &Supervised) -> UnitView {
+    pub(crate) fn view(&self, supervised: &Supervised) -> UnitView {
         let (record, unit, actual) = (supervised.record(), supervised.unit(), supervised.actual());
         let container = actual
             .container
@@ -823,25 +362,5 @@ impl Fleet {
                 }
             }
         }
-    }
-}
-
-/// Everything that is wrong with files, without a daemon.
-pub fn problems(error: &FleetError) -> Vec<Diagnostic> {
-    match error {
-        FleetError::Refused(Diagnostics(all)) => all.clone(),
-        _ => Vec::new(),
-    }
-}
-
-/// What a goal looks like in messages.
-impl std::fmt::Display for Goal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let word = if self.desired == Desired::Active {
-            "active"
-        } else {
-            "inactive"
-        };
-        write!(f, "{word} (request {})", self.generation)
     }
 }

@@ -6,18 +6,26 @@
 //! | [`translate`] | a `.container` unit to the engine's request; pure |
 //! | [`order`] | which units go together, in which order; pure |
 //! | [`plan`] | what to do next with one unit; pure |
-//! | `supervise`, `service` | observe, plan, do: one driver a unit |
-//! | [`fleet`] | submit, start, stop, destroy, list |
+//! | `supervise` | one driver a unit: observe, plan, do |
+//! | `observe`, `up`, `down`, `service` | what a driver looks at and does |
+//! | `honour` | what is read and not done yet is refused |
+//! | `requests` | submit, start, stop, destroy |
+//! | [`fleet`] | open, list, show |
 
+mod down;
 pub mod error;
 pub mod fleet;
+mod honour;
 pub mod machine;
 pub mod model;
+mod observe;
 pub mod order;
 pub mod plan;
+mod requests;
 mod service;
 mod supervise;
 pub mod translate;
+mod up;
 
 pub use error::{FleetError, Result};
 pub use fleet::{Fleet, UnitText};

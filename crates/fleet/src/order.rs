@@ -5,9 +5,10 @@
 
 use coracle_unit::{Unit, UnitName, implied_dependencies};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Units by name.
-pub type Units = BTreeMap<String, Unit>;
+pub type Units = BTreeMap<String, Arc<Unit>>;
 
 /// Why a start is impossible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +56,21 @@ pub fn waits_for(name: &str, units: &Units) -> BTreeSet<String> {
     }
     found.remove(name);
     found
+}
+
+/// Who waits for a unit, and so is stopped before it. Units that wait for one another in a circle stop as they come.
+pub fn waiters(name: &str, units: &Units) -> Vec<String> {
+    let mut before = BTreeSet::new();
+    let mut todo = vec![name.to_owned()];
+    while let Some(one) = todo.pop() {
+        todo.extend(
+            waits_for(&one, units)
+                .into_iter()
+                .filter(|n| before.insert(n.clone())),
+        );
+    }
+    let waits = |n: &&String| !before.contains(*n) && waits_for(n, units).contains(name);
+    units.keys().filter(waits).cloned().collect()
 }
 
 /// Whose failure is this unit's failure.
@@ -207,7 +223,7 @@ mod tests {
             let name = UnitName::new(name).unwrap();
             (
                 name.to_string(),
-                load(&name, &text, &[], &SpecifierContext::default()).unwrap(),
+                Arc::new(load(&name, &text, &[], &SpecifierContext::default()).unwrap()),
             )
         };
         texts.iter().map(load).collect()
@@ -247,6 +263,8 @@ mod tests {
             ["web.container", "db.container"]
         );
         assert_eq!(stop(&names(&["nice.container"]), &all), ["nice.container"]);
+        assert_eq!(waiters("db.container", &all), ["web.container"]);
+        assert!(waiters("web.container", &all).is_empty());
     }
 
     #[test]
@@ -260,6 +278,7 @@ mod tests {
             .to_string();
         assert!(error.contains("a.container, b.container"), "{error}");
         assert_eq!(stop(&names(&["a.container"]), &all).len(), 2);
+        assert!(waiters("a.container", &all).is_empty());
         let all = units(&[("a.container", "Requires=gone.container")]);
         let error = start(&names(&["a.container"]), &all)
             .unwrap_err()

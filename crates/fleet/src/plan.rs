@@ -7,6 +7,7 @@
 
 use crate::model::{Active, Actual, Desired};
 use chrono::{DateTime, Utc};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// What is wanted.
@@ -55,9 +56,26 @@ pub enum Seen {
         code: i32,
         /// When.
         at: DateTime<Utc>,
-        /// Ended by the out-of-memory killer.
-        oom: bool,
+        /// What ended it.
+        cause: Cause,
     },
+}
+
+/// What ended a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The program itself, or a signal.
+    Itself,
+    /// The out-of-memory killer.
+    Memory,
+    /// Ourselves, because its health test failed.
+    Unhealthy,
+    /// It was not run: a condition said no.
+    Skipped,
+    /// All of its commands were run.
+    Done,
+    /// Known in words only, such as why it could not be started.
+    Told(String),
 }
 
 /// What to do.
@@ -68,7 +86,7 @@ pub enum Step {
         /// State.
         active: Active,
         /// Finer.
-        sub: &'static str,
+        sub: Cow<'static, str>,
         /// Why.
         reason: String,
         /// Nothing more is to be done for this request.
@@ -92,6 +110,8 @@ pub enum Step {
     Stop {
         /// Why.
         reason: String,
+        /// What its end is to be remembered as.
+        cause: Cause,
     },
 }
 
@@ -126,7 +146,9 @@ pub fn next(
     starts: &[DateTime<Utc>],
     now: DateTime<Utc>,
 ) -> Step {
-    let running = matches!(seen, Seen::Running { .. });
+    // What is done and remains is stopped like what runs.
+    let remains = actual.active == Active::Active && actual.settled && actual.boot_id == boot_id;
+    let running = remains || matches!(seen, Seen::Running { .. });
     if goal.desired == Desired::Inactive {
         return if running {
             stop("it was asked to stop")
@@ -157,31 +179,34 @@ pub fn next(
         },
         _ if actual.settled => Step::Rest {
             active: actual.active,
-            sub: static_sub(&actual.sub),
+            sub: actual.sub.clone().into(),
             reason: actual.reason.clone(),
             settled: true,
         },
-        Seen::Missing => down(
-            policy,
-            137,
-            // It left no time of its end; the wait for the next start began when it was missed.
-            if actual.sub == "auto-restart" {
+        // It left no time of its end; the wait for the next start began when it was missed.
+        Seen::Missing => {
+            let at = if actual.sub == "auto-restart" {
                 actual.since
             } else {
                 now
-            },
-            "it was removed by somebody else".into(),
-            starts,
-            now,
-        ),
-        Seen::Ended { code, at, oom } => {
-            let how = match (oom, code) {
-                (true, _) => "it used more memory than it may and was killed (OOM)".to_owned(),
-                (_, code) if *code > 128 => format!("ended by signal {} (code {code})", code - 128),
-                (_, code) => format!("exited with code {code}"),
             };
-            down(policy, *code, *at, how, starts, now)
+            let cause = Cause::Told("it was removed by somebody else".into());
+            down(policy, 137, at, &cause, starts, now)
         }
+        Seen::Ended { code, at, cause } => down(policy, *code, *at, cause, starts, now),
+    }
+}
+
+/// An end in words.
+fn told(code: i32, cause: &Cause) -> String {
+    match cause {
+        Cause::Told(words) => words.clone(),
+        Cause::Memory => "it used more memory than it may and was killed (OOM)".into(),
+        Cause::Unhealthy => "its health test failed".into(),
+        Cause::Done => "it has done its work".into(),
+        Cause::Skipped => "a condition said no (ExecCondition=)".into(),
+        Cause::Itself if code > 128 => format!("ended by signal {} (code {code})", code - 128),
+        Cause::Itself => format!("exited with code {code}"),
     }
 }
 
@@ -193,16 +218,16 @@ fn up(policy: &Policy, health: Option<&'static str>) -> Step {
             "it runs, and is not healthy yet".into(),
             false,
         ),
-        Some("unhealthy") => match policy.on_unhealthy.as_str() {
-            "kill" | "restart" => stop("its health test failed"),
-            "stop" => stop("its health test failed"),
-            _ => rest(
-                Active::Active,
-                "running",
-                "it runs, but its health test fails".into(),
-                false,
-            ),
+        Some("unhealthy") if policy.on_unhealthy != "none" => Step::Stop {
+            reason: "its health test failed".into(),
+            cause: Cause::Unhealthy,
         },
+        Some("unhealthy") => rest(
+            Active::Active,
+            "running",
+            "it runs, but its health test fails".into(),
+            false,
+        ),
         Some("healthy") => rest(
             Active::Active,
             "running",
@@ -217,13 +242,25 @@ fn down(
     policy: &Policy,
     code: i32,
     at: DateTime<Utc>,
-    how: String,
+    cause: &Cause,
     starts: &[DateTime<Utc>],
     now: DateTime<Utc>,
 ) -> Step {
-    let good = success(policy, code);
-    if !restarts(policy, code) {
-        return match (good, policy.remain) {
+    let how = told(code, cause);
+    let good = match cause {
+        Cause::Unhealthy => false,
+        Cause::Skipped => true,
+        _ => success(policy, code),
+    };
+    let again = match (cause, policy.on_unhealthy.as_str()) {
+        (Cause::Skipped, _) | (Cause::Unhealthy, "stop") => false,
+        (Cause::Unhealthy, "restart") => true,
+        // What stopped was killed, whatever code its program made of that.
+        (Cause::Unhealthy, _) => restarts(policy, 137),
+        _ => restarts(policy, code),
+    };
+    if !again {
+        return match (good, policy.remain && *cause != Cause::Skipped) {
             (true, true) => rest(Active::Active, "exited", how, true),
             (true, false) => rest(Active::Inactive, "dead", how, true),
             (false, _) => rest(Active::Failed, "failed", how, true),
@@ -265,7 +302,7 @@ fn down(
 fn rest(active: Active, sub: &'static str, reason: String, settled: bool) -> Step {
     Step::Rest {
         active,
-        sub,
+        sub: sub.into(),
         reason,
         settled,
     }
@@ -274,14 +311,8 @@ fn rest(active: Active, sub: &'static str, reason: String, settled: bool) -> Ste
 fn stop(reason: &str) -> Step {
     Step::Stop {
         reason: reason.into(),
+        cause: Cause::Itself,
     }
-}
-
-fn static_sub(sub: &str) -> &'static str {
-    ["dead", "failed", "exited", "running", "start-limit-hit"]
-        .into_iter()
-        .find(|s| *s == sub)
-        .unwrap_or("dead")
 }
 
 impl Actual {
@@ -295,282 +326,4 @@ impl Actual {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use chrono::TimeDelta;
-
-    fn policy(restart: &str) -> Policy {
-        Policy {
-            restart: restart.into(),
-            restart_sec: Duration::from_secs(5),
-            limit_interval: Some(Duration::from_secs(10)),
-            limit_burst: 2,
-            success: vec![3],
-            remain: false,
-            waits_for_health: true,
-            on_unhealthy: "none".into(),
-        }
-    }
-
-    fn time(seconds: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap_or_default()
-    }
-
-    fn ran(generation: u64) -> Actual {
-        Actual {
-            generation,
-            boot_id: "b".into(),
-            active: Active::Active,
-            ..Actual::new("x.container", time(0))
-        }
-    }
-
-    fn goal(desired: Desired, generation: u64) -> Goal {
-        Goal {
-            desired,
-            generation,
-        }
-    }
-
-    fn ended(code: i32) -> Seen {
-        Seen::Ended {
-            code,
-            at: time(0),
-            oom: false,
-        }
-    }
-
-    /// A step in a line, as golden text.
-    fn told(goal: Goal, policy: &Policy, seen: &Seen, actual: &Actual, now: i64) -> String {
-        let starts = [time(-1)];
-        match next(goal, policy, seen, actual, "b", &starts, time(now)) {
-            Step::Rest {
-                active,
-                sub,
-                settled,
-                ..
-            } => {
-                format!(
-                    "{}/{sub}{}",
-                    active.as_str(),
-                    if settled { " settled" } else { "" }
-                )
-            }
-            Step::Start { fresh, .. } => if fresh { "start fresh" } else { "start again" }.into(),
-            Step::Wait { time, .. } => format!("wait {}s", time.as_secs()),
-            Step::Stop { .. } => "stop".into(),
-        }
-    }
-
-    #[test]
-    fn what_is_done_when() {
-        use Desired::{Active as On, Inactive as Off};
-        let run = |health| Seen::Running { health };
-        let settled = Actual {
-            settled: true,
-            active: Active::Failed,
-            sub: "failed".into(),
-            ..ran(1)
-        };
-        let rebooted = Actual {
-            boot_id: "a".into(),
-            ..settled.clone()
-        };
-        let rows: Vec<(Goal, &str, Seen, Actual, i64, &str)> = vec![
-            (
-                goal(Off, 0),
-                "no",
-                Seen::Missing,
-                ran(0),
-                0,
-                "inactive/dead settled",
-            ),
-            (goal(Off, 1), "always", run(None), ran(1), 0, "stop"),
-            (
-                goal(Off, 1),
-                "always",
-                ended(1),
-                ran(1),
-                9,
-                "inactive/dead settled",
-            ),
-            (goal(On, 1), "no", Seen::Missing, ran(0), 0, "start fresh"),
-            (goal(On, 2), "no", run(None), ran(1), 0, "stop"),
-            (goal(On, 1), "no", run(None), ran(1), 0, "active/running"),
-            (
-                goal(On, 1),
-                "no",
-                run(Some("starting")),
-                ran(1),
-                0,
-                "activating/start-post",
-            ),
-            (
-                goal(On, 1),
-                "no",
-                run(Some("unhealthy")),
-                ran(1),
-                0,
-                "active/running",
-            ),
-            (
-                goal(On, 1),
-                "no",
-                ended(0),
-                ran(1),
-                9,
-                "inactive/dead settled",
-            ),
-            (
-                goal(On, 1),
-                "no",
-                ended(3),
-                ran(1),
-                9,
-                "inactive/dead settled",
-            ),
-            (
-                goal(On, 1),
-                "no",
-                ended(1),
-                ran(1),
-                9,
-                "failed/failed settled",
-            ),
-            (
-                goal(On, 1),
-                "on-failure",
-                ended(0),
-                ran(1),
-                9,
-                "inactive/dead settled",
-            ),
-            (
-                goal(On, 1),
-                "on-failure",
-                ended(143),
-                ran(1),
-                9,
-                "inactive/dead settled",
-            ),
-            (goal(On, 1), "on-failure", ended(1), ran(1), 2, "wait 3s"),
-            (
-                goal(On, 1),
-                "on-failure",
-                ended(1),
-                ran(1),
-                5,
-                "start again",
-            ),
-            (
-                goal(On, 1),
-                "on-abnormal",
-                ended(1),
-                ran(1),
-                5,
-                "failed/failed settled",
-            ),
-            (
-                goal(On, 1),
-                "on-abnormal",
-                ended(139),
-                ran(1),
-                5,
-                "start again",
-            ),
-            (
-                goal(On, 1),
-                "on-success",
-                ended(0),
-                ran(1),
-                5,
-                "start again",
-            ),
-            (goal(On, 1), "always", Seen::Missing, ran(1), 0, "wait 5s"),
-            (
-                goal(On, 1),
-                "always",
-                ended(1),
-                settled.clone(),
-                9,
-                "failed/failed settled",
-            ),
-            (goal(On, 2), "always", ended(1), settled, 9, "start fresh"),
-            (goal(On, 1), "no", ended(255), rebooted, 9, "start fresh"),
-        ];
-        for (number, (goal, restart, seen, actual, now, wanted)) in rows.into_iter().enumerate() {
-            assert_eq!(
-                told(goal, &policy(restart), &seen, &actual, now),
-                wanted,
-                "row {number}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_was_removed_by_others_is_started_after_its_wait() {
-        let waiting = Actual {
-            active: Active::Activating,
-            sub: "auto-restart".into(),
-            since: time(0),
-            ..ran(1)
-        };
-        let goal = goal(Desired::Active, 1);
-        let told = |now| told(goal, &policy("always"), &Seen::Missing, &waiting, now);
-        assert_eq!(told(2), "wait 3s");
-        assert_eq!(told(5), "start again");
-    }
-
-    #[test]
-    fn too_many_starts_are_a_failure_until_asked_again() {
-        let starts = [time(0), time(1)];
-        let step = next(
-            goal(Desired::Active, 1),
-            &policy("always"),
-            &ended(1),
-            &ran(1),
-            "b",
-            &starts,
-            time(6),
-        );
-        assert!(
-            matches!(
-                step,
-                Step::Rest {
-                    active: Active::Failed,
-                    sub: "start-limit-hit",
-                    settled: true,
-                    ..
-                }
-            ),
-            "{step:?}"
-        );
-        let later = time(6) + TimeDelta::seconds(10);
-        let step = next(
-            goal(Desired::Active, 1),
-            &policy("always"),
-            &ended(1),
-            &ran(1),
-            "b",
-            &starts,
-            later,
-        );
-        assert!(matches!(step, Step::Start { fresh: false, .. }), "{step:?}");
-    }
-
-    #[test]
-    fn an_oneshot_that_remains() {
-        let policy = Policy {
-            remain: true,
-            ..policy("no")
-        };
-        assert_eq!(
-            told(goal(Desired::Active, 1), &policy, &ended(0), &ran(1), 1),
-            "active/exited settled"
-        );
-        assert_eq!(
-            told(goal(Desired::Active, 1), &policy, &ended(1), &ran(1), 1),
-            "failed/failed settled"
-        );
-    }
-}
+mod tests;

@@ -1,13 +1,13 @@
 //! The processes of `[Service]`: commands before and after, the main process, and stopping it.
 
-use crate::error::Result;
+use crate::plan::Cause;
 use crate::supervise::Supervised;
 use crate::translate;
 use coracle_engine::process::{KillMode, ProcessSpec};
 use coracle_engine::{Engine, EngineError, full_error};
 use coracle_unit::exec::{Command, expand_env};
 use coracle_unit::service::ServiceSection;
-use coracle_unit::value::TimeSpan;
+use coracle_unit::value::{TimeSpan, parse_bytes};
 use coracle_unit::{Kind, Unit};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -19,18 +19,24 @@ use std::time::Duration;
 pub struct NotUp {
     /// Exit code for the restart policy.
     pub code: i32,
-    /// For people.
-    pub reason: String,
-    /// An `ExecCondition=` said no: that is no failure.
-    pub skipped: bool,
+    /// Why.
+    pub cause: Cause,
 }
 
 impl NotUp {
     pub(crate) fn new(code: i32, reason: impl Into<String>) -> Self {
         Self {
             code,
-            reason: reason.into(),
-            skipped: false,
+            cause: Cause::Told(reason.into()),
+        }
+    }
+}
+
+impl std::fmt::Display for NotUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.cause {
+            Cause::Told(words) => f.write_str(words),
+            _ => write!(f, "code {}", self.code),
         }
     }
 }
@@ -79,11 +85,16 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
 }
 
 impl Run<'_> {
-    /// Id of a process of this run.
+    /// Id of a process of this run. The unit's uid is in it, as names that differ may look alike here.
     pub fn id(&self, tag: &str) -> String {
+        let name: String = translate::plain(self.unit.name.as_str())
+            .chars()
+            .take(100)
+            .collect();
+        let uid = self.supervised.record().uid;
         format!(
-            "{}.{}.{tag}",
-            translate::plain(self.unit.name.as_str()),
+            "{name}.{}.{}.{tag}",
+            uid.get(..12).unwrap_or(&uid),
             self.run
         )
     }
@@ -91,6 +102,13 @@ impl Run<'_> {
     /// Where everything the unit says is logged.
     pub fn log(&self) -> PathBuf {
         self.supervised.log_path(self.engine)
+    }
+
+    /// Makes the directory of the log.
+    pub fn make_log_dir(&self) -> Result<(), NotUp> {
+        let log = self.log();
+        let dir = log.parent().unwrap_or(&log);
+        std::fs::create_dir_all(dir).map_err(|e| NotUp::new(1, format!("{}: {e}", dir.display())))
     }
 
     fn environment(&self) -> Result<Vec<String>, NotUp> {
@@ -128,16 +146,18 @@ impl Run<'_> {
             Some(dir) => dir,
             None => "/",
         };
-        let rlimits: Vec<_> = s
-            .limits
-            .iter()
-            .filter_map(|(key, value)| {
-                let (soft, hard) = value.split_once(':').unwrap_or((value, value));
-                let number = |t: &str| if t == "infinity" { Some(u64::MAX) } else { t.parse().ok() };
-                let name = key.strip_prefix("Limit")?;
-                Some(json!({ "type": format!("RLIMIT_{name}"), "soft": number(soft)?, "hard": number(hard)? }))
-            })
-            .collect();
+        let mut rlimits = Vec::new();
+        for (key, value) in &s.limits {
+            let (soft, hard) = value.split_once(':').unwrap_or((value, value));
+            let number = |text: &str| match text {
+                "infinity" => Ok(u64::MAX),
+                text => parse_bytes(text).map_err(|e| NotUp::new(1, format!("{key}={value}: {e}"))),
+            };
+            let name = key.strip_prefix("Limit").unwrap_or(key);
+            rlimits.push(json!({
+                "type": format!("RLIMIT_{name}"), "soft": number(soft)?, "hard": number(hard)?,
+            }));
+        }
         let mut process = json!({
             "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
             "args": args,
@@ -244,14 +264,9 @@ impl Run<'_> {
             match code {
                 0 => {}
                 1..=254 => {
-                    let reason = format!(
-                        "ExecCondition={} said no (code {code})",
-                        command.argv.join(" ")
-                    );
                     return Err(NotUp {
                         code: 0,
-                        reason,
-                        skipped: true,
+                        cause: Cause::Skipped,
                     });
                 }
                 _ => {
@@ -300,13 +315,19 @@ impl Run<'_> {
         .await
     }
 
+    /// `ExecStop=`.
+    pub async fn commands_at_stop(&self) {
+        let (time, commands) = (limit(self.service.timeout_stop), &self.service.exec_stop);
+        if let Err(problem) = self.commands("ExecStop", commands, time).await {
+            tracing::warn!(unit = %self.unit.name, reason = %problem, "ExecStop= failed");
+        }
+    }
+
     /// Ends the main process as `ExecStop=`, `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say.
     pub async fn stop(&self, main: &str) {
         let s = self.service;
         let time = limit(s.timeout_stop);
-        if let Err(problem) = self.commands("ExecStop", &s.exec_stop, time).await {
-            tracing::warn!(unit = %self.unit.name, reason = problem.reason, "ExecStop= failed");
-        }
+        self.commands_at_stop().await;
         let signal = coracle_engine::stop::signal_number(&s.kill_signal).unwrap_or(15);
         if s.kill_mode != "none" {
             let all = s.kill_mode == "control-group";
@@ -330,7 +351,7 @@ impl Run<'_> {
             .commands("ExecStopPost", &self.service.exec_stop_post, time)
             .await
         {
-            tracing::warn!(unit = %self.unit.name, reason = problem.reason, "ExecStopPost= failed");
+            tracing::warn!(unit = %self.unit.name, reason = %problem, "ExecStopPost= failed");
         }
     }
 }

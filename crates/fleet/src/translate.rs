@@ -35,6 +35,16 @@ pub enum TranslateError {
         /// What to do instead.
         way_out: &'static str,
     },
+    /// A volume or network unit that it names.
+    #[error("{unit}: {key}={missing} was not submitted; submit that unit first")]
+    NotSubmitted {
+        /// The unit.
+        unit: String,
+        /// The key.
+        key: &'static str,
+        /// The unit that is missing.
+        missing: String,
+    },
     /// A file that the unit names.
     #[error("{unit}: {key}={path} cannot be read")]
     File {
@@ -183,14 +193,20 @@ impl Translator<'_> {
             working_dir: self.text("WorkingDir"),
             labels,
             stop_signal: c.stop_signal.clone(),
-            stop_timeout: c
-                .times
-                .get("StopTimeout")
-                .map(|t| t.duration().map_or(-1, seconds)),
+            stop_timeout: self.stop_timeout(),
             exposed_ports: ports.chain(exposed).map(|p| (p, Empty {})).collect(),
             healthcheck: self.health(),
             ..ContainerConfig::default()
         })
+    }
+
+    /// `StopTimeout=`, or `TimeoutStopSec=` if that is not systemd's default.
+    fn stop_timeout(&self) -> Option<i64> {
+        let default = TimeSpan::secs(90);
+        let of_service = crate::service::section(self.unit).map(|s| s.timeout_stop);
+        let own = self.container.times.get("StopTimeout").copied();
+        let time = own.or(of_service.filter(|t| *t != default))?;
+        Some(time.duration().map_or(-1, seconds))
     }
 
     fn health(&self) -> Option<HealthConfig> {
@@ -299,6 +315,9 @@ impl Translator<'_> {
                 .get_or_insert_with(Vec::new)
                 .push(binding);
         }
+        if self.text("Timezone") == "local" {
+            host.binds.push("/etc/localtime:/etc/localtime:ro".into());
+        }
         for mount in &c.mounts {
             self.mount(mount, &mut host)?;
         }
@@ -369,8 +388,11 @@ impl Translator<'_> {
     }
 
     fn resource(&self, key: &'static str, name: &UnitName) -> Result<String> {
-        resource_name(name, self.units)
-            .ok_or_else(|| self.unsupported(key, name.to_string(), "submit that unit first"))
+        resource_name(name, self.units).ok_or_else(|| TranslateError::NotSubmitted {
+            unit: self.unit.name.to_string(),
+            key,
+            missing: name.to_string(),
+        })
     }
 
     fn network(&self, network: &Network) -> Result<String> {
@@ -496,115 +518,4 @@ fn probe(deploy: &DeploySection) -> Option<HealthConfig> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use coracle_unit::{SpecifierContext, load};
-
-    fn unit(name: &str, text: &str) -> Unit {
-        let loaded = load(
-            &UnitName::new(name).unwrap(),
-            text,
-            &[],
-            &SpecifierContext::default(),
-        );
-        loaded.map_err(|e| e.to_string()).unwrap()
-    }
-
-    fn translate(name: &str, text: &str) -> Result<CreateRequest> {
-        let units: Units = [
-            unit("data.volume", "[Volume]\nVolumeName=the-data\n"),
-            unit("back.network", "[Network]\n"),
-        ]
-        .map(|u| (u.name.to_string(), u))
-        .into();
-        request(&unit(name, text), "u1", &units)
-    }
-
-    #[test]
-    fn keys_become_what_the_engine_takes() {
-        let request = translate(
-            "web@2.container",
-            "[Container]\nImage=localhost/web:1\nExec=serve \"two words\"\nVolume=data.volume:/data:ro\nVolume=/srv:/srv\n\
-             Tmpfs=/run:size=1m\nPublishPort=127.0.0.1:80%i:8080\nPublishPort=53/udp\nNetwork=back.network\n\
-             Environment=A=1 B=2\nUser=33\nGroup=44\nHealthCmd=true\nHealthInterval=2s\nMemory=64M\nPidsLimit=9\n\
-             NoNewPrivileges=yes\nUlimit=nofile=5:6\nStopTimeout=3\nNetworkAlias=w\nLabel=x=y\nDropCapability=ALL\n",
-        )
-        .unwrap();
-        let (config, host) = (&request.config, &request.host_config);
-        assert_eq!(config.cmd.as_ref().unwrap().0, ["serve", "two words"]);
-        assert_eq!(config.env, ["A=1", "B=2"]);
-        assert_eq!(
-            (config.user.as_str(), config.stop_timeout),
-            ("33:44", Some(3))
-        );
-        assert_eq!(config.labels["coracle.service"], "web");
-        assert_eq!(config.labels[UNIT_LABEL], "web@2.container");
-        assert_eq!(
-            config.healthcheck.as_ref().unwrap().test,
-            ["CMD-SHELL", "true"]
-        );
-        assert_eq!(host.binds, ["the-data:/data:ro", "/srv:/srv"]);
-        assert_eq!(host.tmpfs["/run"], "size=1m");
-        let published = host.port_bindings["8080/tcp"].as_ref().unwrap();
-        assert_eq!(
-            (
-                published[0].host_ip.as_str(),
-                published[0].host_port.as_str()
-            ),
-            ("127.0.0.1", "802")
-        );
-        assert!(host.port_bindings.contains_key("53/udp"));
-        assert_eq!((host.memory, host.pids_limit), (64 << 20, Some(9)));
-        assert_eq!(
-            (host.network_mode.as_str(), host.ulimits[0].hard),
-            ("back", 6)
-        );
-        assert_eq!(
-            request.networking_config.endpoints_config["back"]
-                .as_ref()
-                .unwrap()
-                .aliases,
-            ["w"]
-        );
-        coracle_engine::model::check::check(&request).unwrap();
-    }
-
-    #[test]
-    fn probes_and_headless_units() {
-        let text = "[Container]\nImage=x\n[X-Deploy]\nProbe=http://:8080/healthz\nHeadless=true\n";
-        let request = translate("web.container", text).unwrap();
-        assert_eq!(
-            request.config.healthcheck.unwrap().test,
-            ["HTTP", "http://:8080/healthz"]
-        );
-        assert!(!request.config.labels.contains_key("coracle.service"));
-    }
-
-    #[test]
-    fn what_is_not_honoured_is_named() {
-        for (line, word) in [
-            ("IP6=fd00::1", "IP6"),
-            ("Mask=/proc/x", "Mask"),
-            ("Volume=gone.volume:/x", "gone.volume"),
-            ("EnvironmentFile=/no/such/file", "/no/such/file"),
-            ("SeccompProfile=/no/profile", "/no/profile"),
-        ] {
-            let error =
-                translate("web.container", &format!("[Container]\nImage=x\n{line}\n")).unwrap_err();
-            assert!(error.to_string().contains(word), "{error}");
-        }
-    }
-
-    #[test]
-    fn names() {
-        for (stem, name) in [
-            ("web", "web"),
-            ("web@1", "web-1"),
-            ("@x", "unit-x"),
-            ("a:b\\c", "a-b-c"),
-        ] {
-            assert_eq!(plain(stem), name);
-        }
-    }
-}
+mod tests;

@@ -308,3 +308,122 @@ fn a_failure_of_what_is_required_is_told() {
         }],
     );
 }
+
+#[test]
+fn what_needs_a_unit_stops_before_it() {
+    machine(
+        "what_needs_a_unit_stops_before_it",
+        &[|m| {
+            Box::pin(async move {
+                let text = m.text(
+                    "[Service]\nExecStart=/bin/sleep 1000\nExecStopPost=/bin/sh -c 'echo db >> DIR/order'\n",
+                );
+                m.submit("first-db.service", &text).await;
+                let text = m.text(
+                    "[Unit]\nRequires=first-db.service\nAfter=first-db.service\n[Service]\nKillMode=process\n\
+                     ExecStart=/bin/sleep 1000\nExecStop=/bin/sleep 0.3\nExecStopPost=/bin/sh -c 'echo web >> DIR/order'\n",
+                );
+                m.submit("first-web.service", &text).await;
+                m.start("first-web").await;
+                m.fleet.stop("first-db", true).await.unwrap();
+                assert_eq!(m.read("order"), "web\ndb\n");
+                assert_eq!(m.view("first-web.service").active, Active::Inactive);
+                m.start("first-web").await;
+                m.fleet.restart("first-db", true).await.unwrap();
+                assert_eq!(m.read("order"), "web\ndb\nweb\ndb\n");
+                let up = |v: &coracle_fleet::UnitView| v.active == Active::Active;
+                m.until("first-web.service", "up again", up).await;
+            })
+        }],
+    );
+}
+
+#[test]
+fn a_oneshot_has_its_last_commands_when_it_is_over() {
+    machine(
+        "a_oneshot_has_its_last_commands_when_it_is_over",
+        &[
+            |m| {
+                Box::pin(async move {
+                    let text = "[Service]\nType=oneshot\nREMAIN\nExecStart=/bin/sh -c 'echo start >> DIR/NAME'\n\
+                                ExecStop=/bin/sh -c 'echo stop >> DIR/NAME'\nExecStopPost=/bin/sh -c 'echo post >> DIR/NAME'\n";
+                    let text = m.text(text);
+                    let gone = text.replace("REMAIN\n", "").replace("NAME", "gone");
+                    m.submit("once-gone.service", &gone).await;
+                    let stays = text.replace("REMAIN", "RemainAfterExit=yes");
+                    m.submit("once-stays.service", &stays.replace("NAME", "stays"))
+                        .await;
+                    let view = m.start("once-gone").await;
+                    assert_eq!((view.active, view.sub.as_str()), (Active::Inactive, "dead"));
+                    assert_eq!(m.read("gone"), "start\nstop\npost\n");
+                    let view = m.start("once-stays").await;
+                    assert_eq!((view.active, view.sub.as_str()), (Active::Active, "exited"));
+                    assert_eq!(m.read("stays"), "start\n");
+                })
+            },
+            |m| {
+                Box::pin(async move {
+                    // The next daemon does none of it again.
+                    let view = m.view("once-stays.service");
+                    assert_eq!((view.active, view.sub.as_str()), (Active::Active, "exited"));
+                    m.fleet.stop("once-stays", true).await.unwrap();
+                    assert_eq!(m.read("stays"), "start\nstop\npost\n");
+                    assert_eq!(m.read("gone"), "start\nstop\npost\n");
+                    assert!(m.engine.processes().await.is_empty());
+                })
+            },
+        ],
+    );
+}
+
+#[test]
+fn what_runs_is_stopped_as_its_own_text_says() {
+    machine(
+        "what_runs_is_stopped_as_its_own_text_says",
+        &[
+            |m| {
+                Box::pin(async move {
+                    let text = m.text(
+                        "[Service]\nExecStart=/bin/sleep 1000\nExecStop=/bin/sh -c 'echo former >> DIR/stops'\n",
+                    );
+                    m.submit("own-a.service", &text).await;
+                    m.start("own-a").await;
+                    m.submit("own-a.service", &text.replace("former", "later"))
+                        .await;
+                })
+            },
+            |m| {
+                Box::pin(async move {
+                    assert!(m.view("own-a.service").outdated);
+                    m.fleet.restart("own-a", true).await.unwrap();
+                    assert_eq!(m.read("stops"), "former\n");
+                    m.fleet.stop("own-a", true).await.unwrap();
+                    assert_eq!(m.read("stops"), "former\nlater\n");
+                })
+            },
+        ],
+    );
+}
+
+#[test]
+fn a_container_that_ends_by_itself_has_its_last_commands_once() {
+    machine(
+        "a_container_that_ends_by_itself_has_its_last_commands_once",
+        &[|m| {
+            Box::pin(async move {
+                m.image().await;
+                let text = m.text(
+                    "[Container]\nImage=IMAGE\nExec=sh -c 'exit 3'\n[Service]\nExecStopPost=/bin/sh -c 'echo post >> DIR/posts'\n",
+                );
+                m.submit("ends-a.container", &text).await;
+                m.fleet.start("ends-a", false).await.unwrap();
+                let view = m
+                    .until("ends-a.container", "failed", |v| v.active == Active::Failed)
+                    .await;
+                assert!(view.reason.contains("code 3"), "{}", view.reason);
+                m.fleet.stop("ends-a", true).await.unwrap();
+                assert_eq!(m.read("posts"), "post\n");
+            })
+        }],
+    );
+}

@@ -1,0 +1,124 @@
+//! What a unit's file may say and this release does not do yet is refused at submit, by name, instead of being ignored.
+
+use crate::error::{FleetError, Result};
+use crate::fleet::Fleet;
+use crate::service;
+use crate::translate::{self, TranslateError};
+use coracle_unit::fleet::FleetSection;
+use coracle_unit::service::ServiceSection;
+use coracle_unit::{Kind, Unit};
+use std::sync::Arc;
+
+/// A section and key, and what to do instead.
+type Refused = Option<(String, &'static str)>;
+
+impl Fleet {
+    /// Refuses what is read and not honoured yet.
+    pub(crate) fn honour(&self, unit: &Unit) -> Result<()> {
+        let refused = placement(&unit.fleet, &self.machine().id)
+            .or_else(|| service::section(unit).and_then(any_service))
+            .or_else(|| of_kind(unit));
+        if let Some((what, way_out)) = refused {
+            return Err(FleetError::Unsupported {
+                unit: unit.name.to_string(),
+                what,
+                way_out,
+            });
+        }
+        if let Kind::Container { .. } = &unit.kind {
+            let mut units = self.units();
+            units.insert(unit.name.to_string(), Arc::new(unit.clone()));
+            match translate::request(unit, "", &units) {
+                Ok(request) => coracle_engine::model::check::check(&request)?,
+                // Volumes and networks may be submitted later, files may be written later; starting needs them.
+                Err(TranslateError::File { .. } | TranslateError::NotSubmitted { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn first(section: &str, keys: &[(&str, bool)], way_out: &'static str) -> Refused {
+    let (key, _) = keys.iter().find(|(_, given)| *given)?;
+    Some((format!("[{section}] {key}="), way_out))
+}
+
+fn placement(fleet: &FleetSection, machine: &str) -> Refused {
+    let none = FleetSection::default();
+    let elsewhere = fleet.machine_id.as_ref().is_some_and(|id| id != machine);
+    first(
+        "X-Fleet",
+        &[
+            ("MachineID", elsewhere),
+            ("MachineOf", fleet.machine_of != none.machine_of),
+            (
+                "MachineMetadata",
+                fleet.machine_metadata != none.machine_metadata,
+            ),
+            ("Conflicts", fleet.conflicts != none.conflicts),
+            ("Global", fleet.global),
+            ("Replaces", fleet.replaces != none.replaces),
+        ],
+        "it places units on machines, and this release runs one machine: leave it out",
+    )
+}
+
+fn any_service(service: &ServiceSection) -> Refused {
+    let commands = [
+        &service.exec_condition,
+        &service.exec_start_pre,
+        &service.exec_start,
+        &service.exec_start_post,
+        &service.exec_stop,
+        &service.exec_stop_post,
+    ];
+    if commands.into_iter().flatten().any(|c| c.argv0.is_some()) {
+        return Some((
+            "[Service] a command with @".into(),
+            "its program is called by its own name: leave the @ out",
+        ));
+    }
+    first(
+        "Service",
+        &[
+            ("MemoryMax", service.memory_max.is_some()),
+            ("CPUQuota", service.cpu_quota.is_some()),
+            ("TasksMax", service.tasks_max.is_some()),
+        ],
+        "limits are set on containers: use Memory= and PidsLimit= of a [Container]",
+    )
+    .or_else(|| {
+        first(
+            "Service",
+            &[("ExecReload", !service.exec_reload.is_empty())],
+            "restart the unit, or send a signal with `coracle kill`",
+        )
+    })
+}
+
+fn of_kind(unit: &Unit) -> Refused {
+    match &unit.kind {
+        Kind::Network(network) => first(
+            "Network",
+            &[("DisableDNS", network.disable_dns)],
+            "names are served on every network: leave it out",
+        ),
+        // What is set for a host process and has another key for a container.
+        Kind::Container { service, .. } => first(
+            "Service",
+            &[
+                ("Type=oneshot, Type", service.service_type == "oneshot"),
+                ("KillMode", service.kill_mode != "control-group"),
+                ("KillSignal", service.kill_signal != "SIGTERM"),
+                ("UMask", service.umask.is_some()),
+                (
+                    "LimitNOFILE, LimitNPROC, LimitCORE or LimitMEMLOCK",
+                    !service.limits.is_empty(),
+                ),
+            ],
+            "it has no meaning for a container: use StopSignal=, StopTimeout= and Ulimit= of [Container]",
+        ),
+        Kind::Service(_) | Kind::Volume(_) => None,
+    }
+}

@@ -1,0 +1,244 @@
+//! The way up: whom a unit waits for, and what is made and started.
+
+use crate::fleet::Fleet;
+use crate::model::{Active, Actual, Desired};
+use crate::order;
+use crate::plan::Cause;
+use crate::service::{NotUp, Run};
+use crate::supervise::{Memory, Supervised};
+use crate::translate;
+use chrono::Utc;
+use coracle_engine::{EngineError, full_error};
+use coracle_image::{ErrorKind, Reference, Silent};
+use coracle_network::NetworkSpec;
+use coracle_unit::service::ServiceSection;
+use coracle_unit::{Kind, Unit};
+use std::sync::Arc;
+
+impl Fleet {
+    pub(crate) fn run<'a>(
+        &'a self,
+        supervised: &'a Supervised,
+        unit: &'a Unit,
+        service: &'a ServiceSection,
+    ) -> Run<'a> {
+        Run {
+            engine: self.engine(),
+            unit,
+            service,
+            supervised,
+            run: supervised.actual.borrow().run,
+            main_pid: None,
+        }
+    }
+
+    /// Starts it. What has nothing that runs on ends with its outcome, as what failed does.
+    pub(crate) async fn bring_up(
+        &self,
+        unit: &Arc<Supervised>,
+        file: &Unit,
+        fresh: bool,
+        memory: &mut Memory,
+    ) -> Result<(), NotUp> {
+        memory.outcome = None;
+        let record = unit.record();
+        let mut actual = unit.actual();
+        if let Some(former) = actual.process.take() {
+            let _ = self.engine().process_forget(&former).await;
+        }
+        actual.restarts = if fresh { 0 } else { actual.restarts + 1 };
+        actual.generation = record.generation;
+        self.boot_id().clone_into(&mut actual.boot_id);
+        actual.run += 1;
+        if fresh {
+            actual.revision = record.revision;
+            actual.container = None;
+        }
+        // Before waiting, so that a failure of another unit is the answer to this request and not a reason to ask again.
+        self.keep(unit, actual.clone()).await;
+        self.wait_for_others(file).await?;
+        memory.starts.push(Utc::now());
+        match &file.kind {
+            Kind::Volume(volume) => {
+                self.engine()
+                    .volumes()
+                    .ensure(Some(&volume.volume_name), &volume.labels)?;
+                Err(NotUp::new(0, "it is there"))
+            }
+            Kind::Network(network) => {
+                self.bring_up_network(network).await?;
+                Err(NotUp::new(0, "it is there"))
+            }
+            Kind::Service(service) => {
+                memory.post_due = true;
+                let started = self.bring_up_service(unit, file, service, actual).await;
+                // What is done and remains has its last commands when it is stopped.
+                let done = started.as_ref().is_err_and(|e| e.cause == Cause::Done);
+                memory.post_due = !(done && service.remain_after_exit);
+                started
+            }
+            Kind::Container { service, .. } => {
+                memory.post_due = true;
+                let run = self.run(unit, file, service);
+                run.make_log_dir()?;
+                run.before().await?;
+                let there = |id: &String| self.engine().get(id).is_ok();
+                let id = match actual.container.clone().filter(there) {
+                    Some(id) => id,
+                    None => self.make_container(file, &record.uid).await?,
+                };
+                actual.container = Some(id.clone());
+                self.keep(unit, actual).await;
+                match self.engine().start(&id).await {
+                    Ok(()) | Err(EngineError::NotModified) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                run.after().await
+            }
+        }
+    }
+
+    async fn bring_up_service(
+        &self,
+        unit: &Arc<Supervised>,
+        file: &Unit,
+        service: &ServiceSection,
+        mut actual: Actual,
+    ) -> Result<(), NotUp> {
+        let run = self.run(unit, file, service);
+        run.make_log_dir()?;
+        run.before().await?;
+        actual.process = run.main().await?;
+        let Some(main) = actual.process.clone() else {
+            run.after().await?;
+            if !service.remain_after_exit {
+                run.commands_at_stop().await;
+            }
+            return Err(NotUp {
+                code: 0,
+                cause: Cause::Done,
+            });
+        };
+        self.keep(unit, actual).await;
+        let after = run.after().await;
+        if after.is_err() {
+            run.stop(&main).await;
+        }
+        after
+    }
+
+    /// Units that come first are up, or have failed; those that cannot run beside it are down.
+    async fn wait_for_others(&self, file: &Unit) -> Result<(), NotUp> {
+        let units = self.units();
+        for name in order::conflicts(file.name.as_str(), &units) {
+            let Some(other) = self.supervised(&name) else {
+                continue;
+            };
+            let down = |a: &Actual| {
+                matches!(a.active, Active::Inactive | Active::Failed)
+                    || other.goal.borrow().desired == Desired::Active
+            };
+            let _ = other.actual.subscribe().wait_for(down).await;
+        }
+        let required = order::requires(file);
+        for name in order::waits_for(file.name.as_str(), &units) {
+            let Some(other) = self.supervised(&name) else {
+                continue;
+            };
+            let goal = *other.goal.borrow();
+            if goal.desired == Desired::Inactive {
+                continue;
+            }
+            let mut actual = other.actual.subscribe();
+            let there = actual
+                .wait_for(|a| {
+                    a.generation == goal.generation && (a.settled || a.active == Active::Active)
+                        || *other.goal.borrow() != goal
+                })
+                .await
+                .map(|a| a.clone());
+            let failed = there.is_ok_and(|a| a.active == Active::Failed);
+            if failed && required.contains(&name) {
+                return Err(NotUp::new(
+                    1,
+                    format!(
+                        "{name}, which it requires, failed: `coracle unit status {name}` says why"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_up_network(
+        &self,
+        network: &coracle_unit::unit::NetworkUnit,
+    ) -> Result<(), NotUp> {
+        if self.engine().networks().get(&network.network_name).is_ok() {
+            return Ok(());
+        }
+        let bad = |what: &str, text: &str| NotUp::new(1, format!("{what}={text} cannot be read"));
+        let first = |list: &[String]| list.first().cloned();
+        let spec = NetworkSpec {
+            name: network.network_name.clone(),
+            subnet: first(&network.subnets)
+                .map(|t| t.parse().map_err(|_| bad("Subnet", &t)))
+                .transpose()?,
+            gateway: first(&network.gateways)
+                .map(|t| t.parse().map_err(|_| bad("Gateway", &t)))
+                .transpose()?,
+            ip_range: first(&network.ip_ranges)
+                .map(|t| t.parse().map_err(|_| bad("IPRange", &t)))
+                .transpose()?,
+            internal: network.internal,
+            ipv6: network.ipv6,
+            labels: network.labels.clone(),
+            ..NetworkSpec::default()
+        };
+        self.engine().create_network(spec).await?;
+        Ok(())
+    }
+
+    /// Makes the unit's container anew from its present text.
+    async fn make_container(&self, file: &Unit, uid: &str) -> Result<String, NotUp> {
+        let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
+        let request = translate::request(file, uid, &self.units()).map_err(|e| failed(&e))?;
+        // What an earlier run, or one that was cut short, left.
+        self.remove_containers(uid).await?;
+        if let Kind::Container { container, .. } = &file.kind {
+            self.have_image(&container.image, &container.pull).await?;
+        }
+        let created = self
+            .engine()
+            .create(Some(&translate::container_name(file)), request)
+            .await?;
+        Ok(created.id.to_string())
+    }
+
+    async fn have_image(&self, name: &str, pull: &str) -> Result<(), NotUp> {
+        let images = self.engine().images();
+        let here = match images.get(name) {
+            Ok(_) => true,
+            Err(e) if e.kind() == ErrorKind::NotFound => false,
+            Err(e) => return Err(NotUp::new(125, full_error(&e))),
+        };
+        if (here && pull != "always") || pull == "never" {
+            return Ok(());
+        }
+        let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
+        let reference = Reference::parse_normalized(name).map_err(|e| failed(&e))?;
+        if reference.domain() == "localhost" {
+            return Err(NotUp::new(
+                125,
+                format!(
+                    "image {name} is not here, and localhost/ is no registry; make it with `coracle import` or `coracle load`"
+                ),
+            ));
+        }
+        images
+            .pull(&reference, None, None, &Silent)
+            .await
+            .map_err(|e| failed(&e))?;
+        Ok(())
+    }
+}
