@@ -9,6 +9,7 @@ use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::system::System;
 use crate::commands::units::Unit;
 use crate::commands::volumes::Volume;
+use crate::lazy::Lazy;
 use crate::run_args::ContainerArgs;
 use crate::server::DaemonArgs;
 use clap::{Parser, Subcommand};
@@ -50,29 +51,29 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a new container
-    Run(Box<Run>),
+    Run(Lazy<Box<Run>>),
     /// Make a container without starting it
     #[command(after_help = "Example:\n  coracle create --name web nginx")]
-    Create(Box<ContainerArgs>),
+    Create(Lazy<Box<ContainerArgs>>),
     /// Start containers
-    Start(Start),
+    Start(Lazy<Start>),
     /// Stop containers
-    Stop(Stop),
+    Stop(Lazy<Stop>),
     /// Stop and start containers
-    Restart(Stop),
+    Restart(Lazy<Stop>),
     /// Send containers a signal
-    Kill(Kill),
+    Kill(Lazy<Kill>),
     /// Freeze containers
     #[command(after_help = "Example:\n  coracle pause web")]
-    Pause(Names),
+    Pause(Lazy<Names>),
     /// Let frozen containers go on
     #[command(after_help = "Example:\n  coracle unpause web")]
-    Unpause(Names),
+    Unpause(Lazy<Names>),
     /// Wait until containers have ended and print their exit codes
     #[command(after_help = "Example:\n  coracle wait job")]
-    Wait(Names),
+    Wait(Lazy<Names>),
     /// Remove containers
-    Rm(Rm),
+    Rm(Lazy<Rm>),
     /// Give a container another name
     #[command(after_help = "Example:\n  coracle rename web old-web")]
     Rename {
@@ -82,17 +83,17 @@ pub enum Command {
         to: String,
     },
     /// List containers
-    Ps(Ps),
+    Ps(Lazy<Ps>),
     /// Show everything about containers, images, networks or volumes
-    Inspect(Inspect),
+    Inspect(Lazy<Inspect>),
     /// Output of a container
-    Logs(Logs),
+    Logs(Lazy<Logs>),
     /// Run a command in a running container
-    Exec(Exec),
+    Exec(Lazy<Exec>),
     /// Join a running container's input and output
-    Attach(Attach),
+    Attach(Lazy<Attach>),
     /// Processor, memory and network use
-    Stats(Stats),
+    Stats(Lazy<Stats>),
     /// Processes of a container
     #[command(after_help = "Example:\n  coracle top web")]
     Top {
@@ -111,19 +112,19 @@ pub enum Command {
         port: Option<String>,
     },
     /// What happens, as it happens
-    Events(Events),
+    Events(Lazy<Events>),
     /// List images
-    Images(Images),
+    Images(Lazy<Images>),
     /// Pull an image from a registry
-    Pull(Pull),
+    Pull(Lazy<Pull>),
     /// Make an image of a root filesystem
-    Import(Import),
+    Import(Lazy<Import>),
     /// Load images from an archive
-    Load(Load),
+    Load(Lazy<Load>),
     /// Save images to an archive
-    Save(Save),
+    Save(Lazy<Save>),
     /// Remove images
-    Rmi(Rmi),
+    Rmi(Lazy<Rmi>),
     /// Give an image another name
     #[command(after_help = "Example:\n  coracle tag app:1 app:stable")]
     Tag {
@@ -146,22 +147,22 @@ pub enum Command {
     },
     /// Containers: the verbs above, as docker groups them
     #[command(subcommand)]
-    Container(ContainerCommand),
+    Container(Lazy<ContainerCommand>),
     /// Images
     #[command(subcommand)]
-    Image(ImageCommand),
+    Image(Lazy<ImageCommand>),
     /// Volumes
     #[command(subcommand)]
-    Volume(Volume),
+    Volume(Lazy<Volume>),
     /// Networks
     #[command(subcommand)]
-    Network(Network),
+    Network(Lazy<Network>),
     /// Units: what runs and keeps running
     #[command(subcommand)]
-    Unit(Unit),
+    Unit(Lazy<Unit>),
     /// Machines
     #[command(subcommand)]
-    Machine(MachineCommand),
+    Machine(Lazy<MachineCommand>),
     /// Machine, units and containers at a glance
     #[command(after_help = "Example:\n  coracle status")]
     Status {
@@ -171,7 +172,7 @@ pub enum Command {
     },
     /// The daemon and the machine
     #[command(subcommand)]
-    System(System),
+    System(Lazy<System>),
     /// What the daemon is and has
     #[command(after_help = "Example:\n  coracle info --format '{{.NCPU}}'")]
     Info {
@@ -187,9 +188,9 @@ pub enum Command {
         format: Option<String>,
     },
     /// Keep credentials for a registry
-    Login(Login),
+    Login(Lazy<Login>),
     /// Forget credentials for a registry
-    Logout(Logout),
+    Logout(Lazy<Logout>),
     /// Run the daemon
     #[command(after_help = "Example:\n  coracle daemon --registry-mirror http://127.0.0.1:5000")]
     Daemon(DaemonArgs),
@@ -212,38 +213,38 @@ pub enum Command {
 pub enum ContainerCommand {
     /// List containers
     #[command(visible_alias = "list")]
-    Ls(Ps),
+    Ls(Lazy<Ps>),
     /// Run a new container
-    Run(Box<Run>),
+    Run(Lazy<Box<Run>>),
     /// Make a container
-    Create(Box<ContainerArgs>),
+    Create(Lazy<Box<ContainerArgs>>),
     /// Start containers
-    Start(Start),
+    Start(Lazy<Start>),
     /// Stop containers
-    Stop(Stop),
+    Stop(Lazy<Stop>),
     /// Stop and start containers
-    Restart(Stop),
+    Restart(Lazy<Stop>),
     /// Send containers a signal
-    Kill(Kill),
+    Kill(Lazy<Kill>),
     /// Remove containers
-    Rm(Rm),
+    Rm(Lazy<Rm>),
     /// Show everything about containers
-    Inspect(Inspect),
+    Inspect(Lazy<Inspect>),
     /// Output of a container
-    Logs(Logs),
+    Logs(Lazy<Logs>),
     /// Run a command in a running container
-    Exec(Exec),
+    Exec(Lazy<Exec>),
     /// Join a running container's input and output
-    Attach(Attach),
+    Attach(Lazy<Attach>),
     /// Wait until containers have ended and print their exit codes
     #[command(after_help = "Example:\n  coracle container wait job")]
-    Wait(Names),
+    Wait(Lazy<Names>),
     /// Freeze containers
     #[command(after_help = "Example:\n  coracle container pause web")]
-    Pause(Names),
+    Pause(Lazy<Names>),
     /// Let frozen containers go on
     #[command(after_help = "Example:\n  coracle container unpause web")]
-    Unpause(Names),
+    Unpause(Lazy<Names>),
     /// Give a container another name
     #[command(after_help = "Example:\n  coracle container rename web old-web")]
     Rename {
@@ -253,7 +254,7 @@ pub enum ContainerCommand {
         to: String,
     },
     /// Processor, memory and network use
-    Stats(Stats),
+    Stats(Lazy<Stats>),
     /// Processes of a container
     #[command(after_help = "Example:\n  coracle container top web")]
     Top {
@@ -285,19 +286,19 @@ pub enum ContainerCommand {
 pub enum ImageCommand {
     /// List images
     #[command(visible_alias = "list")]
-    Ls(Images),
+    Ls(Lazy<Images>),
     /// Pull an image
-    Pull(Pull),
+    Pull(Lazy<Pull>),
     /// Remove images
-    Rm(Rmi),
+    Rm(Lazy<Rmi>),
     /// Show everything about images
-    Inspect(Inspect),
+    Inspect(Lazy<Inspect>),
     /// Make an image of a root filesystem
-    Import(Import),
+    Import(Lazy<Import>),
     /// Load images from an archive
-    Load(Load),
+    Load(Lazy<Load>),
     /// Save images to an archive
-    Save(Save),
+    Save(Lazy<Save>),
     /// Give an image another name
     #[command(after_help = "Example:\n  coracle image tag app:1 app:stable")]
     Tag {

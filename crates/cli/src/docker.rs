@@ -4,6 +4,7 @@
 //! with 125. Called as `docker` (a link of that name), the program has docker's verbs only and finds the daemon by DOCKER_HOST too.
 
 use crate::args::Cli;
+use crate::lazy::whole;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches};
@@ -45,7 +46,13 @@ fn read(args: &[OsString], docker: bool) -> Result<Cli, clap::Error> {
         .iter()
         .filter_map(|a| a.to_str())
         .any(|a| a.starts_with("--") && (a.ends_with("=true") || a.ends_with("=false")));
-    let mut command = Cli::command();
+    // Switches that take values are found among the flags of every verb.
+    let mut command = if valued {
+        with_values(whole(Cli::command))
+    } else {
+        Cli::command()
+    }
+    .args_override_self(true);
     if docker {
         command = OURS
             .iter()
@@ -53,7 +60,6 @@ fn read(args: &[OsString], docker: bool) -> Result<Cli, clap::Error> {
                 c.mut_subcommand(name, |s| s.hide(true))
             });
     }
-    let mut command = habits(command, valued);
     let matches = command.try_get_matches_from_mut(args)?;
     if let (true, Some(verb)) = (
         docker,
@@ -66,21 +72,16 @@ fn read(args: &[OsString], docker: bool) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&matches)
 }
 
-/// `valued`: some switch is written with a value. Only then do switches take one, as it would clutter the help.
-fn habits(command: Command, valued: bool) -> Command {
-    let command = command.args_override_self(true);
-    let command = if valued {
-        command.mut_args(with_value)
-    } else {
-        command
-    };
+/// Some switch is written with a value. Only then do switches take one, as it would clutter the help.
+fn with_values(command: Command) -> Command {
+    let command = command.mut_args(with_value);
     let names: Vec<String> = command
         .get_subcommands()
         .map(|c| c.get_name().to_owned())
         .collect();
-    names.into_iter().fold(command, |c, name| {
-        c.mut_subcommand(name, |s| habits(s, valued))
-    })
+    names
+        .into_iter()
+        .fold(command, |c, name| c.mut_subcommand(name, with_values))
 }
 
 fn with_value(arg: clap::Arg) -> clap::Arg {
@@ -147,13 +148,13 @@ mod tests {
 
     #[test]
     fn the_help_stays_plain() {
-        let mut command = habits(Cli::command(), false);
+        let mut command = whole(Cli::command);
         let run = command
             .find_subcommand_mut("run")
             .unwrap()
             .render_long_help()
             .to_string();
         assert!(run.contains("--rm") && !run.contains("--rm["), "{run}");
-        habits(Cli::command(), true).debug_assert();
+        with_values(whole(Cli::command)).debug_assert();
     }
 }

@@ -9,6 +9,7 @@ mod commands;
 mod docker;
 mod error;
 mod format;
+mod lazy;
 mod run_args;
 mod server;
 mod terminal;
@@ -24,12 +25,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = docker::parse();
-    let running = matches!(
-        cli.command,
-        Command::Run(_)
-            | Command::Exec(_)
-            | Command::Container(ContainerCommand::Run(_) | ContainerCommand::Exec(_))
-    );
+    let running = match &cli.command {
+        Command::Run(_) | Command::Exec(_) => true,
+        Command::Container(of) => {
+            matches!(of.0, ContainerCommand::Run(_) | ContainerCommand::Exec(_))
+        }
+        _ => false,
+    };
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,7 +53,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         }
         Command::Completion { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut text);
+            clap_complete::generate(shell, &mut lazy::whole(Cli::command), "coracle", &mut text);
             format::out(&String::from_utf8_lossy(&text))
         }
         Command::Man { dir } => man(&dir),
@@ -117,19 +119,19 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
             no_trunc,
             image,
         } => images::history(client, &image, format.as_deref(), no_trunc).await,
-        Command::Container(command) => container(client, command).await,
-        Command::Image(command) => image(client, command).await,
+        Command::Container(command) => container(client, command.0).await,
+        Command::Image(command) => image(client, command.0).await,
         Command::Volume(command) => volumes::volume(client, &command).await,
         Command::Network(command) => networks::network(client, &command).await,
         Command::Unit(command) => units::unit(client, &command).await,
-        Command::Machine(MachineCommand::List { format }) => {
-            system::machines(client, format.as_deref()).await
-        }
+        Command::Machine(command) => match command.0 {
+            MachineCommand::List { format } => system::machines(client, format.as_deref()).await,
+        },
         Command::Status { format } => system::status(client, format.as_deref()).await,
         Command::System(command) => system::system(client, &command).await,
         Command::Info { format } => system::info(client, format.as_deref()).await,
         Command::Version { format } => system::version(client, format.as_deref()).await,
-        Command::Login(args) => login::login(client, args).await,
+        Command::Login(args) => login::login(client, args.0).await,
         // These need no daemon and were done before.
         Command::Logout(_)
         | Command::Daemon(_)
@@ -161,7 +163,7 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         C::Restart(args) => containers::stop(client, &args, "restart").await,
         C::Kill(args) => containers::kill(client, &args).await,
         C::Rm(args) => containers::rm(client, &args).await,
-        C::Inspect(mut args) => {
+        C::Inspect(lazy::Lazy(mut args)) => {
             args.kind = Some("container".into());
             list::inspect(client, &args).await
         }
@@ -191,7 +193,7 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
         I::Ls(args) => images::images(client, &args).await,
         I::Pull(args) => pull(client, &args).await,
         I::Rm(args) => images::rmi(client, &args).await,
-        I::Inspect(mut args) => {
+        I::Inspect(lazy::Lazy(mut args)) => {
             args.kind = Some("image".into());
             list::inspect(client, &args).await
         }
@@ -216,5 +218,5 @@ fn man(dir: &Path) -> Result<()> {
         source,
     };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(failed)
+    clap_mangen::generate_to(lazy::whole(Cli::command), dir).map_err(failed)
 }
