@@ -11,6 +11,7 @@
 
 mod oci;
 mod profile;
+mod shrink;
 
 use crate::caps::CapSet;
 use libseccomp::{ScmpAction, ScmpArch, ScmpFilterContext, ScmpSyscall, error::SeccompError};
@@ -61,6 +62,14 @@ const SPEC_ALLOW: u32 = 1 << 2;
 /// # Errors
 /// [`FilterError`], which names the rule.
 pub fn default_filter(caps: CapSet) -> Result<Filter, FilterError> {
+    Ok(Filter {
+        program: Rc::new(shrink::shrink(&uncompressed(caps)?)),
+        flags: SPEC_ALLOW,
+    })
+}
+
+/// The profile as libseccomp compiles it.
+fn uncompressed(caps: CapSet) -> Result<Vec<u8>, FilterError> {
     let mut names: Vec<&str> = Vec::with_capacity(400);
     names.extend(profile::ALWAYS);
     names.extend(profile::ON_THIS_ARCHITECTURE);
@@ -80,10 +89,7 @@ pub fn default_filter(caps: CapSet) -> Result<Filter, FilterError> {
     if !sys_admin {
         rule(&mut context, ScmpAction::Errno(libc::ENOSYS), "clone3", &[])?;
     }
-    Ok(Filter {
-        program: Rc::new(export(&context)?),
-        flags: SPEC_ALLOW,
-    })
+    export(&context)
 }
 
 /// The architectures whose programs run here.

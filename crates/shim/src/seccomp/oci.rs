@@ -62,7 +62,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, FilterError> {
         };
     }
     Ok(Filter {
-        program: Rc::new(export(&context)?),
+        program: Rc::new(super::shrink::shrink(&export(&context)?)),
         flags,
     })
 }
