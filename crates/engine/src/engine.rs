@@ -91,6 +91,7 @@ impl Engine {
         }
         // The store's lock comes first: it keeps a second daemon out.
         let images = ImageStore::open(&options.state_dir, options.registry.clone())?;
+        crate::skeleton::make(&options.state_dir)?;
         let volumes = Volumes::open(&options.state_dir)?;
         let (dir, network) = (options.state_dir.clone(), options.network.clone());
         let networks = tokio::task::spawn_blocking(move || Networks::open(&dir, network)).await??;

@@ -38,6 +38,7 @@ pub mod process;
 pub mod record;
 pub mod remove;
 mod restore;
+mod skeleton;
 pub mod sockets;
 pub mod spec;
 mod start;

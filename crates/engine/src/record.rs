@@ -8,6 +8,7 @@ use crate::id::ContainerId;
 use crate::model::{ContainerConfig, CreateRequest, HostConfig, NetworkingConfig};
 use chrono::{DateTime, Utc};
 use coracle_network::{Endpoint, PortMapping};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::Write;
@@ -170,6 +171,16 @@ impl Record {
         }
     }
 
+    /// The image's id.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] if the record's is none.
+    pub fn image(&self) -> Result<coracle_image::ImageId> {
+        self.image_id
+            .parse()
+            .map_err(|_| EngineError::Invalid(format!("{} is no image id", self.image_id)))
+    }
+
     /// Writes the record into the container's directory.
     ///
     /// # Errors
@@ -180,9 +191,14 @@ impl Record {
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec(self)?)?;
-            // A container that goes with its process need not outlive the power.
+            // A container that goes with its process need not outlive the power. Exchanging names is as atomic as replacing one,
+            // and filesystems do not write the file out for it.
             if !self.host_config.auto_remove {
                 file.sync_data()?;
+            } else if renameat_with(CWD, &temporary, CWD, &path, RenameFlags::EXCHANGE).is_ok() {
+                // One that stays is written over next time.
+                let _ = fs::remove_file(&temporary);
+                return Ok(());
             }
             fs::rename(&temporary, &path)
         };

@@ -128,8 +128,7 @@ impl Engine {
         endpoints: &[Endpoint],
         first: impl FnOnce(&mut Record) + Send,
     ) -> Result<Shim> {
-        let image = self.0.images.get(&record.image_id)?;
-        let layers = self.0.images.layer_dirs(&image.id)?;
+        let layers = self.0.images.layer_dirs(&record.image()?)?;
         let spec = self.shim_spec(container, record, endpoints, layers.clone())?;
         copyup::fill(&self.0.volumes, record, &layers).await?;
         let _ = fs::remove_file(container.dir.join(coracle_shim_protocol::shim::EXIT_FILE));
@@ -207,7 +206,10 @@ impl Engine {
             workload: Workload::Container {
                 spec: Box::new(spec),
                 rootfs: Rootfs {
-                    lower,
+                    lower: lower
+                        .into_iter()
+                        .chain([crate::skeleton::directory(&self.0.options.state_dir)])
+                        .collect(),
                     upper,
                     work: container.dir.join("work"),
                 },
