@@ -105,15 +105,19 @@ pub async fn remove(State(app): State<App>, Path(id): Path<String>, query: Query
     Ok(NO_CONTENT.into_response())
 }
 
+/// A wait's condition.
+pub fn until(condition: Option<&str>) -> Result<Until> {
+    match condition {
+        None | Some("not-running") => Ok(Until::NotRunning),
+        Some("next-exit") => Ok(Until::NextExit),
+        Some("removed") => Ok(Until::Removed),
+        Some(other) => Err(ApiError::invalid(format!("invalid condition: \"{other}\""))),
+    }
+}
+
 /// The headers go out at once: clients start the container only when they have them.
 pub async fn wait(State(app): State<App>, Path(id): Path<String>, query: Query) -> Result {
-    let until = match query.text("condition") {
-        None | Some("not-running") => Until::NotRunning,
-        Some("next-exit") => Until::NextExit,
-        Some("removed") => Until::Removed,
-        Some(other) => return Err(ApiError::invalid(format!("invalid condition: \"{other}\""))),
-    };
-    let waiter = app.engine.waiter(&id, until)?;
+    let waiter = app.engine.waiter(&id, until(query.text("condition"))?)?;
     let answer = async move {
         let answer = match waiter.await {
             // The error of a failed start went to whoever started it.

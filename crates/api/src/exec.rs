@@ -4,7 +4,7 @@ use crate::App;
 use crate::containers::{body, rows_and_columns};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
-use crate::streams::hijack;
+use crate::streams::{finish, hijack};
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
@@ -15,6 +15,7 @@ use coracle_engine::stdio::{RelayOptions, Relayed, detach_keys, relay};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::io;
 
 /// Longest request body read, in bytes.
 const MOST: usize = 1 << 20;
@@ -60,7 +61,7 @@ pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: 
     }
     let terminal = exec.config.tty;
     let keys = detach_keys(&exec.config.detach_keys)?;
-    let (answer, upgrade) = hijack(&mut request, terminal)?;
+    let taken = hijack(&mut request, terminal)?;
     let connection = app.engine.exec_start(&id, asked.console_size, true).await?;
     tokio::spawn(async move {
         let options = RelayOptions {
@@ -70,28 +71,26 @@ pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: 
             detach_keys: if terminal { keys } else { Vec::new() },
             to_the_end: true,
         };
-        // A client that left at once: the process runs on, and its end is to be known.
-        let relayed = match upgrade.await {
-            Ok(upgraded) => relay(connection, TokioIo::new(upgraded), options).await,
-            Err(_) => {
-                relay(
-                    connection,
-                    tokio::io::empty(),
-                    RelayOptions {
-                        stdin: false,
-                        ..options
-                    },
-                )
-                .await
-            }
-        };
-        match relayed {
+        // The end is written down before the client sees it: the next thing it asks is how it ended.
+        let ended = |relayed: &io::Result<Relayed>| match relayed {
             Ok(Relayed::Ended(status)) => app.engine.exec_ended(&id, status.as_ref()),
-            Ok(Relayed::Detached) => {}
+            Ok(Relayed::Detached) => None,
             Err(_) => app.engine.exec_ended(&id, None),
-        }
+        };
+        // A client that left at once: the process runs on, and its end is to be known.
+        let Ok(upgraded) = taken.upgrade.await else {
+            let options = RelayOptions {
+                stdin: false,
+                ..options
+            };
+            ended(&relay(connection, tokio::io::empty(), options).await.0);
+            return;
+        };
+        let (relayed, client) = relay(connection, TokioIo::new(upgraded), options).await;
+        let code = ended(&relayed).filter(|_| taken.exit.is_some());
+        finish(client, code).await;
     });
-    Ok(answer)
+    Ok(taken.answer)
 }
 
 pub async fn resize(State(app): State<App>, Path(id): Path<String>, query: Query) -> Result {

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 pub use serve::serve;
+pub use streams::EXIT;
 
 /// Version of the Docker Engine API that is spoken.
 pub const API_VERSION: &str = "1.44";

@@ -4,6 +4,7 @@
 //! with one as it is.
 
 use crate::App;
+use crate::containers::until;
 use crate::error::{ApiError, Result};
 use crate::query::Query;
 use axum::body::Body;
@@ -13,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::SecondsFormat;
 use coracle_engine::logs::{LogLine, LogQuery};
-use coracle_engine::stdio::{RelayOptions, Streams, detach_keys, relay};
+use coracle_engine::stdio::{RelayOptions, Relayed, Streams, detach_keys, relay};
 use futures_util::stream::unfold;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use std::convert::Infallible;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 const RAW: &str = "application/vnd.docker.raw-stream";
@@ -27,9 +30,22 @@ pub fn content_type(terminal: bool) -> &'static str {
     if terminal { RAW } else { MULTIPLEXED }
 }
 
-/// Takes over the connection that a request came on. The answer is `101` for clients that asked for an upgrade, as all
-/// of today's do.
-pub fn hijack(request: &mut Request, terminal: bool) -> Result<(Response, OnUpgrade)> {
+/// With this header a client without a terminal asks to be told how it ended in the stream's last frame, which spares it a
+/// request: `[4, 0, 0, 0, length]` and `{"StatusCode": 0}`. The answer has the header if that frame will come.
+pub const EXIT: &str = "coracle-exit";
+
+/// A connection that is taken over.
+pub struct Taken {
+    /// `101` for clients that asked for an upgrade, as all of today's do.
+    pub answer: Response,
+    /// Gives the connection.
+    pub upgrade: OnUpgrade,
+    /// What the client asked by [`EXIT`].
+    pub exit: Option<String>,
+}
+
+/// Takes over the connection that a request came on.
+pub fn hijack(request: &mut Request, terminal: bool) -> Result<Taken> {
     let asked = |headers: &HeaderMap| {
         headers
             .get(header::UPGRADE)
@@ -40,15 +56,37 @@ pub fn hijack(request: &mut Request, terminal: bool) -> Result<(Response, OnUpgr
             "this request carries stdio: send the headers \"Connection: Upgrade\" and \"Upgrade: tcp\"",
         ));
     }
+    let exit = request.headers().get(EXIT).filter(|_| !terminal);
+    let exit = exit.and_then(|v| v.to_str().ok()).map(str::to_owned);
     let upgrade = hyper::upgrade::on(request);
-    let answer = Response::builder()
+    let mut answer = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "tcp")
-        .header(header::CONTENT_TYPE, content_type(terminal))
+        .header(header::CONTENT_TYPE, content_type(terminal));
+    if let Some(exit) = &exit {
+        answer = answer.header(EXIT, exit);
+    }
+    let answer = answer
         .body(Body::empty())
         .map_err(|e| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-    Ok((answer, upgrade))
+    Ok(Taken {
+        answer,
+        upgrade,
+        exit,
+    })
+}
+
+/// The last frame of a stream whose client asked for it, and its end. A client that has gone has no use for either.
+pub async fn finish(mut client: impl AsyncWrite + Unpin, exit: Option<i32>) {
+    if let Some(code) = exit {
+        let text = json!({ "StatusCode": code }).to_string();
+        let [a, b, c, d] = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let mut frame = vec![4, 0, 0, 0, a, b, c, d];
+        frame.extend(text.as_bytes());
+        let _ = client.write_all(&frame).await;
+    }
+    let _ = client.shutdown().await;
 }
 
 pub async fn attach(
@@ -77,7 +115,11 @@ pub async fn attach(
     } else {
         None
     };
-    let (answer, upgrade) = hijack(&mut request, terminal)?;
+    let taken = hijack(&mut request, terminal)?;
+    let waiter = match taken.exit.as_deref() {
+        Some(condition) => Some(app.engine.waiter(&id, until(Some(condition))?)?),
+        None => None,
+    };
     // Before the answer goes out: the client starts the container as soon as it has it.
     let joined = if query.flag("stream") {
         Some(app.engine.attach(&id, streams).await?)
@@ -85,10 +127,11 @@ pub async fn attach(
         None
     };
     tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(upgraded) = taken.upgrade.await else {
+            return;
+        };
         let mut client = TokioIo::new(upgraded);
         if let Some(mut past) = past {
-            use tokio::io::AsyncWriteExt;
             while let Some(line) = past.recv().await {
                 if client
                     .write_all(&framed(&line, terminal, false))
@@ -110,11 +153,18 @@ pub async fn attach(
             detach_keys: if terminal { keys } else { Vec::new() },
             to_the_end: false,
         };
-        if let Err(error) = relay(connection, client, options).await {
-            tracing::debug!(%error, "an attached connection broke");
-        }
+        let (relayed, client) = relay(connection, client, options).await;
+        let exit = match (relayed, waiter) {
+            (Ok(Relayed::Ended(_)), Some(waiter)) => waiter.await.ok().map(|w| w.code),
+            (Err(error), _) => {
+                tracing::debug!(%error, "an attached connection broke");
+                None
+            }
+            _ => None,
+        };
+        finish(client, exit).await;
     });
-    Ok(answer)
+    Ok(taken.answer)
 }
 
 /// What a request asks of a log.

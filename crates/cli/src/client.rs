@@ -5,11 +5,13 @@ use bytes::Bytes;
 use coracle_shim_protocol::address::Address;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 
@@ -22,6 +24,13 @@ pub type Hijacked = TokioIo<hyper::upgrade::Upgraded>;
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// A connection whose last answer has been read.
+    idle: Arc<Mutex<Option<SendRequest<Body>>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under this lock is one assignment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A body of JSON.
@@ -94,7 +103,24 @@ impl Client {
     pub fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
+            idle: Arc::default(),
         }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>> {
+        let unreachable = |source| CliError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        };
+        let address = Address::of(&self.socket).map_err(unreachable)?;
+        let stream = UnixStream::connect(address.path())
+            .await
+            .map_err(unreachable)?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer; what goes wrong with it is seen there.
+        tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        Ok(sender)
     }
 
     /// Sends a request and gives the answer whatever its status.
@@ -105,18 +131,17 @@ impl Client {
         body: Body,
         headers: &[(header::HeaderName, String)],
     ) -> Result<Response<Incoming>> {
-        let unreachable = |source| CliError::Unreachable {
-            socket: self.socket.clone(),
-            source,
-        };
-        let address = Address::of(&self.socket).map_err(unreachable)?;
-        let stream = UnixStream::connect(address.path())
-            .await
-            .map_err(unreachable)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the answer; what goes wrong with it is seen there.
-        tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        Ok(self.sent(method, path, body, headers).await?.0)
+    }
+
+    /// Sends a request; the connection comes back with the answer.
+    async fn sent(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: &[(header::HeaderName, String)],
+    ) -> Result<(Response<Incoming>, SendRequest<Body>)> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -127,7 +152,21 @@ impl Client {
         let request = request
             .body(body)
             .map_err(|e| CliError::Usage(format!("this cannot be asked: {e}")))?;
-        Ok(sender.send_request(request).await?)
+        let idle = locked(&self.idle).take();
+        let request = match idle {
+            Some(mut sender) => match sender.try_send_request(request).await {
+                Ok(answer) => return Ok((answer, sender)),
+                Err(mut error) => match error.take_message() {
+                    // It was closed in the meantime and nothing was sent.
+                    Some(request) => request,
+                    None => return Err(error.into_error().into()),
+                },
+            },
+            None => request,
+        };
+        let mut sender = self.connect().await?;
+        let answer = sender.send_request(request).await?;
+        Ok((answer, sender))
     }
 
     /// Sends a request; an answer that is an error becomes one.
@@ -137,18 +176,28 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Response<Incoming>> {
+        Ok(self.asked(method, path, body).await?.0)
+    }
+
+    async fn asked(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(Response<Incoming>, SendRequest<Body>)> {
         let headers = [(header::CONTENT_TYPE, "application/json".to_owned())];
-        let sent = match body {
-            Some(value) => self.send(method, path, json(value), &headers).await?,
-            None => self.send(method, path, empty(), &[]).await?,
+        let (answer, sender) = match body {
+            Some(value) => self.sent(method, path, json(value), &headers).await?,
+            None => self.sent(method, path, empty(), &[]).await?,
         };
-        check(sent).await
+        Ok((check(answer).await?, sender))
     }
 
     /// Asks and reads the answer as JSON; an empty one is null.
     pub async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let answer = self.ask(method, path, body).await?;
+        let (answer, sender) = self.asked(method, path, body).await?;
         let bytes = answer.into_body().collect().await?.to_bytes();
+        *locked(&self.idle) = Some(sender);
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
@@ -165,16 +214,27 @@ impl Client {
         self.ask(Method::POST, path, body).await.map(drop)
     }
 
-    /// Posts and takes the connection over.
-    pub async fn hijack(&self, path: &str, body: Option<&Value>) -> Result<Hijacked> {
-        let headers = [
+    /// Posts and takes the connection over. With `exit` the daemon is asked to tell at the stream's end how it ended, by
+    /// the condition of a wait; whether it will comes with the connection.
+    pub async fn hijack(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+        exit: Option<&str>,
+    ) -> Result<(Hijacked, bool)> {
+        let mut headers = vec![
             (header::CONNECTION, "Upgrade".to_owned()),
             (header::UPGRADE, "tcp".to_owned()),
             (header::CONTENT_TYPE, "application/json".to_owned()),
         ];
+        let exit_header = header::HeaderName::from_static(coracle_api::EXIT);
+        if let Some(exit) = exit {
+            headers.push((exit_header.clone(), exit.to_owned()));
+        }
         let sent = body.map_or_else(empty, json);
         let answer = check(self.send(Method::POST, path, sent, &headers).await?).await?;
-        Ok(TokioIo::new(hyper::upgrade::on(answer).await?))
+        let tells = answer.headers().contains_key(exit_header);
+        Ok((TokioIo::new(hyper::upgrade::on(answer).await?), tells))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::client::{Client, Hijacked};
 use crate::error::Result;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use serde_json::Value;
 use std::io;
 use std::os::fd::AsFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,8 +62,9 @@ pub fn follow_size(client: Client, path: String) -> tokio::task::JoinHandle<()> 
     })
 }
 
-/// Carries stdio until the other side has said everything. Without a terminal its output comes in docker's frames.
-pub async fn carry(connection: Hijacked, stdin: bool, terminal: bool) -> Result<()> {
+/// Carries stdio until the other side has said everything. Without a terminal its output comes in docker's frames, and with
+/// them how it ended, if that was asked for.
+pub async fn carry(connection: Hijacked, stdin: bool, terminal: bool) -> Result<Option<Value>> {
     let (mut from, mut to) = tokio::io::split(connection);
     if stdin {
         tokio::spawn(async move {
@@ -88,19 +90,22 @@ pub async fn carry(connection: Hijacked, stdin: bool, terminal: bool) -> Result<
     output(&mut from, terminal).await
 }
 
-/// Writes what comes to stdout and stderr.
-pub async fn output(from: &mut (impl tokio::io::AsyncRead + Unpin), terminal: bool) -> Result<()> {
+/// Writes what comes to stdout and stderr; gives what the last frame tells of the end.
+pub async fn output(
+    from: &mut (impl tokio::io::AsyncRead + Unpin),
+    terminal: bool,
+) -> Result<Option<Value>> {
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     if terminal {
         let mut buffer = vec![0; 32 << 10];
         loop {
             match from.read(&mut buffer).await {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(None),
                 Ok(n) => {
                     out.write_all(&buffer[..n]).await?;
                     out.flush().await?;
                 }
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -115,12 +120,17 @@ pub async fn output(from: &mut (impl tokio::io::AsyncRead + Unpin), terminal: bo
                     io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
                 ) =>
             {
-                return Ok(());
+                return Ok(None);
             }
             Err(e) => return Err(e.into()),
         }
         let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
         let mut piece = (&mut *from).take(u64::from(length));
+        if head[0] == 4 {
+            let mut text = Vec::new();
+            piece.read_to_end(&mut text).await?;
+            return Ok(Some(serde_json::from_slice(&text)?));
+        }
         if head[0] == 2 {
             tokio::io::copy(&mut piece, &mut err).await?;
             err.flush().await?;

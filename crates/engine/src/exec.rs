@@ -178,23 +178,24 @@ impl Engine {
         started.map(|(connection, _)| connection)
     }
 
-    /// Writes down how a process ended.
-    pub fn exec_ended(&self, id: &str, status: Option<&ExitStatus>) {
+    /// Writes down how a process ended, and gives its exit code.
+    pub fn exec_ended(&self, id: &str, status: Option<&ExitStatus>) -> Option<i32> {
+        // Without a word from the shim it went with its container.
+        let code = status.map_or(137, |s| s.code);
         self.0.execs.change(id, |e| {
             e.running = false;
-            // Without a word from the shim it went with its container.
-            e.code = Some(status.map_or(137, |s| s.code));
+            e.code = Some(code);
         });
         if let Ok(exec) = self.exec_get(id)
             && let Ok(container) = self.find(exec.container.as_str())
         {
-            let code = exec.code.unwrap_or_default().to_string();
             self.tell(
                 &container,
                 "exec_die",
-                &[("execID", id.into()), ("exitCode", code)],
+                &[("execID", id.into()), ("exitCode", code.to_string())],
             );
         }
+        Some(code)
     }
 
     async fn try_exec(
@@ -206,10 +207,7 @@ impl Engine {
         let container = self.find(exec.container.as_str())?;
         let record = container.record();
         let config = &exec.config;
-        let image: coracle_image::ImageId = record
-            .image_id
-            .parse()
-            .map_err(|_| EngineError::Invalid(format!("{} is no image id", record.image_id)))?;
+        let image = record.image()?;
         let mut roots: Vec<PathBuf> = vec![container.dir.join("upper")];
         // An image that was removed by force leaves the container its numbers.
         roots.extend(self.0.images.layer_dirs(&image).unwrap_or_default());

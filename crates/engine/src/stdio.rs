@@ -87,17 +87,18 @@ impl Engine {
     }
 }
 
-/// Carries bytes both ways until the process has ended or the client has left.
+/// Carries bytes both ways until the process has ended or the client has left. The client comes back for a last word, and
+/// to be shut down once what it may ask next is known.
 ///
 /// # Errors
 /// The shim's connection's; a client that has gone is no error.
-pub async fn relay<C: AsyncRead + AsyncWrite>(
+pub async fn relay<C: AsyncRead + AsyncWrite + Unpin>(
     shim: Connection,
     client: C,
     options: RelayOptions,
-) -> io::Result<Relayed> {
+) -> (io::Result<Relayed>, C) {
     let (mut from_shim, mut to_shim) = shim.into_stream().into_split();
-    let (from_client, to_client) = tokio::io::split(client);
+    let (mut from_client, to_client) = tokio::io::split(client);
     let to_client = tokio::sync::Mutex::new(to_client);
     let RelayOptions {
         raw,
@@ -107,10 +108,10 @@ pub async fn relay<C: AsyncRead + AsyncWrite>(
         to_the_end,
     } = options;
     let (gone, is_gone) = tokio::sync::watch::channel(false);
+    let from = &mut from_client;
     let input = async {
-        let mut from_client = from_client;
         if stdin {
-            if input(&mut from_client, &mut to_shim, &detach_keys).await {
+            if input(from, &mut to_shim, &detach_keys).await {
                 let _ = gone.send(true);
                 let _ = to_client.lock().await.shutdown().await;
                 return;
@@ -154,19 +155,20 @@ pub async fn relay<C: AsyncRead + AsyncWrite>(
             }
         }
     };
-    tokio::pin!(output);
-    let ended = tokio::select! {
-        () = input => None,
-        ended = &mut output => Some(ended),
+    let ended = {
+        tokio::pin!(output);
+        let ended = tokio::select! {
+            () = input => None,
+            ended = &mut output => Some(ended),
+        };
+        match ended {
+            Some(ended) => ended,
+            // The client has left; the process is read to its end, so that its status is known.
+            None if to_the_end => output.await,
+            None => Ok(Relayed::Detached),
+        }
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        // The client has left; the process is read to its end, so that its status is known.
-        None if to_the_end => output.await,
-        None => Ok(Relayed::Detached),
-    };
-    let _ = to_client.lock().await.shutdown().await;
-    ended
+    (ended, from_client.unsplit(to_client.into_inner()))
 }
 
 async fn receive(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Kind, Vec<u8>)>> {

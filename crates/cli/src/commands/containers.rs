@@ -272,5 +272,5 @@ pub async fn show(answer: hyper::Response<hyper::body::Incoming>, terminal: bool
         std::future::ready(frame.map(|f| f.into_data().ok()).transpose())
     });
     let mut reader = tokio_util::io::StreamReader::new(Box::pin(stream));
-    terminal::output(&mut reader, terminal).await
+    terminal::output(&mut reader, terminal).await.map(drop)
 }

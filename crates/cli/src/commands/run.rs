@@ -172,18 +172,19 @@ async fn follow(
         ("stderr", "1".into()),
         ("detachKeys", keys.into()),
     ]);
-    let connection = client
-        .hijack(&format!("/containers/{id}/attach{asked}"), None)
-        .await?;
     let until = start.unwrap_or("not-running");
+    let path = format!("/containers/{id}/attach{asked}");
+    let (connection, tells) = client.hijack(&path, None, (!tty).then_some(until)).await?;
+    let wait = |until: String| {
+        let path = format!("/containers/{id}/wait?condition={until}");
+        async move { client.ask(Method::POST, &path, None).await }
+    };
     // The wait begins before the start, so that the shortest run is not missed.
-    let waiting = client
-        .ask(
-            Method::POST,
-            &format!("/containers/{id}/wait?condition={until}"),
-            None,
-        )
-        .await?;
+    let waiting = if tells {
+        None
+    } else {
+        Some(wait(until.to_owned()).await?)
+    };
     if start.is_some() {
         client
             .post(&format!("/containers/{id}/start"), None)
@@ -199,15 +200,26 @@ async fn follow(
     };
     let carried = terminal::carry(connection, stdin, tty).await;
     drop(raw);
-    carried?;
+    let told = carried?;
     let running = async {
         let state = client.get(&format!("/containers/{id}/json")).await?;
         Ok::<_, CliError>(state["State"]["Running"] == true)
     };
+    let code = async {
+        if let Some(told) = told {
+            return Ok(exit_code(&told));
+        }
+        // A daemon that went away before it could tell is asked again.
+        let waiting = match waiting {
+            Some(waiting) => waiting,
+            None => wait("not-running".into()).await?,
+        };
+        let waited = crate::client::JsonLines::new(waiting).next().await?;
+        Ok::<_, CliError>(waited.map_or(0, |w| exit_code(&w)))
+    };
     // Output ends with the container, or because somebody left it with the detach keys.
-    let mut answer = crate::client::JsonLines::new(waiting);
     let code = tokio::select! {
-        waited = answer.next() => waited?.map_or(0, |w| exit_code(&w)),
+        code = code => code?,
         () = left(tty, running) => 0,
     };
     if let Some(task) = sizes {
@@ -226,10 +238,11 @@ async fn left(tty: bool, running: impl Future<Output = Result<bool>>) {
 }
 
 fn exit_code(waited: &Value) -> i32 {
-    waited["StatusCode"]
-        .as_i64()
-        .and_then(|c| i32::try_from(c).ok())
-        .unwrap_or(125)
+    waited["StatusCode"].as_i64().map_or(125, narrow)
+}
+
+fn narrow(code: i64) -> i32 {
+    i32::try_from(code).unwrap_or(125)
 }
 
 pub async fn attach(client: &Client, args: &Attach) -> Result<()> {
@@ -316,8 +329,9 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<()> {
             .post(&format!("/exec/{id}/start"), Some(&start))
             .await;
     }
-    let connection = client
-        .hijack(&format!("/exec/{id}/start"), Some(&start))
+    let exit = (!args.tty).then_some("exited");
+    let (connection, _) = client
+        .hijack(&format!("/exec/{id}/start"), Some(&start), exit)
         .await?;
     let raw = if args.tty && args.interactive {
         Raw::on()
@@ -332,13 +346,16 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<()> {
     if let Some(task) = sizes {
         task.abort();
     }
-    carried?;
-    let ended = client.get(&format!("/exec/{id}/json")).await?;
-    match ended["ExitCode"]
-        .as_i64()
-        .and_then(|c| i32::try_from(c).ok())
-    {
-        Some(0) | None => Ok(()),
-        Some(code) => Err(CliError::Exit(code)),
+    let code = match carried? {
+        Some(told) => exit_code(&told),
+        None => {
+            let ended = client.get(&format!("/exec/{id}/json")).await?;
+            // One that was left runs on and has none.
+            ended["ExitCode"].as_i64().map_or(0, narrow)
+        }
+    };
+    match code {
+        0 => Ok(()),
+        code => Err(CliError::Exit(code)),
     }
 }
