@@ -179,6 +179,7 @@ impl Client {
         Ok(self.asked(method, path, body).await?.0)
     }
 
+    /// Asks; what may be asked twice is asked again when the daemon went away with the question. The next daemon has it then.
     async fn asked(
         &self,
         method: Method,
@@ -186,11 +187,21 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<(Response<Incoming>, SendRequest<Body>)> {
         let headers = [(header::CONTENT_TYPE, "application/json".to_owned())];
-        let (answer, sender) = match body {
-            Some(value) => self.sent(method, path, json(value), &headers).await?,
-            None => self.sent(method, path, empty(), &[]).await?,
-        };
-        Ok((check(answer).await?, sender))
+        let mut tries = if repeatable(&method, path) { TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let sent = match body {
+                Some(value) => self.sent(method.clone(), path, json(value), &headers).await,
+                None => self.sent(method.clone(), path, empty(), &[]).await,
+            };
+            match sent {
+                Err(CliError::Http(error)) if tries > 0 && is_cut(&error) => {}
+                sent => {
+                    let (answer, sender) = sent?;
+                    return Ok((check(answer).await?, sender));
+                }
+            }
+        }
     }
 
     /// Asks and reads the answer as JSON; an empty one is null.
@@ -236,6 +247,33 @@ impl Client {
         let tells = answer.headers().contains_key(exit_header);
         Ok((TokioIo::new(hyper::upgrade::on(answer).await?), tells))
     }
+}
+
+/// How often a question is asked at most.
+const TRIES: u32 = 5;
+
+/// Whether asking twice does no more than asking once.
+fn repeatable(method: &Method, path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or(path);
+    let (rest, verb) = path.rsplit_once('/').unwrap_or_default();
+    *method == Method::GET
+        || (*method == Method::POST
+            && (rest.starts_with("/containers/") || rest.starts_with("/v1/units/"))
+            && matches!(verb, "start" | "stop"))
+}
+
+/// Whether the connection ended before the answer.
+fn is_cut(error: &hyper::Error) -> bool {
+    let reset = || {
+        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<io::Error>());
+        cause.is_some_and(|e| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        })
+    };
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || reset()
 }
 
 /// Turns an answer that is an error into one.
@@ -304,6 +342,22 @@ impl JsonLines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_asked_twice() {
+        for (method, path, may) in [
+            (Method::GET, "/containers/json?all=1", true),
+            (Method::POST, "/containers/x/start", true),
+            (Method::POST, "/containers/x/stop?t=3", true),
+            (Method::POST, "/v1/units/x.service/stop?block=1", true),
+            (Method::POST, "/containers/x/kill", false),
+            (Method::POST, "/containers/create?name=start", false),
+            (Method::POST, "/exec/x/start", false),
+            (Method::DELETE, "/containers/x", false),
+        ] {
+            assert_eq!(repeatable(&method, path), may, "{method} {path}");
+        }
+    }
 
     #[test]
     fn queries() {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Where things lie when nothing else is said.
 pub const STATE_DIR: &str = "/var/lib/coracle";
@@ -200,13 +200,15 @@ async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
         fleet,
         down: down.clone(),
     });
-    let mut stops = Vec::new();
+    let stop = watch::Sender::new(false);
     let mut servers = tokio::task::JoinSet::new();
     for name in SOCKETS {
         let listener = listener(&run_dir, name).await?;
-        let stop = Arc::new(Notify::new());
-        servers.spawn(coracle_api::serve(listener, router.clone(), stop.clone()));
-        stops.push(stop);
+        servers.spawn(coracle_api::serve(
+            listener,
+            router.clone(),
+            stop.subscribe(),
+        ));
     }
     let firewall = tokio::spawn(look_after_the_firewall(engine.clone()));
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
@@ -225,18 +227,16 @@ async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     firewall.abort();
-    for stop in stops {
-        stop.notify_one();
-    }
+    stop.send_replace(true);
     while servers.join_next().await.is_some() {}
     if ours_to_remove {
         for name in SOCKETS {
             let _ = std::fs::remove_file(run_dir.join(name));
         }
-        // The answer to the request that asked for it goes out before the runtime ends.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tracing::info!("everything is down; the daemon leaves");
+    } else {
+        tracing::info!("the daemon leaves; containers run on");
     }
-    tracing::info!("the daemon leaves; containers run on");
     Ok(())
 }
 

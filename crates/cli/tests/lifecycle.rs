@@ -66,6 +66,87 @@ fn a_daemon_that_is_killed_is_not_noticed_by_containers() {
     d.ok(["run", "--rm", "-p", "8080:80", "bb", "true"]);
 }
 
+/// A client that is asking when the daemon goes waits for the next one.
+#[test]
+fn a_daemon_that_is_restarted_keeps_its_clients_waiting() {
+    let mut d = Daemon::start();
+    let go = d.dir.path().join("go");
+    let spawn = |d: &Daemon, args: &[&str]| {
+        d.command()
+            .args(args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mount = format!("{}:/host", d.dir.path().display());
+    let script = "echo before; until test -e /host/go; do sleep 0.1; done; echo after; exit 3";
+    let args = [
+        "run", "--name", "front", "-v", &mount, "bb", "sh", "-c", script,
+    ];
+    let run = spawn(&d, &args);
+    until("it has begun", || {
+        text(&d.coracle(["logs", "front"])) == "before"
+    });
+    d.kill();
+    // Nobody answers: these wait.
+    let mut asked: Vec<_> = [
+        &["ps", "-q"][..],
+        &["inspect", "front"],
+        &["start", "front"],
+    ]
+    .iter()
+    .map(|args| spawn(&d, args))
+    .collect();
+    for child in &mut asked {
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    d.up();
+    for child in asked {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", errors(&output));
+    }
+    until("the run is attached again", || {
+        d.log().matches("ready").count() == 2 && alive(run.id())
+    });
+    std::fs::write(&go, "").unwrap();
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", errors(&output));
+    assert!(text(&output).starts_with("before"), "{}", text(&output));
+
+    // A request that is on its way when the daemon is asked to leave is answered first.
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "slow",
+        "bb",
+        "sh",
+        "-c",
+        "trap 'sleep 1; exit 7' TERM; echo ready; while true; do sleep 0.1; done",
+    ]);
+    until("it traps", || d.ok(["logs", "slow"]) == "ready");
+    let docker = std::process::Command::new("docker")
+        .env(
+            "DOCKER_HOST",
+            format!("unix://{}", d.run_dir().join("docker.sock").display()),
+        )
+        .args(["stop", "slow"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("it is being stopped", || {
+        d.ok(["events", "--since", "1m", "--until", "0s"])
+            .contains("kill")
+    });
+    d.terminate();
+    let output = docker.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    d.up();
+    assert_eq!(d.field("slow", ".State.ExitCode"), "7");
+}
+
 #[test]
 fn after_a_reboot_states_and_restart_policies_come_out_right() {
     let mut d = Daemon::start();

@@ -198,13 +198,21 @@ async fn follow(
     } else {
         Vec::new()
     };
-    let carried = terminal::carry(connection, stdin, tty).await;
-    drop(raw);
-    let told = carried?;
-    let running = async {
+    let running = || async {
         let state = client.get(&format!("/containers/{id}/json")).await?;
         Ok::<_, CliError>(state["State"]["Running"] == true)
     };
+    let carried = terminal::carry(connection, stdin, tty).await;
+    drop(raw);
+    let mut told = carried?;
+    // The end of the stream without a word means that the daemon went away. Input that it had is not sent again.
+    while told.is_none() && tells && !stdin && matches!(running().await, Ok(true)) {
+        eprintln!(
+            "coracle: the daemon was restarted; what the container said meanwhile is in its log (coracle logs {id})"
+        );
+        let (again, _) = client.hijack(&path, None, Some(until)).await?;
+        told = terminal::carry(again, false, tty).await?;
+    }
     let code = async {
         if let Some(told) = told {
             return Ok(exit_code(&told));
@@ -220,7 +228,7 @@ async fn follow(
     // Output ends with the container, or because somebody left it with the detach keys.
     let code = tokio::select! {
         code = code => code?,
-        () = left(tty, running) => 0,
+        () = left(tty, running()) => 0,
     };
     if let Some(task) = sizes {
         task.abort();
