@@ -45,8 +45,12 @@ pub struct UnitText {
 }
 
 impl Inner {
-    /// Says that this machine is there, as long as the lease that is returned is kept.
+    /// Says what this machine is, and that it is there as long as the lease that is returned is kept.
     async fn be_present(&self) -> Result<i64, StoreError> {
+        let machine = &self.machine;
+        self.store
+            .put_json(&keys::machine(&machine.id), machine)
+            .await?;
         let lease = self.store.lease_grant(LEASE, 0).await?.id;
         let since = self.machine.since.to_rfc3339();
         let alive = PutRequest::new(keys::alive(&self.machine.id), since).with_lease(lease);
@@ -112,31 +116,37 @@ impl Fleet {
         Ok(all)
     }
 
-    /// Writes the facts, and the presence under a lease that is kept as long as this daemon lives.
+    /// Writes the facts, and the presence under a lease that is kept as long as this daemon lives. A full disk does not keep
+    /// the daemon from looking after what runs: it is tried again.
     async fn register(&self) -> Result<()> {
-        let machine = &self.0.machine;
-        self.0
-            .store
-            .put_json(&keys::machine(&machine.id), machine)
-            .await?;
-        let mut lease = self.0.be_present().await?;
+        let mut lease = match self.0.be_present().await {
+            Ok(lease) => Some(lease),
+            Err(error @ StoreError::NoSpace { .. }) => {
+                tracing::error!(
+                    error = coracle_engine::full_error(&error),
+                    "the machine could not be written down"
+                );
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let weak = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(3)).await;
                 let Some(inner) = weak.upgrade() else { return };
-                let kept = match inner.store.lease_keep_alive(lease).await {
-                    // It ran out while the machine slept.
-                    Err(StoreError::LeaseNotFound(_)) => {
-                        inner.be_present().await.map(|new| lease = new)
-                    }
-                    other => other.map(drop),
+                let kept = match lease {
+                    Some(id) => inner.store.lease_keep_alive(id).await.map(|_| id),
+                    None => inner.be_present().await,
                 };
-                if let Err(error) = kept {
-                    tracing::error!(
+                match kept {
+                    Ok(id) => lease = Some(id),
+                    // It ran out while the machine slept.
+                    Err(StoreError::LeaseNotFound(_)) => lease = None,
+                    Err(error) => tracing::error!(
                         error = coracle_engine::full_error(&error),
                         "the machine's lease could not be kept"
-                    );
+                    ),
                 }
             }
         });

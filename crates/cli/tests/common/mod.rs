@@ -57,6 +57,13 @@ impl Daemon {
 
     /// Starts one without images.
     pub fn bare() -> Self {
+        let mut daemon = Self::unstarted();
+        daemon.up();
+        daemon
+    }
+
+    /// Its place, before it starts.
+    pub fn unstarted() -> Self {
         let mut keeper = Command::new("unshare")
             .args([
                 "--net",
@@ -70,13 +77,11 @@ impl Daemon {
         // The line says that the namespace is there.
         let mut line = [0];
         std::io::Read::read_exact(keeper.stdout.as_mut().unwrap(), &mut line).unwrap();
-        let mut daemon = Self {
+        Self {
             dir: tempfile::tempdir().unwrap(),
             child: None,
             keeper,
-        };
-        daemon.up();
-        daemon
+        }
     }
 
     pub fn run_dir(&self) -> PathBuf {
@@ -198,7 +203,8 @@ impl Daemon {
         text(&output)
     }
 
-    fn image(&self) {
+    /// Makes the image `bb`.
+    pub fn image(&self) {
         let root = self.dir.path().join("root");
         let bin = root.join("bin");
         std::fs::create_dir_all(&bin).unwrap();
@@ -328,7 +334,11 @@ impl Drop for Daemon {
         if self.child.is_none() && self.run_dir().exists() && !std::thread::panicking() {
             self.up();
         }
-        let _ = self.coracle(["system", "down", "-t", "0"]);
+        // One that has died would never answer.
+        let gone = |c: &mut Child| !matches!(c.try_wait(), Ok(None));
+        if !self.child.as_mut().is_none_or(gone) {
+            let _ = self.coracle(["system", "down", "-t", "0"]);
+        }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
