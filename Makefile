@@ -40,9 +40,10 @@ test: ## install what the tests need, then run every test
 	@scripts/deps build run test
 	cargo test --locked --workspace
 
-soak: ## the tests that have rounds, longer (ROUNDS=200)
+soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50)
 	@scripts/deps build run test
-	CORACLE_ROUNDS=$(or $(ROUNDS),200) cargo test --locked -p coracle --test lifecycle
+	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle --test lifecycle
+	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked -p coracle-image --test fuzz -p coracle-unit --test tables
 
 bench: ## docker, podman and runc beside us, turn by turn; writes docs/benchmarks.md
 	@scripts/deps build run bench

@@ -372,7 +372,7 @@ fn what_is_wrong_with_a_unit_is_told_at_once() {
 /// `CORACLE_ROUNDS` makes it longer (`make soak`).
 #[test]
 fn kills_at_random_moments_lose_nothing() {
-    let rounds: u64 = std::env::var("CORACLE_ROUNDS").map_or(15, |r| r.parse().unwrap());
+    let rounds: u64 = std::env::var("CORACLE_ROUNDS").map_or(50, |r| r.parse().unwrap());
     let mut d = Daemon::start();
     d.ok(["run", "-d", "--name", "witness", "bb", "sleep", "100000"]);
     let witness: u32 = d.field("witness", ".State.Pid").parse().unwrap();

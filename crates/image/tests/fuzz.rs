@@ -11,7 +11,9 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 /// Calls `target` with every file of a corpus, cut short, and with bytes changed; the same ones each time.
+/// `CORACLE_FUZZ` multiplies the rounds (`make soak`).
 fn run(kind: &str, rounds: u64, target: impl Fn(&[u8])) {
+    let rounds = rounds * std::env::var("CORACLE_FUZZ").map_or(1, |n| n.parse::<u64>().unwrap());
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("corpus")
         .join(kind);

@@ -198,8 +198,10 @@ fn containers() {
     assert!(merged.values("Container", "Volume").is_empty());
 }
 
+/// `CORACLE_FUZZ` multiplies the rounds (`make soak`).
 #[test]
 fn corpus_and_mutations_hold() {
+    let more = std::env::var("CORACLE_FUZZ").map_or(1, |n| n.parse::<u64>().unwrap());
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/unit");
     let mut seed: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut next = move |n: usize| {
@@ -211,7 +213,7 @@ fn corpus_and_mutations_hold() {
     for file in std::fs::read_dir(dir).unwrap() {
         let base = std::fs::read(file.unwrap().path()).unwrap();
         fuzz::fuzz_unit(&base);
-        for _ in 0..1000 {
+        for _ in 0..1000 * more {
             let mut data = base.clone();
             for _ in 0..=next(6) {
                 let at = next(data.len());
