@@ -106,7 +106,26 @@ impl<'a> Reader<'a> {
         read: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let (entry, value) = self.last(key)?;
-        match read(&value) {
+        self.read(entry, &value, read)
+    }
+
+    /// As [`Self::parse`], of a value in which `%` is a percent sign and no specifier.
+    pub(crate) fn parse_share<T, E: Display>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let entry = self.entries(key).pop()?;
+        self.read(entry, &entry.value(), read)
+    }
+
+    fn read<T, E: Display>(
+        &mut self,
+        entry: &Entry,
+        value: &str,
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match read(value) {
             Ok(value) => Some(value),
             Err(error) => {
                 self.fail(entry, error);

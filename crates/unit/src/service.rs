@@ -175,7 +175,7 @@ impl ServiceSection {
                 .filter_map(|key| Some(((*key).to_owned(), r.parse(key, limit)?)))
                 .collect(),
             memory_max: r.parse("MemoryMax", parse_bytes_limit),
-            cpu_quota: r.parse("CPUQuota", parse_cpu_quota),
+            cpu_quota: r.parse_share("CPUQuota", parse_cpu_quota),
             tasks_max: r.parse("TasksMax", parse_count_limit),
             service_type,
             restart,

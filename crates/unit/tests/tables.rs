@@ -3,7 +3,7 @@
 use coracle_unit::syntax::{UnitFile, merge};
 use coracle_unit::words::*;
 use coracle_unit::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 fn reference(path: &str) -> PathBuf {
@@ -81,6 +81,100 @@ fn reading_and_writing() {
             .map(|[a, b, v]| (a.as_str(), b.as_str(), v.as_str()));
         assert_eq!(UnitFile::from_entries("t", rows).to_text(), s(&c, "output"));
     }
+    for c in cases(
+        "go-systemd-unit/json/deserialize_test.json",
+        "TestDeserializeSections",
+    ) {
+        let read = UnitFile::parse("t", s(&c, "input")).unwrap();
+        let of = |s: &coracle_unit::syntax::Section| {
+            let entries: Vec<_> = s.entries.iter().map(|e| json!([e.key, e.raw])).collect();
+            json!({ "Section": s.name, "Entries": entries })
+        };
+        let sections: Vec<Value> = read.sections.iter().map(of).collect();
+        assert_eq!(json!(sections), c["output"]);
+        // Sections of one name stay apart when they are written.
+        let written = UnitFile::parse("t", &read.to_text()).unwrap();
+        assert_eq!(
+            written.sections.iter().map(of).collect::<Vec<_>>(),
+            sections
+        );
+    }
+}
+
+/// What fleet's own tests say of `[X-Fleet]`, and where we differ from it.
+#[test]
+fn fleets_tables() {
+    let load = |text: &str| {
+        let name = UnitName::new("own.service").unwrap();
+        let text = format!("{text}\n[Service]\nExecStart=/bin/true\n");
+        load(&name, &text, &[], &SpecifierContext::default())
+    };
+    let words = |v: &Value| serde_json::from_value::<Vec<String>>(v.clone()).unwrap();
+    for c in cases("fleet/json/job_test.json", "TestJobPeers") {
+        assert_eq!(
+            load(s(&c, "contents")).unwrap().fleet.machine_of,
+            words(&c["peers"])
+        );
+    }
+    for c in cases("fleet/json/job_test.json", "TestJobConflicts") {
+        assert_eq!(
+            load(s(&c, "contents")).unwrap().fleet.conflicts,
+            words(&c["conflicts"])
+        );
+    }
+    for c in cases("fleet/json/job_test.json", "TestJobReplaces") {
+        assert_eq!(
+            load(s(&c, "contents")).unwrap().fleet.replaces,
+            words(&c["replaces"])
+        );
+    }
+    for c in cases("fleet/json/job_test.json", "TestJobRequiredMetadata") {
+        let text = s(&c, "unit");
+        let unreadable = ["foo=\n", "==", "=asdf=WHAT", "ignored="]
+            .iter()
+            .any(|bad| format!("{text}\n").contains(bad));
+        match load(text) {
+            // fleet ran a unit without the entries that it could not read; such a unit is refused.
+            Err(problems) => assert!(unreadable, "{text}: {problems}"),
+            Ok(unit) => {
+                assert!(!unreadable, "{text}");
+                let of = |(key, call): (&String, &Value)| {
+                    (key.clone(), words(&call["args"]).into_iter().collect())
+                };
+                let wanted = c["out"].as_object().unwrap().iter().map(of).collect();
+                assert_eq!(unit.fleet.machine_metadata, wanted, "{text}");
+            }
+        }
+    }
+    for c in cases("fleet/json/job_test.json", "TestUnitIsGlobal") {
+        let text = s(&c, "contents");
+        // Global with MachineOf contradict each other, which fleet said at submit, too.
+        let text = text
+            .replace("MachineOf=bar\n", "")
+            .replace("MachineOf=foo\n", "");
+        match load(&text) {
+            Ok(unit) => assert_eq!(json!(unit.fleet.global), c["want"], "{text}"),
+            // What fleet passed over is refused: no section, no such key, no such value.
+            Err(_) => assert_eq!(c["want"], false, "{text}"),
+        }
+    }
+    for c in cases("fleet/json/job_test.json", "TestUnitIsTruthy") {
+        let text = s(&c, "contents");
+        let read = coracle_unit::value::parse_bool(text);
+        assert_eq!(json!(read.unwrap_or(false)), c["want"], "{text}");
+    }
+    let name = UnitName::new("foo@bar.service").unwrap();
+    for c in cases("fleet/json/job_test.json", "TestInstanceUnitPrintf") {
+        let context = SpecifierContext::default();
+        let wanted = s(&c, "want").replace(".waldo", ".service");
+        assert_eq!(context.expand(&name, s(&c, "in")).unwrap(), wanted);
+    }
+    for c in cases("fleet/json/unit_test.json", "TestBadUnitsFail") {
+        assert!(
+            UnitFile::parse("t", c.as_str().unwrap()).is_err(),
+            "{c} has a line without ="
+        );
+    }
 }
 
 #[test]
@@ -139,6 +233,15 @@ fn service(body: &str) -> Result<Unit, Diagnostics> {
         &[],
         &SpecifierContext::default(),
     )
+}
+
+#[test]
+fn shares_of_a_processor_are_no_specifiers() {
+    let unit = service("CPUQuota=150%\n").unwrap();
+    let Kind::Service(service) = &unit.kind else {
+        panic!("{unit:?}");
+    };
+    assert!(service.cpu_quota.is_some());
 }
 
 #[test]
