@@ -140,6 +140,7 @@ fn unit_routes() -> Router<App> {
         .route("/v1/units/{name}/start", post(units::start))
         .route("/v1/units/{name}/stop", post(units::stop))
         .route("/v1/units/{name}/restart", post(units::restart))
+        .route("/v1/units/{name}/reload", post(units::reload))
         .route("/v1/units/{name}/logs", get(units::logs))
         .route("/v1/machines", get(units::machines))
         .route("/v1/system/status", get(system::status))

@@ -107,6 +107,10 @@ pub async fn restart(
     ))
 }
 
+pub async fn reload(State(app): State<App>, Path(name): Path<String>) -> Result<Json<UnitView>> {
+    Ok(Json(app.fleet.reload(&name).await?))
+}
+
 pub async fn logs(
     State(app): State<App>,
     Path(name): Path<String>,

@@ -70,6 +70,7 @@ fn any_service(service: &ServiceSection) -> Refused {
         &service.exec_start_pre,
         &service.exec_start,
         &service.exec_start_post,
+        &service.exec_reload,
         &service.exec_stop,
         &service.exec_stop_post,
     ];
@@ -88,13 +89,6 @@ fn any_service(service: &ServiceSection) -> Refused {
         ],
         "limits are set on containers: use Memory= and PidsLimit= of a [Container]",
     )
-    .or_else(|| {
-        first(
-            "Service",
-            &[("ExecReload", !service.exec_reload.is_empty())],
-            "restart the unit, or send a signal with `coracle kill`",
-        )
-    })
 }
 
 fn of_kind(unit: &Unit) -> Refused {

@@ -13,9 +13,10 @@ use crate::translate::UID_LABEL;
 use chrono::Utc;
 use coracle_engine::EngineError;
 use coracle_engine::logs::LogQuery;
+use coracle_engine::process::State;
 use coracle_engine::remove::RemoveOptions;
 use coracle_store::{DeleteRangeRequest, PutRequest, StoreError, TxnOp, TxnRequest};
-use coracle_unit::{Unit, UnitName};
+use coracle_unit::{Kind, Unit, UnitName};
 use std::sync::{Arc, PoisonError};
 
 /// Lines of output that a failed start shows.
@@ -161,6 +162,50 @@ impl Fleet {
     pub async fn restart(&self, name: &str, block: bool) -> Result<UnitView> {
         let supervised = self.ask(name, true).await?;
         self.finish(supervised, block).await
+    }
+
+    /// Runs a service's `ExecReload=`.
+    ///
+    /// # Errors
+    /// [`FleetError::Unsupported`] for a unit without it, [`FleetError::Failed`] if it does not run or a command fails.
+    pub async fn reload(&self, name: &str) -> Result<UnitView> {
+        let supervised = self.named(name)?;
+        let unit = supervised.running();
+        let failed = |reason: String| FleetError::Failed {
+            unit: unit.name.to_string(),
+            reason,
+            log: String::new(),
+        };
+        let service = match &unit.kind {
+            Kind::Service(service) if !service.exec_reload.is_empty() => service,
+            _ => {
+                return Err(FleetError::Unsupported {
+                    unit: unit.name.to_string(),
+                    what: "a reload without [Service] ExecReload=".into(),
+                    way_out: "add it, or restart the unit",
+                });
+            }
+        };
+        let state = match supervised.actual().process {
+            Some(main) => self.engine().process_state(&main).await,
+            None => None,
+        };
+        let Some(State::Running { pid, .. }) = state else {
+            return Err(failed("it does not run; start it first".into()));
+        };
+        let mut run = self.run(&supervised, &unit, service);
+        run.main_pid = Some(pid);
+        match run.reload().await {
+            Ok(()) => Ok(self.view(&supervised)),
+            Err(problem) => {
+                let log = self.last_lines(&supervised.actual()).await;
+                Err(FleetError::Failed {
+                    unit: unit.name.to_string(),
+                    reason: problem.to_string(),
+                    log,
+                })
+            }
+        }
     }
 
     async fn finish(&self, supervised: Arc<Supervised>, block: bool) -> Result<UnitView> {

@@ -315,6 +315,12 @@ impl Run<'_> {
         .await
     }
 
+    /// `ExecReload=`.
+    pub async fn reload(&self) -> Result<(), NotUp> {
+        let (time, commands) = (limit(self.service.timeout_start), &self.service.exec_reload);
+        self.commands("ExecReload", commands, time).await
+    }
+
     /// `ExecStop=`.
     pub async fn commands_at_stop(&self) {
         let (time, commands) = (limit(self.service.timeout_stop), &self.service.exec_stop);

@@ -17,6 +17,7 @@ fn a_service_goes_through_its_commands() {
                      ExecStartPre=/bin/sh -c 'echo pre >> DIR/steps'\n\
                      ExecStart=/bin/sh -c 'echo main >> DIR/steps; echo $0 said; exec sleep 1000' $WORD\n\
                      ExecStartPost=/bin/sh -c 'echo post >> DIR/steps'\n\
+                     ExecReload=/bin/sh -c 'kill -0 $MAINPID && echo reload >> DIR/steps'\n\
                      ExecStop=/bin/sh -c 'echo stop >> DIR/steps'\n\
                      ExecStopPost=/bin/sh -c 'echo stoppost >> DIR/steps'\n",
                 );
@@ -37,10 +38,13 @@ fn a_service_goes_through_its_commands() {
                 assert_eq!(sorted[0], "pre");
                 assert!(sorted.contains(&"post"), "{steps}");
                 assert!(m.said("steps-a").await.contains("hello said"));
+                m.fleet.reload("steps-a").await.unwrap();
                 let view = m.fleet.stop("steps-a", true).await.unwrap();
                 assert_eq!((view.active, view.sub.as_str()), (Active::Inactive, "dead"));
+                let error = m.fleet.reload("steps-a").await.unwrap_err().to_string();
+                assert!(error.contains("does not run"), "{error}");
                 assert!(
-                    m.read("steps").ends_with("stop\nstoppost\n"),
+                    m.read("steps").ends_with("reload\nstop\nstoppost\n"),
                     "{}",
                     m.read("steps")
                 );

@@ -51,6 +51,13 @@ pub enum Unit {
         #[arg(required = true)]
         units: Vec<String>,
     },
+    /// Run the ExecReload= of services
+    #[command(after_help = "Example:\n  coracle unit reload proxy.service")]
+    Reload {
+        /// Names or ranges
+        #[arg(required = true)]
+        units: Vec<String>,
+    },
     /// Where units stand, and why
     #[command(after_help = "Example:\n  coracle unit status redis")]
     Status {
@@ -372,6 +379,7 @@ pub async fn unit(client: &Client, command: &Unit) -> Result<()> {
         Unit::Restart { no_block, units } => {
             act(client, &names(units)?, "restart", !no_block).await
         }
+        Unit::Reload { units } => act(client, &names(units)?, "reload", true).await,
         Unit::Status { format, units } => status(client, units, format.as_deref()).await,
         Unit::Cat { units } => {
             each(&names(units)?, async |name| {
