@@ -298,6 +298,19 @@ fn volumes_keep_and_are_filled_once() {
         "image"
     );
     assert_eq!(run("cat /data/from-image /data/new"), "changed\nmine");
+    let empty = d.coracle([
+        "run",
+        "--rm",
+        "-v",
+        "none:/data:nocopy",
+        "bb",
+        "ls",
+        "/data",
+    ]);
+    assert_eq!((text(&empty).as_str(), empty.status.code()), ("", Some(0)));
+    d.ok(["volume", "rm", "none"]);
+    let upwards = d.coracle(["run", "--rm", "-v", "/tmp:/x:rshared", "bb", "true"]);
+    assert!(errors(&upwards).contains("rslave"), "{}", errors(&upwards));
     let bound = d.dir.path().join("bound");
     std::fs::create_dir(&bound).unwrap();
     let bind = format!("{}:/data:ro", bound.display());

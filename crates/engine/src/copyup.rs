@@ -73,7 +73,13 @@ pub(crate) async fn fill(volumes: &Volumes, record: &Record, layers: &[PathBuf])
 
 /// Whether the mount's options allow it.
 fn copies(record: &Record, mount: &ResolvedMount) -> bool {
-    if mount.options.iter().any(|o| o == "nocopy") {
+    let refuses = |bind: &String| {
+        let mut parts = bind.split(':').skip(1);
+        let (target, modes) = (parts.next(), parts.next());
+        target.is_some_and(|t| Path::new(t) == mount.target)
+            && modes.is_some_and(|m| m.split(',').any(|m| m == "nocopy"))
+    };
+    if record.host_config.binds.iter().any(refuses) {
         return false;
     }
     let asked = record

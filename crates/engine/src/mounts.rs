@@ -28,13 +28,28 @@ struct Wanted {
 const PROPAGATIONS: &[&str] = &[
     "private",
     "rprivate",
-    "shared",
-    "rshared",
     "slave",
     "rslave",
     "unbindable",
     "runbindable",
 ];
+
+/// Refuses a propagation that is none, or that would not do what it says.
+fn check_propagation(mode: &str) -> Result<()> {
+    if matches!(mode, "shared" | "rshared") {
+        return Err(invalid(format!(
+            "mount propagation \"{mode}\" is not supported by this release: mounts made in a container do not show on the \
+             host; use rslave if the host's are to show in the container"
+        )));
+    }
+    if mode.is_empty() || PROPAGATIONS.contains(&mode) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "invalid propagation \"{mode}\"; use one of {}",
+        PROPAGATIONS.join(", ")
+    )))
+}
 
 fn invalid(text: String) -> EngineError {
     EngineError::Invalid(text)
@@ -126,7 +141,10 @@ fn parse_bind(bind: &str) -> Result<Wanted> {
             "ro" => mount.writable = false,
             // Labels of SELinux and macOS consistency: without effect here, as with Docker.
             "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
-            mode if PROPAGATIONS.contains(&mode) && mount.kind == "bind" => {
+            mode if mount.kind == "bind"
+                && (PROPAGATIONS.contains(&mode) || mode.ends_with("shared")) =>
+            {
+                check_propagation(mode)?;
                 mode.clone_into(&mut mount.propagation);
             }
             _ => return Err(invalid(format!("invalid mode: {mode} (in '{bind}')"))),
@@ -152,15 +170,7 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
             if let Some(options) = &mount.bind_options {
                 wanted.make_source = options.create_mountpoint;
                 options.propagation.clone_into(&mut wanted.propagation);
-                if !options.propagation.is_empty()
-                    && !PROPAGATIONS.contains(&options.propagation.as_str())
-                {
-                    return Err(invalid(format!(
-                        "invalid propagation \"{}\"; use one of {}",
-                        options.propagation,
-                        PROPAGATIONS.join(", ")
-                    )));
-                }
+                check_propagation(&options.propagation)?;
                 if options.non_recursive {
                     wanted.options.push("bind".into());
                 }
@@ -384,6 +394,15 @@ mod tests {
                 json!({ "HostConfig": { "Mounts": [{ "Type": "volume", "Source": "v1", "Target": "/x",
                     "VolumeOptions": { "Subpath": "../.." } }] } }),
                 "../..",
+            ),
+            (
+                json!({ "HostConfig": { "Binds": ["/tmp:/x:rshared"] } }),
+                "rshared",
+            ),
+            (
+                json!({ "HostConfig": { "Mounts": [{ "Type": "bind", "Source": "/tmp", "Target": "/x",
+                    "BindOptions": { "Propagation": "upwards" } }] } }),
+                "upwards",
             ),
             (
                 json!({ "HostConfig": { "Mounts": [{ "Type": "npipe", "Target": "/x" }] } }),

@@ -76,7 +76,7 @@ fn bind(source: impl AsRef<Path>, target: &str, options: &[&str]) -> Value {
     json!({ "destination": target, "type": "bind", "source": source.as_ref(), "options": options })
 }
 
-/// Root propagation that the binds need: shared or slave binds work only below a root that is no more private.
+/// Root propagation that the binds need: slave binds work only below a root that is no more private.
 pub fn root_propagation(record: &Record) -> Value {
     let has = |names: &[&str]| {
         record
@@ -84,9 +84,7 @@ pub fn root_propagation(record: &Record) -> Value {
             .iter()
             .any(|m| names.contains(&m.propagation.as_str()))
     };
-    if has(&["shared", "rshared"]) {
-        json!("shared")
-    } else if has(&["slave", "rslave"]) {
+    if has(&["slave", "rslave"]) {
         json!("slave")
     } else {
         json!("private")

@@ -88,14 +88,6 @@ impl Shim {
                 None => Some(seccomp::default_filter(caps)?),
             },
         };
-        let shared = plan
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|l| l.rootfs_propagation().clone());
-        if shared.as_deref() == Some("shared") {
-            self.note("mounts that the container makes will not show on the host: this release does not pass them on");
-        }
         let mut flags = UnshareFlags::NEWNS;
         if plan.own_network {
             flags |= UnshareFlags::NEWNET;
