@@ -1,32 +1,20 @@
 //! Images.
 
 use crate::App;
-use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::filters::Filters;
 use crate::inspect::moment;
 use crate::query::Query;
+use crate::transfer::save;
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
+use axum::http::{Method, StatusCode};
+use axum::response::IntoResponse;
+use coracle_engine::Engine;
 use coracle_engine::events::Event;
 use coracle_engine::record::Phase;
-use coracle_engine::{Engine, full_error};
-use coracle_image::{
-    Credentials, Image, ImageId, ImageSummary, ImportOptions, InUse, Platform, ProgressEvent,
-    Reference, Removed, Status,
-};
-use futures_util::TryStreamExt;
-use futures_util::stream::unfold;
-use serde::Deserialize;
+use coracle_image::{ImageId, ImageSummary, InUse, Reference, Removed};
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::io;
-use tokio::sync::mpsc;
-use tokio_util::io::{ReaderStream, StreamReader};
 
 /// A line of the list; `containers` counts users, if that was asked.
 pub fn row(image: &ImageSummary, containers: Option<usize>) -> Value {
@@ -241,7 +229,7 @@ fn history(engine: &Engine, name: &str) -> Result {
     Ok(Json(rows).into_response())
 }
 
-fn tell(engine: &Engine, action: &str, id: &str, name: &str) {
+pub fn tell(engine: &Engine, action: &str, id: &str, name: &str) {
     engine.publish(Event::now(
         "image",
         action,
@@ -336,254 +324,6 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
     ))
 }
 
-/// The lines that a client reads while something goes on.
-fn lines(receiver: mpsc::UnboundedReceiver<Value>) -> Response {
-    let stream = unfold(receiver, |mut receiver| async move {
-        let line = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(format!("{line}\r\n")), receiver))
-    });
-    json_stream(Body::from_stream(stream))
-}
-
-fn progress_line(event: &ProgressEvent) -> Value {
-    let plain = |status: &str| json!({ "status": status, "progressDetail": {}, "id": event.id });
-    let measured = |status: &str, current: &u64, total: &u64| json!({ "status": status, "progressDetail": { "current": current, "total": total }, "id": event.id });
-    match &event.status {
-        Status::Pulling => plain("Pulling fs layer"),
-        Status::Waiting => plain("Waiting"),
-        Status::Downloading { current, total } => measured("Downloading", current, total),
-        Status::Retrying { seconds } => plain(&format!("Retrying in {seconds} seconds")),
-        Status::Verifying => plain("Verifying Checksum"),
-        Status::DownloadComplete => plain("Download complete"),
-        Status::Extracting { current, total } => measured("Extracting", current, total),
-        Status::PullComplete => plain("Pull complete"),
-        Status::AlreadyExists => plain("Already exists"),
-        _ => plain("Working"),
-    }
-}
-
-fn failed(error: &dyn std::error::Error) -> Value {
-    let message = full_error(error);
-    json!({ "errorDetail": { "message": message }, "error": message })
-}
-
-pub async fn create(State(app): State<App>, query: Query, request: Request) -> Result {
-    if query.text("fromImage").is_some() {
-        pull(app.engine, &query, request.headers())
-    } else if query.text("fromSrc") == Some("-") {
-        import(app.engine, &query, request).await
-    } else {
-        Err(ApiError::invalid(
-            "parameter fromImage (pull) or fromSrc=- (import) is missing; importing from a URL is not supported: fetch it first",
-        ))
-    }
-}
-
-fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
-    let from = query.text("fromImage").unwrap_or_default();
-    let reference = match query.text("tag") {
-        Some(digest) if digest.contains(':') => {
-            Reference::parse_normalized(&format!("{from}@{digest}"))?
-        }
-        Some(tag) => Reference::parse_normalized(&format!("{from}:{tag}"))?,
-        None => Reference::parse_normalized(from)?,
-    };
-    let platform: Option<Platform> = query
-        .text("platform")
-        .map(|p| {
-            p.parse().map_err(|_| {
-                ApiError::invalid(format!(
-                    "invalid platform \"{p}\"; write for example linux/amd64"
-                ))
-            })
-        })
-        .transpose()?;
-    let credentials = credentials(headers)?;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let say = |line: Value| {
-            // A client that left has its pull finished all the same; the next one is quick.
-            let _ = sender.send(line);
-        };
-        let tag = reference.tag().map_or_else(
-            || reference.digest().map(|d| d.to_string()),
-            |t| Some(t.to_owned()),
-        );
-        let tag = tag.unwrap_or_else(|| "latest".into());
-        say(json!({ "status": format!("Pulling from {}", reference.familiar_name()), "id": tag }));
-        let known = engine
-            .images()
-            .get(&reference.to_string())
-            .ok()
-            .map(|i| i.id);
-        let progress = |event: ProgressEvent| say(progress_line(&event));
-        match engine
-            .images()
-            .pull(
-                &reference,
-                platform.as_ref(),
-                credentials.as_ref(),
-                &progress,
-            )
-            .await
-        {
-            Ok(image) => {
-                let digest = image
-                    .repo_digests
-                    .iter()
-                    .find_map(|d| d.split_once('@'))
-                    .map(|(_, d)| d.to_owned());
-                if let Some(digest) = digest {
-                    say(json!({ "status": format!("Digest: {digest}") }));
-                }
-                let name = reference.familiar();
-                let news = if known == Some(image.id) {
-                    "Image is up to date"
-                } else {
-                    "Downloaded newer image"
-                };
-                say(json!({ "status": format!("Status: {news} for {name}") }));
-                tell(&engine, "pull", &name, &name);
-            }
-            Err(error) => say(failed(&error)),
-        }
-    });
-    Ok(lines(receiver))
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RegistryAuth {
-    username: String,
-    password: String,
-    auth: String,
-    identitytoken: String,
-}
-
-/// Who the client is to the registry: base64url of JSON in the header `X-Registry-Auth`.
-fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
-    let Some(value) = headers.get("x-registry-auth").filter(|v| !v.is_empty()) else {
-        return Ok(None);
-    };
-    let bad = |why: String| {
-        ApiError::invalid(format!(
-            "the header X-Registry-Auth cannot be read: {why}; log in again"
-        ))
-    };
-    let text = value.as_bytes();
-    let text: Vec<u8> = text.iter().copied().filter(|b| *b != b'=').collect();
-    let decoded = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(&text)
-        .or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(&text))
-        .map_err(|e| bad(e.to_string()))?;
-    let mut auth: RegistryAuth =
-        serde_json::from_slice(&decoded).map_err(|e| bad(e.to_string()))?;
-    if auth.username.is_empty() && !auth.auth.is_empty() {
-        let pair = base64::engine::general_purpose::STANDARD
-            .decode(&auth.auth)
-            .map_err(|e| bad(e.to_string()))?;
-        let pair = String::from_utf8(pair).map_err(|e| bad(e.to_string()))?;
-        if let Some((user, password)) = pair.split_once(':') {
-            (auth.username, auth.password) = (user.into(), password.into());
-        }
-    }
-    if auth.username.is_empty() && auth.identitytoken.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Credentials {
-        username: auth.username,
-        password: auth.password,
-        identity_token: Some(auth.identitytoken).filter(|t| !t.is_empty()),
-    }))
-}
-
-fn reader(request: Request) -> impl tokio::io::AsyncRead + Send + Unpin {
-    StreamReader::new(Box::pin(
-        request
-            .into_body()
-            .into_data_stream()
-            .map_err(io::Error::other),
-    ))
-}
-
-async fn import(engine: Engine, query: &Query, request: Request) -> Result {
-    let reference = query
-        .text("repo")
-        .map(|repository| match query.text("tag") {
-            Some(tag) => Reference::parse_normalized(repository)?.with_tag(tag),
-            None => Reference::parse_normalized(repository),
-        })
-        .transpose()?;
-    let changes = query.all("changes");
-    let options = ImportOptions {
-        reference,
-        changes,
-        message: query.text("message").map(str::to_owned),
-        platform: query
-            .text("platform")
-            .map(str::parse)
-            .transpose()
-            .map_err(|_| ApiError::invalid("invalid platform; write for example linux/amd64"))?,
-    };
-    let image: Image = engine.images().import(reader(request), options).await?;
-    let id = image.id.to_string();
-    tell(
-        &engine,
-        "import",
-        &id,
-        image.repo_tags.first().map_or(&id, |t| t),
-    );
-    Ok(json_stream(Body::from(format!(
-        "{}\r\n",
-        json!({ "status": id })
-    ))))
-}
-
-pub async fn load(State(app): State<App>, request: Request) -> Result {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let engine = app.engine;
-    // The client sends the archive before it reads: it is taken in first.
-    match engine
-        .images()
-        .load(reader(request), coracle_image::Silent)
-        .await
-    {
-        Ok(loaded) => {
-            for image in loaded {
-                let id = image.id.to_string();
-                for name in &image.repo_tags {
-                    let _ = sender.send(json!({ "stream": format!("Loaded image: {name}\n") }));
-                }
-                if image.repo_tags.is_empty() {
-                    let _ = sender.send(json!({ "stream": format!("Loaded image ID: {id}\n") }));
-                }
-                tell(&engine, "load", &id, &id);
-            }
-        }
-        Err(error) => {
-            let _ = sender.send(failed(&error));
-        }
-    }
-    drop(sender);
-    Ok(lines(receiver))
-}
-
-async fn save(engine: &Engine, names: Vec<String>) -> Result {
-    let archive = engine.images().save(&names).await?;
-    let body = Body::from_stream(ReaderStream::with_capacity(archive, 256 << 10));
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
-}
-
-pub async fn save_many(State(app): State<App>, query: Query) -> Result {
-    let names = query.all("names");
-    if names.is_empty() {
-        return Err(ApiError::invalid(
-            "parameter names is missing: the images to save",
-        ));
-    }
-    save(&app.engine, names).await
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -601,24 +341,5 @@ mod tests {
         ] {
             assert_eq!(reference_fits(name, pattern), fits, "{name} {pattern}");
         }
-    }
-
-    #[test]
-    fn credentials_in_a_header() {
-        let encode = |text: &str| base64::engine::general_purpose::URL_SAFE.encode(text);
-        let with = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-registry-auth", value.parse().unwrap());
-            credentials(&headers)
-        };
-        let found = with(&encode(r#"{"username":"me","password":"p?>"}"#))
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            (found.username.as_str(), found.password.as_str()),
-            ("me", "p?>")
-        );
-        assert!(with(&encode("{}")).unwrap().is_none());
-        assert!(with("!!").is_err());
     }
 }

@@ -20,6 +20,7 @@ mod serve;
 mod stats;
 mod streams;
 mod system;
+mod transfer;
 mod units;
 mod volumes;
 
@@ -102,9 +103,9 @@ fn container_routes() -> Router<App> {
 fn image_routes() -> Router<App> {
     Router::new()
         .route("/images/json", get(images::list))
-        .route("/images/create", post(images::create))
-        .route("/images/load", post(images::load))
-        .route("/images/get", get(images::save_many))
+        .route("/images/create", post(transfer::create))
+        .route("/images/load", post(transfer::load))
+        .route("/images/get", get(transfer::save_many))
         .route("/images/prune", post(images::prune))
         // Names of images have slashes in them, so what follows the name is told apart by the handler.
         .route("/images/{*rest}", any(images::named))

@@ -2,10 +2,11 @@
 
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::images::{Images, Import, Load, Pull, Rmi, Save};
-use crate::commands::list::{Events, Inspect, Ps, Stats};
+use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
 use crate::commands::networks::Network;
 use crate::commands::run::{Attach, Exec, Run};
+use crate::commands::stats::Stats;
 use crate::commands::system::System;
 use crate::commands::units::Unit;
 use crate::commands::volumes::Volume;

@@ -17,7 +17,7 @@ mod terminal;
 use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
-use commands::{containers, images, list, login, networks, run, system, units, volumes};
+use commands::{containers, images, list, login, networks, run, stats, system, units, volumes};
 use error::{CliError, Result};
 use hyper::Method;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Logs(args) => containers::logs(client, &args).await,
         Command::Exec(args) => run::exec(client, &args).await,
         Command::Attach(args) => run::attach(client, &args).await,
-        Command::Stats(args) => list::stats(client, &args).await,
+        Command::Stats(args) => stats::stats(client, &args).await,
         Command::Top { name, ps } => list::top(client, &name, &ps).await,
         Command::Port { name, port } => list::port(client, &name, port.as_deref()).await,
         Command::Events(args) => list::events(client, &args).await,
@@ -174,7 +174,7 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         C::Pause(args) => containers::plain(client, &args.names, "pause").await,
         C::Unpause(args) => containers::plain(client, &args.names, "unpause").await,
         C::Rename { from, to } => containers::rename(client, &from, &to).await,
-        C::Stats(args) => list::stats(client, &args).await,
+        C::Stats(args) => stats::stats(client, &args).await,
         C::Top { name, ps } => list::top(client, &name, &ps).await,
         C::Port { name, port } => list::port(client, &name, port.as_deref()).await,
         C::Prune { force } => {

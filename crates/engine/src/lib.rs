@@ -34,6 +34,7 @@ pub mod machine;
 pub mod model;
 pub mod mounts;
 mod names;
+mod ports;
 pub mod process;
 pub mod record;
 pub mod remove;

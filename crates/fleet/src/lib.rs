@@ -7,12 +7,13 @@
 //! | [`order`] | which units go together, in which order; pure |
 //! | [`plan`] | what to do next with one unit; pure |
 //! | `supervise` | one driver a unit: observe, plan, do |
-//! | `observe`, `up`, `down`, `service` | what a driver looks at and does |
+//! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, destroy |
 //! | [`fleet`] | open, list, show |
 
 mod down;
+mod environment;
 pub mod error;
 pub mod fleet;
 mod honour;

@@ -1,5 +1,6 @@
 //! The processes of `[Service]`: commands before and after, the main process, and stopping it.
 
+use crate::environment;
 use crate::plan::Cause;
 use crate::supervise::Supervised;
 use crate::translate;
@@ -113,7 +114,7 @@ impl Run<'_> {
 
     fn environment(&self) -> Result<Vec<String>, NotUp> {
         let own = &self.service.environment;
-        let mut env = translate::environment(self.unit, &self.service.environment_files, own)
+        let mut env = environment::environment(self.unit, &self.service.environment_files, own)
             .map_err(|e| NotUp::new(1, full_error(&e)))?;
         let has =
             |env: &[String], name: &str| env.iter().any(|e| e.starts_with(&format!("{name}=")));

@@ -1,5 +1,6 @@
 //! From a `.container` unit to what the engine is asked. Pure, apart from the files that the unit names.
 
+use crate::environment::{environment, read};
 use crate::order::{Units, resource_name};
 use coracle_engine::SERVICE_LABEL;
 use coracle_engine::model::config::{Args, Empty};
@@ -9,11 +10,9 @@ use coracle_engine::model::{
 };
 use coracle_unit::container::{ContainerUnit, Mount, MountSource, Network};
 use coracle_unit::deploy::{DeploySection, Probe};
-use coracle_unit::service::EnvironmentFile;
 use coracle_unit::value::TimeSpan;
 use coracle_unit::{Kind, Unit, UnitName};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Labels by which a container is known to belong to a unit.
 pub const UNIT_LABEL: &str = "coracle.unit";
@@ -441,51 +440,6 @@ impl Translator<'_> {
     fn read(&self, key: &'static str, path: &str) -> Result<String> {
         read(self.unit, key, path)
     }
-}
-
-fn read(unit: &Unit, key: &'static str, path: &str) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|source| TranslateError::File {
-        unit: unit.name.to_string(),
-        key,
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Files first, then what stands in the unit itself, which wins.
-pub(crate) fn environment(
-    unit: &Unit,
-    files: &[EnvironmentFile],
-    own: &BTreeMap<String, String>,
-) -> Result<Vec<String>> {
-    let mut all = BTreeMap::new();
-    for file in files {
-        if file.optional && !Path::new(&file.path).exists() {
-            continue;
-        }
-        for line in read(unit, "EnvironmentFile", &file.path)?.lines() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with(['#', ';']) {
-                continue;
-            }
-            if let Some((name, value)) = line.split_once('=') {
-                let value = value.trim();
-                let quoted =
-                    |q: char| value.len() > 1 && value.starts_with(q) && value.ends_with(q);
-                let value = if quoted('"') || quoted('\'') {
-                    &value[1..value.len() - 1]
-                } else {
-                    value
-                };
-                all.insert(name.trim().to_owned(), value.to_owned());
-            }
-        }
-    }
-    all.extend(own.clone());
-    Ok(all
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect())
 }
 
 fn seconds(time: std::time::Duration) -> i64 {

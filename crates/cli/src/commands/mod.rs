@@ -6,6 +6,7 @@ pub mod list;
 pub mod login;
 pub mod networks;
 pub mod run;
+pub mod stats;
 pub mod system;
 pub mod units;
 pub mod volumes;

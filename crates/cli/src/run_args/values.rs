@@ -1,0 +1,229 @@
+//! What flags of `run` and `create` take.
+
+use crate::error::{CliError, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+pub(super) fn bad(flag: &str, value: &str, way_out: &str) -> CliError {
+    CliError::Usage(format!("invalid value \"{value}\" for --{flag}: {way_out}"))
+}
+
+/// Bytes: a number with `b`, `k`, `m`, `g` or `t`.
+pub fn bytes(flag: &str, text: &str) -> Result<i64> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match lower[digits.len()..]
+        .trim_end_matches("ib")
+        .trim_end_matches('b')
+    {
+        "" => 1.0,
+        "k" => 1024.0,
+        "m" => 1024.0 * 1024.0,
+        "g" => 1024.0 * 1024.0 * 1024.0,
+        "t" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(bad(flag, text, "write for example 512m")),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| bad(flag, text, "write for example 512m"))?;
+    // Beyond this it is no size of anything.
+    if !(0.0..1e18).contains(&(number * factor)) {
+        return Err(bad(flag, text, "it is out of range"));
+    }
+    Ok((number * factor) as i64)
+}
+
+/// Nanoseconds of a time as Go writes it: `1m30s`.
+pub fn nanoseconds(flag: &str, text: &str) -> Result<i64> {
+    let wrong = || bad(flag, text, "write for example 1m30s");
+    let (mut sum, mut rest) = (0.0_f64, text);
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let end = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        sum += number
+            * match &rest[..end] {
+                "ns" => 1.0,
+                "us" | "µs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 60e9,
+                "h" => 3600e9,
+                _ => return Err(wrong()),
+            };
+        rest = &rest[end..];
+    }
+    Ok(sum.min(9e18) as i64)
+}
+
+/// `key=value` lines into an object.
+pub fn pairs(list: &[String]) -> Value {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_owned(), json!(value))
+    };
+    Value::Object(list.iter().map(pair).collect())
+}
+
+/// Variables as asked; a name alone takes ours, if there is one.
+pub fn environment(list: &[String]) -> Vec<String> {
+    let one = |entry: &String| {
+        if entry.contains('=') {
+            return Some(entry.clone());
+        }
+        std::env::var(entry)
+            .ok()
+            .map(|value| format!("{entry}={value}"))
+    };
+    list.iter().filter_map(one).collect()
+}
+
+/// Lines of a file without remarks.
+pub(super) fn lines(path: &str) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|source| CliError::File {
+        action: "reading",
+        path: path.into(),
+        source,
+    })?;
+    let lines = text
+        .lines()
+        .map(str::trim_start)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+pub(super) fn env_file(path: &str) -> Result<Vec<String>> {
+    Ok(environment(&lines(path)?))
+}
+
+pub(super) type Bindings = BTreeMap<String, Vec<Value>>;
+
+/// Reads `-p`: `[[address:]host:]container[/protocol]`, ranges too.
+pub(super) fn publish(text: &str, bindings: &mut Bindings) -> Result<()> {
+    let wrong = || bad("publish", text, "write [[ADDRESS:]HOST-PORT:]PORT[/udp]");
+    let (rest, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
+    let (rest, inside) = rest
+        .rsplit_once(':')
+        .map_or((None, rest), |(r, i)| (Some(r), i));
+    let (address, host) = match rest {
+        None => ("", ""),
+        Some(r) => match r.rsplit_once(':') {
+            Some((address, host)) => (address.trim_start_matches('[').trim_end_matches(']'), host),
+            // An address alone: the host's port is chosen.
+            None if r.contains('.') => (r, ""),
+            None => ("", r),
+        },
+    };
+    let span = |t: &str| -> Option<(u16, u16)> {
+        let (a, b) = t.split_once('-').unwrap_or((t, t));
+        let (a, b) = (a.parse().ok()?, b.parse().ok()?);
+        (a > 0 && a <= b).then_some((a, b))
+    };
+    let inside = span(inside).ok_or_else(wrong)?;
+    let host = match host {
+        "" | "0" => None,
+        text => Some(span(text).ok_or_else(wrong)?),
+    };
+    // One port inside and several of the host: any of these.
+    if let Some((first, last)) = host.filter(|h| h.0 < h.1 && inside.0 == inside.1) {
+        bindings
+            .entry(format!("{}/{protocol}", inside.0))
+            .or_default()
+            .push(json!({ "HostIp": address, "HostPort": format!("{first}-{last}") }));
+        return Ok(());
+    }
+    if host.is_some_and(|h| h.1 - h.0 != inside.1 - inside.0) {
+        return Err(bad(
+            "publish",
+            text,
+            "both ranges must have the same length",
+        ));
+    }
+    for n in 0..=(inside.1 - inside.0) {
+        let key = format!("{}/{protocol}", inside.0 + n);
+        let port = host.map_or_else(String::new, |h| (h.0 + n).to_string());
+        bindings
+            .entry(key)
+            .or_default()
+            .push(json!({ "HostIp": address, "HostPort": port }));
+    }
+    Ok(())
+}
+
+pub(super) fn mount(text: &str) -> Result<Value> {
+    let mut mount = Map::from_iter([("Type".to_owned(), json!("volume"))]);
+    for part in text.split(',') {
+        let (key, value) = part.split_once('=').unwrap_or((part, "true"));
+        match key {
+            "type" => mount.insert("Type".into(), json!(value)),
+            "source" | "src" => mount.insert("Source".into(), json!(value)),
+            "target" | "destination" | "dst" => mount.insert("Target".into(), json!(value)),
+            "readonly" | "ro" => {
+                mount.insert("ReadOnly".into(), json!(value != "false" && value != "0"))
+            }
+            "bind-propagation" => {
+                mount.insert("BindOptions".into(), json!({ "Propagation": value }))
+            }
+            "volume-nocopy" => mount.insert(
+                "VolumeOptions".into(),
+                json!({ "NoCopy": value != "false" }),
+            ),
+            "volume-subpath" => mount.insert("VolumeOptions".into(), json!({ "Subpath": value })),
+            "tmpfs-size" => mount.insert(
+                "TmpfsOptions".into(),
+                json!({ "SizeBytes": bytes("mount", value)? }),
+            ),
+            _ => return Err(bad("mount", text, &format!("\"{key}\" is not understood"))),
+        };
+    }
+    Ok(Value::Object(mount))
+}
+
+pub(super) fn ulimit(text: &str) -> Result<Value> {
+    let wrong = || bad("ulimit", text, "write name=soft[:hard]");
+    let (name, values) = text.split_once('=').ok_or_else(wrong)?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let number = |t: &str| {
+        if t == "unlimited" {
+            Ok(-1)
+        } else {
+            t.parse::<i64>().map_err(|_| wrong())
+        }
+    };
+    Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
+}
+
+pub(super) fn device(text: &str) -> Value {
+    let mut parts = text.split(':');
+    let host = parts.next().unwrap_or_default();
+    json!({
+        "PathOnHost": host,
+        "PathInContainer": parts.next().unwrap_or(host),
+        "CgroupPermissions": parts.next().unwrap_or("rwm"),
+    })
+}
+
+/// A relative directory is one of ours, not the daemon's.
+pub(super) fn absolute(bind: &str) -> String {
+    let Some((source, rest)) = bind.split_once(':') else {
+        return bind.to_owned();
+    };
+    if !source.starts_with('.') {
+        return bind.to_owned();
+    }
+    match std::path::absolute(source) {
+        Ok(path) => format!("{}:{rest}", path.display()),
+        Err(_) => bind.to_owned(),
+    }
+}
