@@ -6,7 +6,7 @@ use crate::filters::{Filters, name_fits};
 use crate::query::Query;
 use axum::Json;
 use axum::extract::State;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use coracle_engine::record::{Phase, Record};
 use coracle_engine::{Engine, Snapshot};
 use serde_json::{Value, json};
@@ -55,17 +55,9 @@ fn moment_of(engine: &Engine, filters: &Filters, key: &str) -> Result<Option<Dat
 
 /// Whether a moment is before `until`: RFC 3339, seconds since 1970, or an age such as `24h`.
 pub fn before(moment: DateTime<Utc>, until: &str) -> bool {
-    let seconds = until.strip_suffix('s').and_then(|n| n.parse::<i64>().ok());
-    let minutes = until
-        .strip_suffix('m')
-        .and_then(|n| n.parse::<i64>().ok())
-        .map(|n| n * 60);
-    let hours = until
-        .strip_suffix('h')
-        .and_then(|n| n.parse::<i64>().ok())
-        .map(|n| n * 3600);
-    if let Some(age) = seconds.or(minutes).or(hours) {
-        return (Utc::now() - moment).num_seconds() >= age;
+    let age = coracle_image::duration::nanoseconds(until).filter(|_| until != "0");
+    if let Some(age) = age {
+        return Utc::now() - moment >= TimeDelta::nanoseconds(age);
     }
     if let Ok(seconds) = until.parse::<i64>() {
         return moment.timestamp() < seconds;
@@ -254,7 +246,7 @@ fn status(snapshot: &Snapshot) -> String {
 }
 
 /// A length of time in Docker's words.
-fn human(seconds: i64) -> String {
+pub fn human(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
     match seconds {
         0 => "Less than a second".into(),

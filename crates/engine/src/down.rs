@@ -55,7 +55,12 @@ impl Engine {
                 .and_then(|r| r.map_err(EngineError::from)),
         );
         keep(self.retire_holder().await);
-        let _ = self.0.cgroups.remove_root(&self.0.cgroup_root);
+        keep(
+            self.0
+                .cgroups
+                .remove_root(&self.0.cgroup_root)
+                .map_err(EngineError::from),
+        );
         // Other daemons may have theirs below it; then it stays.
         let _ = self.0.cgroups.remove_if_empty("/coracle");
         first.map_or(Ok(()), Err)

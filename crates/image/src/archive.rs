@@ -175,12 +175,7 @@ impl ImageStore {
             source,
         };
         let read = image::read_config(config).map_err(refused)?;
-        if read.diff_ids.len() != layers.len() {
-            return Err(refused(ManifestError::Layers {
-                layers: layers.len(),
-                diff_ids: read.diff_ids.len(),
-            }));
-        }
+        read.check_layers(layers.len()).map_err(refused)?;
         let mut placed = Vec::new();
         for ((member, named), diff_id) in layers.iter().zip(&read.diff_ids) {
             let id = diff_id.short();

@@ -3,13 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 
-use serde_json::{Value, json};
-
 use crate::digest::{Digest, ImageId};
-use crate::error::{ImageError, ManifestError, Result};
+use crate::error::{ImageError, Result};
 use crate::image::{self, Image};
-use crate::ingest::{Compression, Expected, Ingested, ingest};
-use crate::manifest::media;
+use crate::ingest::{Expected, Ingested, ingest};
+use crate::manifest;
 use crate::reference::Reference;
 use crate::store::{ImageStore, Pinned};
 
@@ -55,14 +53,10 @@ impl ImageStore {
             source,
         };
         let read = image::read_config(config).map_err(refused)?;
-        if read.diff_ids.len() != layers.len() {
-            return Err(refused(ManifestError::Layers {
-                layers: layers.len(),
-                diff_ids: read.diff_ids.len(),
-            }));
-        }
+        read.check_layers(layers.len()).map_err(refused)?;
         let config_digest = Digest::of(config);
-        let manifest = manifest(config, config_digest, layers);
+        let of = |l: &Ingested| (l.blob, l.blob_size, l.compression.name());
+        let manifest = manifest::oci(config_digest, config.len(), layers.iter().map(of));
         let manifest_digest = Digest::of(&manifest);
         let _pin = self.pin([config_digest, manifest_digest]);
         self.0.layout.put_blob(&config_digest, config)?;
@@ -76,34 +70,4 @@ impl ImageStore {
             names,
         )
     }
-}
-
-/// An OCI manifest for what has none.
-fn manifest(config: &[u8], config_digest: Digest, layers: &[Ingested]) -> Vec<u8> {
-    let layers: Vec<Value> = layers
-        .iter()
-        .map(|layer| {
-            let suffix = match layer.compression {
-                Compression::None => "",
-                Compression::Gzip => "+gzip",
-                Compression::Zstd => "+zstd",
-            };
-            json!({
-                "mediaType": format!("{}{suffix}", media::OCI_LAYER),
-                "digest": layer.blob.to_string(),
-                "size": layer.blob_size,
-            })
-        })
-        .collect();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": media::OCI_MANIFEST,
-        "config": {
-            "mediaType": media::OCI_CONFIG,
-            "digest": config_digest.to_string(),
-            "size": config.len(),
-        },
-        "layers": layers,
-    });
-    manifest.to_string().into_bytes()
 }

@@ -89,6 +89,17 @@ pub(crate) struct ReadConfig {
     pub on_build: Vec<String>,
 }
 
+impl ReadConfig {
+    /// Refuses a manifest with more or fewer layers than the config knows.
+    pub(crate) fn check_layers(&self, layers: usize) -> Result<(), ManifestError> {
+        let diff_ids = self.diff_ids.len();
+        if layers == diff_ids {
+            return Ok(());
+        }
+        Err(ManifestError::Layers { layers, diff_ids })
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct Extensions {

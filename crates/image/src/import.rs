@@ -1,5 +1,6 @@
 //! A root filesystem becomes an image of one layer.
 
+use crate::duration::nanoseconds;
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncRead;
@@ -230,35 +231,6 @@ fn health(text: &str) -> Option<Value> {
     };
     check.insert("Test".into(), json!(test));
     Some(Value::Object(check))
-}
-
-/// A length of time as Go writes it: `1m30s`, `500ms`.
-fn nanoseconds(text: &str) -> Option<i64> {
-    let (mut sum, mut rest) = (0.0_f64, text);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let end = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        sum += number
-            * match &rest[..end] {
-                "ns" => 1.0,
-                "us" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return None,
-            };
-        rest = &rest[end..];
-    }
-    // Durations of years are no durations of health checks.
-    (sum < 1e17).then_some(sum as i64)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod config;
 mod content;
 pub mod credentials;
 pub mod digest;
+pub mod duration;
 pub mod error;
 pub mod image;
 mod import;

@@ -1,7 +1,7 @@
 //! Manifests and indexes, of OCI and of docker's schema 2.
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::digest::Digest;
 use crate::error::ManifestError;
@@ -110,6 +110,33 @@ pub(crate) fn without_nulls(value: Value) -> Value {
         Value::Array(all) => Value::Array(all.into_iter().map(without_nulls).collect()),
         other => other,
     }
+}
+
+/// The manifest of an image of ours. Layers are their blob's digest, its bytes, and `none`, `gzip` or `zstd`.
+pub(crate) fn oci<'a>(
+    config: Digest,
+    config_size: usize,
+    layers: impl Iterator<Item = (Digest, u64, &'a str)>,
+) -> Vec<u8> {
+    let layer = |(digest, size, compression): (Digest, u64, &str)| {
+        let kind = match compression {
+            "none" => media::OCI_LAYER.to_owned(),
+            other => format!("{}+{other}", media::OCI_LAYER),
+        };
+        json!({ "mediaType": kind, "digest": digest.to_string(), "size": size })
+    };
+    json!({
+        "schemaVersion": 2,
+        "mediaType": media::OCI_MANIFEST,
+        "config": {
+            "mediaType": media::OCI_CONFIG,
+            "digest": config.to_string(),
+            "size": config_size,
+        },
+        "layers": layers.map(layer).collect::<Vec<_>>(),
+    })
+    .to_string()
+    .into_bytes()
 }
 
 #[cfg(test)]

@@ -212,12 +212,7 @@ impl ImageStore {
             }));
         }
         let layers = &found.manifest.layers;
-        if layers.len() != read.diff_ids.len() {
-            return Err(refused(ManifestError::Layers {
-                layers: layers.len(),
-                diff_ids: read.diff_ids.len(),
-            }));
-        }
+        read.check_layers(layers.len()).map_err(refused)?;
         for layer in layers {
             progress.event(event(layer, Status::Pulling));
         }

@@ -13,7 +13,7 @@ use crate::content::LayerFile;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::image::Image;
-use crate::manifest::media;
+use crate::manifest::{self, media};
 use crate::reference::Reference;
 use crate::store::{ImageStore, Pinned};
 
@@ -84,31 +84,17 @@ impl ImageStore {
             }
             layers.push(file);
         }
-        let descriptors: Vec<Value> = layers
-            .iter()
-            .map(|l| {
-                let kind = if l.compression == "none" {
-                    media::OCI_LAYER.to_owned()
-                } else {
-                    format!("{}+{}", media::OCI_LAYER, l.compression)
-                };
-                json!({ "mediaType": kind, "digest": l.blob.to_string(), "size": l.blob_size })
-            })
-            .collect();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": media::OCI_MANIFEST,
-            "config": {
-                "mediaType": media::OCI_CONFIG,
-                "digest": image.id.digest().to_string(),
-                "size": image.raw_config.len(),
-            },
-            "layers": descriptors,
-        });
+        let manifest = manifest::oci(
+            image.id.digest(),
+            image.raw_config.len(),
+            layers
+                .iter()
+                .map(|l| (l.blob, l.blob_size, l.compression.as_str())),
+        );
         let blobs: Vec<Digest> = layers.iter().map(|l| l.blob).collect();
         Ok(Part {
             config: image.raw_config.clone(),
-            manifest: manifest.to_string().into_bytes(),
+            manifest,
             _pin: self.pin(blobs.iter().copied().chain(image.layers.iter().copied())),
             layers: blobs,
             tags: tag.into_iter().collect(),

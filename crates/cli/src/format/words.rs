@@ -35,25 +35,10 @@ fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
 
 /// `5 minutes ago`.
 pub fn ago(time: DateTime<Utc>) -> String {
-    format!("{} ago", length((Utc::now() - time).num_seconds().max(0)))
-}
-
-/// A length of time in seconds: `About a minute`, `3 days`.
-pub fn length(seconds: i64) -> String {
-    let hours = (seconds + 1800) / 3600;
-    match seconds {
-        0 => "Less than a second".into(),
-        1 => "1 second".into(),
-        2..60 => format!("{seconds} seconds"),
-        60..120 => "About a minute".into(),
-        120..3600 => format!("{} minutes", seconds / 60),
-        3600..5400 => "About an hour".into(),
-        _ if hours < 48 => format!("{hours} hours"),
-        _ if hours < 24 * 14 => format!("{} days", hours / 24),
-        _ if hours < 24 * 60 => format!("{} weeks", hours / 24 / 7),
-        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        _ => format!("{} years", hours / 24 / 365),
-    }
+    format!(
+        "{} ago",
+        coracle_api::human((Utc::now() - time).num_seconds().max(0))
+    )
 }
 
 /// Cuts with an ellipsis, as docker does.

@@ -38,33 +38,8 @@ pub fn bytes(flag: &str, text: &str) -> Result<i64> {
 
 /// Nanoseconds of a time as Go writes it: `1m30s`.
 pub fn nanoseconds(flag: &str, text: &str) -> Result<i64> {
-    let wrong = || bad(flag, text, "write for example 1m30s");
-    let (mut sum, mut rest) = (0.0_f64, text);
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let end = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        sum += number
-            * match &rest[..end] {
-                "ns" => 1.0,
-                "us" | "µs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return Err(wrong()),
-            };
-        rest = &rest[end..];
-    }
-    Ok(sum.min(9e18) as i64)
+    coracle_image::duration::nanoseconds(text)
+        .ok_or_else(|| bad(flag, text, "write for example 1m30s"))
 }
 
 /// `key=value` lines into an object.
