@@ -4,19 +4,23 @@ use crate::App;
 use crate::containers::{body, rows_and_columns};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
-use crate::streams::{finish, hijack};
+use crate::streams::{STDERR, finish, frame, hijack};
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use coracle_engine::EngineError;
 use coracle_engine::exec::ExecConfig;
 use coracle_engine::stdio::{RelayOptions, Relayed, detach_keys, relay};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io;
+use tokio::io::AsyncWriteExt;
 
+/// Header with the id of a process that was made and started at once.
+pub const EXEC: &str = "coracle-exec";
 /// Longest request body read, in bytes.
 const MOST: usize = 1 << 20;
 
@@ -33,13 +37,30 @@ struct Start {
     console_size: Option<[u16; 2]>,
 }
 
-pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: Request) -> Result {
-    let exec = app.engine.exec_get(&id)?;
+/// Takes the body out of a request, which itself is needed for its connection.
+async fn take_body<T: serde::de::DeserializeOwned + Default>(request: &mut Request) -> Result<T> {
     let whole = std::mem::take(request.body_mut());
     let bytes = to_bytes(whole, MOST)
         .await
         .map_err(|e| ApiError::invalid(format!("the request's body cannot be read: {e}")))?;
-    let asked: Start = body(&bytes)?;
+    body(&bytes)
+}
+
+/// `POST /v1/containers/{id}/exec`: makes a process of an `ExecConfig` and starts it, attached, with one request. The answer
+/// has its id in the header [`EXEC`].
+pub async fn run(State(app): State<App>, Path(id): Path<String>, mut request: Request) -> Result {
+    let config: ExecConfig = take_body(&mut request).await?;
+    let size = config.console_size;
+    let exec = app.engine.exec_create(&id, config)?;
+    let mut answer = attached(app, &exec, size, request).await?;
+    if let Ok(exec) = exec.parse() {
+        answer.headers_mut().insert(EXEC, exec);
+    }
+    Ok(answer)
+}
+
+pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: Request) -> Result {
+    let asked: Start = take_body(&mut request).await?;
     if asked.detach {
         let mut connection = app
             .engine
@@ -59,11 +80,35 @@ pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: 
         });
         return Ok(StatusCode::OK.into_response());
     }
+    attached(app, &id, asked.console_size, request).await
+}
+
+/// Starts a process and gives its stdio to the connection that asked.
+async fn attached(app: App, id: &str, size: Option<[u16; 2]>, mut request: Request) -> Result {
+    let exec = app.engine.exec_get(id)?;
     let terminal = exec.config.tty;
     let keys = detach_keys(&exec.config.detach_keys)?;
     let taken = hijack(&mut request, terminal)?;
-    let connection = app.engine.exec_start(&id, asked.console_size, true).await?;
+    let connection = match app.engine.exec_start(id, size, true).await {
+        Ok(connection) => connection,
+        // Clients look for the exit code of a program that cannot be run, and for the reason in its output.
+        Err(EngineError::Start { code, message }) => {
+            let exit = taken.exit.map(|_| code);
+            tokio::spawn(async move {
+                if let Ok(upgraded) = taken.upgrade.await {
+                    let mut client = TokioIo::new(upgraded);
+                    let text = format!("{message}\r\n").into_bytes();
+                    let text = if terminal { text } else { frame(STDERR, &text) };
+                    let _ = client.write_all(&text).await;
+                    finish(client, exit).await;
+                }
+            });
+            return Ok(taken.answer);
+        }
+        Err(error) => return Err(error.into()),
+    };
     tokio::spawn(async move {
+        let id = exec.id.as_str();
         let options = RelayOptions {
             raw: terminal,
             stdin: exec.config.attach_stdin,
@@ -73,9 +118,9 @@ pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: 
         };
         // The end is written down before the client sees it: the next thing it asks is how it ended.
         let ended = |relayed: &io::Result<Relayed>| match relayed {
-            Ok(Relayed::Ended(status)) => app.engine.exec_ended(&id, status.as_ref()),
+            Ok(Relayed::Ended(status)) => app.engine.exec_ended(id, status.as_ref()),
             Ok(Relayed::Detached) => None,
-            Err(_) => app.engine.exec_ended(&id, None),
+            Err(_) => app.engine.exec_ended(id, None),
         };
         // A client that left at once: the process runs on, and its end is to be known.
         let Ok(upgraded) = taken.upgrade.await else {

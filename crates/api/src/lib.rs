@@ -31,6 +31,7 @@ use coracle_fleet::Fleet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
+pub use exec::EXEC;
 pub use list::human;
 pub use serve::serve;
 pub use streams::EXIT;
@@ -134,6 +135,7 @@ fn network_and_volume_routes() -> Router<App> {
 
 fn unit_routes() -> Router<App> {
     Router::new()
+        .route("/v1/containers/{id}/exec", post(exec::run))
         .route("/v1/units", get(units::list))
         .route(
             "/v1/units/{name}",

@@ -34,6 +34,19 @@ pub fn content_type(terminal: bool) -> &'static str {
 /// request: `[4, 0, 0, 0, length]` and `{"StatusCode": 0}`. The answer has the header if that frame will come.
 pub const EXIT: &str = "coracle-exit";
 
+const STDOUT: u8 = 1;
+/// Docker's number of error output.
+pub const STDERR: u8 = 2;
+const EXITED: u8 = 4;
+
+/// Docker's frame. No piece is as long as four gigabytes.
+pub fn frame(stream: u8, bytes: &[u8]) -> Vec<u8> {
+    let [a, b, c, d] = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let mut out = vec![stream, 0, 0, 0, a, b, c, d];
+    out.extend(bytes);
+    out
+}
+
 /// A connection that is taken over.
 pub struct Taken {
     /// `101` for clients that asked for an upgrade, as all of today's do.
@@ -81,10 +94,7 @@ pub fn hijack(request: &mut Request, terminal: bool) -> Result<Taken> {
 pub async fn finish(mut client: impl AsyncWrite + Unpin, exit: Option<i32>) {
     if let Some(code) = exit {
         let text = json!({ "StatusCode": code }).to_string();
-        let [a, b, c, d] = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
-        let mut frame = vec![4, 0, 0, 0, a, b, c, d];
-        frame.extend(text.as_bytes());
-        let _ = client.write_all(&frame).await;
+        let _ = client.write_all(&frame(EXITED, text.as_bytes())).await;
     }
     let _ = client.shutdown().await;
 }
@@ -232,9 +242,5 @@ fn framed(line: &LogLine, terminal: bool, timestamps: bool) -> Vec<u8> {
     if terminal {
         return text;
     }
-    // Pieces of a log are at most 16 KiB.
-    let [a, b, c, d] = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let mut out = vec![if line.stderr { 2 } else { 1 }, 0, 0, 0, a, b, c, d];
-    out.append(&mut text);
-    out
+    frame(if line.stderr { STDERR } else { STDOUT }, &text)
 }

@@ -226,13 +226,13 @@ impl Client {
     }
 
     /// Posts and takes the connection over. With `exit` the daemon is asked to tell at the stream's end how it ended, by
-    /// the condition of a wait; whether it will comes with the connection.
+    /// the condition of a wait.
     pub async fn hijack(
         &self,
         path: &str,
         body: Option<&Value>,
         exit: Option<&str>,
-    ) -> Result<(Hijacked, bool)> {
+    ) -> Result<Joined> {
         let mut headers = vec![
             (header::CONNECTION, "Upgrade".to_owned()),
             (header::UPGRADE, "tcp".to_owned()),
@@ -244,9 +244,23 @@ impl Client {
         }
         let sent = body.map_or_else(empty, json);
         let answer = check(self.send(Method::POST, path, sent, &headers).await?).await?;
-        let tells = answer.headers().contains_key(exit_header);
-        Ok((TokioIo::new(hyper::upgrade::on(answer).await?), tells))
+        let exec = answer.headers().get(coracle_api::EXEC);
+        Ok(Joined {
+            tells: answer.headers().contains_key(exit_header),
+            exec: exec.and_then(|v| v.to_str().ok()).map(str::to_owned),
+            connection: TokioIo::new(hyper::upgrade::on(answer).await?),
+        })
     }
+}
+
+/// A connection that was taken over, and what was said with it.
+pub struct Joined {
+    /// The connection.
+    pub connection: Hijacked,
+    /// The stream's last frame will tell how it ended.
+    pub tells: bool,
+    /// Id of the process that was made for it.
+    pub exec: Option<String>,
 }
 
 /// How often a question is asked at most.

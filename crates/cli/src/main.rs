@@ -26,10 +26,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = docker::parse();
     let running = match &cli.command {
-        Command::Run(_) | Command::Exec(_) => true,
-        Command::Container(of) => {
-            matches!(of.0, ContainerCommand::Run(_) | ContainerCommand::Exec(_))
-        }
+        Command::Run(_) => true,
+        Command::Container(of) => matches!(of.0, ContainerCommand::Run(_)),
         _ => false,
     };
     match dispatch(cli) {

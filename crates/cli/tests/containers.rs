@@ -116,6 +116,47 @@ fn debians_docker_works_unchanged() {
     until("its control groups are gone", || cgroups(&id).is_empty());
 }
 
+/// What cannot be run ends with docker's codes and says why, for docker's command and for ours.
+#[test]
+fn exec_ends_with_dockers_codes() {
+    let d = Daemon::start();
+    d.ok(["run", "-d", "--name", "web", "bb", "sleep", "1000"]);
+    for (args, code, word) in [
+        (
+            &["web", "sh", "-c", "echo out; echo err >&2; exit 7"][..],
+            7,
+            "err",
+        ),
+        (&["web", "nosuch"], 127, "nosuch"),
+        (&["web", "/etc/passwd"], 126, "/etc/passwd"),
+        (&["-t", "web", "nosuch"], 127, ""),
+        (&["gone", "true"], 1, "gone"),
+    ] {
+        let mut docker = std::process::Command::new("docker");
+        let socket = d.run_dir().join("docker.sock");
+        docker.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+        for mut command in [docker, d.command()] {
+            let output = command.arg("exec").args(args).output().unwrap();
+            let said = errors(&output);
+            assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+            assert!(said.contains(word), "{command:?}: {said}");
+            assert!(code != 7 || text(&output) == "out");
+        }
+    }
+    // Each end was written down before its client saw it.
+    for code in 0..40 {
+        let script = format!("exit {code}");
+        let output = d.docker(["exec", "web", "sh", "-c", &script]);
+        assert_eq!(output.status.code(), Some(code));
+    }
+    d.ok(["exec", "-d", "web", "touch", "/detached"]);
+    until("what was left alone has run", || {
+        d.coracle(["exec", "web", "test", "-e", "/detached"])
+            .status
+            .success()
+    });
+}
+
 #[test]
 fn our_own_verbs() {
     let d = Daemon::start();

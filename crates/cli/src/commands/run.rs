@@ -174,7 +174,8 @@ async fn follow(
     ]);
     let until = start.unwrap_or("not-running");
     let path = format!("/containers/{id}/attach{asked}");
-    let (connection, tells) = client.hijack(&path, None, (!tty).then_some(until)).await?;
+    let joined = client.hijack(&path, None, (!tty).then_some(until)).await?;
+    let tells = joined.tells;
     let wait = |until: String| {
         let path = format!("/containers/{id}/wait?condition={until}");
         async move { client.ask(Method::POST, &path, None).await }
@@ -202,7 +203,7 @@ async fn follow(
         let state = client.get(&format!("/containers/{id}/json")).await?;
         Ok::<_, CliError>(state["State"]["Running"] == true)
     };
-    let carried = terminal::carry(connection, stdin, tty).await;
+    let carried = terminal::carry(joined.connection, stdin, tty).await;
     drop(raw);
     let mut told = carried?;
     // The end of the stream without a word means that the daemon went away. Input that it had is not sent again.
@@ -210,8 +211,8 @@ async fn follow(
         eprintln!(
             "coracle: the daemon was restarted; what the container said meanwhile is in its log (coracle logs {id})"
         );
-        let (again, _) = client.hijack(&path, None, Some(until)).await?;
-        told = terminal::carry(again, false, tty).await?;
+        let again = client.hijack(&path, None, Some(until)).await?;
+        told = terminal::carry(again.connection, false, tty).await?;
     }
     let code = async {
         if let Some(told) = told {
@@ -322,25 +323,19 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<()> {
         "WorkingDir": args.workdir.clone().unwrap_or_default(),
         "ConsoleSize": size.map(|(r, c)| [r, c]),
     });
-    let made = client
-        .json(
-            Method::POST,
-            &format!("/containers/{}/exec", escape(&args.container)),
-            Some(&body),
-        )
-        .await?;
-    let id = made["Id"].as_str().unwrap_or_default();
-    let start =
-        json!({ "Detach": args.detach, "Tty": args.tty, "ConsoleSize": size.map(|(r, c)| [r, c]) });
+    let name = escape(&args.container);
     if args.detach {
-        return client
-            .post(&format!("/exec/{id}/start"), Some(&start))
-            .await;
+        let path = format!("/containers/{name}/exec");
+        let made = client.json(Method::POST, &path, Some(&body)).await?;
+        let id = made["Id"].as_str().unwrap_or_default();
+        let start = json!({ "Detach": true, "Tty": args.tty });
+        let path = format!("/exec/{id}/start");
+        return client.post(&path, Some(&start)).await;
     }
     let exit = (!args.tty).then_some("exited");
-    let (connection, _) = client
-        .hijack(&format!("/exec/{id}/start"), Some(&start), exit)
-        .await?;
+    let path = format!("/v1/containers/{name}/exec");
+    let joined = client.hijack(&path, Some(&body), exit).await?;
+    let id = joined.exec.unwrap_or_default();
     let raw = if args.tty && args.interactive {
         Raw::on()
     } else {
@@ -349,7 +344,7 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<()> {
     let sizes = args
         .tty
         .then(|| terminal::follow_size(client.clone(), format!("/exec/{id}/resize")));
-    let carried = terminal::carry(connection, args.interactive, args.tty).await;
+    let carried = terminal::carry(joined.connection, args.interactive, args.tty).await;
     drop(raw);
     if let Some(task) = sizes {
         task.abort();
