@@ -66,6 +66,14 @@ impl Fleet {
         match &file.kind {
             Kind::Container { .. } => self.see_container(unit),
             Kind::Service(_) => self.see_process(unit).await,
+            // What they stand for is made once and stays.
+            Kind::Volume(_) | Kind::Network(_) if unit.actual().active == Active::Active => {
+                Seen::Ended {
+                    code: 0,
+                    at: Utc::now(),
+                    cause: Cause::Told("it is there".into()),
+                }
+            }
             Kind::Volume(_) | Kind::Network(_) => Seen::Missing,
         }
     }

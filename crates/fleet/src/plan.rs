@@ -183,6 +183,13 @@ pub fn next(
             reason: actual.reason.clone(),
             settled: true,
         },
+        // A daemon that was killed before it had made anything of it.
+        Seen::Missing if actual.active == Active::Activating && actual.sub == "start" => {
+            Step::Start {
+                fresh: true,
+                reason: "its start was cut short".into(),
+            }
+        }
         // It left no time of its end; the wait for the next start began when it was missed.
         Seen::Missing => {
             let at = if actual.sub == "auto-restart" {

@@ -4,7 +4,7 @@ use crate::environment;
 use crate::plan::Cause;
 use crate::supervise::Supervised;
 use crate::translate;
-use coracle_engine::process::{KillMode, ProcessSpec};
+use coracle_engine::process::{KillMode, ProcessSpec, State};
 use coracle_engine::{Engine, EngineError, full_error};
 use coracle_unit::exec::{Command, expand_env};
 use coracle_unit::service::ServiceSection;
@@ -88,16 +88,32 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
 impl Run<'_> {
     /// Id of a process of this run. The unit's uid is in it, as names that differ may look alike here.
     pub fn id(&self, tag: &str) -> String {
+        format!("{}{}.{tag}", self.prefix(), self.run)
+    }
+
+    /// How the ids of all runs of the unit begin.
+    fn prefix(&self) -> String {
         let name: String = translate::plain(self.unit.name.as_str())
             .chars()
             .take(100)
             .collect();
         let uid = self.supervised.record().uid;
-        format!(
-            "{name}.{}.{}.{tag}",
-            uid.get(..12).unwrap_or(&uid),
-            self.run
-        )
+        format!("{name}.{}.", uid.get(..12).unwrap_or(&uid))
+    }
+
+    /// Ends what a run left that was cut short with its daemon.
+    pub async fn clear(&self) {
+        let prefix = self.prefix();
+        for (id, state) in self.engine.processes().await {
+            if !id.starts_with(&prefix) {
+                continue;
+            }
+            if matches!(state, State::Running { .. }) {
+                let _ = self.engine.process_signal(&id, 9, true).await;
+                let _ = self.engine.process_wait(&id).await;
+            }
+            let _ = self.engine.process_forget(&id).await;
+        }
     }
 
     /// Where everything the unit says is logged.

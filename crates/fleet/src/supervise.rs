@@ -155,6 +155,8 @@ impl Fleet {
             post_due: !before.settled && (before.process.is_some() || before.container.is_some()),
             ..Memory::default()
         };
+        // The former daemon died on the way up: what does not run was not started, whatever is left of it.
+        let mut cut = before.active == Active::Activating && before.sub == "start";
         let mut ears = Ears {
             goals: unit.goal.subscribe(),
             events: self.engine().subscribe().1,
@@ -178,7 +180,10 @@ impl Fleet {
                 }
                 continue;
             }
-            let seen = self.see(&unit, &file, &memory).await;
+            let mut seen = self.see(&unit, &file, &memory).await;
+            if std::mem::take(&mut cut) && !matches!(seen, Seen::Running { .. }) {
+                seen = Seen::Missing;
+            }
             if memory.post_due && matches!(seen, Seen::Ended { .. }) {
                 memory.post_due = false;
                 self.stop_post(&unit, &file).await;

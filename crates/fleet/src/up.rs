@@ -4,7 +4,7 @@ use crate::fleet::Fleet;
 use crate::model::{Active, Actual, Desired};
 use crate::order;
 use crate::plan::Cause;
-use crate::service::{NotUp, Run};
+use crate::service::{NotUp, Run, section};
 use crate::supervise::{Memory, Supervised};
 use crate::translate;
 use chrono::Utc;
@@ -43,8 +43,9 @@ impl Fleet {
         memory.outcome = None;
         let record = unit.record();
         let mut actual = unit.actual();
-        if let Some(former) = actual.process.take() {
-            let _ = self.engine().process_forget(&former).await;
+        actual.process = None;
+        if let Some(service) = section(file) {
+            self.run(unit, file, service).clear().await;
         }
         actual.restarts = if fresh { 0 } else { actual.restarts + 1 };
         actual.generation = record.generation;

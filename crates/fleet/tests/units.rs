@@ -431,3 +431,32 @@ fn a_container_that_ends_by_itself_has_its_last_commands_once() {
         }],
     );
 }
+
+#[test]
+fn a_start_that_dies_with_its_daemon_is_made_again() {
+    machine(
+        "a_start_that_dies_with_its_daemon_is_made_again",
+        &[
+            |m| {
+                Box::pin(async move {
+                    let text = m.text(
+                        "[Service]\nExecStartPre=/bin/sh -c 'echo pre >> DIR/pre; test -e DIR/second || exec sleep 1000'\n\
+                         ExecStart=/bin/sleep 1000\n",
+                    );
+                    m.submit("cut-a.service", &text).await;
+                    m.fleet.start("cut-a", false).await.unwrap();
+                    m.until_file("pre", "pre").await;
+                    m.write("second", "");
+                })
+            },
+            |m| {
+                Box::pin(async move {
+                    let up = |v: &coracle_fleet::UnitView| v.active == Active::Active;
+                    m.until("cut-a.service", "up", up).await;
+                    assert_eq!(m.read("pre"), "pre\npre\n");
+                    assert_eq!(m.engine.processes().await.len(), 1, "only its main process");
+                })
+            },
+        ],
+    );
+}

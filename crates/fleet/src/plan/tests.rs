@@ -79,6 +79,11 @@ fn what_is_done_when() {
         boot_id: "a".into(),
         ..settled.clone()
     };
+    let begun = Actual {
+        active: Active::Activating,
+        sub: "start".into(),
+        ..ran(1)
+    };
     let rows: Vec<(Goal, &str, Seen, Actual, i64, &str)> = vec![
         (
             goal(Off, 0),
@@ -99,6 +104,7 @@ fn what_is_done_when() {
         ),
         (goal(On, 1), "no", Seen::Missing, ran(0), 0, "start fresh"),
         (goal(On, 2), "no", run(None), ran(1), 0, "stop"),
+        (goal(On, 1), "no", Seen::Missing, begun, 0, "start fresh"),
         (goal(On, 1), "no", run(None), ran(1), 0, "active/running"),
         (
             goal(On, 1),
