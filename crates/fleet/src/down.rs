@@ -1,11 +1,11 @@
 //! The way down: whom a unit waits for, and what is stopped.
 
 use crate::fleet::Fleet;
-use crate::model::{Active, Actual, Desired};
+use crate::model::{Active, Actual, Desired, Due, Outcome};
 use crate::order;
-use crate::plan::{Cause, Seen};
-use crate::service::{NotUp, section};
-use crate::supervise::{Memory, Supervised};
+use crate::plan::Cause;
+use crate::service::{Run, section};
+use crate::supervise::Supervised;
 use chrono::Utc;
 use coracle_engine::process::State;
 use coracle_engine::{EngineError, full_error};
@@ -18,19 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Fleet {
     /// Stops it; `cause` is what its end is to be remembered as.
-    pub(crate) async fn bring_down(
-        &self,
-        unit: &Supervised,
-        file: &Unit,
-        cause: &Cause,
-        memory: &mut Memory,
-    ) {
-        // A command that was on its way.
-        if let Some(id) = unit.running_process(None) {
-            let _ = self.engine().process_signal(&id, 9, true).await;
-            let _ = self.engine().process_wait(&id).await;
-            let _ = self.engine().process_forget(&id).await;
-        }
+    pub(crate) async fn bring_down(&self, unit: &Supervised, file: &Unit, cause: &Cause) {
         if *cause == Cause::Itself {
             self.wait_for_dependents(file).await;
         }
@@ -49,17 +37,43 @@ impl Fleet {
             // What they stand for stays: data is not lost by a stop.
             Kind::Volume(_) | Kind::Network(_) => {}
         }
-        memory.outcome = None;
-        memory.post_due = false;
-        self.stop_post(unit, file).await;
-        if *cause != Cause::Itself
-            && !matches!(self.see(unit, file, memory).await, Seen::Running { .. })
-        {
-            let ended = NotUp {
-                code: 137,
-                cause: cause.clone(),
-            };
-            memory.outcome = Some((ended, Utc::now()));
+        self.last_commands(unit, file).await;
+        let outcome = (*cause != Cause::Itself).then(|| Outcome {
+            code: 137,
+            cause: cause.clone(),
+            at: Utc::now(),
+        });
+        let actual = unit.actual();
+        if actual.outcome != outcome {
+            self.keep(unit, Actual { outcome, ..actual }).await;
+        }
+    }
+
+    /// Runs those of `ExecStop=` and `ExecStopPost=` that are due. A daemon that dies meanwhile leaves those that it had
+    /// not got through to the next one.
+    pub(crate) async fn last_commands(&self, unit: &Supervised, file: &Unit) {
+        let Some(service) = section(file) else {
+            return;
+        };
+        let run = self.run(unit, file, service);
+        self.commands_at_stop(unit, &run).await;
+        if unit.actual().due == Due::StopPost {
+            run.stop_post().await;
+            self.owe(unit, service, Due::Nothing).await;
+        }
+    }
+
+    async fn commands_at_stop(&self, unit: &Supervised, run: &Run<'_>) {
+        if unit.actual().due == Due::Stop {
+            run.commands_at_stop().await;
+            self.owe(unit, run.service, Due::StopPost).await;
+        }
+    }
+
+    /// Ends what a start left that died with its daemon.
+    pub(crate) async fn clear(&self, unit: &Supervised, file: &Unit) {
+        if let Some(service) = section(file) {
+            self.run(unit, file, service).clear().await;
         }
     }
 
@@ -96,32 +110,21 @@ impl Fleet {
 
     async fn stop_service(&self, unit: &Supervised, file: &Unit, service: &ServiceSection) {
         let mut run = self.run(unit, file, service);
-        let actual = unit.actual();
-        // A start may have been cut off before the id was written.
-        let main = actual.process.clone().unwrap_or_else(|| run.id("main"));
-        match self.engine().process_state(&main).await {
-            Some(state) => {
-                if let State::Running { pid, .. } = state {
-                    run.main_pid = Some(pid);
-                }
-                run.stop(&main).await;
-            }
-            // A oneshot that was done.
-            None => run.commands_at_stop().await,
+        let main = unit.actual().process;
+        if let Some(main) = &main
+            && let Some(State::Running { pid, .. }) = self.engine().process_state(main).await
+        {
+            run.main_pid = Some(pid);
         }
-        self.keep(
-            unit,
-            Actual {
+        self.commands_at_stop(unit, &run).await;
+        // A oneshot has none.
+        if let Some(main) = main {
+            run.stop(&main).await;
+            let stopped = Actual {
                 process: None,
-                ..actual
-            },
-        )
-        .await;
-    }
-
-    pub(crate) async fn stop_post(&self, unit: &Supervised, file: &Unit) {
-        if let Some(service) = section(file) {
-            self.run(unit, file, service).stop_post().await;
+                ..unit.actual()
+            };
+            self.keep(unit, stopped).await;
         }
     }
 }

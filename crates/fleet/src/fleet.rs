@@ -3,7 +3,7 @@
 use crate::error::{FleetError, Result};
 use crate::machine;
 use crate::model::{
-    Active, Actual, Desired, Dropin, Machine, RevisionRecord, UnitRecord, UnitView, keys,
+    Active, Actual, Desired, Dropin, Due, Machine, RevisionRecord, UnitRecord, UnitView, keys,
 };
 use crate::order::Units;
 use crate::supervise::Supervised;
@@ -359,6 +359,7 @@ impl Fleet {
                 && actual.active != Active::Failed
             {
                 let next = Actual {
+                    due: Due::Nothing,
                     boot_id: String::new(),
                     settled: false,
                     ..actual

@@ -1,5 +1,6 @@
 //! What is stored of units and machines, and what people see of them.
 
+use crate::plan::Cause;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -150,6 +151,12 @@ pub struct Actual {
     pub process: Option<String>,
     /// Number of its last run, for ids of processes.
     pub run: u64,
+    /// Last commands of this run that are still to run.
+    #[serde(default)]
+    pub due: Due,
+    /// How it ended, if that is seen nowhere else.
+    #[serde(default)]
+    pub outcome: Option<Outcome>,
 }
 
 impl Actual {
@@ -170,8 +177,34 @@ impl Actual {
             container: None,
             process: None,
             run: 0,
+            due: Due::Nothing,
+            outcome: None,
         }
     }
+}
+
+/// Which of a run's last commands are still to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Due {
+    /// None: nothing of it was run, or they were.
+    #[default]
+    Nothing,
+    /// `ExecStopPost=`: it did not come up, or `ExecStop=` was run.
+    StopPost,
+    /// `ExecStop=` and `ExecStopPost=`: it came up.
+    Stop,
+}
+
+/// An end that leaves nothing to look at: of a start that failed, of a oneshot that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Exit code.
+    pub code: i32,
+    /// What ended it.
+    pub cause: Cause,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 /// What people see of a unit.

@@ -4,7 +4,7 @@ use crate::fleet::Fleet;
 use crate::model::{Active, Desired};
 use crate::plan::{Cause, Goal, Policy, Seen};
 use crate::service::{section, success_codes};
-use crate::supervise::{Memory, Supervised};
+use crate::supervise::Supervised;
 use chrono::Utc;
 use coracle_engine::process::State;
 use coracle_engine::record::Phase;
@@ -49,18 +49,21 @@ impl Fleet {
             && file.unit.binds_to.iter().any(|name| {
                 self.supervised(name).is_none_or(|u| {
                     let there = u.actual();
-                    u.goal.borrow().desired == Desired::Inactive
-                        || (there.settled && there.active != Active::Active)
+                    let goal = *u.goal.borrow();
+                    goal.desired == Desired::Inactive
+                        || (there.generation == goal.generation
+                            && there.settled
+                            && there.active != Active::Active)
                 })
             })
     }
 
-    pub(crate) async fn see(&self, unit: &Supervised, file: &Unit, memory: &Memory) -> Seen {
-        if let Some((outcome, at)) = &memory.outcome {
+    pub(crate) async fn see(&self, unit: &Supervised, file: &Unit) -> Seen {
+        if let Some(outcome) = unit.actual().outcome {
             return Seen::Ended {
                 code: outcome.code,
-                at: *at,
-                cause: outcome.cause.clone(),
+                at: outcome.at,
+                cause: outcome.cause,
             };
         }
         match &file.kind {
@@ -91,7 +94,8 @@ impl Fleet {
             Phase::Removing | Phase::Dead => Seen::Missing,
             Phase::Created | Phase::Exited => Seen::Ended {
                 code: state.exit_code,
-                at: state.finished_at.unwrap_or_else(Utc::now),
+                // One that never ran has no such time; the wait for its next start began when that was seen.
+                at: state.finished_at.unwrap_or_else(|| unit.actual().since),
                 cause: cause(state.oom_killed, Some(state.error)),
             },
         }
@@ -112,7 +116,7 @@ impl Fleet {
             // A daemon that was killed on the way of starting it: nobody will start it any more.
             Some(State::Prepared) => Seen::Ended {
                 code: 255,
-                at: Utc::now(),
+                at: unit.actual().since,
                 cause: Cause::Told("its start was cut short".into()),
             },
         }

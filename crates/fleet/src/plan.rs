@@ -7,6 +7,7 @@
 
 use crate::model::{Active, Actual, Desired};
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ pub enum Seen {
 }
 
 /// What ended a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// The program itself, or a signal.
     Itself,
@@ -74,6 +76,8 @@ pub enum Cause {
     Skipped,
     /// All of its commands were run.
     Done,
+    /// Ourselves, because something else was asked for before it was up.
+    Left,
     /// Known in words only, such as why it could not be started.
     Told(String),
 }
@@ -211,6 +215,7 @@ fn told(code: i32, cause: &Cause) -> String {
         Cause::Memory => "it used more memory than it may and was killed (OOM)".into(),
         Cause::Unhealthy => "its health test failed".into(),
         Cause::Done => "it has done its work".into(),
+        Cause::Left => "its start was given up for another request".into(),
         Cause::Skipped => "a condition said no (ExecCondition=)".into(),
         Cause::Itself if code > 128 => format!("ended by signal {} (code {code})", code - 128),
         Cause::Itself => format!("exited with code {code}"),

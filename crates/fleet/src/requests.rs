@@ -392,9 +392,7 @@ impl Fleet {
         supervised.set_task(None);
         let record = supervised.record();
         self.remove_containers(&record.uid).await?;
-        if let Some(process) = supervised.actual().process {
-            self.engine().process_forget(&process).await?;
-        }
+        self.clear(&supervised, &supervised.running()).await;
         let machine = &self.0.machine.id;
         let success = vec![
             TxnOp::Delete(DeleteRangeRequest::key(keys::unit(&name))),

@@ -1,7 +1,7 @@
 //! The processes of `[Service]`: commands before and after, the main process, and stopping it.
 
 use crate::environment;
-use crate::plan::Cause;
+use crate::plan::{Cause, Goal};
 use crate::supervise::Supervised;
 use crate::translate;
 use coracle_engine::process::{KillMode, ProcessSpec, State};
@@ -14,6 +14,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Why a run did not come up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,10 @@ impl NotUp {
             code,
             cause: Cause::Told(reason.into()),
         }
+    }
+
+    pub(crate) fn because(code: i32, cause: Cause) -> Self {
+        Self { code, cause }
     }
 }
 
@@ -71,6 +76,29 @@ pub struct Run<'a> {
     pub run: u64,
     /// Main process on the host, for `$MAINPID`.
     pub main_pid: Option<u32>,
+    /// Of a start, which ends when something else is wanted.
+    pub wanted: Option<&'a Wanted>,
+}
+
+/// Says when a start is to be given up.
+pub struct Wanted {
+    goals: watch::Receiver<Goal>,
+    goal: Goal,
+}
+
+impl Wanted {
+    pub(crate) fn new(goals: watch::Receiver<Goal>, goal: Goal) -> Self {
+        Self { goals, goal }
+    }
+
+    /// Work that may be dropped half done, until something else is wanted.
+    pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, NotUp> {
+        let mut goals = self.goals.clone();
+        tokio::select! {
+            Ok(_) = goals.wait_for(|g| *g != self.goal) => Err(NotUp::because(1, Cause::Left)),
+            done = work => Ok(done),
+        }
+    }
 }
 
 fn limit(time: TimeSpan) -> Duration {
@@ -222,28 +250,26 @@ impl Run<'_> {
         let id = spec.id.clone();
         // A process of a former daemon that was on its way.
         let _ = self.engine.process_forget(&id).await;
-        self.supervised.running_process(Some(id.clone()));
+        // Never dropped half done: what is on its way could not be found again.
         self.engine.process_start(spec).await?;
-        let waited = within(time, self.engine.process_wait(&id)).await;
-        let code = match waited {
-            Some(status) => status?.code,
-            None => {
-                let _ = self.engine.process_signal(&id, 9, true).await;
-                let _ = self.engine.process_wait(&id).await;
-                let _ = self.engine.process_forget(&id).await;
-                return Err(NotUp::new(
-                    1,
-                    format!(
-                        "{} took longer than {} s",
-                        command.argv.join(" "),
-                        time.as_secs()
-                    ),
-                ));
-            }
+        let end = within(time, self.engine.process_wait(&id));
+        let ended = match self.wanted {
+            Some(wanted) => wanted.unless(end).await,
+            None => Ok(end.await),
         };
-        self.supervised.running_process(None);
+        if !matches!(ended, Ok(Some(_))) {
+            let _ = self.engine.process_signal(&id, 9, true).await;
+            let _ = self.engine.process_wait(&id).await;
+        }
         let _ = self.engine.process_forget(&id).await;
-        Ok(code)
+        let Some(status) = ended? else {
+            let (command, time) = (command.argv.join(" "), time.as_secs());
+            return Err(NotUp::new(
+                1,
+                format!("{command} took longer than {time} s"),
+            ));
+        };
+        Ok(status?.code)
     }
 
     /// Runs commands one after the other; the first that fails ends it.
@@ -281,10 +307,7 @@ impl Run<'_> {
             match code {
                 0 => {}
                 1..=254 => {
-                    return Err(NotUp {
-                        code: 0,
-                        cause: Cause::Skipped,
-                    });
+                    return Err(NotUp::because(0, Cause::Skipped));
                 }
                 _ => {
                     return Err(NotUp::new(
@@ -346,11 +369,10 @@ impl Run<'_> {
         }
     }
 
-    /// Ends the main process as `ExecStop=`, `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say.
+    /// Ends the main process as `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say.
     pub async fn stop(&self, main: &str) {
         let s = self.service;
         let time = limit(s.timeout_stop);
-        self.commands_at_stop().await;
         let signal = coracle_engine::stop::signal_number(&s.kill_signal).unwrap_or(15);
         if s.kill_mode != "none" {
             let all = s.kill_mode == "control-group";

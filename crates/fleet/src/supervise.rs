@@ -4,9 +4,9 @@
 //! process's id); a driver that starts anew observes and goes on.
 
 use crate::fleet::Fleet;
-use crate::model::{Active, Actual, UnitRecord};
-use crate::plan::{self, Cause, Goal, Seen, Step};
-use crate::service::NotUp;
+use crate::model::{Active, Actual, Due, Outcome, UnitRecord};
+use crate::plan::{self, Goal, Seen, Step};
+use crate::service::{self, NotUp, Wanted};
 use chrono::{DateTime, Utc};
 use coracle_engine::events::Event;
 use coracle_engine::{Engine, full_error};
@@ -30,8 +30,6 @@ pub struct Supervised {
     pub(crate) goal: watch::Sender<Goal>,
     pub(crate) actual: watch::Sender<Actual>,
     task: Mutex<Option<AbortHandle>>,
-    /// The command that is running now, so that a stop can end it.
-    process: Mutex<Option<String>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -59,7 +57,6 @@ impl Supervised {
             goal: watch::Sender::new(goal),
             actual: watch::Sender::new(actual),
             task: Mutex::default(),
-            process: Mutex::default(),
         })
     }
 
@@ -100,11 +97,6 @@ impl Supervised {
         self.actual.borrow().clone()
     }
 
-    /// Remembers the command that runs now, and gives the one before.
-    pub(crate) fn running_process(&self, id: Option<String>) -> Option<String> {
-        std::mem::replace(&mut *locked(&self.process), id)
-    }
-
     pub(crate) fn log_path(&self, engine: &Engine) -> PathBuf {
         let uid = self.record().uid;
         let units = engine.options().state_dir.join("units");
@@ -124,10 +116,6 @@ pub struct Memory {
     /// Recent starts of this request, the oldest first.
     pub starts: Vec<DateTime<Utc>>,
     generation: u64,
-    /// An end that leaves nothing to look at: of a start that failed, of a oneshot that is done.
-    pub outcome: Option<(NotUp, DateTime<Utc>)>,
-    /// `ExecStopPost=` is still to run for this run.
-    pub post_due: bool,
 }
 
 /// What a driver listens to.
@@ -149,10 +137,14 @@ impl Fleet {
     }
 
     async fn supervise(&self, unit: Arc<Supervised>) {
-        let before = unit.actual();
+        let mut before = unit.actual();
+        if before.boot_id != self.boot_id() && before.due != Due::Nothing {
+            // Of a run that went with the machine.
+            before.due = Due::Nothing;
+            self.keep(&unit, before.clone()).await;
+        }
         let mut memory = Memory {
             generation: before.generation,
-            post_due: !before.settled && (before.process.is_some() || before.container.is_some()),
             ..Memory::default()
         };
         // The former daemon died on the way up: what does not run was not started, whatever is left of it.
@@ -168,25 +160,35 @@ impl Fleet {
             if memory.generation != goal.generation {
                 memory = Memory {
                     generation: goal.generation,
-                    post_due: memory.post_due,
                     ..Memory::default()
                 };
             }
             let file = unit.running();
-            if self.lost_binding(&file, goal) {
+            // What is to be started anew is bound as its present text says.
+            let bound = if unit.actual().generation == goal.generation {
+                file.clone()
+            } else {
+                unit.unit()
+            };
+            if self.lost_binding(&bound, goal) {
                 if let Err(error) = self.stop(file.name.as_str(), false).await {
                     tracing::warn!(unit = %file.name, error = full_error(&error), "it could not be stopped with the unit it is bound to");
                     self.hear(&unit, &mut ears, &file).await;
                 }
                 continue;
             }
-            let mut seen = self.see(&unit, &file, &memory).await;
-            if std::mem::take(&mut cut) && !matches!(seen, Seen::Running { .. }) {
-                seen = Seen::Missing;
-            }
-            if memory.post_due && matches!(seen, Seen::Ended { .. }) {
-                memory.post_due = false;
-                self.stop_post(&unit, &file).await;
+            let mut seen = self.see(&unit, &file).await;
+            let runs = matches!(seen, Seen::Running { .. });
+            if std::mem::take(&mut cut) {
+                match service::section(&file) {
+                    Some(service) if runs => self.owe(&unit, service, Due::Stop).await,
+                    _ if runs => {}
+                    _ => {
+                        self.clear(&unit, &file).await;
+                        self.last_commands(&unit, &file).await;
+                        seen = Seen::Missing;
+                    }
+                }
             }
             let step = plan::next(
                 goal,
@@ -197,6 +199,15 @@ impl Fleet {
                 &memory.starts,
                 Utc::now(),
             );
+            let over = match &step {
+                Step::Rest { active, .. } => !runs && *active != Active::Active,
+                Step::Start { .. } | Step::Wait { .. } => true,
+                Step::Stop { .. } => false,
+            };
+            if over && unit.actual().due != Due::Nothing {
+                self.last_commands(&unit, &file).await;
+                continue;
+            }
             match step {
                 Step::Rest {
                     active,
@@ -218,23 +229,23 @@ impl Fleet {
                 Step::Stop { reason, cause } => {
                     self.say(&unit, Active::Deactivating, "stop", reason, false)
                         .await;
-                    self.bring_down(&unit, &file, &cause, &mut memory).await;
+                    self.bring_down(&unit, &file, &cause).await;
                 }
                 Step::Start { fresh, reason } => {
                     self.say(&unit, Active::Activating, "start", reason, false)
                         .await;
                     let file = if fresh { unit.renew() } else { file };
-                    let outcome = tokio::select! {
-                        outcome = self.bring_up(&unit, &file, fresh, &mut memory) => Some(outcome),
-                        _ = ears.goals.wait_for(|g| *g != goal) => None,
-                    };
-                    match outcome {
-                        Some(Ok(())) => {}
-                        Some(Err(problem)) => memory.outcome = Some((problem, Utc::now())),
-                        None => {
-                            self.bring_down(&unit, &file, &Cause::Itself, &mut memory)
-                                .await;
-                        }
+                    let wanted = Wanted::new(unit.goal.subscribe(), goal);
+                    let up = self
+                        .bring_up(&unit, &file, fresh, &mut memory, &wanted)
+                        .await;
+                    if let Err(NotUp { code, cause }) = up {
+                        let at = Utc::now();
+                        let ended = Actual {
+                            outcome: Some(Outcome { code, cause, at }),
+                            ..unit.actual()
+                        };
+                        self.keep(&unit, ended).await;
                     }
                 }
             }
@@ -247,9 +258,14 @@ impl Fleet {
             let actual = unit.actual.borrow();
             (actual.container.clone(), actual.process.clone())
         };
+        // What has ended and stays active has nothing that could end.
+        let runs = {
+            let actual = unit.actual.borrow();
+            actual.active == Active::Active && !actual.settled
+        };
         let ended = async {
             match process {
-                Some(id) if unit.actual.borrow().active == Active::Active => {
+                Some(id) if runs => {
                     let _ = self.engine().process_wait(&id).await;
                 }
                 _ => std::future::pending().await,

@@ -1,10 +1,10 @@
 //! The way up: whom a unit waits for, and what is made and started.
 
 use crate::fleet::Fleet;
-use crate::model::{Active, Actual, Desired};
+use crate::model::{Active, Actual, Desired, Due};
 use crate::order;
 use crate::plan::Cause;
-use crate::service::{NotUp, Run, section};
+use crate::service::{NotUp, Run, Wanted, section};
 use crate::supervise::{Memory, Supervised};
 use crate::translate;
 use chrono::Utc;
@@ -29,6 +29,7 @@ impl Fleet {
             supervised,
             run: supervised.actual.borrow().run,
             main_pid: None,
+            wanted: None,
         }
     }
 
@@ -39,11 +40,13 @@ impl Fleet {
         file: &Unit,
         fresh: bool,
         memory: &mut Memory,
+        wanted: &Wanted,
     ) -> Result<(), NotUp> {
-        memory.outcome = None;
         let record = unit.record();
         let mut actual = unit.actual();
         actual.process = None;
+        actual.outcome = None;
+        actual.due = Due::Nothing;
         if let Some(service) = section(file) {
             self.run(unit, file, service).clear().await;
         }
@@ -57,8 +60,9 @@ impl Fleet {
         }
         // Before waiting, so that a failure of another unit is the answer to this request and not a reason to ask again.
         self.keep(unit, actual.clone()).await;
-        self.wait_for_others(file).await?;
+        // A start that another unit's failure ends counts, too: the limit is to stop those that try again.
         memory.starts.push(Utc::now());
+        wanted.unless(self.wait_for_others(file)).await??;
         match &file.kind {
             Kind::Volume(volume) => {
                 self.engine()
@@ -71,61 +75,78 @@ impl Fleet {
                 Err(NotUp::new(0, "it is there"))
             }
             Kind::Service(service) => {
-                memory.post_due = true;
-                let started = self.bring_up_service(unit, file, service, actual).await;
-                // What is done and remains has its last commands when it is stopped.
-                let done = started.as_ref().is_err_and(|e| e.cause == Cause::Done);
-                memory.post_due = !(done && service.remain_after_exit);
-                started
+                self.owe(unit, service, Due::StopPost).await;
+                let run = Run {
+                    wanted: Some(wanted),
+                    ..self.run(unit, file, service)
+                };
+                run.make_log_dir()?;
+                self.bring_up_service(unit, &run).await
             }
             Kind::Container { service, .. } => {
-                memory.post_due = true;
-                let run = self.run(unit, file, service);
+                self.owe(unit, service, Due::StopPost).await;
+                let run = Run {
+                    wanted: Some(wanted),
+                    ..self.run(unit, file, service)
+                };
                 run.make_log_dir()?;
                 run.before().await?;
-                let there = |id: &String| self.engine().get(id).is_ok();
-                let id = match actual.container.clone().filter(there) {
-                    Some(id) => id,
-                    None => self.make_container(file, &record.uid).await?,
-                };
-                actual.container = Some(id.clone());
-                self.keep(unit, actual).await;
-                match self.engine().start(&id).await {
-                    Ok(()) | Err(EngineError::NotModified) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                run.after().await
+                self.bring_up_container(unit, &run).await
             }
         }
     }
 
-    async fn bring_up_service(
-        &self,
-        unit: &Arc<Supervised>,
-        file: &Unit,
-        service: &ServiceSection,
-        mut actual: Actual,
-    ) -> Result<(), NotUp> {
-        let run = self.run(unit, file, service);
-        run.make_log_dir()?;
-        run.before().await?;
-        actual.process = run.main().await?;
-        let Some(main) = actual.process.clone() else {
-            run.after().await?;
-            if !service.remain_after_exit {
-                run.commands_at_stop().await;
-            }
-            return Err(NotUp {
-                code: 0,
-                cause: Cause::Done,
-            });
+    async fn bring_up_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<(), NotUp> {
+        let there = |id: &String| self.engine().get(id).is_ok();
+        let id = match unit.actual().container.filter(there) {
+            Some(id) => id,
+            None => self.make_container(unit, run).await?,
         };
-        self.keep(unit, actual).await;
+        match self.engine().start(&id).await {
+            Ok(()) | Err(EngineError::NotModified) => {}
+            Err(error) => return Err(error.into()),
+        }
         let after = run.after().await;
-        if after.is_err() {
-            run.stop(&main).await;
+        match &after {
+            Ok(()) => self.owe(unit, run.service, Due::Stop).await,
+            // The container of a unit that did not come up must not run on.
+            Err(_) => match self.engine().stop(&id, None, None).await {
+                Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::error!(unit = %run.unit.name, error = full_error(&error), "its container could not be stopped");
+                }
+            },
         }
         after
+    }
+
+    async fn bring_up_service(&self, unit: &Supervised, run: &Run<'_>) -> Result<(), NotUp> {
+        run.before().await?;
+        let Some(main) = run.main().await? else {
+            run.after().await?;
+            self.owe(unit, run.service, Due::Stop).await;
+            return Err(NotUp::because(0, Cause::Done));
+        };
+        let started = Actual {
+            process: Some(main.clone()),
+            ..unit.actual()
+        };
+        self.keep(unit, started).await;
+        let after = run.after().await;
+        match &after {
+            Ok(()) => self.owe(unit, run.service, Due::Stop).await,
+            Err(_) => run.stop(&main).await,
+        }
+        after
+    }
+
+    /// Remembers which last commands this run will have; of a unit that has none there is nothing to write.
+    pub(crate) async fn owe(&self, unit: &Supervised, service: &ServiceSection, due: Due) {
+        let none = service.exec_stop.is_empty() && service.exec_stop_post.is_empty();
+        let actual = unit.actual();
+        if actual.due != due && !none {
+            self.keep(unit, Actual { due, ..actual }).await;
+        }
     }
 
     /// Units that come first are up, or have failed; those that cannot run beside it are down.
@@ -201,18 +222,28 @@ impl Fleet {
     }
 
     /// Makes the unit's container anew from its present text.
-    async fn make_container(&self, file: &Unit, uid: &str) -> Result<String, NotUp> {
+    async fn make_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<String, NotUp> {
+        let (file, uid) = (run.unit, &unit.record().uid);
         let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
         let request = translate::request(file, uid, &self.units()).map_err(|e| failed(&e))?;
         // What an earlier run, or one that was cut short, left.
         self.remove_containers(uid).await?;
         if let Kind::Container { container, .. } = &file.kind {
-            self.have_image(&container.image, &container.pull).await?;
+            let image = self.have_image(&container.image, &container.pull);
+            match run.wanted {
+                Some(wanted) => wanted.unless(image).await??,
+                None => image.await?,
+            }
         }
         let created = self
             .engine()
             .create(Some(&translate::container_name(file)), request)
             .await?;
+        let made = Actual {
+            container: Some(created.id.to_string()),
+            ..unit.actual()
+        };
+        self.keep(unit, made).await;
         Ok(created.id.to_string())
     }
 
