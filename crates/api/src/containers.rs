@@ -7,7 +7,7 @@ use crate::query::Query;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use coracle_engine::model::CreateRequest;
 use coracle_engine::record::Phase;
@@ -47,8 +47,18 @@ pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-pub async fn start(State(app): State<App>, Path(id): Path<String>) -> Result {
-    app.engine.start(&id).await?;
+/// Header with an id of the request that its client made up. A start that is asked again with it, because the daemon went
+/// away with the question, is not done twice.
+pub const REQUEST: &str = "coracle-request";
+
+/// The client's id of a request.
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(REQUEST)?.to_str().ok()?;
+    (1..=64).contains(&id.len()).then_some(id)
+}
+
+pub async fn start(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result {
+    app.engine.start_once(&id, request_id(&headers)).await?;
     Ok(NO_CONTENT.into_response())
 }
 

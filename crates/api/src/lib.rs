@@ -31,6 +31,7 @@ use coracle_fleet::Fleet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
+pub use containers::REQUEST;
 pub use exec::EXEC;
 pub use list::human;
 pub use serve::serve;

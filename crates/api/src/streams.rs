@@ -105,7 +105,10 @@ pub async fn attach(
     query: Query,
     mut request: Request,
 ) -> Result {
-    let record = app.engine.get(&id)?.record;
+    let record = match app.engine.get(&id) {
+        Ok(found) => found.record,
+        Err(error) => return gone(&app, &id, request).ok_or(error)?,
+    };
     let terminal = record.config.tty;
     let streams = Streams {
         stdin: query.flag("stdin") && record.config.open_stdin,
@@ -126,10 +129,9 @@ pub async fn attach(
         None
     };
     let taken = hijack(&mut request, terminal)?;
-    let waiter = match taken.exit.as_deref() {
-        Some(condition) => Some(app.engine.waiter(&id, until(Some(condition))?)?),
-        None => None,
-    };
+    // A terminal's client is not told, and asks at the end: what it asks is to be known by then.
+    let until = until(Some(taken.exit.as_deref().unwrap_or("next-exit")))?;
+    let mut waiter = Box::pin(app.engine.waiter(&id, until)?);
     // Before the answer goes out: the client starts the container as soon as it has it.
     let joined = if query.flag("stream") {
         Some(app.engine.attach(&id, streams).await?)
@@ -153,9 +155,16 @@ pub async fn attach(
             }
         }
         let Some(joined) = joined else { return };
-        let Ok(Ok(connection)) = joined.await else {
-            return;
+        let joined = tokio::select! {
+            biased;
+            joined = joined => joined,
+            // What the client waits for has come without a run to join, as when it asks anew after it was cut off.
+            waited = &mut waiter, if taken.exit.is_some() => {
+                finish(client, waited.ok().map(|w| w.code)).await;
+                return;
+            }
         };
+        let Ok(Ok(connection)) = joined else { return };
         let options = RelayOptions {
             raw: terminal,
             stdin: streams.stdin,
@@ -164,17 +173,30 @@ pub async fn attach(
             to_the_end: false,
         };
         let (relayed, client) = relay(connection, client, options).await;
-        let exit = match (relayed, waiter) {
-            (Ok(Relayed::Ended(_)), Some(waiter)) => waiter.await.ok().map(|w| w.code),
-            (Err(error), _) => {
+        let code = match relayed {
+            Ok(Relayed::Ended(_)) => waiter.await.ok().map(|w| w.code),
+            Ok(Relayed::Detached) => None,
+            Err(error) => {
                 tracing::debug!(%error, "an attached connection broke");
                 None
             }
-            _ => None,
         };
-        finish(client, exit).await;
+        finish(client, code.filter(|_| taken.exit.is_some())).await;
     });
     Ok(taken.answer)
+}
+
+/// The answer to a client that was cut off from a container which went with its end: only how it ended.
+fn gone(app: &App, id: &str, mut request: Request) -> Option<Result> {
+    let code = app.engine.gone(id)?;
+    let taken = hijack(&mut request, false).ok()?;
+    taken.exit.as_ref()?;
+    tokio::spawn(async move {
+        if let Ok(upgraded) = taken.upgrade.await {
+            finish(TokioIo::new(upgraded), Some(code)).await;
+        }
+    });
+    Some(Ok(taken.answer))
 }
 
 /// What a request asks of a log.

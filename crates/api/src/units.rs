@@ -1,13 +1,13 @@
 //! Our own API: units and machines, under `/v1`.
 
 use crate::App;
-use crate::containers::body;
+use crate::containers::{body, request_id};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
 use crate::streams::{log_answer, log_query};
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use coracle_engine::full_error;
 use coracle_fleet::{Dropin, FleetError, UnitView};
@@ -79,10 +79,14 @@ pub async fn start(
     State(app): State<App>,
     Path(name): Path<String>,
     query: Query,
+    headers: HeaderMap,
 ) -> Result<Json<UnitView>> {
-    Ok(Json(
-        app.fleet.start(&name, query.flag_or("block", true)).await?,
-    ))
+    let block = query.flag_or("block", true);
+    let started = app
+        .fleet
+        .start_once(&name, block, request_id(&headers))
+        .await?;
+    Ok(Json(started))
 }
 
 pub async fn stop(

@@ -179,21 +179,27 @@ impl Client {
         Ok(self.asked(method, path, body).await?.0)
     }
 
-    /// Asks; what may be asked twice is asked again when the daemon went away with the question. The next daemon has it then.
+    /// Asks; what may be asked twice is asked again when the daemon went away with the question. The next daemon has it then,
+    /// and a start it knows by an id of its own.
     async fn asked(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(Response<Incoming>, SendRequest<Body>)> {
-        let headers = [(header::CONTENT_TYPE, "application/json".to_owned())];
+        let mut headers = Vec::new();
+        if body.is_some() {
+            headers.push((header::CONTENT_TYPE, "application/json".to_owned()));
+        }
         let mut tries = if repeatable(&method, path) { TRIES } else { 1 };
+        if tries > 1 && is_start(path) {
+            let name = header::HeaderName::from_static(coracle_api::REQUEST);
+            headers.push((name, request_id()));
+        }
         loop {
             tries -= 1;
-            let sent = match body {
-                Some(value) => self.sent(method.clone(), path, json(value), &headers).await,
-                None => self.sent(method.clone(), path, empty(), &[]).await,
-            };
+            let body = body.map_or_else(empty, json);
+            let sent = self.sent(method.clone(), path, body, &headers).await;
             match sent {
                 Err(CliError::Http(error)) if tries > 0 && is_cut(&error) => {}
                 sent => {
@@ -274,6 +280,21 @@ fn repeatable(method: &Method, path: &str) -> bool {
         || (*method == Method::POST
             && (rest.starts_with("/containers/") || rest.starts_with("/v1/units/"))
             && matches!(verb, "start" | "stop"))
+}
+
+fn is_start(path: &str) -> bool {
+    path.split('?')
+        .next()
+        .is_some_and(|p| p.ends_with("/start"))
+}
+
+/// An id that no other request has.
+fn request_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let time = std::time::SystemTime::now();
+    let own = (std::process::id(), time);
+    // The standard library's hashes begin with the system's random bytes.
+    format!("{:016x}", RandomState::new().hash_one(own))
 }
 
 /// Whether the connection ended before the answer.

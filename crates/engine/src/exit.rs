@@ -141,6 +141,7 @@ impl Engine {
             state.exit_code = status.code;
             state.oom_killed = status.oom_killed;
             state.error = status.error.clone().unwrap_or_default();
+            state.starting = false;
             state.finished_at = Some(status.finished_at);
             state.endpoints.clear();
             state.ports.clear();

@@ -132,6 +132,12 @@ pub struct State {
     /// Ports of the present run.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// A start is on its way that has not come to a run yet.
+    #[serde(default)]
+    pub starting: bool,
+    /// The client's own id of the request that started the present or last run, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<String>,
 }
 
 impl Default for State {
@@ -150,6 +156,8 @@ impl Default for State {
             stopped_by_hand: false,
             endpoints: Vec::new(),
             ports: Vec::new(),
+            starting: false,
+            started_by: None,
         }
     }
 }

@@ -117,6 +117,7 @@ impl Engine {
                     .unwrap_or(false);
                 container.happened(false, |r| {
                     r.state.phase = Phase::Running;
+                    r.state.starting = false;
                     r.state.pid = pid;
                     r.state.paused = frozen;
                     r.state.started_at = Some(started_at);
@@ -134,9 +135,7 @@ impl Engine {
                 self.never_started(container);
                 Found::Idle
             }
-            Err(_)
-                if record.state.phase == Phase::Running || !record.state.endpoints.is_empty() =>
-            {
+            Err(_) if record.state.phase == Phase::Running || record.state.starting => {
                 let status = read_exit(&container.dir).or_else(|| {
                     (record.state.phase == Phase::Running).then(|| self.lost(container))
                 });
@@ -161,6 +160,8 @@ impl Engine {
 
     fn never_started(&self, container: &Container) {
         container.happened(false, |r| {
+            r.state.starting = false;
+            r.state.started_by = None;
             r.state.endpoints.clear();
             r.state.ports.clear();
         });

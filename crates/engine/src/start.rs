@@ -35,8 +35,25 @@ impl Engine {
     /// [`EngineError::NotModified`] if it runs already; [`EngineError::Start`] with Docker's exit code if the
     /// program cannot be run; whatever is missing, by name.
     pub async fn start(&self, key: &str) -> Result<()> {
-        let container = self.find(key)?;
+        self.start_once(key, None).await
+    }
+
+    /// As [`Self::start`]; a request of an id that started it before does nothing more, even if that run has ended.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_once(&self, key: &str, request: Option<&str>) -> Result<()> {
+        let container = match self.find(key) {
+            // It ran, and went with its end.
+            Err(_) if request.is_some() && self.gone(key).is_some() => {
+                return Err(EngineError::NotModified);
+            }
+            found => found?,
+        };
         let _op = container.op.lock().await;
+        if request.is_some() && container.read(|r| r.state.started_by.as_deref() == request) {
+            return Err(EngineError::NotModified);
+        }
         match container.read(|r| (r.state.phase, r.state.paused)) {
             (Phase::Running, true) => {
                 return Err(EngineError::Conflict(
@@ -53,6 +70,7 @@ impl Engine {
         }
         container.set_restart_timer(None);
         let by_hand = |r: &mut Record| {
+            r.state.started_by = request.map(str::to_owned);
             r.state.restart_count = 0;
             r.state.stopped_by_hand = false;
         };
@@ -89,6 +107,8 @@ impl Engine {
         self.give_back(container).await;
         let (code, message) = (start_code(error), full(error));
         container.happened(true, |r| {
+            r.state.starting = false;
+            r.state.started_by = None;
             r.state.endpoints.clear();
             r.state.ports.clear();
             r.state.pid = 0;
@@ -133,6 +153,7 @@ impl Engine {
         let _ = fs::remove_file(container.dir.join(coracle_shim_protocol::shim::EXIT_FILE));
         container.change(|r| {
             first(r);
+            r.state.starting = true;
             r.state.endpoints = endpoints.to_vec();
             r.state.error.clear();
         })?;
@@ -152,6 +173,7 @@ impl Engine {
         let pid = shim.start().await?;
         container.happened(false, |r| {
             r.state.phase = Phase::Running;
+            r.state.starting = false;
             r.state.paused = false;
             r.state.pid = pid;
             r.state.shim_pid = shim_pid;

@@ -356,6 +356,14 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Exit code of a container that went with its end (`--rm`), by its full id. The last thousand since the daemon came
+    /// up are known.
+    pub fn gone(&self, id: &str) -> Option<i32> {
+        self.table().gone(id)
+    }
+}
+
 async fn ends_within(
     mut status: tokio::sync::watch::Receiver<crate::container::Status>,
     time: Duration,

@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::id::ContainerId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// The containers of one daemon.
@@ -11,7 +11,12 @@ use std::sync::Arc;
 pub(crate) struct Table {
     by_id: BTreeMap<ContainerId, Arc<Container>>,
     names: HashMap<String, ContainerId>,
+    /// Exit codes of the last that went with their end, for clients that were cut off from them.
+    gone: VecDeque<(ContainerId, i32)>,
 }
+
+/// That many exit codes of what is gone are known.
+const MOST_GONE: usize = 1000;
 
 fn taken(name: &str, by: &ContainerId) -> EngineError {
     EngineError::Conflict(format!(
@@ -47,9 +52,21 @@ impl Table {
 
     /// Takes a container and its name out.
     pub fn remove(&mut self, id: &ContainerId) {
-        if self.by_id.remove(id).is_some() {
+        if let Some(container) = self.by_id.remove(id) {
             self.names.retain(|_, owner| owner != id);
+            if let Some(code) =
+                container.read(|r| r.host_config.auto_remove.then_some(r.state.exit_code))
+            {
+                self.gone.truncate(MOST_GONE - 1);
+                self.gone.push_front((id.clone(), code));
+            }
         }
+    }
+
+    /// Exit code of one that went with its end, by full id.
+    pub fn gone(&self, id: &str) -> Option<i32> {
+        let found = self.gone.iter().find(|(gone, _)| gone.as_str() == id);
+        found.map(|(_, code)| *code)
     }
 
     /// By full id, name (with or without a slash), or the beginning of an id.

@@ -66,6 +66,9 @@ pub struct UnitRecord {
     pub desired: Desired,
     /// Counts requests to start it anew.
     pub generation: u64,
+    /// The client's own id of the last request to start it, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<String>,
 }
 
 /// An immutable text: `revisions/<uid>/<n>`.

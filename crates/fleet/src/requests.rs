@@ -75,6 +75,7 @@ impl Fleet {
             revision: 1,
             desired: Desired::Inactive,
             generation: 0,
+            started_by: None,
         };
         self.write(name.as_str(), &record, Some(&revision)).await?;
         let supervised =
@@ -151,7 +152,20 @@ impl Fleet {
     /// # Errors
     /// What is missing or goes in a circle, by name; with `block` also why it did not come up.
     pub async fn start(&self, name: &str, block: bool) -> Result<UnitView> {
-        let supervised = self.ask(name, false).await?;
+        self.start_once(name, block, None).await
+    }
+
+    /// As [`Self::start`]; a request of an id that started it last does nothing more, even if that run has ended.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_once(
+        &self,
+        name: &str,
+        block: bool,
+        request: Option<&str>,
+    ) -> Result<UnitView> {
+        let supervised = self.ask(name, false, request).await?;
         self.finish(supervised, block).await
     }
 
@@ -160,7 +174,7 @@ impl Fleet {
     /// # Errors
     /// As [`Self::start`].
     pub async fn restart(&self, name: &str, block: bool) -> Result<UnitView> {
-        let supervised = self.ask(name, true).await?;
+        let supervised = self.ask(name, true, None).await?;
         self.finish(supervised, block).await
     }
 
@@ -215,9 +229,12 @@ impl Fleet {
         Ok(self.view(&supervised))
     }
 
-    async fn ask(&self, name: &str, anew: bool) -> Result<Arc<Supervised>> {
+    async fn ask(&self, name: &str, anew: bool, request: Option<&str>) -> Result<Arc<Supervised>> {
         let _one = self.0.change.lock().await;
         let supervised = self.find(name).await?;
+        if request.is_some() && supervised.record().started_by.as_deref() == request {
+            return Ok(supervised);
+        }
         let unit = supervised.unit();
         if unit.name.is_template() {
             let example = unit
@@ -263,6 +280,7 @@ impl Fleet {
             }
             record.desired = Desired::Active;
             record.generation += 1;
+            record.started_by = request.filter(|_| *name == own).map(str::to_owned);
             self.write(name, &record, None).await?;
             one.set(record, None);
         }

@@ -165,16 +165,19 @@ async fn follow(
     signals: bool,
     start: Option<&str>,
 ) -> Result<i32> {
-    let asked = query(&[
-        ("stream", "1".into()),
-        ("stdin", if stdin { "1" } else { "" }.into()),
-        ("stdout", "1".into()),
-        ("stderr", "1".into()),
-        ("detachKeys", keys.into()),
-    ]);
+    let path = |stdin: bool| {
+        let asked = query(&[
+            ("stream", "1".into()),
+            ("stdin", if stdin { "1" } else { "" }.into()),
+            ("stdout", "1".into()),
+            ("stderr", "1".into()),
+            ("detachKeys", keys.into()),
+        ]);
+        format!("/containers/{id}/attach{asked}")
+    };
     let until = start.unwrap_or("not-running");
-    let path = format!("/containers/{id}/attach{asked}");
-    let joined = client.hijack(&path, None, (!tty).then_some(until)).await?;
+    let exit = (!tty).then_some(until);
+    let joined = client.hijack(&path(stdin), None, exit).await?;
     let tells = joined.tells;
     let wait = |until: String| {
         let path = format!("/containers/{id}/wait?condition={until}");
@@ -206,30 +209,39 @@ async fn follow(
     let carried = terminal::carry(joined.connection, stdin, tty).await;
     drop(raw);
     let mut told = carried?;
-    // The end of the stream without a word means that the daemon went away. Input that it had is not sent again.
-    while told.is_none() && tells && !stdin && matches!(running().await, Ok(true)) {
+    // The end of the stream without a word means that the daemon went away. The next one is asked for the rest; what it
+    // should pass in may have been lost with the former.
+    while told.is_none() && tells {
+        let input = if stdin {
+            ", and it gets no more input"
+        } else {
+            ""
+        };
         eprintln!(
-            "coracle: the daemon was restarted; what the container said meanwhile is in its log (coracle logs {id})"
+            "coracle: the daemon was restarted: what {id} said meanwhile is in its log (coracle logs){input}"
         );
-        let again = client.hijack(&path, None, Some(until)).await?;
+        let until = if until == "removed" {
+            until
+        } else {
+            "not-running"
+        };
+        let again = client.hijack(&path(false), None, Some(until)).await?;
         told = terminal::carry(again.connection, false, tty).await?;
     }
-    let code = async {
-        if let Some(told) = told {
-            return Ok(exit_code(&told));
+    let code = match (told, waiting) {
+        (Some(told), _) => exit_code(&told),
+        (None, None) => 125,
+        (None, Some(waiting)) => {
+            let mut waiting = crate::client::JsonLines::new(waiting);
+            tokio::select! {
+                waited = waiting.next() => match waited {
+                    Ok(Some(waited)) => exit_code(&waited),
+                    _ => cut_off(client, id, running().await).await?,
+                },
+                // Output ends with the container, or because somebody left it with the detach keys.
+                () = left(running()) => 0,
+            }
         }
-        // A daemon that went away before it could tell is asked again.
-        let waiting = match waiting {
-            Some(waiting) => waiting,
-            None => wait("not-running".into()).await?,
-        };
-        let waited = crate::client::JsonLines::new(waiting).next().await?;
-        Ok::<_, CliError>(waited.map_or(0, |w| exit_code(&w)))
-    };
-    // Output ends with the container, or because somebody left it with the detach keys.
-    let code = tokio::select! {
-        code = code => code?,
-        () = left(tty, running()) => 0,
     };
     if let Some(task) = sizes {
         task.abort();
@@ -239,11 +251,24 @@ async fn follow(
 }
 
 /// Returns only if a terminal was left while its container runs on.
-async fn left(tty: bool, running: impl Future<Output = Result<bool>>) {
-    if tty && matches!(running.await, Ok(true)) {
+async fn left(running: impl Future<Output = Result<bool>>) {
+    if matches!(running.await, Ok(true)) {
         return;
     }
     std::future::pending().await
+}
+
+/// How a container ended whose terminal was cut off with the daemon, if it has.
+async fn cut_off(client: &Client, id: &str, running: Result<bool>) -> Result<i32> {
+    if matches!(running, Ok(true)) {
+        return Err(CliError::Usage(format!(
+            "the daemon was restarted, and {id} runs on: coracle attach {id} goes back to it"
+        )));
+    }
+    let path = format!("/containers/{id}/wait?condition=not-running");
+    let waited = client.ask(Method::POST, &path, None).await?;
+    let waited = crate::client::JsonLines::new(waited).next().await?;
+    Ok(waited.map_or(125, |w| exit_code(&w)))
 }
 
 fn exit_code(waited: &Value) -> i32 {
