@@ -15,6 +15,7 @@
 use std::ops::RangeInclusive;
 
 const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
 const IF_EQUAL: u16 = 0x15;
 const IF_MORE: u16 = 0x25;
@@ -76,7 +77,7 @@ fn encode(program: &[Instruction]) -> Vec<u8> {
     bytes
 }
 
-/// Where an instruction may go on, given where it is.
+/// Where an instruction may go on, given where it is; nothing for one that is not known.
 fn next(at: usize, i: Instruction) -> Option<(usize, usize)> {
     let far = usize::try_from(i.value).ok()?;
     Some(match i.code {
@@ -87,7 +88,9 @@ fn next(at: usize, i: Instruction) -> Option<(usize, usize)> {
         IF_EQUAL | IF_MORE | IF_AT_LEAST | IF_ANY_BIT => {
             (at + 1 + usize::from(i.yes), at + 1 + usize::from(i.no))
         }
-        _ => (at + 1, at + 1),
+        LOAD | AND | RETURN => (at + 1, at + 1),
+        // What else a program may do, such as load by an index, no filter of ours does.
+        _ => return None,
     })
 }
 
