@@ -1,22 +1,27 @@
-//! overlayfs through the new mount API.
+//! overlayfs, by the kernel's two ways of naming layers.
 //!
 //! `lowerdir+` (kernel 6.5) takes one layer a call, so that neither the page that `mount(2)` allows for options nor
-//! a `:` in a path limits the layers (the kernel's own limit is 500). Where it is missing, one `lowerdir=` string
-//! with paths relative to the layers' common parent serves.
+//! a `:` in a path limits the layers (the kernel's own limit is 500). Older kernels take one string in that page; there every
+//! layer is opened and named by its descriptor, so that 128 layers (Docker's limit) fit, whatever their paths.
 
 use rustix::{
     fs::{CWD, Mode, OFlags, open},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, mount, move_mount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
+        MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
+        move_mount,
     },
-    process::{chdir, fchdir},
+    thread::{UnshareFlags, unshare_unsafe},
 };
 use std::{
-    ffi::{CString, OsString},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    ffi::CString,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// Why an overlay could not be mounted.
@@ -34,9 +39,36 @@ pub struct OverlayError {
     pub source: Errno,
 }
 
+/// How a kernel is told of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// `lowerdir+`, one at a time: since 6.5.
+    OneByOne,
+    /// `lowerdir=` with all of them.
+    OneString,
+}
+
+impl Naming {
+    /// What this kernel takes.
+    pub fn of_this_kernel() -> Self {
+        static KNOWN: OnceLock<Naming> = OnceLock::new();
+        // Before 6.5 overlayfs takes any option until the end, and complains in the kernel's log.
+        *KNOWN.get_or_init(|| Self::of(&rustix::system::uname().release().to_string_lossy()))
+    }
+
+    fn of(release: &str) -> Self {
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (6, 5) => Self::OneString,
+            _ => Self::OneByOne,
+        }
+    }
+}
+
 /// Mounts `lower` (topmost first) with `upper` and `work` on the existing directory `target`, in the calling
-/// process's mount namespace. On kernels before 6.5 the working directory changes meanwhile, so the caller must be
-/// single-threaded or not use it.
+/// process's mount namespace. An older kernel needs `/proc`.
 ///
 /// # Errors
 /// [`OverlayError`] with the step that the kernel refused.
@@ -46,26 +78,35 @@ pub fn mount_overlay(
     work: &Path,
     target: &Path,
 ) -> Result<(), OverlayError> {
-    let fail = |step: String, source| OverlayError {
-        target: target.to_owned(),
-        layers: lower.len(),
-        step,
-        source,
-    };
+    mount_overlay_named(Naming::of_this_kernel(), lower, upper, work, target)
+}
+
+/// As [`mount_overlay`], with the layers named in one of the two ways. Every kernel takes [`Naming::OneString`].
+///
+/// # Errors
+/// [`OverlayError`] with the step that the kernel refused.
+pub fn mount_overlay_named(
+    naming: Naming,
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> Result<(), OverlayError> {
+    let fail = |step, source| error(target, lower, step, source);
+    let writable = [("upperdir", upper), ("workdir", work)];
+    if naming == Naming::OneString {
+        return mount_by_string(lower, &writable, MountFlags::empty(), target);
+    }
     let fs =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen".into(), e))?;
-    for layer in lower {
-        match fsconfig_set_string(&fs, "lowerdir+", layer) {
-            Ok(()) => {}
-            // An older kernel, or a path beyond the 256 bytes of a configuration string.
-            Err(Errno::INVAL) => return mount_by_string(lower, upper, work, target),
-            Err(e) => return Err(fail(format!("lowerdir+={}", layer.display()), e)),
-        }
-    }
-    for (key, dir) in [("upperdir", upper), ("workdir", work)] {
+    let layers = lower.iter().map(|l| ("lowerdir+", l.as_path()));
+    for (key, dir) in layers.chain(writable) {
         match fsconfig_set_string(&fs, key, dir) {
             Ok(()) => {}
-            Err(Errno::INVAL) => return mount_by_string(lower, upper, work, target),
+            // A path beyond the 256 bytes of a configuration string, or an older kernel.
+            Err(Errno::INVAL) => {
+                return mount_by_string(lower, &writable, MountFlags::empty(), target);
+            }
             Err(e) => return Err(fail(format!("{key}={}", dir.display()), e)),
         }
     }
@@ -88,22 +129,29 @@ pub fn mount_overlay(
 /// # Errors
 /// [`OverlayError`] with the step that the kernel refused.
 pub fn open_overlay(lower: &[PathBuf]) -> Result<OwnedFd, OverlayError> {
-    let fail = |step: String, source| OverlayError {
-        target: PathBuf::from("a view without a place"),
-        layers: lower.len(),
-        step,
-        source,
-    };
+    open_overlay_named(Naming::of_this_kernel(), lower)
+}
+
+/// As [`open_overlay`], with the layers named in one of the two ways.
+///
+/// # Errors
+/// [`OverlayError`] with the step that the kernel refused.
+pub fn open_overlay_named(naming: Naming, lower: &[PathBuf]) -> Result<OwnedFd, OverlayError> {
+    let fail = |step, source| error(Path::new("a view without a place"), lower, step, source);
     if let [only] = lower {
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
-        return open(only, flags, Mode::empty())
-            .map_err(|e| fail(format!("open {}", only.display()), e));
+        return directory(only).map_err(|e| fail(format!("open {}", only.display()), e));
+    }
+    if naming == Naming::OneString {
+        return open_by_string(lower);
     }
     let fs =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen".into(), e))?;
     for layer in lower {
-        fsconfig_set_string(&fs, "lowerdir+", layer)
-            .map_err(|e| fail(format!("lowerdir+={}", layer.display()), e))?;
+        match fsconfig_set_string(&fs, "lowerdir+", layer) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => return open_by_string(lower),
+            Err(e) => return Err(fail(format!("lowerdir+={}", layer.display()), e)),
+        }
     }
     fsconfig_create(&fs).map_err(|e| fail("create".into(), e))?;
     fsmount(
@@ -114,76 +162,75 @@ pub fn open_overlay(lower: &[PathBuf]) -> Result<OwnedFd, OverlayError> {
     .map_err(|e| fail("fsmount".into(), e))
 }
 
-fn mount_by_string(
-    lower: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    target: &Path,
-) -> Result<(), OverlayError> {
-    let fail = |step: &str, source| OverlayError {
+fn error(target: &Path, lower: &[PathBuf], step: String, source: Errno) -> OverlayError {
+    OverlayError {
         target: target.to_owned(),
         layers: lower.len(),
-        step: step.to_owned(),
+        step,
         source,
+    }
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    open(path, flags, Mode::empty())
+}
+
+fn mount_by_string(
+    lower: &[PathBuf],
+    writable: &[(&str, &Path)],
+    flags: MountFlags,
+    target: &Path,
+) -> Result<(), OverlayError> {
+    let fail = |step, source| error(target, lower, step, source);
+    let mut layers = Vec::with_capacity(lower.len());
+    for layer in lower {
+        layers
+            .push(directory(layer).map_err(|e| fail(format!("lowerdir {}", layer.display()), e))?);
+    }
+    let options = CString::new(options(&layers, writable))
+        .map_err(|_| fail("a path with a NUL byte".into(), Errno::INVAL))?;
+    mount("overlay", target, "overlay", flags, options.as_c_str())
+        .map_err(|e| fail("mount".into(), e))
+}
+
+/// The view is mounted in a mount namespace that a thread has for itself, so that nobody else sees it, and outlives both as
+/// an open descriptor.
+fn open_by_string(lower: &[PathBuf]) -> Result<OwnedFd, OverlayError> {
+    let fail = |step: &str, source| error(Path::new("a view"), lower, step.into(), source);
+    let Some(place) = lower.first() else {
+        return Err(fail("no layers", Errno::INVAL));
     };
-    let parent = common_parent(lower);
-    let options = CString::new(options(&parent, lower, upper, work).as_bytes())
-        .map_err(|_| fail("a path with a NUL byte", Errno::INVAL))?;
-    let here = open(
-        ".",
-        OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY,
-        Mode::empty(),
-    )
-    .map_err(|e| fail("open .", e))?;
-    chdir(&parent).map_err(|e| fail("chdir to the layers", e))?;
-    let mounted = mount(
-        "overlay",
-        target,
-        "overlay",
-        MountFlags::empty(),
-        options.as_c_str(),
-    );
-    fchdir(&here).map_err(|e| fail("fchdir back", e))?;
-    mounted.map_err(|e| fail("mount", e))
+    let view = || {
+        // SAFETY: concerns this thread alone, which ends here: its mount namespace and, as that implies, its own root and
+        // working directories.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(|e| fail("unshare", e))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).map_err(|e| fail("making mounts private", e))?;
+        mount_by_string(lower, &[], MountFlags::RDONLY, place)?;
+        directory(place).map_err(|e| fail("open", e))
+    };
+    std::thread::scope(|scope| scope.spawn(view).join())
+        .unwrap_or_else(|_| Err(fail("a thread of its own", Errno::CANCELED)))
 }
 
-/// The deepest directory that contains every layer.
-fn common_parent(lower: &[PathBuf]) -> PathBuf {
-    let first = lower
-        .first()
-        .and_then(|l| l.parent())
-        .unwrap_or(Path::new("/"));
-    let all = first.ancestors().find(|a| {
-        lower
-            .iter()
-            .all(|l| l.parent().is_some_and(|p| p.starts_with(a)))
-    });
-    all.unwrap_or(Path::new("/")).to_owned()
-}
-
-/// The option string; `:`, `,` and `\` in a path are escaped as overlayfs reads them.
-fn options(parent: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> OsString {
-    use std::os::unix::ffi::OsStringExt;
-    let mut out = b"lowerdir=".to_vec();
-    let push = |path: &Path, out: &mut Vec<u8>| {
+/// The option string; `,` and `\` in a path are escaped as `mount(2)`'s options are read.
+fn options(layers: &[OwnedFd], writable: &[(&str, &Path)]) -> Vec<u8> {
+    let layers: Vec<String> = layers
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .collect();
+    let mut out = format!("lowerdir={}", layers.join(":")).into_bytes();
+    for (key, path) in writable {
+        out.extend(format!(",{key}=").bytes());
         for byte in path.as_os_str().as_bytes() {
-            if b":,\\".contains(byte) {
+            if b",\\".contains(byte) {
                 out.push(b'\\');
             }
             out.push(*byte);
         }
-    };
-    for (n, layer) in lower.iter().enumerate() {
-        if n > 0 {
-            out.push(b':');
-        }
-        push(layer.strip_prefix(parent).unwrap_or(layer), &mut out);
     }
-    out.extend(b",upperdir=");
-    push(upper, &mut out);
-    out.extend(b",workdir=");
-    push(work, &mut out);
-    OsString::from_vec(out)
+    out
 }
 
 #[cfg(test)]
@@ -191,10 +238,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relative_layers_are_short_and_escaped() {
-        let lower = ["/l/x/a:b".into(), "/l/y".into()];
-        assert_eq!(common_parent(&lower), Path::new("/l"));
-        let text = options(Path::new("/l"), &lower, Path::new("/u"), Path::new("/w"));
-        assert_eq!(text, "lowerdir=x/a\\:b:y,upperdir=/u,workdir=/w");
+    fn directories_that_are_written_are_escaped() {
+        let text = options(&[], &[("upperdir", Path::new("/a,b\\c:d"))]);
+        assert_eq!(text, b"lowerdir=,upperdir=/a\\,b\\\\c:d");
+    }
+
+    #[test]
+    fn kernels_are_known_by_their_release() {
+        for (release, naming) in [
+            ("6.1.0-56-cloud-amd64", Naming::OneString),
+            ("5.10.0", Naming::OneString),
+            ("6.5.0", Naming::OneByOne),
+            ("6.18.2+", Naming::OneByOne),
+            ("7.0-rc1", Naming::OneByOne),
+            ("odd", Naming::OneByOne),
+        ] {
+            assert_eq!(Naming::of(release), naming, "{release}");
+        }
     }
 }

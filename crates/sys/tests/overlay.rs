@@ -1,7 +1,7 @@
 //! Overlays of many layers, in a mount namespace of the test's own.
 #![allow(clippy::unwrap_used)]
 
-use coracle_sys::overlay::mount_overlay;
+use coracle_sys::overlay::{Naming, mount_overlay_named, open_overlay_named};
 use std::{fs, path::PathBuf, thread};
 
 /// Removes its directory, also when the test fails.
@@ -14,8 +14,22 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn a_hundred_and_twenty_layers_show_the_topmost_file_and_nothing_leaks() {
-    let s = Scratch(std::env::temp_dir().join(format!("coracle-overlay-{}", std::process::id())));
+fn layers_named_one_by_one_show_the_topmost_file_and_nothing_leaks() {
+    many_layers(Naming::OneByOne);
+}
+
+/// As kernels before 6.5 need it.
+#[test]
+fn layers_named_in_one_string_do_the_same() {
+    many_layers(Naming::OneString);
+}
+
+/// As many as Docker allows.
+const LAYERS: usize = 128;
+
+fn many_layers(naming: Naming) {
+    let name = format!("coracle-overlay-{naming:?}-{}", std::process::id());
+    let s = Scratch(std::env::temp_dir().join(name));
     let root = s.0.clone();
     fs::create_dir_all(root.join("target")).unwrap();
     let inside = thread::spawn(move || {
@@ -33,7 +47,9 @@ fn a_hundred_and_twenty_layers_show_the_topmost_file_and_nothing_leaks() {
             None,
         )
         .unwrap();
-        let lower: Vec<PathBuf> = (0..120).map(|n| root.join(format!("layer-{n}"))).collect();
+        let lower: Vec<PathBuf> = (0..LAYERS)
+            .map(|n| root.join(format!("layer:{n}")))
+            .collect();
         for (n, dir) in lower.iter().enumerate() {
             fs::create_dir(dir).unwrap();
             fs::write(dir.join("same"), n.to_string()).unwrap();
@@ -43,12 +59,25 @@ fn a_hundred_and_twenty_layers_show_the_topmost_file_and_nothing_leaks() {
         for dir in [&upper, &work, &target] {
             fs::create_dir(dir).unwrap();
         }
-        mount_overlay(&lower, &upper, &work, &target).unwrap();
+        mount_overlay_named(naming, &lower, &upper, &work, &target).unwrap();
         assert_eq!(fs::read_to_string(target.join("same")).unwrap(), "0");
-        assert_eq!(fs::read_dir(&target).unwrap().count(), 121);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), LAYERS + 1);
         fs::write(target.join("new"), "x").unwrap();
         assert!(upper.join("new").exists());
-        assert!(mount_overlay(&[root.join("absent")], &upper, &work, &target).is_err());
+        let absent = [root.join("absent")];
+        assert!(mount_overlay_named(naming, &absent, &upper, &work, &target).is_err());
+        let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let before = mounts();
+        let view = open_overlay_named(naming, &lower).unwrap();
+        assert_eq!(mounts(), before, "a view is mounted nowhere");
+        let flags = rustix::fs::OFlags::RDONLY;
+        let file = rustix::fs::openat(&view, "same", flags, rustix::fs::Mode::empty()).unwrap();
+        let mut text = [0; 8];
+        let n = rustix::io::read(&file, &mut text).unwrap();
+        assert_eq!(&text[..n], b"0");
+        let write = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        let refused = rustix::fs::openat(&view, "other", write, rustix::fs::Mode::RWXU);
+        assert_eq!(refused.unwrap_err(), rustix::io::Errno::ROFS);
     });
     inside.join().unwrap();
     assert_eq!(fs::read_dir(s.0.join("target")).unwrap().count(), 0);
