@@ -23,7 +23,7 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-fn programs() -> PathBuf {
+pub fn programs() -> PathBuf {
     let coracle = PathBuf::from(env!("CARGO_BIN_EXE_coracle"));
     if !coracle.with_file_name("coracle-holder").exists() {
         let built = Command::new(env!("CARGO"))
