@@ -228,7 +228,7 @@ pub async fn status(State(app): State<App>) -> Result<Json<Value>> {
 /// Ends everything that runs and takes down what the daemon put up; images, volumes and units stay.
 pub async fn down(State(app): State<App>, query: Query) -> Result<StatusCode> {
     let timeout = query.timeout("t")?;
-    app.fleet.shutdown().await;
+    app.fleet.shutdown(timeout).await;
     app.engine.down(timeout).await?;
     app.down.notify_one();
     Ok(StatusCode::NO_CONTENT)

@@ -25,6 +25,7 @@ impl From<FleetError> for ApiError {
             | FleetError::Translate(_)
             | FleetError::Order(_) => StatusCode::BAD_REQUEST,
             FleetError::Failed { .. } => StatusCode::CONFLICT,
+            FleetError::Leaving => StatusCode::SERVICE_UNAVAILABLE,
             FleetError::Engine(_) => match error {
                 FleetError::Engine(engine) => return engine.into(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -73,7 +73,7 @@ impl Fleet {
     /// Ends what a start left that died with its daemon.
     pub(crate) async fn clear(&self, unit: &Supervised, file: &Unit) {
         if let Some(service) = section(file) {
-            self.run(unit, file, service).clear().await;
+            self.run(unit, file, service).clear(None).await;
         }
     }
 
@@ -97,7 +97,8 @@ impl Fleet {
         let Some(id) = unit.actual().container else {
             return true;
         };
-        let stopped = self.engine().stop(&id, kill.then_some("KILL"), None).await;
+        let (signal, time) = (kill.then_some("KILL"), self.hurry());
+        let stopped = self.engine().stop(&id, signal, time).await;
         match stopped {
             Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => true,
             Err(error) => {

@@ -31,6 +31,9 @@ pub enum FleetError {
     /// A template was asked to run.
     #[error("{0} is a template; start an instance of it, such as {1}")]
     Template(String, String),
+    /// Everything goes down.
+    #[error("everything is being taken down; ask again when the daemon is back")]
+    Leaving,
     /// The order of units.
     #[error(transparent)]
     Order(#[from] OrderError),

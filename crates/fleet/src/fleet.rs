@@ -2,9 +2,7 @@
 
 use crate::error::{FleetError, Result};
 use crate::machine;
-use crate::model::{
-    Active, Actual, Desired, Dropin, Due, Machine, RevisionRecord, UnitRecord, UnitView, keys,
-};
+use crate::model::{Actual, Dropin, Machine, RevisionRecord, UnitRecord, UnitView, keys};
 use crate::order::Units;
 use crate::supervise::Supervised;
 use chrono::Utc;
@@ -13,7 +11,7 @@ use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_store::{PutRequest, Store, StoreError, StoreExt};
 use coracle_unit::{Unit, UnitKind, UnitName, load};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -33,6 +31,8 @@ pub(crate) struct Inner {
     changes: watch::Sender<u64>,
     /// One change at a time.
     pub change: tokio::sync::Mutex<()>,
+    /// Set when everything goes down: the longest wait for one that is to end, if it is not as its unit says.
+    pub leaving: OnceLock<Option<Duration>>,
 }
 
 /// A unit with its text.
@@ -74,6 +74,7 @@ impl Fleet {
             units: RwLock::default(),
             changes: watch::Sender::new(0),
             change: tokio::sync::Mutex::default(),
+            leaving: OnceLock::new(),
         }));
         fleet.register().await?;
         fleet.load_all().await?;
@@ -345,33 +346,6 @@ impl Fleet {
                 what: "a log".into(),
                 way_out: "volumes and networks say nothing",
             }),
-        }
-    }
-
-    /// Lets go of every unit, which stay as they were asked to be for the next daemon. For a machine that goes down.
-    pub async fn shutdown(&self) {
-        let _one = self.0.change.lock().await;
-        for supervised in self.all() {
-            supervised.set_task(None);
-            // The next daemon starts them again: what ended now ended because everything did.
-            let actual = supervised.actual();
-            if supervised.goal.borrow().desired == Desired::Active
-                && actual.active != Active::Failed
-            {
-                let next = Actual {
-                    due: Due::Nothing,
-                    boot_id: String::new(),
-                    settled: false,
-                    ..actual
-                };
-                if let Err(error) = self.write_actual(&supervised.record().uid, &next).await {
-                    tracing::error!(
-                        unit = next.unit,
-                        error = coracle_engine::full_error(&error),
-                        "where the unit stands could not be written"
-                    );
-                }
-            }
         }
     }
 }

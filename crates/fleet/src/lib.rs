@@ -10,6 +10,7 @@
 //! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, destroy |
+//! | `shutdown` | everything goes down, to come back |
 //! | [`fleet`] | open, list, show |
 
 mod down;
@@ -24,6 +25,7 @@ pub mod order;
 pub mod plan;
 mod requests;
 mod service;
+mod shutdown;
 mod supervise;
 pub mod translate;
 mod up;

@@ -46,6 +46,7 @@ impl Fleet {
     /// Whether a unit that this one is bound to has gone.
     pub(crate) fn lost_binding(&self, file: &Unit, goal: Goal) -> bool {
         goal.desired == Desired::Active
+            && !self.is_leaving()
             && file.unit.binds_to.iter().any(|name| {
                 self.supervised(name).is_none_or(|u| {
                     let there = u.actual();

@@ -40,7 +40,7 @@ impl Fleet {
         let name = UnitName::new(name)?;
         let unit = self.parse(name.as_str(), text, &dropins)?;
         self.honour(&unit)?;
-        let _one = self.0.change.lock().await;
+        let _one = self.change().await?;
         let revision = RevisionRecord {
             version: VERSION,
             text: text.to_owned(),
@@ -121,6 +121,15 @@ impl Fleet {
         };
         self.0.store.txn(all).await?;
         Ok(())
+    }
+
+    /// One change at a time, and none any more when everything goes down.
+    async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        let one = self.0.change.lock().await;
+        if self.is_leaving() {
+            return Err(FleetError::Leaving);
+        }
+        Ok(one)
     }
 
     /// Finds a unit as a person names it. An instance of a template that was submitted is made here.
@@ -230,7 +239,7 @@ impl Fleet {
     }
 
     async fn ask(&self, name: &str, anew: bool, request: Option<&str>) -> Result<Arc<Supervised>> {
-        let _one = self.0.change.lock().await;
+        let _one = self.change().await?;
         let supervised = self.find(name).await?;
         if request.is_some() && supervised.record().started_by.as_deref() == request {
             return Ok(supervised);
@@ -367,7 +376,7 @@ impl Fleet {
     /// [`FleetError::NotFound`], [`FleetError::Store`].
     pub async fn stop(&self, name: &str, block: bool) -> Result<UnitView> {
         let (supervised, order) = {
-            let _one = self.0.change.lock().await;
+            let _one = self.change().await?;
             let supervised = self.find(name).await?;
             let own = supervised.unit().name.to_string();
             let order = order::stop(&[own], &self.units());
@@ -403,7 +412,7 @@ impl Fleet {
     pub async fn destroy(&self, name: &str) -> Result<()> {
         let name = self.named(name)?.unit().name.to_string();
         self.stop(&name, true).await?;
-        let _one = self.0.change.lock().await;
+        let _one = self.change().await?;
         let Some(supervised) = self.supervised(&name) else {
             return Err(FleetError::NotFound(name));
         };

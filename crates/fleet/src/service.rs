@@ -78,6 +78,8 @@ pub struct Run<'a> {
     pub main_pid: Option<u32>,
     /// Of a start, which ends when something else is wanted.
     pub wanted: Option<&'a Wanted>,
+    /// Longest wait for an end, if it is not as the unit says.
+    pub hurry: Option<Duration>,
 }
 
 /// Says when a start is to be given up.
@@ -129,11 +131,11 @@ impl Run<'_> {
         format!("{name}.{}.", uid.get(..12).unwrap_or(&uid))
     }
 
-    /// Ends what a run left that was cut short with its daemon.
-    pub async fn clear(&self) {
+    /// Ends what a run left that was cut short with its daemon, all but one process.
+    pub async fn clear(&self, but: Option<&str>) {
         let prefix = self.prefix();
         for (id, state) in self.engine.processes().await {
-            if !id.starts_with(&prefix) {
+            if !id.starts_with(&prefix) || Some(id.as_str()) == but {
                 continue;
             }
             if matches!(state, State::Running { .. }) {
@@ -361,9 +363,13 @@ impl Run<'_> {
         self.commands("ExecReload", commands, time).await
     }
 
+    fn timeout_stop(&self) -> Duration {
+        limit(self.service.timeout_stop).min(self.hurry.unwrap_or(Duration::MAX))
+    }
+
     /// `ExecStop=`.
     pub async fn commands_at_stop(&self) {
-        let (time, commands) = (limit(self.service.timeout_stop), &self.service.exec_stop);
+        let (time, commands) = (self.timeout_stop(), &self.service.exec_stop);
         if let Err(problem) = self.commands("ExecStop", commands, time).await {
             tracing::warn!(unit = %self.unit.name, reason = %problem, "ExecStop= failed");
         }
@@ -372,7 +378,7 @@ impl Run<'_> {
     /// Ends the main process as `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say.
     pub async fn stop(&self, main: &str) {
         let s = self.service;
-        let time = limit(s.timeout_stop);
+        let time = self.timeout_stop();
         let signal = coracle_engine::stop::signal_number(&s.kill_signal).unwrap_or(15);
         if s.kill_mode != "none" {
             let all = s.kill_mode == "control-group";
@@ -391,7 +397,7 @@ impl Run<'_> {
 
     /// `ExecStopPost=`, after every end.
     pub async fn stop_post(&self) {
-        let time = limit(self.service.timeout_stop);
+        let time = self.timeout_stop();
         if let Err(problem) = self
             .commands("ExecStopPost", &self.service.exec_stop_post, time)
             .await

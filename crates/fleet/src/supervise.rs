@@ -137,12 +137,7 @@ impl Fleet {
     }
 
     async fn supervise(&self, unit: Arc<Supervised>) {
-        let mut before = unit.actual();
-        if before.boot_id != self.boot_id() && before.due != Due::Nothing {
-            // Of a run that went with the machine.
-            before.due = Due::Nothing;
-            self.keep(&unit, before.clone()).await;
-        }
+        let before = self.take_over(&unit).await;
         let mut memory = Memory {
             generation: before.generation,
             ..Memory::default()
@@ -252,6 +247,30 @@ impl Fleet {
         }
     }
 
+    /// Looks at what a former daemon left: commands that it waited for are ended, what went with the machine is owed nothing.
+    async fn take_over(&self, unit: &Supervised) -> Actual {
+        let file = unit.running();
+        let before = unit.actual();
+        if let Some(service) = service::section(&file) {
+            let run = self.run(unit, &file, service);
+            run.clear(before.process.as_deref()).await;
+        }
+        if before.boot_id == self.boot_id() || before.boot_id.is_empty() && before.run == 0 {
+            return before;
+        }
+        let mut now = before.clone();
+        if matches!(self.see(unit, &file).await, Seen::Running { .. }) {
+            // The former daemon died while it took everything down, and this was still to come.
+            self.boot_id().clone_into(&mut now.boot_id);
+        } else {
+            now.due = Due::Nothing;
+        }
+        if now != before {
+            self.keep(unit, now.clone()).await;
+        }
+        now
+    }
+
     /// Waits until something may have changed.
     async fn hear(&self, unit: &Supervised, ears: &mut Ears, file: &Unit) {
         let (container, process) = {
@@ -324,7 +343,8 @@ impl Fleet {
     }
 
     pub(crate) async fn keep(&self, unit: &Supervised, actual: Actual) {
-        if let Err(error) = self.write_actual(&unit.record().uid, &actual).await {
+        let written = self.to_write(unit, &actual);
+        if let Err(error) = self.write_actual(&unit.record().uid, &written).await {
             tracing::error!(
                 unit = actual.unit,
                 error = full_error(&error),

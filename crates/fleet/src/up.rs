@@ -30,6 +30,7 @@ impl Fleet {
             run: supervised.actual.borrow().run,
             main_pid: None,
             wanted: None,
+            hurry: self.hurry(),
         }
     }
 
@@ -48,7 +49,7 @@ impl Fleet {
         actual.outcome = None;
         actual.due = Due::Nothing;
         if let Some(service) = section(file) {
-            self.run(unit, file, service).clear().await;
+            self.run(unit, file, service).clear(None).await;
         }
         actual.restarts = if fresh { 0 } else { actual.restarts + 1 };
         actual.generation = record.generation;

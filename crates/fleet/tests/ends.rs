@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Machine, machine};
+use coracle_engine::process::State;
 use coracle_engine::record::Phase;
 use coracle_engine::remove::RemoveOptions;
 use coracle_fleet::{Active, UnitView};
@@ -32,6 +33,13 @@ fn running(m: &Machine) -> usize {
     let all = m.engine.list();
     all.iter()
         .filter(|s| s.record.state.phase == Phase::Running)
+        .count()
+}
+
+async fn processes(m: &Machine) -> usize {
+    let all = m.engine.processes().await;
+    all.iter()
+        .filter(|(_, state)| matches!(state, State::Running { .. }))
         .count()
 }
 
@@ -317,5 +325,85 @@ fn what_is_bound_comes_up_with_it_and_ends_with_it() {
                 assert_eq!(m.view("end-db.service").active, Active::Failed);
             })
         }],
+    );
+}
+
+#[test]
+fn everything_goes_down_in_order_and_comes_back() {
+    machine(
+        "everything_goes_down_in_order_and_comes_back",
+        &[
+            |m| {
+                Box::pin(async move {
+                    m.image().await;
+                    let told = |name: &str| {
+                        m.text(&format!(
+                            "Exec=/bin/sh -c 'exec sleep 1000'\nStopSignal=KILL\n[Service]\nExecStopPost=/bin/sh -c 'echo {name} >> DIR/order'\n"
+                        ))
+                    };
+                    let text = m.text("[Container]\nImage=IMAGE\n");
+                    m.submit("all-db.container", &format!("{text}{}", told("db")))
+                        .await;
+                    m.submit(
+                        "all-web.service",
+                        &m.text(
+                            "[Unit]\nRequires=all-db.container\nAfter=all-db.container\nBindsTo=all-db.container\n[Service]\n\
+                             ExecStart=/bin/sh -c \"trap 'echo term >> DIR/order; exit' TERM; echo >> DIR/trapped; while true; do sleep 0.01; done\"\n\
+                             ExecStop=/bin/sh -c 'echo stop >> DIR/order'\nExecStopPost=/bin/sh -c 'echo web >> DIR/order'\n",
+                        ),
+                    )
+                    .await;
+                    m.submit("all-bad.service", "[Service]\nExecStart=/bin/false\n")
+                        .await;
+                    m.submit("all-idle.service", "[Service]\nExecStart=/bin/sleep 1000\n")
+                        .await;
+                    m.fleet.start("all-bad", false).await.unwrap();
+                    let failed = |v: &UnitView| v.active == Active::Failed;
+                    m.until("all-bad.service", "failed", failed).await;
+                    m.start("all-web").await;
+                    m.until_file("trapped", "\n").await;
+                    m.fleet.shutdown(None).await;
+                    assert_eq!(m.read("order"), "stop\nterm\nweb\ndb\n");
+                    assert_eq!(running(&m), 0);
+                    let error = m.fleet.start("all-idle", false).await.unwrap_err();
+                    assert!(error.to_string().contains("taken down"), "{error}");
+                })
+            },
+            |m| {
+                Box::pin(async move {
+                    m.until("all-web.service", "up again", up).await;
+                    assert!(up(&m.view("all-db.container")));
+                    assert_eq!(m.view("all-bad.service").active, Active::Failed);
+                    assert_eq!(m.view("all-idle.service").active, Active::Inactive);
+                    // This time the daemon is killed on the way.
+                    let text = m.text(
+                        "[Service]\nExecStart=/bin/sleep 1000\nExecStop=/bin/sh -c 'until test -e DIR/free; do sleep 0.01; done'\n",
+                    );
+                    m.submit("all-slow.service", &text).await;
+                    m.start("all-slow").await;
+                    let fleet = m.fleet.clone();
+                    tokio::spawn(async move { fleet.shutdown(None).await });
+                    let down = |v: &UnitView| v.active == Active::Inactive;
+                    m.until("all-db.container", "down", down).await;
+                    assert_eq!(m.view("all-slow.service").active, Active::Deactivating);
+                })
+            },
+            |m| {
+                Box::pin(async move {
+                    m.until("all-web.service", "up again", up).await;
+                    m.until("all-slow.service", "up still", up).await;
+                    assert_eq!(processes(&m).await, 2, "no ExecStop= runs on");
+                    // And with little time.
+                    m.fleet.shutdown(Some(Duration::ZERO)).await;
+                    assert_eq!(processes(&m).await, 0);
+                })
+            },
+            |m| {
+                Box::pin(async move {
+                    m.until("all-slow.service", "up again", up).await;
+                    m.write("free", "");
+                })
+            },
+        ],
     );
 }

@@ -268,7 +268,7 @@ impl Machine {
         let mut left = self.engine.processes().await;
         left.retain(runs);
         assert!(left.is_empty(), "processes of destroyed units: {left:?}");
-        self.fleet.shutdown().await;
+        self.fleet.shutdown(None).await;
         self.engine.down(Some(Duration::ZERO)).await.unwrap();
     }
 }
