@@ -1,15 +1,16 @@
 //! Reading an image's files from outside, and filling a fresh volume with what the image has at its place.
 
 use crate::error::{EngineError, Result};
+use crate::id::random_hex;
 use crate::record::{Record, ResolvedMount};
-use crate::volumes::Volumes;
+use crate::volumes::{FILLING, Volumes};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, mknodat,
     openat, openat2, readlinkat, statat, symlinkat,
 };
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -114,15 +115,30 @@ fn copy(layers: &[PathBuf], target: &Path, data: &Path) -> Result<()> {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         Err(e) => return Err(failed(e.into())),
     };
-    let to = rustix::fs::open(data, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
     // A volume that holds something already was filled by somebody.
-    let mut entries = Dir::read_from(&to).map_err(|e| failed(e.into()))?;
-    if entries.any(|e| e.is_ok_and(|e| !matches!(e.file_name().to_bytes(), b"." | b".."))) {
+    if fs::read_dir(data).map_err(failed)?.next().is_some() {
         return Ok(());
     }
-    let mut links = HashMap::new();
-    copy_dir(from.as_fd(), to.as_fd(), &mut links).map_err(failed)?;
-    like(from.as_fd(), to.as_fd()).map_err(failed)
+    // It appears in one piece, on disk: one that a kill or a power cut left half filled would never be filled again.
+    let random = random_hex().map_err(EngineError::from)?;
+    let part = data.with_file_name(format!("{FILLING}{}", &random[..12]));
+    fs::DirBuilder::new().create(&part).map_err(failed)?;
+    let fill = || {
+        let to = rustix::fs::open(&part, flags, Mode::empty())?;
+        copy_dir(from.as_fd(), to.as_fd(), &mut HashMap::new())?;
+        like(from.as_fd(), to.as_fd())?;
+        rustix::fs::syncfs(&to)?;
+        match fs::rename(&part, data) {
+            // Another container was quicker.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(&part),
+            other => other,
+        }
+    };
+    let filled = fill();
+    if filled.is_err() {
+        let _ = fs::remove_dir_all(&part);
+    }
+    filled.map_err(failed)
 }
 
 /// Gives `to` the owner, mode, times and extended attributes of `from`.
@@ -247,7 +263,6 @@ fn own(dir: BorrowedFd<'_>, name: &std::ffi::CStr, stat: &rustix::fs::Stat) -> i
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     #[test]
@@ -268,7 +283,9 @@ mod tests {
         fs::set_permissions(low.join("data/sub/b"), fs::Permissions::from_mode(0o4711)).unwrap();
         symlink("sub/b", low.join("data/link")).unwrap();
         std::os::unix::fs::chown(top.join("data"), Some(33), Some(44)).unwrap();
-        copy(&[top, low], Path::new("/data"), &to).unwrap();
+        let layers = [top, low];
+        copy(&layers, Path::new("/data"), &to).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         assert_eq!(fs::read_to_string(to.join("a")).unwrap(), "top");
         assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("sub/b"));
         let (b, c) = (
@@ -278,6 +295,10 @@ mod tests {
         assert_eq!((b.ino(), b.mode() & 0o7777), (c.ino(), 0o4711));
         let root = fs::metadata(&to).unwrap();
         assert_eq!((root.uid(), root.gid()), (33, 44));
+        // What is there is not touched.
+        fs::remove_file(to.join("a")).unwrap();
+        copy(&layers, Path::new("/data"), &to).unwrap();
+        assert!(!to.join("a").exists());
     }
 
     #[test]

@@ -85,6 +85,9 @@ impl Engine {
         let mut record = Record::new(id.clone(), name.to_owned(), request, image.id.to_string());
         record.mounts = mounts;
         record.save(&dir)?;
+        if !record.host_config.auto_remove {
+            self.sync_containers()?;
+        }
         let container =
             Container::new(record, dir, self.shim_dir(id.as_str()), &self.0.cgroup_root);
         self.table_mut().insert(container.clone());

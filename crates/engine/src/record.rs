@@ -162,6 +162,11 @@ impl Default for State {
     }
 }
 
+/// Has what was made, renamed or removed in a directory outlive the power.
+pub(crate) fn sync(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 impl Record {
     /// A new record.
     pub fn new(id: ContainerId, name: String, request: CreateRequest, image_id: String) -> Self {
@@ -208,7 +213,12 @@ impl Record {
                 let _ = fs::remove_file(&temporary);
                 return Ok(());
             }
-            fs::rename(&temporary, &path)
+            fs::rename(&temporary, &path)?;
+            // A start that is on its way has not been answered yet; everything else has, or is about to be.
+            if self.state.starting {
+                return Ok(());
+            }
+            sync(dir)
         };
         write().map_err(|source| {
             let _ = fs::remove_file(&temporary);

@@ -97,6 +97,12 @@ impl Engine {
         fs::rename(&container.dir, &doomed)
             .map_err(EngineError::file("removing", &container.dir))?;
         self.table_mut().remove(&container.id);
+        // One that went with its end was not to outlive the power in the first place.
+        if !container.read(|r| r.host_config.auto_remove)
+            && let Err(error) = self.sync_containers()
+        {
+            tracing::warn!(container = %container.id, error = crate::start::full(&error), "its removal may not outlive the power");
+        }
         let anonymous: Vec<String> = container.read(|r| {
             let own = r.mounts.iter().filter(|m| m.anonymous);
             own.filter_map(|m| m.name.clone()).collect()
@@ -111,6 +117,11 @@ impl Engine {
         container.tell_removed();
         tokio::task::spawn_blocking(move || delete(&doomed));
         Ok(())
+    }
+
+    pub(crate) fn sync_containers(&self) -> Result<()> {
+        let dir = self.0.options.state_dir.join("containers");
+        crate::record::sync(&dir).map_err(EngineError::file("writing", dir))
     }
 
     /// Who uses a volume, by name.

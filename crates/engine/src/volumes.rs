@@ -2,6 +2,7 @@
 
 use crate::error::{EngineError, Result};
 use crate::id::{is_valid_name, random_hex};
+use crate::record::sync;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 const VERSION: u32 = 1;
+/// Directories beside a volume's data begin so while it is filled.
+pub(crate) const FILLING: &str = ".filling-";
 
 /// A volume as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,10 @@ impl Volumes {
             if name.starts_with(".removed-") {
                 let _ = fs::remove_dir_all(entry.path());
                 continue;
+            }
+            let parts = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+            for part in parts.filter(|p| p.file_name().to_string_lossy().starts_with(FILLING)) {
+                let _ = fs::remove_dir_all(part.path());
             }
             let path = entry.path().join("volume.json");
             let read = fs::read(&path)
@@ -106,7 +113,9 @@ impl Volumes {
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec(volume)?)?;
             file.sync_data()?;
-            fs::rename(&temporary, &path)
+            fs::rename(&temporary, &path)?;
+            sync(&dir)?;
+            sync(&self.dir)
         };
         write().map_err(EngineError::file("writing", &path))
     }
@@ -207,6 +216,7 @@ impl Volumes {
         fs::rename(&dir, &doomed).map_err(EngineError::file("removing", &dir))?;
         all.remove(name);
         drop(all);
+        sync(&self.dir).map_err(EngineError::file("writing", &self.dir))?;
         fs::remove_dir_all(&doomed).map_err(EngineError::file("removing", &doomed))
     }
 }
@@ -227,7 +237,10 @@ mod tests {
         volumes.used("data").unwrap();
         fs::write(volumes.data("data").join("x"), "y").unwrap();
 
+        let part = dir.path().join(format!("volumes/data/{FILLING}x"));
+        fs::create_dir(&part).unwrap();
         let volumes = Volumes::open(dir.path()).unwrap();
+        assert!(!part.exists());
         assert!(!volumes.get("data").unwrap().fresh);
         let error = volumes
             .remove("data", &["web".into()])
