@@ -214,11 +214,7 @@ impl Record {
                 return Ok(());
             }
             fs::rename(&temporary, &path)?;
-            // A start that is on its way has not been answered yet; everything else has, or is about to be.
-            if self.state.starting {
-                return Ok(());
-            }
-            sync(dir)
+            if self.must_last() { sync(dir) } else { Ok(()) }
         };
         write().map_err(|source| {
             let _ = fs::remove_file(&temporary);
@@ -228,6 +224,13 @@ impl Record {
                 source,
             }
         })
+    }
+
+    /// Whether somebody relies on this state after a power cut: not on that of a start which has not been answered, nor on
+    /// that of a run which the machine does not begin again.
+    fn must_last(&self) -> bool {
+        let again = !matches!(self.host_config.restart_policy.name.as_str(), "" | "no");
+        !self.state.starting && (again || self.state.phase != Phase::Running)
     }
 
     /// Reads a record.
