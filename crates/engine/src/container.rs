@@ -135,6 +135,7 @@ impl Container {
         let mut record = locked(&self.record);
         let mut next = record.clone();
         change(&mut next);
+        next.serial += 1;
         next.save(&self.dir)?;
         *record = next;
         drop(record);
@@ -147,6 +148,7 @@ impl Container {
     pub fn happened(&self, ended: bool, change: impl FnOnce(&mut Record)) {
         let mut record = locked(&self.record);
         change(&mut record);
+        record.serial += 1;
         if let Err(error) = record.save(&self.dir) {
             tracing::warn!(container = %self.id, %error, "the state could not be written");
         }

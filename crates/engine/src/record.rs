@@ -1,7 +1,11 @@
-//! What is kept on disk of a container: one file, `containers/<id>/container.json`, replaced as a whole.
+//! What is kept on disk of a container: `containers/<id>/container.json`, replaced as a whole.
 //!
 //! The file is written to a temporary name, synced, and renamed, so that a power cut leaves the old record or the new
-//! one. A directory without a readable record is a creation that was cut short and is removed at start.
+//! one. A directory without a record is a creation that was cut short and is removed at start.
+//!
+//! What only a next daemon needs, and nobody after a power cut (a start on its way, a run that the machine does not begin
+//! again), is not worth waiting for the disk: it is written beside, to `container.now.json`, unsynced. Each writing has a
+//! number; the higher one that can be read counts.
 
 use crate::error::{EngineError, Result};
 use crate::id::ContainerId;
@@ -18,6 +22,8 @@ use std::path::{Path, PathBuf};
 pub const VERSION: u32 = 1;
 /// Name of the record in the container's directory.
 pub const FILE: &str = "container.json";
+/// Name of what is true until the power goes.
+const NOW: &str = "container.now.json";
 
 /// A container: what was asked, and where it stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,6 +48,9 @@ pub struct Record {
     pub mounts: Vec<ResolvedMount>,
     /// Where it stands.
     pub state: State,
+    /// Number of this writing.
+    #[serde(default)]
+    pub serial: u64,
 }
 
 /// A mount with its source found or made.
@@ -181,6 +190,7 @@ impl Record {
             networking: request.networking_config,
             mounts: Vec::new(),
             state: State::default(),
+            serial: 0,
         }
     }
 
@@ -199,22 +209,28 @@ impl Record {
     /// # Errors
     /// [`EngineError::File`] naming the file, a full disk included; the old record is untouched then.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE);
+        let must_last = self.must_last();
+        // A container that goes with its end has one file, and never a synced one.
+        let beside = !must_last && !self.host_config.auto_remove;
+        let path = dir.join(if beside { NOW } else { FILE });
         let temporary = dir.join(".container.json.new");
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec(self)?)?;
-            // A container that goes with its process need not outlive the power. Exchanging names is as atomic as replacing one,
-            // and filesystems do not write the file out for it.
-            if !self.host_config.auto_remove {
+            if must_last {
                 file.sync_data()?;
-            } else if renameat_with(CWD, &temporary, CWD, &path, RenameFlags::EXCHANGE).is_ok() {
+                fs::rename(&temporary, &path)?;
+                // One that stays has a lower number.
+                let _ = fs::remove_file(dir.join(NOW));
+                return sync(dir);
+            }
+            // Exchanging names is as atomic as replacing one, and filesystems do not write the file out for it.
+            if renameat_with(CWD, &temporary, CWD, &path, RenameFlags::EXCHANGE).is_ok() {
                 // One that stays is written over next time.
                 let _ = fs::remove_file(&temporary);
                 return Ok(());
             }
-            fs::rename(&temporary, &path)?;
-            if self.must_last() { sync(dir) } else { Ok(()) }
+            fs::rename(&temporary, &path)
         };
         write().map_err(|source| {
             let _ = fs::remove_file(&temporary);
@@ -227,31 +243,47 @@ impl Record {
     }
 
     /// Whether somebody relies on this state after a power cut: not on that of a start which has not been answered, nor on
-    /// that of a run which the machine does not begin again.
+    /// that of a run which the machine does not begin again, nor of what goes with its process anyway.
     fn must_last(&self) -> bool {
         let again = !matches!(self.host_config.restart_policy.name.as_str(), "" | "no");
-        !self.state.starting && (again || self.state.phase != Phase::Running)
+        !self.host_config.auto_remove
+            && !self.state.starting
+            && (again || self.state.phase != Phase::Running)
     }
 
-    /// Reads a record.
+    /// Reads a record: the latest of its writings.
     ///
     /// # Errors
     /// [`EngineError::File`], [`EngineError::Record`], or [`EngineError::Version`] for a newer format.
     pub fn load(dir: &Path) -> Result<Self> {
+        let kept = Self::read(&dir.join(FILE))?;
+        match Self::read(&dir.join(NOW)) {
+            Ok(now) if now.serial > kept.serial => Ok(now),
+            Err(error @ EngineError::Version { .. }) => Err(error),
+            // None is there, or the power went while it was written.
+            _ => Ok(kept),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
         }
-        let path = dir.join(FILE);
-        let bytes = fs::read(&path).map_err(EngineError::file("reading", &path))?;
+        let bytes = fs::read(path).map_err(EngineError::file("reading", path))?;
+        if bytes.is_empty() {
+            // Unsynced when the power went: only of what was to go with its end.
+            let missing = std::io::ErrorKind::NotFound.into();
+            return Err(EngineError::file("reading", path)(missing));
+        }
         let unreadable = |source| EngineError::Record {
-            path: path.clone(),
+            path: path.to_owned(),
             source,
         };
         let Versioned { version } = serde_json::from_slice(&bytes).map_err(unreadable)?;
         if version > VERSION {
             return Err(EngineError::Version {
-                path,
+                path: path.to_owned(),
                 found: version,
                 known: VERSION,
             });
@@ -293,5 +325,37 @@ mod tests {
             error.contains("version 2") && error.contains(FILE),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_latest_writing_counts_and_a_torn_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let phase = || Record::load(dir).unwrap().state.phase;
+        let mut record = sample();
+        record.save(dir).unwrap();
+        record.serial = 1;
+        record.state.phase = Phase::Running;
+        record.save(dir).unwrap();
+        assert!(dir.join(NOW).exists());
+        assert_eq!(phase(), Phase::Running);
+        let now = fs::read(dir.join(NOW)).unwrap();
+        fs::write(dir.join(NOW), &now[..now.len() / 2]).unwrap();
+        assert_eq!(phase(), Phase::Created);
+        record.serial = 2;
+        record.state.phase = Phase::Exited;
+        record.save(dir).unwrap();
+        assert!(!dir.join(NOW).exists());
+        fs::write(dir.join(NOW), "").unwrap();
+        assert_eq!(phase(), Phase::Exited);
+        // One that a power cut brought back.
+        fs::write(dir.join(NOW), &now).unwrap();
+        assert_eq!(phase(), Phase::Exited);
+        // Those that the machine begins again are kept for it, those that go with their end are not.
+        record.state.phase = Phase::Running;
+        record.host_config.restart_policy.name = "always".into();
+        assert!(record.must_last());
+        record.host_config.auto_remove = true;
+        assert!(!record.must_last());
     }
 }

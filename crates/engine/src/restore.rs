@@ -14,6 +14,7 @@ use crate::record::{Phase, Record};
 use coracle_network::RestoredEndpoint;
 use coracle_shim_protocol::shim::State;
 use std::fs;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,10 +89,17 @@ impl Engine {
         let record = match Record::load(&dir) {
             Ok(record) => record,
             Err(error @ EngineError::Version { .. }) => return Err(error),
-            Err(error) => {
-                // Records are replaced whole: one that cannot be read was never finished.
-                tracing::warn!(container = %id, error = crate::start::full(&error), "a creation that was cut short is undone");
+            Err(EngineError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                tracing::warn!(container = %id, "a creation that was cut short is undone");
                 let _ = fs::remove_dir_all(&dir);
+                return Ok(());
+            }
+            Err(error) => {
+                // Nothing of ours leaves such a one. What is in the container may be all there.
+                let aside = dir.with_file_name(format!(".damaged-{id}"));
+                let (error, kept) = (crate::start::full(&error), aside.display());
+                tracing::error!(container = %id, error, %kept, "its record is damaged; its files are kept");
+                let _ = fs::rename(&dir, &aside);
                 return Ok(());
             }
         };
