@@ -25,6 +25,15 @@ use std::path::PathBuf;
     arg_required_else_help = true
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every verb.
+#[derive(Debug, clap::Args)]
+pub struct Globals {
     /// Where the daemon's sockets are [default: /run/coracle]
     #[arg(
         long,
@@ -44,8 +53,6 @@ pub struct Cli {
         hide_env = true
     )]
     pub host: Option<String>,
-    #[command(subcommand)]
-    pub command: Command,
 }
 
 /// A verb.

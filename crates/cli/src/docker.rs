@@ -5,6 +5,7 @@
 
 use crate::args::Cli;
 use crate::lazy::whole;
+use crate::quick;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches};
@@ -22,8 +23,8 @@ pub fn parse() -> Cli {
     let docker = called_docker(&args);
     match read(&args, docker) {
         Ok(mut cli) => {
-            if docker && cli.host.is_none() {
-                cli.host = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty());
+            if docker && cli.globals.host.is_none() {
+                cli.globals.host = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty());
             }
             cli
         }
@@ -46,6 +47,9 @@ fn read(args: &[OsString], docker: bool) -> Result<Cli, clap::Error> {
         .iter()
         .filter_map(|a| a.to_str())
         .any(|a| a.starts_with("--") && (a.ends_with("=true") || a.ends_with("=false")));
+    if let (false, false, Some(cli)) = (valued, docker, quick::read(args)) {
+        return Ok(cli);
+    }
     // Switches that take values are found among the flags of every verb.
     let mut command = if valued {
         with_values(whole(Cli::command))

@@ -10,6 +10,7 @@ mod docker;
 mod error;
 mod format;
 mod lazy;
+mod quick;
 mod run_args;
 mod server;
 mod terminal;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Daemon(mut args) => {
-            args.run_dir = args.run_dir.or(cli.run_dir);
+            args.run_dir = args.run_dir.or(cli.globals.run_dir);
             Ok(server::run(&args)?)
         }
         Command::Completion { shell } => {
@@ -57,7 +58,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Man { dir } => man(&dir),
         Command::Logout(args) => login::logout(&args),
         command => {
-            let client = Client::new(&socket(cli.host.as_deref(), cli.run_dir)?);
+            let client = Client::new(&socket(cli.globals.host.as_deref(), cli.globals.run_dir)?);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
