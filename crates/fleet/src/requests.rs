@@ -411,10 +411,20 @@ impl Fleet {
     /// [`FleetError::NotFound`], [`FleetError::Store`].
     pub async fn destroy(&self, name: &str) -> Result<()> {
         let name = self.named(name)?.unit().name.to_string();
-        self.stop(&name, true).await?;
-        let _one = self.change().await?;
-        let Some(supervised) = self.supervised(&name) else {
-            return Err(FleetError::NotFound(name));
+        let (supervised, _one) = loop {
+            self.stop(&name, true).await?;
+            let one = self.change().await?;
+            let Some(supervised) = self.supervised(&name) else {
+                return Err(FleetError::NotFound(name));
+            };
+            // Somebody may have started it again meanwhile, and a driver is never ended in the middle of a step.
+            let down = matches!(
+                supervised.actual().active,
+                Active::Inactive | Active::Failed
+            );
+            if supervised.goal.borrow().desired == Desired::Inactive && down {
+                break (supervised, one);
+            }
         };
         supervised.set_task(None);
         let record = supervised.record();
