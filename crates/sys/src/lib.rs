@@ -5,3 +5,4 @@ pub mod netlink;
 pub mod netns;
 pub mod overlay;
 pub mod process;
+pub mod view;
