@@ -258,6 +258,21 @@ fn decompress<S: Read, P: FnMut(u64)>(
     Ok((blob, source.count, compression))
 }
 
+/// What is in a stream, plain or compressed with gzip or zstd.
+pub(crate) fn plain<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+    let (start, failed) = first_bytes(&mut stream);
+    if let Some(error) = failed {
+        return Err(LayerError::io("read the archive")(error));
+    }
+    let compression = Compression::of(&start)?;
+    let whole = BufReader::with_capacity(128 * 1024, io::Cursor::new(start).chain(stream));
+    let failed = |source| LayerError::Compression {
+        compression: compression.name(),
+        source,
+    };
+    compression.reader(whole).map_err(failed)
+}
+
 /// The magic number: up to six bytes, however small the pieces in which they come.
 fn first_bytes(source: impl Read) -> (Vec<u8>, Option<io::Error>) {
     let mut start = Vec::new();

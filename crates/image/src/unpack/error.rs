@@ -125,6 +125,12 @@ pub enum EntryError {
     /// The layer's root is something else than a directory, or is taken away.
     #[error("it would replace the root of the layer")]
     Root,
+    /// A directory would become something else, which was not asked for.
+    #[error("cannot overwrite a directory with something that is none")]
+    DirectoryInTheWay,
+    /// Something else would become a directory, which was not asked for.
+    #[error("cannot overwrite something that is no directory with a directory")]
+    FileInTheWay,
     /// `.wh.`, `.wh..`, `.wh...` or an opaque root.
     #[error("it is a whiteout of the root")]
     WhiteoutRoot,

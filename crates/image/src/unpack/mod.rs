@@ -26,17 +26,19 @@ mod tarfile;
 mod tree;
 
 use std::fs::File;
-use std::io::{BufRead, Write as _};
+use std::io::{BufRead, Read, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 
 pub use error::{EntryError, LayerError};
 pub(crate) use error::{is_no_space, shown};
 use path::Meaning;
 use tarfile::{Entry, TarReader};
-use tree::Tree;
+use tree::{Live, Tree};
 
 /// What a layer may claim at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +93,10 @@ pub(crate) fn unpack(
         rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| LayerError::io("open the work directory")(e.into()))
     };
-    let mut tree = Tree::new(open(root)?, open(trash)?);
+    fill(Tree::new(open(root)?, open(trash)?), archive, limits)
+}
+
+fn fill(mut tree: Tree, archive: impl BufRead, limits: &Limits) -> Result<Unpacked, LayerError> {
     let mut reader = TarReader::new(archive);
     let mut done = Unpacked::default();
     let mut clean = Vec::new();
@@ -108,8 +113,23 @@ pub(crate) fn unpack(
                 limit: limits.bytes,
             });
         }
-        let raw = std::mem::take(&mut entry.path);
-        let applied = path::clean(&raw, &mut clean)
+        let mut raw = std::mem::take(&mut entry.path);
+        if let Some((old, new)) = tree.rename() {
+            raw = renamed(raw, old, new);
+            if entry.kind == b'1' {
+                entry.link = renamed(std::mem::take(&mut entry.link), old, new);
+            }
+        }
+        let mut named = &raw[..];
+        if !tree.is_layer() {
+            // Archives of root filesystems are written either way.
+            let start = raw.iter().position(|b| *b != b'/');
+            named = start.map_or(b".", |start| &raw[start..]);
+            if let Some((uid, gid)) = tree.owner() {
+                (entry.uid, entry.gid) = (uid.into(), gid.into());
+            }
+        }
+        let applied = path::clean(named, &mut clean)
             .and_then(|()| entry.refused.take().map_or(Ok(()), Err))
             .and_then(|()| check_xattrs(&entry));
         applied.map_err(|e| e.of(&raw))?;
@@ -118,6 +138,55 @@ pub(crate) fn unpack(
     reader.drain()?;
     tree.finish().map_err(|e| e.of(b"."))?;
     Ok(done)
+}
+
+fn renamed(name: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
+    let old = if old == b"/" { b"" } else { old };
+    match name.strip_prefix(old) {
+        Some(rest) if rest.is_empty() || rest.starts_with(b"/") => [new, rest].concat(),
+        _ => name,
+    }
+}
+
+/// Where and how an archive is copied into a root filesystem that is in use.
+#[derive(Debug)]
+pub struct CopyInto {
+    /// Its root. Every link is followed within it.
+    pub root: OwnedFd,
+    /// The directory that the names are relative to; it must be there.
+    pub directory: PathBuf,
+    /// Whether a directory may become something else, and something else a directory.
+    pub replace: bool,
+    /// Owner (user and group id) of everything, whatever the archive says.
+    pub owner: Option<(u32, u32)>,
+    /// What names begin with, and with what instead: `("a", "b")` makes `b/x` of `a/x`.
+    pub rename: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Copies an archive, plain or compressed with gzip or zstd, into a root filesystem. What was copied before an error stays.
+/// Names ending in `.wh.…` are plain names here, and devices are made.
+///
+/// # Errors
+/// [`LayerError`], naming the entry that is refused.
+pub fn copy_into(into: CopyInto, archive: impl Read) -> Result<(), LayerError> {
+    let base: Vec<u8> = into.directory.as_os_str().as_bytes().to_vec();
+    let start = base.iter().position(|b| *b != b'/').unwrap_or(base.len());
+    let live = Live {
+        root: into.root,
+        base: base[start..].to_vec(),
+        replace: into.replace,
+        owner: into.owner,
+        rename: into.rename,
+    };
+    let tree = Tree::live(live)
+        .map_err(|e| LayerError::io("open the directory that is copied into")(e.into()))?;
+    let plain = crate::ingest::plain(archive)?;
+    fill(
+        tree,
+        std::io::BufReader::with_capacity(256 << 10, plain),
+        &Limits::default(),
+    )
+    .map(drop)
 }
 
 fn check_xattrs(entry: &Entry) -> Result<(), EntryError> {
@@ -142,7 +211,16 @@ fn apply<R: BufRead>(
     entry: &Entry,
     reader: &mut TarReader<R>,
 ) -> Applied {
-    let (parent, name) = match path::meaning(path) {
+    let meaning = if tree.is_layer() {
+        path::meaning(path)
+    } else if path.is_empty() {
+        // Docker leaves the directory that is copied into as it is.
+        Ok(Meaning::Ignored)
+    } else {
+        let (parent, name) = path::split(path);
+        Ok(Meaning::Plain { parent, name })
+    };
+    let (parent, name) = match meaning {
         Err(e) => return Ok(Err(e)),
         Ok(Meaning::Ignored) => return Ok(Ok(())),
         Ok(Meaning::Root) if entry.kind == b'5' => {
@@ -171,7 +249,12 @@ fn special(
         b'5' => return tree.directory(path, entry),
         b'1' => {
             let mut target = Vec::new();
-            path::clean(&entry.link, &mut target).map_err(|source| EntryError::LinkOutside {
+            let mut link = &entry.link[..];
+            if !tree.is_layer() {
+                let start = link.iter().position(|b| *b != b'/').unwrap_or(0);
+                link = &link[start..];
+            }
+            path::clean(link, &mut target).map_err(|source| EntryError::LinkOutside {
                 target: shown(&entry.link),
                 source: Box::new(source),
             })?;
@@ -185,12 +268,14 @@ fn special(
         })?,
         b'3' | b'4' | b'6' => {
             let (major, minor) = entry.device;
-            if kind == b'4' || kind == b'3' && !DEVICES.contains(&entry.device) {
+            if tree.is_layer() && (kind == b'4' || kind == b'3' && !DEVICES.contains(&entry.device))
+            {
                 let kind = if kind == b'4' { "block" } else { "character" };
                 return Err(EntryError::Device { kind, major, minor });
             }
             let (file_type, device) = match kind {
                 b'6' => (FileType::Fifo, 0),
+                b'4' => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
                 _ => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
             };
             let mode = Mode::from_raw_mode(0o600);

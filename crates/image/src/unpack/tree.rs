@@ -18,11 +18,27 @@ const OPEN_DIR: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// A root filesystem that is written into, rather than a layer of its own.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// The filesystem's root; links are followed within it.
+    pub root: OwnedFd,
+    /// The directory below it that the entries' names are relative to, without slashes at its ends.
+    pub base: Vec<u8>,
+    /// Whether a directory may become something else, and something else a directory.
+    pub replace: bool,
+    /// Owner of everything, whatever the archive says.
+    pub owner: Option<(u32, u32)>,
+    /// What names begin with, and with what instead.
+    pub rename: Option<(Vec<u8>, Vec<u8>)>,
+}
+
 /// The tree being filled.
 pub(crate) struct Tree {
     root: OwnedFd,
     /// A directory of its own, outside the layer, for subtrees that were replaced.
-    trash: OwnedFd,
+    trash: Option<OwnedFd>,
+    live: Option<Live>,
     trashed: u64,
     /// The directory used last: entries of one directory follow each other.
     last: Option<(Vec<u8>, OwnedFd)>,
@@ -34,20 +50,53 @@ impl Tree {
     pub fn new(root: OwnedFd, trash: OwnedFd) -> Self {
         Self {
             root,
-            trash,
+            trash: Some(trash),
+            live: None,
             trashed: 0,
             last: None,
             times: Vec::new(),
         }
     }
 
+    /// Into a filesystem that is in use; its directory `base` must be there.
+    pub fn live(live: Live) -> Result<Self, Errno> {
+        let base = if live.base.is_empty() {
+            b"."
+        } else {
+            &live.base[..]
+        };
+        Ok(Self {
+            root: open_within(&live.root, base, ResolveFlags::IN_ROOT)?,
+            trash: None,
+            live: Some(live),
+            trashed: 0,
+            last: None,
+            times: Vec::new(),
+        })
+    }
+
+    /// Whether it is a layer, in which names can be whiteouts.
+    pub fn is_layer(&self) -> bool {
+        self.live.is_none()
+    }
+
+    /// Owner of everything, if the archive's are not taken.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.live.as_ref().and_then(|l| l.owner)
+    }
+
+    /// What names begin with, and with what instead.
+    pub fn rename(&self) -> Option<(&[u8], &[u8])> {
+        let rename = self.live.as_ref()?.rename.as_ref()?;
+        Some((&rename.0, &rename.1))
+    }
+
     fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(&self.root, path, OPEN_DIR, Mode::empty(), beneath) {
-                // The kernel could not be sure of a ".." in a link while something was renamed.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
+        match &self.live {
+            None => open_within(&self.root, path, ResolveFlags::BENEATH),
+            Some(live) => {
+                let whole = [&live.base[..], b"/", path].concat();
+                open_within(&live.root, &whole, ResolveFlags::IN_ROOT)
             }
         }
     }
@@ -122,9 +171,13 @@ impl Tree {
             unlink(&dir, name)?;
             return Ok(is_whiteout(Some(&old)));
         }
-        // Moving it away takes one call, whatever its size and depth.
-        rustix::fs::renameat(&dir, name, &self.trash, number)
-            .map_err(EntryError::io("move a replaced directory away"))?;
+        match (&self.trash, &self.live) {
+            // Moving it away takes one call, whatever its size and depth.
+            (Some(trash), _) => rustix::fs::renameat(&dir, name, trash, number)
+                .map_err(EntryError::io("move a replaced directory away"))?,
+            (None, Some(Live { replace: true, .. })) => remove_all(&dir, name)?,
+            (None, _) => return Err(EntryError::DirectoryInTheWay),
+        }
         self.trashed += 1;
         self.last = None;
         Ok(false)
@@ -159,6 +212,9 @@ impl Tree {
                 let old = stat(self.dir(parent)?, name)?;
                 let is_dir = |s: &Stat| FileType::from_raw_mode(s.st_mode) == FileType::Directory;
                 if !old.as_ref().is_some_and(is_dir) {
+                    if self.live.as_ref().is_some_and(|l| !l.replace) {
+                        return Err(EntryError::FileInTheWay);
+                    }
                     let hides = self.clear(parent, name)?;
                     make_dir(self.dir(parent)?, name)?;
                     if hides {
@@ -241,6 +297,30 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+fn open_within(root: &OwnedFd, path: &[u8], how: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let how = how | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(root, path, OPEN_DIR, Mode::empty(), how) {
+            // The kernel could not be sure of a ".." in a link while something was renamed.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Removes a directory and all below it, following no link.
+fn remove_all(dir: &OwnedFd, name: &[u8]) -> Result<(), EntryError> {
+    use rustix::fd::AsRawFd as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    std::fs::remove_dir_all(path.join(std::ffi::OsStr::from_bytes(name))).map_err(|source| {
+        EntryError::Io {
+            action: "remove a directory that is replaced",
+            source,
+        }
+    })
 }
 
 fn parent_error(errno: Errno) -> EntryError {
