@@ -36,7 +36,7 @@ pub enum System {
     /// What the daemon is and has
     #[command(after_help = "Example:\n  coracle system info")]
     Info {
-        /// json, or a template
+        /// table, json, or a template
         #[arg(short, long)]
         format: Option<String>,
     },
@@ -54,10 +54,21 @@ pub async fn system(client: &Client, command: &System) -> Result<()> {
     }
 }
 
+/// As docker shows it: with its share, if there is anything.
+fn reclaimable(free: f64, of: f64) -> String {
+    if of > 0.0 {
+        format!("{} ({:.0}%)", size(free), (free / of * 100.0).floor())
+    } else {
+        size(free)
+    }
+}
+
 async fn usage(client: &Client, format: Option<&str>) -> Result<()> {
     let found = client.get("/system/df").await?;
     let list = |key: &str| found[key].as_array().cloned().unwrap_or_default();
-    let sum = |list: &[Value], size: &dyn Fn(&Value) -> f64| list.iter().map(size).sum::<f64>();
+    let sum = |list: &[Value], size: &dyn Fn(&Value) -> f64| {
+        list.iter().map(size).fold(0.0, |a, b| a + b)
+    };
     let (images, containers, volumes) = (list("Images"), list("Containers"), list("Volumes"));
     let image_size = |v: &Value| v["Size"].as_f64().unwrap_or(0.0);
     let own = |v: &Value| v["SizeRw"].as_f64().unwrap_or(0.0);
@@ -71,11 +82,12 @@ async fn usage(client: &Client, format: Option<&str>) -> Result<()> {
             ("TotalCount", json!(total.to_string())),
             ("Active", json!(active.to_string())),
             ("Size", json!(size(bytes))),
-            ("Reclaimable", json!(size(free))),
+            ("Reclaimable", json!(reclaimable(free, bytes))),
         ])
     };
     let idle = |list: &[Value], active: &dyn Fn(&&Value) -> bool, size: &dyn Fn(&Value) -> f64| {
-        list.iter().filter(|v| !active(v)).map(size).sum::<f64>()
+        let idle = list.iter().filter(|v| !active(v)).map(size);
+        idle.fold(0.0, |a, b| a + b)
     };
     let rows = vec![
         line(
@@ -138,8 +150,10 @@ pub async fn info(client: &Client, format: Option<&str>) -> Result<()> {
     let found = client.get("/info").await?;
     match format {
         Some("json") => out(&format!("{found}\n")),
-        Some(text) => out(&format!("{}\n", Template::parse(text)?.render(&found)?)),
-        None => {
+        Some(text) if text != "table" => {
+            out(&format!("{}\n", Template::parse(text)?.render(&found)?))
+        }
+        _ => {
             let text = |key: &str| {
                 found[key]
                     .as_str()
@@ -189,8 +203,10 @@ pub async fn version(client: &Client, format: Option<&str>) -> Result<()> {
     });
     match format {
         Some("json") => out(&format!("{all}\n")),
-        Some(text) => out(&format!("{}\n", Template::parse(text)?.render(&all)?)),
-        None => {
+        Some(text) if text != "table" => {
+            out(&format!("{}\n", Template::parse(text)?.render(&all)?))
+        }
+        _ => {
             out(&format!(
                 "Client: Coracle {own} (API {})\n",
                 coracle_api::API_VERSION

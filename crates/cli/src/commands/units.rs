@@ -3,6 +3,7 @@
 use super::containers::{Logs, log_query, show};
 use crate::client::{Client, escape};
 use crate::error::{CliError, Result, each};
+use crate::format::template::Template;
 use crate::format::words::ago;
 use crate::format::{Table, out, row};
 use chrono::DateTime;
@@ -291,8 +292,14 @@ async fn status(client: &Client, units: &[String], format: Option<&str>) -> Resu
     }
     each(&names(units)?, async |name| {
         let unit = client.get(&format!("/v1/units/{}", escape(&name))).await?;
-        if format == Some("json") {
-            return out(&format!("{}\n", serde_json::to_string_pretty(&unit)?));
+        match format {
+            None | Some("table") => {}
+            Some("json") => {
+                return out(&format!("{}\n", serde_json::to_string_pretty(&unit)?));
+            }
+            Some(text) => {
+                return out(&format!("{}\n", Template::parse(text)?.render(&unit)?));
+            }
         }
         let text = |key: &str| unit[key].as_str().unwrap_or_default().to_owned();
         let since = unit["since"].as_str().unwrap_or("never");

@@ -121,10 +121,14 @@ pub fn align(rows: Vec<Vec<String>>) -> String {
     text
 }
 
-/// Prints what `inspect` found: an indented list, or each by a template.
+/// Prints what `inspect` found: an indented list, a table of each one's fields, or each by a template.
 pub fn inspected(found: &[Value], format: Option<&str>) -> Result<()> {
     match format.map(str::trim) {
         None | Some("" | "json") => out(&format!("{}\n", serde_json::to_string_pretty(found)?)),
+        Some("table") => {
+            let tables: Vec<String> = found.iter().map(fields).collect();
+            out(&tables.join("\n"))
+        }
         Some(text) => {
             let template = template::Template::parse(text)?;
             for value in found {
@@ -133,6 +137,38 @@ pub fn inspected(found: &[Value], format: Option<&str>) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Every field that holds something, by its path.
+fn fields(value: &Value) -> String {
+    fn walk(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+        let below = |name: &str| match path {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        };
+        match value {
+            Value::Object(map) => map.iter().for_each(|(k, v)| walk(&below(k), v, rows)),
+            Value::Array(list) if list.iter().any(|v| v.is_object() || v.is_array()) => {
+                for (n, value) in list.iter().enumerate() {
+                    walk(&below(&n.to_string()), value, rows);
+                }
+            }
+            Value::Array(list) => {
+                let list: Vec<String> = list.iter().map(|v| cell(Some(v))).collect();
+                if !list.is_empty() {
+                    rows.push(vec![path.to_owned(), list.join(", ")]);
+                }
+            }
+            Value::Null => {}
+            value => match cell(Some(value)) {
+                text if text.is_empty() => {}
+                text => rows.push(vec![path.to_owned(), text]),
+            },
+        }
+    }
+    let mut rows = vec![vec!["FIELD".to_owned(), "VALUE".to_owned()]];
+    walk("", value, &mut rows);
+    align(rows)
 }
 
 /// A row of pairs.
@@ -145,6 +181,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn fields_of_what_is_inspected() {
+        let value = json!({
+            "Name": "web", "Empty": "", "None": null, "Cmd": ["a", "b"], "State": {"Pid": 7},
+            "Mounts": [{"Source": "/x"}], "Labels": {},
+        });
+        assert_eq!(
+            fields(&value),
+            "FIELD             VALUE\nCmd               a, b\nMounts.0.Source   /x\nName              web\nState.Pid         7\n"
+        );
+    }
 
     #[test]
     fn the_forms() {
