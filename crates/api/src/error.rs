@@ -57,7 +57,8 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         use EngineError as E;
         let status = match &error {
-            E::NotFound { .. } => StatusCode::NOT_FOUND,
+            E::NotFound { .. } | E::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            E::Forbidden(_) => StatusCode::FORBIDDEN,
             E::Ambiguous { .. } | E::Invalid(_) => StatusCode::BAD_REQUEST,
             E::Conflict(_) => StatusCode::CONFLICT,
             E::NotModified => StatusCode::NOT_MODIFIED,

@@ -6,6 +6,7 @@
 
 #![recursion_limit = "256"]
 
+mod archive;
 mod containers;
 mod error;
 mod events;
@@ -16,6 +17,7 @@ mod inspect;
 mod list;
 mod networks;
 mod query;
+mod rest;
 mod serve;
 mod stats;
 mod streams;
@@ -64,6 +66,7 @@ pub fn router(app: App) -> Router {
         .merge(network_and_volume_routes())
         .merge(unit_routes())
         .fallback(error::no_such_page)
+        .layer(axum::middleware::from_fn(rest::taken))
         .with_state(app)
 }
 
@@ -93,6 +96,12 @@ fn container_routes() -> Router<App> {
         .route("/containers/{id}/rename", post(containers::rename))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/resize", post(containers::resize))
+        .route(
+            "/containers/{id}/archive",
+            get(archive::get).head(archive::stat).put(archive::put),
+        )
+        .route("/containers/{id}/export", get(archive::export))
+        .route("/containers/{id}/changes", get(archive::changes))
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}/logs", get(streams::logs))
         .route("/containers/{id}/attach", post(streams::attach))

@@ -184,7 +184,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
     }))
 }
 
-fn reader(request: Request) -> impl tokio::io::AsyncRead + Send + Unpin {
+pub fn reader(request: Request) -> impl tokio::io::AsyncRead + Send + Unpin {
     StreamReader::new(Box::pin(
         request
             .into_body()

@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
+use crate::commands::copy::{Cp, Export};
 use crate::commands::images::{Images, Import, Load, Pull, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
@@ -119,6 +120,16 @@ pub enum Command {
         /// Port inside
         port: Option<String>,
     },
+    /// Copy files into a container or out of it
+    Cp(Lazy<Cp>),
+    /// Files that a container has added (A), changed (C) or removed (D)
+    #[command(after_help = "Example:\n  coracle diff web")]
+    Diff {
+        /// Container
+        name: String,
+    },
+    /// A container's root filesystem as a tar archive
+    Export(Lazy<Export>),
     /// What happens, as it happens
     Events(Lazy<Events>),
     /// List images
@@ -184,14 +195,14 @@ pub enum Command {
     /// What the daemon is and has
     #[command(after_help = "Example:\n  coracle info --format '{{.NCPU}}'")]
     Info {
-        /// json, or a template
+        /// table, json, or a template
         #[arg(short, long)]
         format: Option<String>,
     },
     /// Versions of client and daemon
     #[command(after_help = "Example:\n  coracle version")]
     Version {
-        /// json, or a template
+        /// table, json, or a template
         #[arg(short, long)]
         format: Option<String>,
     },
@@ -280,6 +291,16 @@ pub enum ContainerCommand {
         /// Port inside
         port: Option<String>,
     },
+    /// Copy files into a container or out of it
+    Cp(Lazy<Cp>),
+    /// Files that a container has added (A), changed (C) or removed (D)
+    #[command(after_help = "Example:\n  coracle container diff web")]
+    Diff {
+        /// Container
+        name: String,
+    },
+    /// A container's root filesystem as a tar archive
+    Export(Lazy<Export>),
     /// Remove containers that do not run
     #[command(after_help = "Example:\n  coracle container prune -f")]
     Prune {

@@ -18,7 +18,9 @@ mod terminal;
 use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
-use commands::{containers, images, list, login, networks, run, stats, system, units, volumes};
+use commands::{
+    containers, copy, images, list, login, networks, run, stats, system, units, volumes,
+};
 use error::{CliError, Result};
 use hyper::Method;
 use std::path::{Path, PathBuf};
@@ -106,6 +108,9 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Stats(args) => stats::stats(client, &args).await,
         Command::Top { name, ps } => list::top(client, &name, &ps).await,
         Command::Port { name, port } => list::port(client, &name, port.as_deref()).await,
+        Command::Cp(args) => copy::cp(client, &args).await,
+        Command::Diff { name } => copy::diff(client, &name).await,
+        Command::Export(args) => copy::export(client, &args).await,
         Command::Events(args) => list::events(client, &args).await,
         Command::Images(args) => images::images(client, &args).await,
         Command::Pull(args) => pull(client, &args).await,
@@ -177,6 +182,9 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         C::Stats(args) => stats::stats(client, &args).await,
         C::Top { name, ps } => list::top(client, &name, &ps).await,
         C::Port { name, port } => list::port(client, &name, port.as_deref()).await,
+        C::Cp(args) => copy::cp(client, &args).await,
+        C::Diff { name } => copy::diff(client, &name).await,
+        C::Export(args) => copy::export(client, &args).await,
         C::Prune { force } => {
             if !commands::confirmed(force, "all containers that do not run")? {
                 return Ok(());

@@ -58,7 +58,7 @@ pub(crate) struct Container {
     cgroup: String,
     /// It is being removed: no further run will need its links' names.
     pub going: std::sync::atomic::AtomicBool,
-    pub op: tokio::sync::Mutex<()>,
+    pub op: Arc<tokio::sync::Mutex<()>>,
     pub run: Arc<tokio::sync::Mutex<()>>,
     record: Mutex<Record>,
     status: watch::Sender<Status>,
@@ -88,7 +88,7 @@ impl Container {
             run_dir,
             cgroup: format!("{cgroup_root}/{}", record.id),
             going: std::sync::atomic::AtomicBool::new(false),
-            op: tokio::sync::Mutex::default(),
+            op: Arc::default(),
             run: Arc::default(),
             record: Mutex::new(record),
             status: watch::Sender::new(status),

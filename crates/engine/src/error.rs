@@ -27,6 +27,23 @@ pub enum EngineError {
     /// It does not fit the present state.
     #[error("{0}")]
     Conflict(String),
+    /// It is not to be written.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The container has nothing at that path.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchPath {
+        /// In the container.
+        path: String,
+        /// Its name.
+        container: String,
+    },
+    /// A container's files cannot be reached from outside.
+    #[error("the container's files cannot be reached")]
+    View(#[from] coracle_sys::view::ViewError),
+    /// An archive could not be copied in.
+    #[error("the archive was not copied to its end")]
+    Archive(#[source] coracle_image::LayerError),
     /// Nothing to do: it is as asked already.
     #[error("not modified")]
     NotModified,

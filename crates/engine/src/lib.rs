@@ -14,6 +14,7 @@
 //!
 //! The daemon never is a container's parent: the holder forks a shim for each, and [`client`] speaks with both.
 
+pub mod archive;
 pub mod client;
 pub mod container;
 mod copyup;

@@ -51,7 +51,7 @@ pub struct Ps {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  coracle inspect --format '{{.State.Status}}' web")]
 pub struct Inspect {
-    /// json, or a template
+    /// table, json, or a template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// container, image, network or volume
@@ -322,7 +322,7 @@ pub struct Events {
     /// Narrow: key=value
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// json, or a template
+    /// table, json, or a template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! The verbs, one file a group.
 
 pub mod containers;
+pub mod copy;
 pub mod images;
 pub mod list;
 pub mod login;

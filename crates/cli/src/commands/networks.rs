@@ -58,7 +58,7 @@ pub enum Network {
     /// Show networks
     #[command(after_help = "Example:\n  coracle network inspect bridge")]
     Inspect {
-        /// json, or a template
+        /// table, json, or a template
         #[arg(short, long)]
         format: Option<String>,
         /// Names or ids

@@ -39,7 +39,7 @@ pub enum Volume {
     /// Show a volume
     #[command(after_help = "Example:\n  coracle volume inspect data")]
     Inspect {
-        /// json, or a template
+        /// table, json, or a template
         #[arg(short, long)]
         format: Option<String>,
         /// Names

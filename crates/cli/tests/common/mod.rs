@@ -213,7 +213,7 @@ impl Daemon {
         for tool in [
             "sh", "true", "false", "sleep", "cat", "echo", "id", "ls", "nslookup", "wget", "httpd",
             "kill", "grep", "dd", "mkdir", "touch", "hostname", "test", "stat", "head", "mount",
-            "nc",
+            "nc", "ln", "rm", "tail",
         ] {
             std::os::unix::fs::symlink("busybox", bin.join(tool)).unwrap();
         }

@@ -1,0 +1,490 @@
+//! `cp`, `export` and `diff`. What goes where is decided as docker's `pkg/archive` decides it (`PrepareArchiveCopy`).
+
+use crate::client::{Client, check, empty, escape, query, stream};
+use crate::error::{CliError, Result};
+use crate::format::out;
+use crate::format::words::size;
+use crate::terminal::is_terminal;
+use base64::Engine as _;
+use clap::Args;
+use coracle_engine::full_error;
+use coracle_image::pack::{Tree, pack};
+use coracle_image::{CopyInto, copy_into};
+use http_body_util::BodyExt;
+use hyper::{Method, Response, body::Incoming};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::SyncIoBridge;
+
+/// `coracle cp`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  coracle cp nginx.conf web:/etc/nginx/\n  coracle cp web:/var/log ./logs\n  coracle cp web:/data - | tar t"
+)]
+pub struct Cp {
+    /// What is copied into a container belongs to the container's user
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Copy what a link leads to
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Say nothing of what was copied
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CONTAINER:PATH, a path of this machine, or - for a tar archive on stdin
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// CONTAINER:PATH, a path of this machine, or - for a tar archive on stdout
+    #[arg(value_name = "TO")]
+    pub to: String,
+}
+
+/// `coracle export`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coracle export web | coracle import - web-flat")]
+pub struct Export {
+    /// File instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Container
+    pub name: String,
+}
+
+/// One end of a copy.
+#[derive(Debug, Clone, PartialEq)]
+struct End {
+    path: String,
+    exists: bool,
+    directory: bool,
+    /// Name of the link that led here.
+    called: Option<String>,
+}
+
+fn usage(text: impl Into<String>) -> CliError {
+    CliError::Usage(text.into())
+}
+
+/// `CONTAINER:PATH`, or a path of this machine.
+fn split(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(':') {
+        Some((name, path)) if !text.starts_with('/') && !name.starts_with('.') => {
+            (Some(name), path)
+        }
+        _ => (None, text),
+    }
+}
+
+/// Whether a path can only be a directory.
+fn asserts_directory(path: &str) -> bool {
+    path.ends_with('/') || path == "." || path.ends_with("/.")
+}
+
+/// Directory and last part, which is `.` if that is how the path ends, and `/` of the root.
+fn parts(path: &str) -> (String, String) {
+    if path == "." || path.ends_with("/.") {
+        let dir = path.strip_suffix('.').unwrap_or(path);
+        return (
+            if dir.is_empty() {
+                "./".into()
+            } else {
+                dir.into()
+            },
+            ".".into(),
+        );
+    }
+    let path = path.trim_end_matches('/');
+    match path.rsplit_once('/') {
+        _ if path.is_empty() => ("/".into(), "/".into()),
+        Some(("", name)) => ("/".into(), name.into()),
+        Some((dir, name)) => (dir.into(), name.into()),
+        None => (".".into(), path.into()),
+    }
+}
+
+/// The directory to copy into, and what the top of the archive becomes.
+fn place(from: &End, to: &End) -> Result<(String, Option<(String, String)>)> {
+    let (dir, name) = parts(&to.path);
+    let old = parts(&from.path).1;
+    match (to.exists, to.directory) {
+        (true, true) => Ok((to.path.clone(), from.called.clone().map(|c| (old, c)))),
+        (true, false) if from.directory => Err(usage(format!(
+            "cannot copy directory {} to {}, which is none",
+            from.path, to.path
+        ))),
+        (false, _) if !from.directory && asserts_directory(&to.path) => {
+            Err(usage(format!("no such directory: {}", to.path)))
+        }
+        _ => Ok((dir, Some((old, name)))),
+    }
+}
+
+pub async fn cp(client: &Client, args: &Cp) -> Result<()> {
+    match (split(&args.from), split(&args.to)) {
+        ((Some(_), _), (Some(_), _)) => Err(usage(
+            "copying between containers is not supported; copy to this machine first, or pipe: cp A:PATH - | cp - B:DIR",
+        )),
+        ((None, _), (None, _)) => Err(usage(
+            "must specify at least one container source, as CONTAINER:PATH",
+        )),
+        ((Some(name), path), (None, to)) => copy_out(client, args, name, path, to).await,
+        ((None, from), (Some(name), path)) => copy_in(client, args, from, name, path).await,
+    }
+}
+
+fn archive_path(name: &str, pairs: &[(&str, String)]) -> String {
+    format!("/containers/{}/archive{}", escape(name), query(pairs))
+}
+
+/// What the daemon says of a path of a container.
+fn stat(answer: &Response<Incoming>) -> Option<Value> {
+    let text = answer.headers().get("x-docker-container-path-stat")?;
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .ok()?;
+    serde_json::from_slice(&decoded).ok()
+}
+
+async fn look(client: &Client, name: &str, path: &str) -> Result<Option<Value>> {
+    let asked = archive_path(name, &[("path", path.to_owned())]);
+    // An answer to HEAD has no body: what is wrong with anything but the path is asked for again.
+    let answer = client.send(Method::HEAD, &asked, empty(), &[]).await?;
+    if answer.status().is_success() {
+        return Ok(stat(&answer));
+    }
+    client
+        .get(&format!("/containers/{}/json", escape(name)))
+        .await?;
+    Ok(None)
+}
+
+fn mode(stat: &Value, bit: u32) -> bool {
+    stat["mode"].as_u64().unwrap_or(0) & (1 << bit) != 0
+}
+
+fn is_directory(stat: &Value) -> bool {
+    mode(stat, 31)
+}
+
+/// Where a link leads, if it is one.
+fn target(stat: &Value) -> Option<&str> {
+    mode(stat, 27).then(|| stat["linkTarget"].as_str().unwrap_or_default())
+}
+
+async fn copy_out(client: &Client, args: &Cp, name: &str, path: &str, to: &str) -> Result<()> {
+    let mut from = End {
+        path: path.to_owned(),
+        exists: true,
+        directory: false,
+        called: None,
+    };
+    if args.follow_link
+        && let Some(found) = look(client, name, path).await?
+        && let Some(target) = target(&found)
+    {
+        target.clone_into(&mut from.path);
+        from.called = Some(parts(path).1);
+    }
+    let asked = archive_path(name, &[("path", from.path.clone())]);
+    let answer = check(client.send(Method::GET, &asked, empty(), &[]).await?).await?;
+    from.directory = stat(&answer).is_some_and(|s| is_directory(&s));
+    if to == "-" {
+        if is_terminal(std::io::stdout()) {
+            return Err(usage(
+                "cowardly refusing to copy to a terminal; redirect it",
+            ));
+        }
+        return download(answer, &mut std::io::stdout().lock()).await;
+    }
+    let (dir, rename) = place(&from, &local(to)?)?;
+    let copied = unpack(answer, Path::new(&dir), rename).await?;
+    told(args, copied, to);
+    Ok(())
+}
+
+/// The end of a copy on this machine; a link is followed.
+fn local(path: &str) -> Result<End> {
+    if path.is_empty() {
+        return Err(usage("the path on this machine is empty"));
+    }
+    let found = fs::metadata(path);
+    let directory = found.as_ref().is_ok_and(fs::Metadata::is_dir);
+    Ok(End {
+        path: path.to_owned(),
+        exists: found.is_ok(),
+        directory,
+        called: None,
+    })
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CliError {
+    let path = path.to_owned();
+    move |source| CliError::File {
+        action,
+        path,
+        source,
+    }
+}
+
+async fn download(answer: Response<Incoming>, to: &mut impl Write) -> Result<()> {
+    let mut body = answer.into_body();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            to.write_all(&data)?;
+        }
+    }
+    Ok(to.flush()?)
+}
+
+/// Unpacks an archive below a directory of this machine; gives the bytes of it.
+async fn unpack(
+    answer: Response<Incoming>,
+    dir: &Path,
+    rename: Option<(String, String)>,
+) -> Result<u64> {
+    let directory = fs::canonicalize(dir).map_err(file_error("opening", dir))?;
+    let root = fs::File::open("/").map_err(file_error("opening", Path::new("/")))?;
+    let (reader, mut writer) = tokio::io::duplex(1 << 20);
+    let reader = SyncIoBridge::new(reader);
+    let shown = dir.display().to_string();
+    let copying = tokio::task::spawn_blocking(move || {
+        let into = CopyInto {
+            root: root.into(),
+            directory,
+            replace: false,
+            // As docker's client: what comes out belongs to who asked.
+            owner: Some((
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            )),
+            rename: rename.map(|(old, new)| (old.into_bytes(), new.into_bytes())),
+        };
+        copy_into(into, reader)
+    });
+    let mut body = answer.into_body();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes += data.len() as u64;
+            // The other side says why it left.
+            if writer.write_all(&data).await.is_err() {
+                break;
+            }
+        }
+    }
+    drop(writer);
+    match copying.await {
+        Ok(Ok(())) => Ok(bytes),
+        Ok(Err(error)) => Err(usage(format!("copying to {shown}: {}", full_error(&error)))),
+        Err(error) => Err(usage(format!("copying to {shown}: {error}"))),
+    }
+}
+
+async fn copy_in(client: &Client, args: &Cp, from: &str, name: &str, path: &str) -> Result<()> {
+    let mut end = End {
+        path: path.to_owned(),
+        exists: false,
+        directory: false,
+        called: None,
+    };
+    let mut found = look(client, name, path).await?;
+    if let Some(target) = found.as_ref().and_then(target).map(str::to_owned) {
+        found = look(client, name, &target).await?;
+        end.path = target;
+    }
+    if let Some(found) = &found {
+        (end.exists, end.directory) = (true, is_directory(found));
+    }
+    let (dir, body) = if from == "-" {
+        if !end.directory {
+            return Err(usage(format!(
+                "destination \"{name}:{path}\" must be a directory"
+            )));
+        }
+        (end.path, stream(tokio::io::stdin()))
+    } else {
+        let (source, start) = source(from, args.follow_link)?;
+        let (dir, rename) = place(&start, &end)?;
+        let to = rename.map_or_else(|| parts(&start.path).1, |(_, new)| new);
+        let (reader, writer) = tokio::io::duplex(1 << 20);
+        let writer = SyncIoBridge::new(writer);
+        let (base, parent) = source;
+        let shown = from.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let sent = fs::File::open(&parent)
+                .and_then(|dir| pack(dir, &base, to.as_bytes(), Tree::Whole, writer));
+            if let Err(error) = sent
+                && error.kind() != std::io::ErrorKind::BrokenPipe
+            {
+                eprintln!("coracle: reading {shown}: {error}");
+            }
+        });
+        (dir, stream(reader))
+    };
+    let flag = |on: bool| if on { "true" } else { "" }.to_owned();
+    let asked = archive_path(
+        name,
+        &[
+            ("path", dir),
+            ("noOverwriteDirNonDir", flag(true)),
+            ("copyUIDGID", flag(args.archive)),
+        ],
+    );
+    let answer = client.send(Method::PUT, &asked, body, &[]).await?;
+    check(answer).await?;
+    told(args, local_size(from), &format!("{name}:{path}"));
+    Ok(())
+}
+
+/// Name and directory of what is copied, and what it is.
+fn source(from: &str, follow: bool) -> Result<((std::ffi::OsString, PathBuf), End)> {
+    let mut path = PathBuf::from(from);
+    let failed = |e| file_error("opening", Path::new(from))(e);
+    let plain = fs::symlink_metadata(&path).map_err(failed)?;
+    if plain.is_symlink() && (follow || asserts_directory(from)) {
+        path = fs::canonicalize(&path).map_err(failed)?;
+    }
+    let directory = fs::symlink_metadata(&path).map_err(failed)?.is_dir();
+    if asserts_directory(from) && !directory {
+        return Err(usage(format!("not a directory: {from}")));
+    }
+    let end = End {
+        path: from.to_owned(),
+        exists: true,
+        directory,
+        called: None,
+    };
+    let whole = fs::canonicalize(
+        path.parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new(".")),
+    )
+    .map_err(failed)?;
+    let found = match path.file_name() {
+        Some(name) if !asserts_directory(from) || !directory => (name.to_owned(), whole),
+        _ => (std::ffi::OsString::new(), path),
+    };
+    Ok((found, end))
+}
+
+/// Bytes of files, roughly: only for telling.
+fn local_size(path: &str) -> u64 {
+    fn walk(path: &Path) -> u64 {
+        let Ok(meta) = fs::symlink_metadata(path) else {
+            return 0;
+        };
+        let below = || fs::read_dir(path).into_iter().flatten().flatten();
+        if meta.is_dir() {
+            below().map(|e| walk(&e.path())).sum()
+        } else {
+            meta.len()
+        }
+    }
+    if path == "-" {
+        0
+    } else {
+        walk(Path::new(path))
+    }
+}
+
+fn told(args: &Cp, bytes: u64, to: &str) {
+    if !args.quiet && args.from != "-" {
+        #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+        let bytes = size(bytes as f64);
+        eprintln!("Successfully copied {bytes} to {to}");
+    }
+}
+
+pub async fn export(client: &Client, args: &Export) -> Result<()> {
+    if args.output.is_none() && is_terminal(std::io::stdout()) {
+        return Err(usage(
+            "cowardly refusing to save to a terminal; use the -o flag or redirect",
+        ));
+    }
+    let asked = format!("/containers/{}/export", escape(&args.name));
+    let answer = client.ask(Method::GET, &asked, None).await?;
+    match &args.output {
+        None => download(answer, &mut std::io::stdout().lock()).await,
+        Some(path) => {
+            let mut file = fs::File::create(path).map_err(file_error("making", path))?;
+            download(answer, &mut file).await
+        }
+    }
+}
+
+pub async fn diff(client: &Client, name: &str) -> Result<()> {
+    let found = client
+        .get(&format!("/containers/{}/changes", escape(name)))
+        .await?;
+    let mut text = String::new();
+    for change in found.as_array().into_iter().flatten() {
+        let letter = match change["Kind"].as_u64() {
+            Some(1) => 'A',
+            Some(2) => 'D',
+            _ => 'C',
+        };
+        text.push_str(&format!(
+            "{letter} {}\n",
+            change["Path"].as_str().unwrap_or_default()
+        ));
+    }
+    out(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ends_are_told_apart() {
+        assert_eq!(split("web:/etc"), (Some("web"), "/etc"));
+        assert_eq!(split("/a:b"), (None, "/a:b"));
+        assert_eq!(split("./a:b"), (None, "./a:b"));
+        assert_eq!(split("plain"), (None, "plain"));
+        for (path, dir, name) in [
+            ("/a/b", "/a", "b"),
+            ("/a/b/", "/a", "b"),
+            ("a/.", "a/", "."),
+            (".", "./", "."),
+            ("/", "/", "/"),
+            ("x", ".", "x"),
+        ] {
+            assert_eq!(parts(path), (dir.to_owned(), name.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn where_it_goes() {
+        let end = |path: &str, exists, directory| End {
+            path: path.to_owned(),
+            exists,
+            directory,
+            called: None,
+        };
+        let dir = end("/src/d", true, true);
+        let file = end("/src/f", true, false);
+        let placed = |from: &End, to: End| place(from, &to).map_err(|e| e.to_string());
+        assert_eq!(placed(&dir, end("/x", true, true)), Ok(("/x".into(), None)));
+        assert_eq!(
+            placed(&dir, end("/x", false, false)),
+            Ok(("/".into(), Some(("d".into(), "x".into()))))
+        );
+        assert_eq!(
+            placed(&file, end("/y/x", true, false)),
+            Ok(("/y".into(), Some(("f".into(), "x".into()))))
+        );
+        assert!(
+            placed(&dir, end("/x", true, false))
+                .unwrap_err()
+                .contains("cannot copy directory")
+        );
+        assert!(
+            placed(&file, end("/x/", false, false))
+                .unwrap_err()
+                .contains("no such directory")
+        );
+    }
+}
