@@ -1,6 +1,7 @@
 //! Images.
 
 use crate::App;
+use crate::containers::body;
 use crate::error::{ApiError, Result};
 use crate::filters::Filters;
 use crate::inspect::moment;
@@ -11,6 +12,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use coracle_engine::Engine;
+use coracle_engine::commit::CommitOptions;
 use coracle_engine::events::Event;
 use coracle_engine::record::Phase;
 use coracle_image::{ImageId, ImageSummary, InUse, Reference, Removed};
@@ -30,6 +32,39 @@ pub fn row(image: &ImageSummary, containers: Option<usize>) -> Value {
         "Labels": image.labels,
         "Containers": containers.map_or(-1, |n| i64::try_from(n).unwrap_or(-1)),
     })
+}
+
+/// `POST /commit`.
+pub async fn commit(
+    State(app): State<App>,
+    query: Query,
+    bytes: bytes::Bytes,
+) -> Result<(StatusCode, Json<Value>)> {
+    let container = query
+        .text("container")
+        .ok_or_else(|| ApiError::invalid("parameter container is missing"))?;
+    let reference = query
+        .text("repo")
+        .map(|repository| match query.text("tag") {
+            Some(tag) => Reference::parse_normalized(repository)?.with_tag(tag),
+            None => Reference::parse_normalized(repository),
+        })
+        .transpose()?;
+    let changes = query.all("changes");
+    let lines = changes.iter().flat_map(|c| c.lines());
+    let options = CommitOptions {
+        reference,
+        config: body(&bytes)?,
+        changes: lines
+            .filter(|l| !l.trim().is_empty())
+            .map(str::to_owned)
+            .collect(),
+        author: query.text("author").map(str::to_owned),
+        message: query.text("comment").map(str::to_owned),
+        pause: query.flag_or("pause", true),
+    };
+    let id = app.engine.commit(container, options).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "Id": id.to_string() }))))
 }
 
 const FILTERS: &[&str] = &[

@@ -114,6 +114,7 @@ fn container_routes() -> Router<App> {
 
 fn image_routes() -> Router<App> {
     Router::new()
+        .route("/commit", post(images::commit))
         .route("/images/json", get(images::list))
         .route("/images/create", post(transfer::create))
         .route("/images/load", post(transfer::load))

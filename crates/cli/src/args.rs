@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
-use crate::commands::copy::{Cp, Export};
+use crate::commands::copy::Cp;
+use crate::commands::files::{Commit, Export};
 use crate::commands::images::{Images, Import, Load, Pull, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
@@ -120,6 +121,8 @@ pub enum Command {
         /// Port inside
         port: Option<String>,
     },
+    /// Make an image of a container's changes
+    Commit(Lazy<Commit>),
     /// Copy files into a container or out of it
     Cp(Lazy<Cp>),
     /// Files that a container has added (A), changed (C) or removed (D)
@@ -291,6 +294,8 @@ pub enum ContainerCommand {
         /// Port inside
         port: Option<String>,
     },
+    /// Make an image of a container's changes
+    Commit(Lazy<Commit>),
     /// Copy files into a container or out of it
     Cp(Lazy<Cp>),
     /// Files that a container has added (A), changed (C) or removed (D)

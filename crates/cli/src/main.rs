@@ -19,7 +19,7 @@ use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    containers, copy, images, list, login, networks, run, stats, system, units, volumes,
+    containers, copy, files, images, list, login, networks, run, stats, system, units, volumes,
 };
 use error::{CliError, Result};
 use hyper::Method;
@@ -108,9 +108,10 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Stats(args) => stats::stats(client, &args).await,
         Command::Top { name, ps } => list::top(client, &name, &ps).await,
         Command::Port { name, port } => list::port(client, &name, port.as_deref()).await,
+        Command::Commit(args) => files::commit(client, &args).await,
         Command::Cp(args) => copy::cp(client, &args).await,
-        Command::Diff { name } => copy::diff(client, &name).await,
-        Command::Export(args) => copy::export(client, &args).await,
+        Command::Diff { name } => files::diff(client, &name).await,
+        Command::Export(args) => files::export(client, &args).await,
         Command::Events(args) => list::events(client, &args).await,
         Command::Images(args) => images::images(client, &args).await,
         Command::Pull(args) => pull(client, &args).await,
@@ -182,9 +183,10 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         C::Stats(args) => stats::stats(client, &args).await,
         C::Top { name, ps } => list::top(client, &name, &ps).await,
         C::Port { name, port } => list::port(client, &name, port.as_deref()).await,
+        C::Commit(args) => files::commit(client, &args).await,
         C::Cp(args) => copy::cp(client, &args).await,
-        C::Diff { name } => copy::diff(client, &name).await,
-        C::Export(args) => copy::export(client, &args).await,
+        C::Diff { name } => files::diff(client, &name).await,
+        C::Export(args) => files::export(client, &args).await,
         C::Prune { force } => {
             if !commands::confirmed(force, "all containers that do not run")? {
                 return Ok(());

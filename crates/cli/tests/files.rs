@@ -349,3 +349,67 @@ fn a_client_that_leaves_holds_nothing_up() {
         errors(&output)
     );
 }
+
+#[test]
+fn a_container_becomes_an_image() {
+    let d = Daemon::start();
+    let script =
+        "echo new > /etc/new; rm /bin/cat; mkdir /data/sub; echo x > /vol/in-volume; sleep 1000";
+    d.ok([
+        "run", "-d", "--name", "web", "-v", "/vol", "-e", "A=b", "--label", "l=m", "bb", "sh",
+        "-c", script,
+    ]);
+    until("the last file is written", || {
+        d.coracle(["exec", "web", "test", "-e", "/vol/in-volume"])
+            .status
+            .success()
+    });
+    for client in [Client::Docker, Client::Ours] {
+        let name = format!("made-{client:?}:2").to_lowercase();
+        let change = "CMD [\"sh\", \"-c\", \"ls /bin/cat /etc/new /vol; echo $A $C\"]";
+        let id = ok(
+            &d,
+            client,
+            &[
+                "commit", "-a", "me", "-m", "why", "-c", change, "-c", "ENV C=d", "web", &name,
+            ],
+        );
+        assert!(id.starts_with("sha256:"), "{id}");
+        // It went on.
+        assert_eq!(d.field("web", ".State.Status"), "running");
+        let run = d.coracle(["run", "--rm", &name]);
+        assert_eq!(text(&run), "/etc/new\n\n/vol:\nb d", "{}", errors(&run));
+        assert!(errors(&run).contains("/bin/cat"), "{}", errors(&run));
+        let label = "{{.Config.Labels.l}} {{.Author}} {{.Comment}} {{len .RootFS.Layers}}";
+        assert_eq!(
+            d.ok(["image", "inspect", "--format", label, &name]),
+            "m me why 2"
+        );
+        // Both other clients and a registry's tools can have it.
+        let tar = d.dir.path().join("made.tar");
+        d.ok(["save", "-o", &at(&tar), &name]);
+        d.ok(["rmi", &name]);
+        d.ok(["load", "-i", &at(&tar)]);
+        assert_eq!(d.ok(["images", "-q", "--no-trunc", &name]), id);
+        refused(
+            &d,
+            client,
+            &["commit", "nobody"],
+            "No such container: nobody",
+        );
+        refused(&d, client, &["commit", "-c", "NOPE x", "web"], "NOPE");
+    }
+    // Of a container that changed nothing there is no layer.
+    d.ok(["create", "--name", "idle", "bb", "true"]);
+    d.ok(["commit", "idle", "same"]);
+    assert_eq!(
+        d.ok([
+            "image",
+            "inspect",
+            "--format",
+            "{{len .RootFS.Layers}}",
+            "same"
+        ]),
+        "1"
+    );
+}

@@ -15,7 +15,9 @@
 //! The daemon never is a container's parent: the holder forks a shim for each, and [`client`] speaks with both.
 
 pub mod archive;
+pub mod changes;
 pub mod client;
+pub mod commit;
 pub mod container;
 mod copyup;
 pub mod create;
@@ -35,6 +37,7 @@ pub mod machine;
 pub mod model;
 pub mod mounts;
 mod names;
+mod path;
 mod ports;
 pub mod process;
 pub mod record;

@@ -7,7 +7,7 @@ use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
 use crate::image::{self, Image};
 use crate::ingest::{Expected, Ingested, ingest};
-use crate::manifest;
+use crate::manifest::{self, LayerOf};
 use crate::reference::Reference;
 use crate::store::{ImageStore, Pinned};
 
@@ -48,6 +48,19 @@ impl ImageStore {
         names: &[Reference],
         of: &str,
     ) -> Result<Image> {
+        let layer = |l: &Ingested| (l.blob, l.blob_size, l.compression.name());
+        let layers: Vec<LayerOf<'_>> = layers.iter().map(layer).collect();
+        self.finish_of(config, &layers, names, of)
+    }
+
+    /// As [`Self::finish`], of layers that may have been here before.
+    pub(crate) fn finish_of(
+        &self,
+        config: &[u8],
+        layers: &[LayerOf<'_>],
+        names: &[Reference],
+        of: &str,
+    ) -> Result<Image> {
         let refused = |source| ImageError::Manifest {
             image: of.to_owned(),
             source,
@@ -55,8 +68,7 @@ impl ImageStore {
         let read = image::read_config(config).map_err(refused)?;
         read.check_layers(layers.len()).map_err(refused)?;
         let config_digest = Digest::of(config);
-        let of = |l: &Ingested| (l.blob, l.blob_size, l.compression.name());
-        let manifest = manifest::oci(config_digest, config.len(), layers.iter().map(of));
+        let manifest = manifest::oci(config_digest, config.len(), layers.iter().copied());
         let manifest_digest = Digest::of(&manifest);
         let _pin = self.pin([config_digest, manifest_digest]);
         self.0.layout.put_blob(&config_digest, config)?;

@@ -5,6 +5,7 @@ mod assemble;
 pub mod config;
 mod content;
 pub mod credentials;
+mod derive;
 pub mod digest;
 pub mod duration;
 pub mod error;
@@ -27,6 +28,7 @@ mod unpack;
 
 pub use config::RegistryConfig;
 pub use credentials::Credentials;
+pub use derive::DeriveOptions;
 pub use digest::{Digest, DigestError, ImageId};
 pub use error::{ErrorKind, ImageError};
 pub use image::{Image, ImageSummary};

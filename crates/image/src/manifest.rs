@@ -112,13 +112,16 @@ pub(crate) fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// The manifest of an image of ours. Layers are their blob's digest, its bytes, and `none`, `gzip` or `zstd`.
+/// A layer's blob: its digest, its bytes, and `none`, `gzip` or `zstd`.
+pub(crate) type LayerOf<'a> = (Digest, u64, &'a str);
+
+/// The manifest of an image of ours.
 pub(crate) fn oci<'a>(
     config: Digest,
     config_size: usize,
-    layers: impl Iterator<Item = (Digest, u64, &'a str)>,
+    layers: impl Iterator<Item = LayerOf<'a>>,
 ) -> Vec<u8> {
-    let layer = |(digest, size, compression): (Digest, u64, &str)| {
+    let layer = |(digest, size, compression): LayerOf<'_>| {
         let kind = match compression {
             "none" => media::OCI_LAYER.to_owned(),
             other => format!("{}+{other}", media::OCI_LAYER),

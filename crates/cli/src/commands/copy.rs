@@ -1,8 +1,7 @@
-//! `cp`, `export` and `diff`. What goes where is decided as docker's `pkg/archive` decides it (`PrepareArchiveCopy`).
+//! `cp`. What goes where is decided as docker's `pkg/archive` decides it (`PrepareArchiveCopy`).
 
 use crate::client::{Client, check, empty, escape, query, stream};
 use crate::error::{CliError, Result};
-use crate::format::out;
 use crate::format::words::size;
 use crate::terminal::is_terminal;
 use base64::Engine as _;
@@ -42,17 +41,6 @@ pub struct Cp {
     pub to: String,
 }
 
-/// `coracle export`
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coracle export web | coracle import - web-flat")]
-pub struct Export {
-    /// File instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Container
-    pub name: String,
-}
-
 /// One end of a copy.
 #[derive(Debug, Clone, PartialEq)]
 struct End {
@@ -63,7 +51,7 @@ struct End {
     called: Option<String>,
 }
 
-fn usage(text: impl Into<String>) -> CliError {
+pub(super) fn usage(text: impl Into<String>) -> CliError {
     CliError::Usage(text.into())
 }
 
@@ -219,7 +207,10 @@ fn local(path: &str) -> Result<End> {
     })
 }
 
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CliError {
+pub(super) fn file_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(std::io::Error) -> CliError {
     let path = path.to_owned();
     move |source| CliError::File {
         action,
@@ -228,7 +219,7 @@ fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) 
     }
 }
 
-async fn download(answer: Response<Incoming>, to: &mut impl Write) -> Result<()> {
+pub(super) async fn download(answer: Response<Incoming>, to: &mut impl Write) -> Result<()> {
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
@@ -395,42 +386,6 @@ fn told(args: &Cp, bytes: u64, to: &str) {
         let bytes = size(bytes as f64);
         eprintln!("Successfully copied {bytes} to {to}");
     }
-}
-
-pub async fn export(client: &Client, args: &Export) -> Result<()> {
-    if args.output.is_none() && is_terminal(std::io::stdout()) {
-        return Err(usage(
-            "cowardly refusing to save to a terminal; use the -o flag or redirect",
-        ));
-    }
-    let asked = format!("/containers/{}/export", escape(&args.name));
-    let answer = client.ask(Method::GET, &asked, None).await?;
-    match &args.output {
-        None => download(answer, &mut std::io::stdout().lock()).await,
-        Some(path) => {
-            let mut file = fs::File::create(path).map_err(file_error("making", path))?;
-            download(answer, &mut file).await
-        }
-    }
-}
-
-pub async fn diff(client: &Client, name: &str) -> Result<()> {
-    let found = client
-        .get(&format!("/containers/{}/changes", escape(name)))
-        .await?;
-    let mut text = String::new();
-    for change in found.as_array().into_iter().flatten() {
-        let letter = match change["Kind"].as_u64() {
-            Some(1) => 'A',
-            Some(2) => 'D',
-            _ => 'C',
-        };
-        text.push_str(&format!(
-            "{letter} {}\n",
-            change["Path"].as_str().unwrap_or_default()
-        ));
-    }
-    out(&text)
 }
 
 #[cfg(test)]

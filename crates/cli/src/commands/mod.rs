@@ -2,6 +2,7 @@
 
 pub mod containers;
 pub mod copy;
+pub mod files;
 pub mod images;
 pub mod list;
 pub mod login;
