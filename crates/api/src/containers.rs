@@ -57,6 +57,15 @@ pub fn request_id(headers: &HeaderMap) -> Option<&str> {
     (1..=64).contains(&id.len()).then_some(id)
 }
 
+pub async fn update(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result<Json<Value>> {
+    app.engine.update(&id, body(&bytes)?).await?;
+    Ok(Json(json!({ "Warnings": [] })))
+}
+
 pub async fn start(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result {
     app.engine.start_once(&id, request_id(&headers)).await?;
     Ok(NO_CONTENT.into_response())

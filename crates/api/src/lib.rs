@@ -93,6 +93,7 @@ fn container_routes() -> Router<App> {
         .route("/containers/{id}/kill", post(containers::kill))
         .route("/containers/{id}/pause", post(containers::pause))
         .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/update", post(containers::update))
         .route("/containers/{id}/rename", post(containers::rename))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/resize", post(containers::resize))

@@ -11,6 +11,7 @@ use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::stats::Stats;
 use crate::commands::system::System;
 use crate::commands::units::Unit;
+use crate::commands::update::Update;
 use crate::commands::volumes::Volume;
 use crate::lazy::Lazy;
 use crate::run_args::ContainerArgs;
@@ -121,6 +122,8 @@ pub enum Command {
         /// Port inside
         port: Option<String>,
     },
+    /// Change limits and restart policy of containers
+    Update(Lazy<Update>),
     /// Make an image of a container's changes
     Commit(Lazy<Commit>),
     /// Copy files into a container or out of it
@@ -294,6 +297,8 @@ pub enum ContainerCommand {
         /// Port inside
         port: Option<String>,
     },
+    /// Change limits and restart policy of containers
+    Update(Lazy<Update>),
     /// Make an image of a container's changes
     Commit(Lazy<Commit>),
     /// Copy files into a container or out of it

@@ -19,7 +19,8 @@ use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    containers, copy, files, images, list, login, networks, run, stats, system, units, volumes,
+    containers, copy, files, images, list, login, networks, run, stats, system, units, update,
+    volumes,
 };
 use error::{CliError, Result};
 use hyper::Method;
@@ -109,6 +110,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Top { name, ps } => list::top(client, &name, &ps).await,
         Command::Port { name, port } => list::port(client, &name, port.as_deref()).await,
         Command::Commit(args) => files::commit(client, &args).await,
+        Command::Update(args) => update::update(client, &args).await,
         Command::Cp(args) => copy::cp(client, &args).await,
         Command::Diff { name } => files::diff(client, &name).await,
         Command::Export(args) => files::export(client, &args).await,
@@ -184,6 +186,7 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         C::Top { name, ps } => list::top(client, &name, &ps).await,
         C::Port { name, port } => list::port(client, &name, port.as_deref()).await,
         C::Commit(args) => files::commit(client, &args).await,
+        C::Update(args) => update::update(client, &args).await,
         C::Cp(args) => copy::cp(client, &args).await,
         C::Diff { name } => files::diff(client, &name).await,
         C::Export(args) => files::export(client, &args).await,

@@ -3,7 +3,8 @@
 mod request;
 mod values;
 
-pub use values::{environment, nanoseconds, pairs};
+pub use request::restart_policy;
+pub use values::{bytes, environment, nanoseconds, pairs};
 
 /// Flags that `run` and `create` share; names and meanings are docker's.
 #[derive(Debug, Clone, Default, clap::Args)]

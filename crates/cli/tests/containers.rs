@@ -573,3 +573,86 @@ fn down_leaves_nothing() {
     d.up();
     until("it runs again", || d.ok(["ps", "-q", "--no-trunc"]) == id);
 }
+
+#[test]
+fn limits_and_restart_policy_are_changed_of_what_is_there() {
+    let d = Daemon::start();
+    let id = d.ok([
+        "run", "-d", "--name", "web", "-m", "64m", "bb", "sleep", "1000",
+    ]);
+    d.ok(["create", "--name", "idle", "bb", "sleep", "1000"]);
+    d.ok([
+        "run", "-d", "--rm", "--name", "brief", "bb", "sleep", "1000",
+    ]);
+    let limit = |id: &str, file: &str| {
+        let found = cgroups(id)
+            .iter()
+            .find_map(|p| std::fs::read_to_string(p.join(file)).ok());
+        found.unwrap_or_default().trim().to_owned()
+    };
+    let flags = [
+        "-m",
+        "128m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "50",
+        "--restart",
+        "on-failure:3",
+    ];
+    let [m, memory, cpus, half, pids, fifty, restart, policy] = flags;
+    d.docker_ok([
+        "update", m, memory, cpus, half, pids, fifty, restart, policy, "web",
+    ]);
+    assert_eq!(
+        d.ok([
+            "update", m, memory, cpus, half, pids, fifty, restart, policy, "idle"
+        ]),
+        "idle"
+    );
+    let idle = d.field("idle", ".Id");
+    d.ok(["start", "idle"]);
+    let hold = |id: &str| {
+        assert_eq!(limit(id, "memory.limit_in_bytes"), (128 << 20).to_string());
+        assert_eq!(
+            limit(id, "memory.memsw.limit_in_bytes"),
+            (256 << 20).to_string()
+        );
+        assert_eq!(limit(id, "cpu.cfs_quota_us"), "50000");
+        assert_eq!(limit(id, "pids.max"), "50");
+    };
+    hold(&id);
+    hold(&idle);
+    d.ok(["restart", "-t", "0", "web"]);
+    hold(&id);
+    let policy = d.field("web", ".HostConfig.RestartPolicy");
+    assert!(
+        policy.contains("on-failure") && policy.contains('3'),
+        "{policy}"
+    );
+    for (args, words) in [
+        (
+            vec!["--cpu-quota", "1000", "web"],
+            "NanoCPUs has already been set",
+        ),
+        (
+            vec!["-m", "1m", "web"],
+            "Minimum memory limit allowed is 6MB",
+        ),
+        (
+            vec!["--restart", "always", "brief"],
+            "AutoRemove is enabled",
+        ),
+        (vec!["--restart", "sometimes", "web"], "sometimes"),
+        (vec!["-m", "64m", "nobody"], "No such container: nobody"),
+        (vec!["web"], "one or more flags"),
+    ] {
+        let output = d.command().arg("update").args(&args).output().unwrap();
+        assert!(
+            !output.status.success() && errors(&output).contains(words),
+            "{args:?}: {}",
+            errors(&output)
+        );
+    }
+    hold(&id);
+}

@@ -51,6 +51,7 @@ pub mod stats;
 pub mod stdio;
 pub mod stop;
 mod table;
+mod update;
 pub mod volumes;
 
 pub use container::Snapshot;

@@ -21,6 +21,7 @@
 
 mod control;
 mod layout;
+mod limits;
 mod stats;
 
 pub use layout::{Hierarchy, Layout};
@@ -67,20 +68,32 @@ pub enum CgroupError {
     },
 }
 
-/// Limits of a plain process's cgroup; what is absent stays unlimited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Limits that are written into a cgroup; what is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of memory.
     pub memory: Option<u64>,
-    /// Microseconds of processor time in each period of [`Limits::CPU_PERIOD_USEC`].
-    pub cpu_quota_usec: Option<u64>,
+    /// Bytes of memory and swap together; negative is unlimited. With version 2 only together with `memory`.
+    pub memory_swap: Option<i64>,
+    /// Bytes that are left to it when memory is short.
+    pub memory_reservation: Option<u64>,
+    /// Microseconds of processor time in each period; negative is unlimited.
+    pub cpu_quota_usec: Option<i64>,
+    /// The period in microseconds, [`Limits::CPU_PERIOD_USEC`] if absent.
+    pub cpu_period_usec: Option<u64>,
     /// Relative weight as in version 1: 2 to 262144, 1024 being the default.
     pub cpu_shares: Option<u64>,
-    /// How many tasks.
-    pub pids: Option<u64>,
+    /// Processors, as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, likewise.
+    pub cpuset_mems: Option<String>,
+    /// How many tasks; zero or less is unlimited.
+    pub pids: Option<i64>,
+    /// Weight of block I/O, 10 to 1000.
+    pub blkio_weight: Option<u16>,
 }
 
 impl Limits {
-    /// Period of the processor quota, in microseconds.
+    /// Period of the processor quota where none is said, in microseconds.
     pub const CPU_PERIOD_USEC: u64 = 100_000;
 }

@@ -63,6 +63,23 @@ fn limits_are_written_and_read_back() {
         (Some(64 << 20), Some(7))
     );
     assert_eq!(s.0.oom_kills(&s.1).unwrap(), 0);
+    // Up and down again, with swap, whichever must come first.
+    for (memory, swap) in [(128, 256), (256, 512), (32, 32), (64, -1), (64, 64)] {
+        let limits = Limits {
+            memory: Some(memory << 20),
+            memory_swap: Some(if swap < 0 { -1 } else { swap << 20 }),
+            cpu_quota_usec: Some(50_000),
+            cpu_shares: Some(512),
+            pids: Some(-1),
+            ..Limits::default()
+        };
+        s.0.set_limits(&s.1, &limits).unwrap();
+        let stats = s.0.stats(&s.1).unwrap();
+        assert_eq!(
+            (stats.memory_limit, stats.pids_limit),
+            (Some(memory << 20), None)
+        );
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod run;
 pub mod stats;
 pub mod system;
 pub mod units;
+pub mod update;
 pub mod volumes;
 
 use crate::error::{CliError, Result};

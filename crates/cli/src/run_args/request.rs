@@ -126,18 +126,7 @@ impl ContainerArgs {
                 _ => option.clone(),
             });
         }
-        let (policy, count) = match self.restart.as_deref() {
-            None => ("no", 0),
-            Some(text) => match text.split_once(':') {
-                Some((policy, count)) => (
-                    policy,
-                    count
-                        .parse()
-                        .map_err(|_| bad("restart", text, "write on-failure:MAX"))?,
-                ),
-                None => (text, 0),
-            },
-        };
+        let restart = restart_policy(self.restart.as_deref())?;
         Ok(json!({
             "Binds": binds,
             "Mounts": self.mount.iter().map(|m| mount(m)).collect::<Result<Vec<_>>>()?,
@@ -145,7 +134,7 @@ impl ContainerArgs {
             "NetworkMode": self.network.first().cloned().unwrap_or_else(|| "default".into()),
             "PortBindings": bindings,
             "PublishAllPorts": self.publish_all,
-            "RestartPolicy": { "Name": policy, "MaximumRetryCount": count },
+            "RestartPolicy": restart,
             "AutoRemove": self.rm,
             "CapAdd": self.cap_add,
             "CapDrop": self.cap_drop,
@@ -196,6 +185,23 @@ impl ContainerArgs {
         }
         json!({ "EndpointsConfig": all })
     }
+}
+
+/// `--restart` as the API takes it.
+pub fn restart_policy(text: Option<&str>) -> Result<Value> {
+    let (policy, count) = match text {
+        None => ("no", 0),
+        Some(text) => match text.split_once(':') {
+            Some((policy, count)) => (
+                policy,
+                count
+                    .parse::<i64>()
+                    .map_err(|_| bad("restart", text, "write on-failure:MAX"))?,
+            ),
+            None => (text, 0),
+        },
+    };
+    Ok(json!({ "Name": policy, "MaximumRetryCount": count }))
 }
 
 #[cfg(test)]

@@ -48,21 +48,9 @@ fn refuse(what: &str, way_out: &str) -> EngineError {
 /// [`EngineError::Invalid`] naming the field.
 pub fn check(request: &CreateRequest) -> Result<()> {
     let host = &request.host_config;
-    for (key, value) in &host.other {
-        if is_zero(value) {
-            continue;
-        }
-        let what = UNHONOURED
-            .iter()
-            .find(|(name, _)| name == key)
-            .map_or("this setting", |(_, w)| w);
-        return Err(refuse(
-            &format!("HostConfig.{key} ({what})"),
-            "leave it out",
-        ));
-    }
+    honoured(host)?;
     check_modes(host)?;
-    check_numbers(host)?;
+    limits(host)?;
     match host.log_config.kind.as_str() {
         "" | "json-file" | "none" => {}
         other => {
@@ -80,6 +68,41 @@ pub fn check(request: &CreateRequest) -> Result<()> {
             ));
         }
     }
+    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+        return Err(EngineError::Invalid(
+            "can't create 'AutoRemove' container with restart policy; leave one of them out".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses settings of a host configuration that nothing here knows.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the field.
+pub fn honoured(host: &HostConfig) -> Result<()> {
+    for (key, value) in &host.other {
+        if is_zero(value) {
+            continue;
+        }
+        let what = UNHONOURED
+            .iter()
+            .find(|(name, _)| name == key)
+            .map_or("this setting", |(_, w)| w);
+        return Err(refuse(
+            &format!("HostConfig.{key} ({what})"),
+            "leave it out",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks limits and the restart policy.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the field.
+pub fn limits(host: &HostConfig) -> Result<()> {
+    check_numbers(host)?;
     let restart = &host.restart_policy;
     match restart.name.as_str() {
         "" | "no" | "always" | "unless-stopped" | "on-failure" => {}
@@ -92,11 +115,6 @@ pub fn check(request: &CreateRequest) -> Result<()> {
     if restart.maximum_retry_count != 0 && restart.name != "on-failure" {
         return Err(EngineError::Invalid(
             "a maximum retry count goes with the restart policy on-failure only".into(),
-        ));
-    }
-    if host.auto_remove && !matches!(restart.name.as_str(), "" | "no") {
-        return Err(EngineError::Invalid(
-            "can't create 'AutoRemove' container with restart policy; leave one of them out".into(),
         ));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Making, filling, freezing, killing and removing cgroups.
 
-use super::{CgroupError, Layout, Limits, layout::io_error};
+use super::{CgroupError, Layout, layout::io_error};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeSet,
@@ -76,61 +76,6 @@ impl Layout {
         self.dirs(path)?
             .iter()
             .try_for_each(|d| write(&d.join("cgroup.procs"), &pid.to_string()))
-    }
-
-    /// Writes limits; an absent one is left as it is.
-    ///
-    /// # Errors
-    /// `Io` with the file, also if this machine lacks the controller.
-    pub fn set_limits(&self, path: &str, limits: &Limits) -> Result<(), CgroupError> {
-        let set = |controller: &str, file: &'static str, value: String| {
-            let Some(dir) = self.dir(controller, path)? else {
-                return Err(io_error(
-                    "write",
-                    Path::new(file),
-                    io::ErrorKind::NotFound.into(),
-                ));
-            };
-            write(&dir.join(file), &value)
-        };
-        let v2 = self.is_v2();
-        if let Some(bytes) = limits.memory {
-            set(
-                "memory",
-                if v2 {
-                    "memory.max"
-                } else {
-                    "memory.limit_in_bytes"
-                },
-                bytes.to_string(),
-            )?;
-        }
-        if let Some(quota) = limits.cpu_quota_usec {
-            let period = Limits::CPU_PERIOD_USEC;
-            if v2 {
-                set("cpu", "cpu.max", format!("{quota} {period}"))?;
-            } else {
-                set("cpu", "cpu.cfs_period_us", period.to_string())?;
-                set("cpu", "cpu.cfs_quota_us", quota.to_string())?;
-            }
-        }
-        if let Some(shares) = limits.cpu_shares {
-            let shares = shares.clamp(2, 262_144);
-            if v2 {
-                // The conversion of the OCI runtimes: 2…262144 onto 1…10000.
-                set(
-                    "cpu",
-                    "cpu.weight",
-                    (1 + (shares - 2) * 9999 / 262_142).to_string(),
-                )?;
-            } else {
-                set("cpu", "cpu.shares", shares.to_string())?;
-            }
-        }
-        if let Some(count) = limits.pids {
-            set("pids", "pids.max", count.to_string())?;
-        }
-        Ok(())
     }
 
     /// Process ids in the cgroup and below it, in any hierarchy; empty if there is no such cgroup.
