@@ -6,7 +6,7 @@ use crate::error::{ApiError, Result};
 use crate::filters::Filters;
 use crate::inspect::moment;
 use crate::query::Query;
-use crate::transfer::save;
+use crate::transfer::{push, save};
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode};
@@ -153,10 +153,7 @@ pub async fn named(
         (Method::GET, "history") => history(&app.engine, name),
         (Method::GET, "get") => save(&app.engine, vec![name.to_owned()]).await,
         (Method::POST, "tag") => tag(&app.engine, name, &query),
-        (Method::POST, "push") => Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "pushing to a registry is not supported by this release; save the image and copy the archive, for example with skopeo",
-        )),
+        (Method::POST, "push") => push(app.engine, name, &query, request.headers()),
         (Method::DELETE, _) => remove(&app.engine, &rest, query.flag("force")),
         _ => Err(ApiError::not_found(format!(
             "/images/{rest}: page not found, or not served by this release"

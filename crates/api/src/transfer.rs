@@ -45,6 +45,9 @@ fn progress_line(event: &ProgressEvent) -> Value {
         Status::Extracting { current, total } => measured("Extracting", current, total),
         Status::PullComplete => plain("Pull complete"),
         Status::AlreadyExists => plain("Already exists"),
+        Status::Preparing => plain("Preparing"),
+        Status::Uploading { current, total } => measured("Pushing", current, total),
+        Status::Pushed => plain("Pushed"),
         _ => plain("Working"),
     }
 }
@@ -133,6 +136,69 @@ fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
                 tell(&engine, "pull", &name, &name);
             }
             Err(error) => say(failed(&error)),
+        }
+    });
+    Ok(lines(receiver))
+}
+
+/// `POST /images/{name}/push`; without a tag, all tags of the repository.
+pub fn push(engine: Engine, name: &str, query: &Query, headers: &HeaderMap) -> Result {
+    let whole = Reference::parse_familiar(name)?;
+    let repository = whole.familiar_name();
+    let references = match (query.text("tag"), whole.tag()) {
+        (Some(tag), _) => vec![whole.with_tag(tag)?],
+        (None, Some(_)) => vec![whole.clone()],
+        (None, None) => {
+            let all = engine.images().list();
+            let tags = all.iter().flat_map(|i| &i.repo_tags);
+            let tags = tags.filter_map(|t| Reference::parse_normalized(t).ok());
+            tags.filter(|t| t.familiar_name() == repository).collect()
+        }
+    };
+    let credentials = credentials(headers)?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let say = |line: Value| {
+            // A push goes on without its client, as a pull does.
+            let _ = sender.send(line);
+        };
+        say(json!({ "status": format!("The push refers to repository [{}]", whole.name()) }));
+        if references.is_empty() {
+            let text = format!("An image does not exist locally with the tag: {repository}");
+            say(json!({ "errorDetail": { "message": text }, "error": text }));
+        }
+        for reference in references {
+            let name = reference.familiar();
+            if engine.images().get(&reference.to_string()).is_err() {
+                let text = format!("An image does not exist locally with the tag: {name}");
+                say(json!({ "errorDetail": { "message": text }, "error": text }));
+                return;
+            }
+            let progress = |event: ProgressEvent| {
+                let mut line = progress_line(&event);
+                if event.status == Status::AlreadyExists {
+                    line["status"] = json!("Layer already exists");
+                }
+                say(line);
+            };
+            match engine
+                .images()
+                .push(&reference, credentials.as_ref(), &progress)
+                .await
+            {
+                Ok(pushed) => {
+                    let tag = reference.tag().unwrap_or("latest");
+                    let (digest, size) = (pushed.digest.to_string(), pushed.size);
+                    say(json!({ "status": format!("{tag}: digest: {digest} size: {size}") }));
+                    let aux = json!({ "Tag": tag, "Digest": digest, "Size": size });
+                    say(json!({ "progressDetail": {}, "aux": aux }));
+                    tell(&engine, "push", &name, &name);
+                }
+                Err(error) => {
+                    say(failed(&error));
+                    return;
+                }
+            }
         }
     });
     Ok(lines(receiver))

@@ -3,7 +3,7 @@
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
 use crate::commands::files::{Commit, Export};
-use crate::commands::images::{Images, Import, Load, Pull, Rmi, Save};
+use crate::commands::images::{Images, Import, Load, Pull, Push, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
 use crate::commands::networks::Network;
@@ -142,6 +142,8 @@ pub enum Command {
     Images(Lazy<Images>),
     /// Pull an image from a registry
     Pull(Lazy<Pull>),
+    /// Push an image to a registry
+    Push(Lazy<Push>),
     /// Make an image of a root filesystem
     Import(Lazy<Import>),
     /// Load images from an archive
@@ -328,6 +330,8 @@ pub enum ImageCommand {
     Ls(Lazy<Images>),
     /// Pull an image
     Pull(Lazy<Pull>),
+    /// Push an image to a registry
+    Push(Lazy<Push>),
     /// Remove images
     Rm(Lazy<Rmi>),
     /// Show everything about images

@@ -117,6 +117,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Events(args) => list::events(client, &args).await,
         Command::Images(args) => images::images(client, &args).await,
         Command::Pull(args) => pull(client, &args).await,
+        Command::Push(args) => images::push(client, &args).await,
         Command::Import(args) => images::import(client, &args).await,
         Command::Load(args) => images::load(client, &args).await,
         Command::Save(args) => images::save(client, &args).await,
@@ -205,6 +206,7 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
     match command {
         I::Ls(args) => images::images(client, &args).await,
         I::Pull(args) => pull(client, &args).await,
+        I::Push(args) => images::push(client, &args).await,
         I::Rm(args) => images::rmi(client, &args).await,
         I::Inspect(lazy::Lazy(mut args)) => {
             args.kind = Some("image".into());

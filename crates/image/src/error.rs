@@ -78,6 +78,15 @@ pub enum ImageError {
         #[source]
         source: RegistryError,
     },
+    /// The registry did not take what it was given.
+    #[error("cannot push {image}")]
+    Push {
+        /// The image as asked for.
+        image: String,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
     /// The disk is full.
     #[error("no space is left for {path}; free some, or remove unused images")]
     NoSpace {
@@ -170,7 +179,7 @@ impl ImageError {
             | Self::Manifest { .. }
             | Self::Archive(_)
             | Self::Change { .. } => ErrorKind::Invalid,
-            Self::Pull { source, .. } => match source {
+            Self::Pull { source, .. } | Self::Push { source, .. } => match source {
                 RegistryError::NotFound { .. } => ErrorKind::NotFound,
                 RegistryError::Unauthorized { .. } => ErrorKind::Unauthorized,
                 _ => ErrorKind::Unavailable,

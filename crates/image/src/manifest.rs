@@ -13,6 +13,7 @@ pub(crate) mod media {
     pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
     pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
     pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
     /// What we ask a registry for.
@@ -90,6 +91,13 @@ pub(crate) fn read(bytes: &[u8], content_type: Option<&str>) -> Result<Document,
         schema1 if schema1.starts_with(media::DOCKER_SCHEMA1) => Err(ManifestError::Schema1),
         other => Err(ManifestError::MediaType(other.to_owned())),
     }
+}
+
+/// What kind of manifest it is: what it says, or what OCI's is called.
+pub(crate) fn media_type(bytes: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let own = value["mediaType"].as_str();
+    own.unwrap_or(media::OCI_MANIFEST).to_owned()
 }
 
 fn image(manifest: &ImageManifest) -> Result<Manifest, ManifestError> {

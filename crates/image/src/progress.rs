@@ -35,6 +35,17 @@ pub enum Status {
     PullComplete,
     /// "Already exists".
     AlreadyExists,
+    /// The layer is about to be pushed ("Preparing").
+    Preparing,
+    /// Compressed bytes sent so far, of how many ("Pushing").
+    Uploading {
+        /// Bytes sent.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// "Pushed".
+    Pushed,
 }
 
 /// One step of one layer.

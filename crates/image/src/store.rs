@@ -152,6 +152,25 @@ impl ImageStore {
         })
     }
 
+    /// The manifest that the image came with or was given here.
+    pub(crate) fn manifest_of(&self, id: &ImageId) -> Result<Vec<u8>> {
+        let digest = self.0.index().images.get(id).and_then(|r| r.manifest);
+        let missing = || ImageError::Missing {
+            image: id.to_string(),
+            digest: digest.unwrap_or(id.digest()),
+        };
+        let digest = digest.ok_or_else(missing)?;
+        self.0.layout.read_blob(&digest)?.ok_or_else(missing)
+    }
+
+    /// Gives an image one more name by digest.
+    pub(crate) fn also_called(&self, id: ImageId, name: Reference) -> Result<()> {
+        self.0.update(|index| {
+            index.digests.insert(name, id);
+            Ok(())
+        })
+    }
+
     /// Takes a name away, and with its last name the image with all that no other image needs, by the
     /// rules of docker's `rmi`. `in_use` tells of a container made from the image, a running one first.
     ///

@@ -55,6 +55,20 @@ pub struct Pull {
     pub image: String,
 }
 
+/// `coracle push`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle push 127.0.0.1:5000/app:1")]
+pub struct Push {
+    /// Push all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Say only what was pushed
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Image
+    pub image: String,
+}
+
 /// `coracle import`
 #[derive(Debug, clap::Args)]
 #[command(
@@ -189,12 +203,8 @@ pub async fn images(client: &Client, args: &Images) -> Result<()> {
     Table { columns, rows }.print(args.format.as_deref())
 }
 
-/// Pulls and shows how it goes: bars on a terminal, lines otherwise.
-pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool) -> Result<()> {
-    let asked = query(&[
-        ("fromImage", image.to_owned()),
-        ("platform", platform.to_owned()),
-    ]);
+/// The header with what is known of an image's registry.
+fn credentials(image: &str) -> Result<Vec<(header::HeaderName, String)>> {
     let mut headers = Vec::new();
     if let Ok(reference) = coracle_image::Reference::parse_normalized(image) {
         let known = coracle_image::credentials::docker_credentials(None, reference.domain());
@@ -205,6 +215,44 @@ pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool)
             headers.push((header::HeaderName::from_static("x-registry-auth"), value));
         }
     }
+    Ok(headers)
+}
+
+/// Pushes and shows how it goes.
+pub async fn push(client: &Client, args: &Push) -> Result<()> {
+    let reference = coracle_image::Reference::parse_familiar(&args.image)
+        .map_err(|e| CliError::Usage(coracle_engine::full_error(&e)))?;
+    if args.all_tags && reference.tag().is_some() {
+        return Err(CliError::Usage(
+            "tag can't be used with --all-tags/-a; leave one of them out".into(),
+        ));
+    }
+    let tag = match (reference.tag(), args.all_tags) {
+        (Some(tag), _) => tag.to_owned(),
+        (None, true) => String::new(),
+        (None, false) => "latest".to_owned(),
+    };
+    let name = reference.familiar_name();
+    let path = format!("/images/{name}/push{}", query(&[("tag", tag)]));
+    let headers = credentials(&args.image)?;
+    let body = crate::client::empty();
+    let sent = client.send(Method::POST, &path, body, &headers).await?;
+    let lines = JsonLines::new(crate::client::check(sent).await?);
+    show(lines, args.quiet).await?;
+    if args.quiet {
+        let tag = reference.tag().unwrap_or("latest");
+        out(&format!("{}:{tag}\n", reference.name()))?;
+    }
+    Ok(())
+}
+
+/// Pulls and shows how it goes: bars on a terminal, lines otherwise.
+pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool) -> Result<()> {
+    let asked = query(&[
+        ("fromImage", image.to_owned()),
+        ("platform", platform.to_owned()),
+    ]);
+    let headers = credentials(image)?;
     let sent = client
         .send(
             Method::POST,
@@ -217,7 +265,7 @@ pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool)
     show(lines, on_stderr).await
 }
 
-/// Shows the lines of a pull.
+/// Shows the lines of a pull or push.
 async fn show(mut lines: JsonLines, on_stderr: bool) -> Result<()> {
     let bars = is_terminal(std::io::stderr()).then(MultiProgress::new);
     let mut known: BTreeMap<String, ProgressBar> = BTreeMap::new();
@@ -241,6 +289,9 @@ async fn show(mut lines: JsonLines, on_stderr: bool) -> Result<()> {
             });
         }
         let (id, status) = (text(&line, "id"), text(&line, "status"));
+        if status.is_empty() {
+            continue;
+        }
         let measured = line["progressDetail"]["total"].as_u64().filter(|t| *t > 0);
         match (&bars, id.is_empty() || status.starts_with("Pulling from")) {
             (_, true) if id.is_empty() => say(&status)?,

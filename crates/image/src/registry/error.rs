@@ -49,7 +49,7 @@ pub enum RegistryError {
         message: String,
     },
     /// The registry wants to know who we are.
-    #[error("{host} refuses access: {message}; log in with credentials that may read it")]
+    #[error("{host} refuses access: {message}; log in with credentials that may do this")]
     Unauthorized {
         /// The registry.
         host: String,
@@ -101,6 +101,15 @@ pub enum RegistryError {
         received: u64,
         /// Bytes expected.
         expected: u64,
+    },
+    /// A file that is to be sent cannot be read.
+    #[error("cannot read {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
     },
     /// A redirection that is not followed.
     #[error("{url} redirects to {target:?}, which is not followed: {reason}")]

@@ -4,11 +4,12 @@
 mod auth;
 mod error;
 mod tls;
+mod upload;
 
 use std::sync::Mutex;
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode, Url, header};
+use reqwest::{Response, Url, header};
 
 pub use error::RegistryError;
 
@@ -30,6 +31,8 @@ pub(crate) struct Registry<'a> {
     /// Path of the repository.
     path: String,
     credentials: Option<&'a Credentials>,
+    /// What a token is asked for: `pull`, or `pull,push`.
+    actions: &'static str,
     authorization: Mutex<Option<Authorization>>,
 }
 
@@ -86,8 +89,17 @@ impl<'a> Registry<'a> {
             base,
             path: path.to_owned(),
             credentials,
+            actions: "pull",
             authorization: Mutex::default(),
         })
+    }
+
+    /// For one who wants to write there, too.
+    pub fn writing(self) -> Self {
+        Self {
+            actions: "pull,push",
+            ..self
+        }
     }
 
     /// How often something is tried.
@@ -178,31 +190,12 @@ impl<'a> Registry<'a> {
         url: Url,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response, RegistryError> {
-        let mut asked = false;
-        loop {
-            let mut request = self.client.get(url.clone());
-            for (name, value) in headers {
-                request = request.header(name, *value);
-            }
-            if let Some(authorization) = self.authorization() {
-                request = request.header(header::AUTHORIZATION, authorization.0);
-            }
-            let response = request
-                .send()
-                .await
-                .map_err(|source| RegistryError::Transport {
-                    url: url.to_string(),
-                    source,
-                })?;
-            match response.status() {
-                StatusCode::UNAUTHORIZED if !asked => {
-                    asked = true;
-                    self.authorize(&response).await?;
-                }
-                status if status.is_success() => return Ok(response),
-                _ => return Err(self.refusal(url, response).await),
-            }
-        }
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), (*value).to_owned()))
+            .collect();
+        self.exchange(reqwest::Method::GET, url, &headers, || Ok(None))
+            .await
     }
 
     fn authorization(&self) -> Option<Authorization> {
@@ -229,7 +222,7 @@ impl<'a> Registry<'a> {
                 let question = TokenQuestion {
                     realm: &realm,
                     service: service.as_deref(),
-                    scope: &format!("repository:{}:pull", self.path),
+                    scope: &format!("repository:{}:{}", self.path, self.actions),
                     credentials: self.credentials,
                     over_tls: self.base.scheme() == "https",
                 };
