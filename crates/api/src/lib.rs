@@ -8,6 +8,7 @@
 
 mod archive;
 mod containers;
+mod elsewhere;
 mod error;
 mod events;
 mod exec;
@@ -65,6 +66,7 @@ pub fn router(app: App) -> Router {
         .merge(image_routes())
         .merge(network_and_volume_routes())
         .merge(unit_routes())
+        .merge(elsewhere::routes())
         .fallback(error::no_such_page)
         .layer(axum::middleware::from_fn(rest::taken))
         .with_state(app)
@@ -141,7 +143,9 @@ fn network_and_volume_routes() -> Router<App> {
         .route("/volumes/prune", post(volumes::prune))
         .route(
             "/volumes/{name}",
-            get(volumes::inspect).delete(volumes::remove),
+            get(volumes::inspect)
+                .delete(volumes::remove)
+                .put(elsewhere::no_manager),
         )
 }
 
