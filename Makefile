@@ -39,6 +39,7 @@ install: ## programs, man pages, completions and a systemd unit below PREFIX (/u
 test: ## install what the tests need, then run every test
 	@scripts/deps build run test
 	@scripts/kernel $(dir $(TARGET))tmp/kernel
+	@scripts/compose $(dir $(TARGET))tmp/compose
 	cargo test --locked --workspace
 
 soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50)

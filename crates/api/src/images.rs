@@ -194,7 +194,7 @@ fn inspect(engine: &Engine, name: &str) -> Result {
             },
         },
         "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>() },
-        "Metadata": { "LastTagTime": moment(None) },
+        "Metadata": { "LastTagTime": moment(Some(image.added)) },
     });
     Ok(Json(answer).into_response())
 }

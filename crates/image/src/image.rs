@@ -32,6 +32,8 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// When it was made.
     pub created: Option<DateTime<Utc>>,
+    /// When it came here.
+    pub added: DateTime<Utc>,
     /// docker's extension: how to tell whether a container is healthy.
     pub healthcheck: Option<Healthcheck>,
     /// docker's extension: the shell of the shell forms.

@@ -133,6 +133,7 @@ impl ImageStore {
             repo_tags: familiar(index.tags_of(id)),
             repo_digests: familiar(index.digests_of(id)),
             created: record.created,
+            added: record.added,
             healthcheck: read.healthcheck,
             shell: read.shell,
             on_build: read.on_build,
