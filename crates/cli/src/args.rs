@@ -7,6 +7,7 @@ use crate::commands::images::{Images, Import, Load, Pull, Push, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
 use crate::commands::networks::Network;
+use crate::commands::prune::{Prune, PruneAll};
 use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::stats::Stats;
 use crate::commands::system::System;
@@ -315,11 +316,7 @@ pub enum ContainerCommand {
     Export(Lazy<Export>),
     /// Remove containers that do not run
     #[command(after_help = "Example:\n  coracle container prune -f")]
-    Prune {
-        /// Without asking
-        #[arg(short, long)]
-        force: bool,
-    },
+    Prune(Lazy<Prune>),
 }
 
 /// `coracle image`
@@ -364,14 +361,7 @@ pub enum ImageCommand {
     },
     /// Remove images that nobody uses
     #[command(after_help = "Example:\n  coracle image prune -f")]
-    Prune {
-        /// Those with names too
-        #[arg(short, long)]
-        all: bool,
-        /// Without asking
-        #[arg(short, long)]
-        force: bool,
-    },
+    Prune(Lazy<PruneAll>),
 }
 
 /// `coracle machine`

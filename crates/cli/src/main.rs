@@ -19,11 +19,10 @@ use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    containers, copy, files, images, list, login, networks, run, stats, system, units, update,
-    volumes,
+    containers, copy, files, images, list, login, networks, prune, run, stats, system, units,
+    update, volumes,
 };
 use error::{CliError, Result};
-use hyper::Method;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -191,13 +190,7 @@ async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
         C::Cp(args) => copy::cp(client, &args).await,
         C::Diff { name } => files::diff(client, &name).await,
         C::Export(args) => files::export(client, &args).await,
-        C::Prune { force } => {
-            if !commands::confirmed(force, "all containers that do not run")? {
-                return Ok(());
-            }
-            let answer = client.json(Method::POST, "/containers/prune", None).await?;
-            commands::pruned(&answer, "ContainersDeleted", "Deleted Containers")
-        }
+        C::Prune(args) => prune::prune(client, prune::What::Containers, &args).await,
     }
 }
 
@@ -221,7 +214,9 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
             no_trunc,
             image,
         } => images::history(client, &image, format.as_deref(), no_trunc).await,
-        I::Prune { all, force } => images::prune(client, all, force).await,
+        I::Prune(args) => {
+            prune::prune(client, prune::What::Images { all: args.all }, &args.some).await
+        }
     }
 }
 

@@ -271,6 +271,30 @@ fn life_is_asked_as_docker_asks() {
         &["pause", "c"],
         &["unpause", "c"],
         &["start", "c"],
+        &[
+            "update",
+            "-m",
+            "128m",
+            "--memory-swap",
+            "-1",
+            "--cpus",
+            "1.5",
+            "--pids-limit",
+            "5",
+            "--restart",
+            "on-failure:3",
+            "c",
+        ],
+        &[
+            "update",
+            "--cpu-shares",
+            "7",
+            "--cpuset-cpus",
+            "0-1",
+            "--blkio-weight",
+            "300",
+            "c",
+        ],
     ]);
 }
 

@@ -1,6 +1,6 @@
 //! Images.
 
-use super::{confirmed, filters, pruned};
+use super::filters;
 use crate::client::{Client, JsonLines, query, stream};
 use crate::error::{CliError, Result, each};
 use crate::format::words::{ago, cut, short, size};
@@ -483,23 +483,4 @@ pub async fn history(client: &Client, name: &str, format: Option<&str>, whole: b
         rows: rows.collect(),
     }
     .print(format)
-}
-
-pub async fn prune(client: &Client, all: bool, force: bool) -> Result<()> {
-    let what = if all {
-        "all images without a container"
-    } else {
-        "all images without a name"
-    };
-    if !confirmed(force, what)? {
-        return Ok(());
-    }
-    let asked = query(&[(
-        "filters",
-        json!({ "dangling": [if all { "false" } else { "true" }] }).to_string(),
-    )]);
-    let answer = client
-        .json(Method::POST, &format!("/images/prune{asked}"), None)
-        .await?;
-    pruned(&answer, "ImagesDeleted", "Deleted Images")
 }

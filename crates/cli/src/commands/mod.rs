@@ -7,6 +7,7 @@ pub mod images;
 pub mod list;
 pub mod login;
 pub mod networks;
+pub mod prune;
 pub mod run;
 pub mod stats;
 pub mod system;
@@ -15,7 +16,7 @@ pub mod update;
 pub mod volumes;
 
 use crate::error::{CliError, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// `--filter key=value`, as the API takes them.
@@ -44,31 +45,4 @@ pub fn confirmed(force: bool, warning: &str) -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// Prints what `prune` removed.
-pub fn pruned(answer: &Value, key: &str, title: &str) -> Result<()> {
-    let list = answer[key].as_array().cloned().unwrap_or_default();
-    if !list.is_empty() {
-        let lines: Vec<String> = list
-            .iter()
-            .map(|v| match v {
-                Value::Object(map) => map
-                    .iter()
-                    .map(|(k, v)| {
-                        format!("{}: {}", k.to_lowercase(), v.as_str().unwrap_or_default())
-                    })
-                    .collect(),
-                other => other.as_str().unwrap_or_default().to_owned(),
-            })
-            .collect();
-        crate::format::out(&format!("{title}:\n{}\n\n", lines.join("\n")))?;
-    }
-    if let Some(bytes) = answer["SpaceReclaimed"].as_f64() {
-        crate::format::out(&format!(
-            "Total reclaimed space: {}\n",
-            crate::format::words::size(bytes)
-        ))?;
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Networks.
 
-use super::{confirmed, filters, pruned};
+use super::filters;
+use super::prune::{Prune, What, prune};
 use crate::client::{Client, escape, query};
 use crate::error::{Result, each};
 use crate::format::words::short;
@@ -102,11 +103,7 @@ pub enum Network {
     },
     /// Remove networks that no container is to join
     #[command(after_help = "Example:\n  coracle network prune -f")]
-    Prune {
-        /// Without asking
-        #[arg(short, long)]
-        force: bool,
-    },
+    Prune(Prune),
 }
 
 pub async fn network(client: &Client, command: &Network) -> Result<()> {
@@ -235,12 +232,6 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
                 )
                 .await
         }
-        Network::Prune { force } => {
-            if !confirmed(*force, "all networks that no container is to join")? {
-                return Ok(());
-            }
-            let answer = client.json(Method::POST, "/networks/prune", None).await?;
-            pruned(&answer, "NetworksDeleted", "Deleted Networks")
-        }
+        Network::Prune(args) => prune(client, What::Networks, args).await,
     }
 }

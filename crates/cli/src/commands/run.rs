@@ -3,7 +3,7 @@
 use crate::client::{Client, escape, query};
 use crate::error::{CliError, Result};
 use crate::format::out;
-use crate::run_args::{ContainerArgs, environment};
+use crate::run_args::{ContainerArgs, env_file, environment};
 use crate::terminal::{self, Raw};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -42,6 +42,9 @@ pub struct Exec {
     /// Set a variable
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub env: Vec<String>,
+    /// Set variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<String>,
     /// User instead of the container's
     #[arg(short, long)]
     pub user: Option<String>,
@@ -335,13 +338,18 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<()> {
         return Err(CliError::Usage("the input device is not a TTY".into()));
     }
     let size = terminal::size().filter(|_| args.tty);
+    let mut env = Vec::new();
+    for file in &args.env_file {
+        env.extend(env_file(file)?);
+    }
+    env.extend(environment(&args.env));
     let body = json!({
         "AttachStdin": args.interactive && !args.detach,
         "AttachStdout": !args.detach,
         "AttachStderr": !args.detach,
         "DetachKeys": args.detach_keys,
         "Tty": args.tty,
-        "Env": environment(&args.env),
+        "Env": env,
         "Cmd": args.command,
         "Privileged": args.privileged,
         "User": args.user.clone().unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! The daemon and the machine as a whole.
 
+use super::prune::PruneSystem;
 use super::units::unit_rows;
 use crate::client::{Client, query};
 use crate::error::Result;
@@ -33,6 +34,8 @@ pub enum System {
         #[arg(short, long, value_name = "SECONDS")]
         timeout: Option<i64>,
     },
+    /// Remove what nobody uses: containers, networks, images, and volumes if asked
+    Prune(PruneSystem),
     /// What the daemon is and has
     #[command(after_help = "Example:\n  coracle system info")]
     Info {
@@ -47,6 +50,7 @@ pub async fn system(client: &Client, command: &System) -> Result<()> {
         System::Df { format } => usage(client, format.as_deref()).await,
         System::Status { format } => status(client, format.as_deref()).await,
         System::Info { format } => info(client, format.as_deref()).await,
+        System::Prune(args) => super::prune::system(client, args).await,
         System::Down { timeout } => {
             let asked = query(&[("t", timeout.map(|t| t.to_string()).unwrap_or_default())]);
             client.post(&format!("/v1/system/down{asked}"), None).await

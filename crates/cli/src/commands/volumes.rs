@@ -1,6 +1,7 @@
 //! Volumes.
 
-use super::{confirmed, filters, pruned};
+use super::filters;
+use super::prune::{PruneAll, What, prune};
 use crate::client::{Client, escape, query};
 use crate::error::{Result, each};
 use crate::format::{Table, inspected, out, row};
@@ -61,14 +62,7 @@ pub enum Volume {
     },
     /// Remove volumes that no container uses
     #[command(after_help = "Example:\n  coracle volume prune")]
-    Prune {
-        /// Those with names too
-        #[arg(short, long)]
-        all: bool,
-        /// Without asking
-        #[arg(short, long)]
-        force: bool,
-    },
+    Prune(PruneAll),
 }
 
 pub async fn volume(client: &Client, command: &Volume) -> Result<()> {
@@ -134,28 +128,6 @@ pub async fn volume(client: &Client, command: &Volume) -> Result<()> {
             })
             .await
         }
-        Volume::Prune { all, force } => {
-            let what = if *all {
-                "all volumes that no container uses"
-            } else {
-                "all volumes without a name that no container uses"
-            };
-            if !confirmed(*force, what)? {
-                return Ok(());
-            }
-            let filters = if *all {
-                json!({ "all": ["true"] }).to_string()
-            } else {
-                String::new()
-            };
-            let answer = client
-                .json(
-                    Method::POST,
-                    &format!("/volumes/prune{}", query(&[("filters", filters)])),
-                    None,
-                )
-                .await?;
-            pruned(&answer, "VolumesDeleted", "Deleted Volumes")
-        }
+        Volume::Prune(args) => prune(client, What::Volumes { all: args.all }, &args.some).await,
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn lines(path: &str) -> Result<Vec<String>> {
     Ok(lines.map(str::to_owned).collect())
 }
 
-pub(super) fn env_file(path: &str) -> Result<Vec<String>> {
+pub fn env_file(path: &str) -> Result<Vec<String>> {
     Ok(environment(&lines(path)?))
 }
 

@@ -152,6 +152,7 @@ fn response(method: &str, path: &str, head: bool) -> Vec<u8> {
             text.extend(b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x03err");
             return text;
         }
+        (_, p) if p.ends_with("/update") => (200, json!({ "Warnings": [] }).to_string()),
         (_, p) if p.ends_with("/wait") => (200, json!({ "StatusCode": 3 }).to_string()),
         ("GET", "/containers/json") => (200, "[]".into()),
         ("GET", "/containers/none/json") => (
