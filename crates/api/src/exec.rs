@@ -4,15 +4,18 @@ use crate::App;
 use crate::containers::{body, rows_and_columns};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
+use crate::serve::Peer;
 use crate::streams::{STDERR, finish, frame, hijack};
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use coracle_engine::EngineError;
-use coracle_engine::exec::ExecConfig;
+use coracle_engine::client::Connection;
+use coracle_engine::exec::{Exec, ExecConfig};
 use coracle_engine::stdio::{RelayOptions, Relayed, detach_keys, relay};
+use coracle_engine::{EngineError, full_error};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -80,62 +83,114 @@ pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: 
         });
         return Ok(StatusCode::OK.into_response());
     }
-    attached(app, &id, asked.console_size, request).await
+    answered_first(app, &id, asked.console_size, request).await
 }
 
-/// Starts a process and gives its stdio to the connection that asked.
+/// Starts a process and gives its stdio to the connection that asked; what hinders the start is the answer.
 async fn attached(app: App, id: &str, size: Option<[u16; 2]>, mut request: Request) -> Result {
     let exec = app.engine.exec_get(id)?;
-    let terminal = exec.config.tty;
-    let keys = detach_keys(&exec.config.detach_keys)?;
-    let taken = hijack(&mut request, terminal)?;
-    let connection = match app.engine.exec_start(id, size, true).await {
-        Ok(connection) => connection,
+    let keys = keys(&exec)?;
+    let taken = hijack(&mut request, exec.config.tty)?;
+    let started = match app.engine.exec_start(id, size, true).await {
         // Clients look for the exit code of a program that cannot be run, and for the reason in its output.
-        Err(EngineError::Start { code, message }) => {
-            let exit = taken.exit.map(|_| code);
-            tokio::spawn(async move {
-                if let Ok(upgraded) = taken.upgrade.await {
-                    let mut client = TokioIo::new(upgraded);
-                    let text = format!("{message}\r\n").into_bytes();
-                    let text = if terminal { text } else { frame(STDERR, &text) };
-                    let _ = client.write_all(&text).await;
-                    finish(client, exit).await;
-                }
-            });
-            return Ok(taken.answer);
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) if !matches!(error, EngineError::Start { .. }) => return Err(error.into()),
+        started => started,
     };
+    let answer = taken.answer;
+    tokio::spawn(carry(app, exec, keys, started, taken.upgrade, taken.exit));
+    Ok(answer)
+}
+
+/// As [`attached`], but the connection is taken over before the start, as Docker does it: clients that read the answer's head
+/// through a buffer lose what comes together with it (docker-py). What hinders the start is told in the stream.
+async fn answered_first(
+    app: App,
+    id: &str,
+    size: Option<[u16; 2]>,
+    mut request: Request,
+) -> Result {
+    let exec = app.engine.exec_startable(id)?;
+    let keys = keys(&exec)?;
+    let taken = hijack(&mut request, exec.config.tty)?;
+    let answer = taken.answer;
+    let peer = request.extensions().get::<Peer>().cloned();
+    drop(request);
     tokio::spawn(async move {
-        let id = exec.id.as_str();
-        let options = RelayOptions {
-            raw: terminal,
-            stdin: exec.config.attach_stdin,
-            close_stdin: true,
-            detach_keys: if terminal { keys } else { Vec::new() },
-            to_the_end: true,
-        };
-        // The end is written down before the client sees it: the next thing it asks is how it ended.
-        let ended = |relayed: &io::Result<Relayed>| match relayed {
-            Ok(Relayed::Ended(status)) => app.engine.exec_ended(id, status.as_ref()),
-            Ok(Relayed::Detached) => None,
-            Err(_) => app.engine.exec_ended(id, None),
-        };
-        // A client that left at once: the process runs on, and its end is to be known.
+        // A client that left before has nothing started for it.
         let Ok(upgraded) = taken.upgrade.await else {
-            let options = RelayOptions {
-                stdin: false,
-                ..options
-            };
-            ended(&relay(connection, tokio::io::empty(), options).await.0);
             return;
         };
-        let (relayed, client) = relay(connection, TokioIo::new(upgraded), options).await;
-        let code = ended(&relayed).filter(|_| taken.exit.is_some());
-        finish(client, code).await;
+        if let Some(peer) = peer {
+            peer.has_read().await;
+        }
+        let started = app.engine.exec_start(&exec.id, size, true).await;
+        let upgraded = std::future::ready(Ok(upgraded));
+        carry(app, exec, keys, started, upgraded, taken.exit).await;
     });
-    Ok(taken.answer)
+    Ok(answer)
+}
+
+fn keys(exec: &Exec) -> Result<Vec<u8>> {
+    let keys = detach_keys(&exec.config.detach_keys)?;
+    Ok(if exec.config.tty { keys } else { Vec::new() })
+}
+
+/// Carries a process's stdio, or says in its stead why it does not run.
+async fn carry(
+    app: App,
+    exec: Exec,
+    detach_keys: Vec<u8>,
+    started: std::result::Result<Connection, EngineError>,
+    upgrade: impl Future<Output = hyper::Result<Upgraded>>,
+    exit: Option<String>,
+) {
+    let (id, terminal) = (exec.id.as_str(), exec.config.tty);
+    let connection = match started {
+        Ok(connection) => connection,
+        Err(error) => {
+            let code = match &error {
+                EngineError::Start { code, .. } => *code,
+                _ => 126,
+            };
+            if let Ok(upgraded) = upgrade.await {
+                let mut client = TokioIo::new(upgraded);
+                let text = match &error {
+                    EngineError::Start { message, .. } => message.clone(),
+                    error => full_error(error),
+                };
+                let text = format!("{text}\r\n").into_bytes();
+                let text = if terminal { text } else { frame(STDERR, &text) };
+                let _ = client.write_all(&text).await;
+                finish(client, exit.map(|_| code)).await;
+            }
+            return;
+        }
+    };
+    let options = RelayOptions {
+        raw: terminal,
+        stdin: exec.config.attach_stdin,
+        close_stdin: true,
+        detach_keys,
+        to_the_end: true,
+    };
+    // The end is written down before the client sees it: the next thing it asks is how it ended.
+    let ended = |relayed: &io::Result<Relayed>| match relayed {
+        Ok(Relayed::Ended(status)) => app.engine.exec_ended(id, status.as_ref()),
+        Ok(Relayed::Detached) => None,
+        Err(_) => app.engine.exec_ended(id, None),
+    };
+    // A client that left at once: the process runs on, and its end is to be known.
+    let Ok(upgraded) = upgrade.await else {
+        let options = RelayOptions {
+            stdin: false,
+            ..options
+        };
+        ended(&relay(connection, tokio::io::empty(), options).await.0);
+        return;
+    };
+    let (relayed, client) = relay(connection, TokioIo::new(upgraded), options).await;
+    let code = ended(&relayed).filter(|_| exit.is_some());
+    finish(client, code).await;
 }
 
 pub async fn resize(State(app): State<App>, Path(id): Path<String>, query: Query) -> Result {

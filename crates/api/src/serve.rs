@@ -6,6 +6,8 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -73,7 +75,11 @@ async fn connection(
     unanswered: watch::Sender<usize>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let peer = stream.as_fd().try_clone_to_owned().ok().map(Arc::new);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(Peer(peer.clone()));
+        }
         if let Some(uri) = without_version(request.uri()) {
             *request.uri_mut() = uri;
         }
@@ -100,6 +106,22 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a client left early");
+    }
+}
+
+/// The connection that a request came on.
+#[derive(Debug, Clone)]
+pub struct Peer(Arc<OwnedFd>);
+
+impl Peer {
+    /// Waits until the client has read all that it was sent, but not for ever.
+    pub async fn has_read(&self) {
+        for _ in 0..1000 {
+            match coracle_sys::socket::unread(&*self.0) {
+                Ok(1..) => tokio::time::sleep(Duration::from_millis(1)).await,
+                _ => return,
+            }
+        }
     }
 }
 

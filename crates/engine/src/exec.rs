@@ -83,6 +83,29 @@ impl Execs {
     }
 }
 
+fn started_already(id: &str) -> EngineError {
+    EngineError::Conflict(format!("exec {id} was started already"))
+}
+
+fn takes_processes(container: &crate::container::Container) -> Result<()> {
+    match container.read(|r| (r.state.phase, r.state.paused)) {
+        (Phase::Running, false) => {}
+        (Phase::Running, true) => {
+            return Err(EngineError::Conflict(format!(
+                "Container {} is paused, unpause the container before exec",
+                container.id
+            )));
+        }
+        _ => {
+            return Err(EngineError::Conflict(format!(
+                "container {} is not running",
+                container.id
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl Engine {
     /// Prepares a process in a running container and gives its id.
     ///
@@ -94,21 +117,7 @@ impl Engine {
         if config.cmd.is_empty() {
             return Err(EngineError::Invalid("No exec command specified".into()));
         }
-        match container.read(|r| (r.state.phase, r.state.paused)) {
-            (Phase::Running, false) => {}
-            (Phase::Running, true) => {
-                return Err(EngineError::Conflict(format!(
-                    "Container {} is paused, unpause the container before exec",
-                    container.id
-                )));
-            }
-            _ => {
-                return Err(EngineError::Conflict(format!(
-                    "container {} is not running",
-                    container.id
-                )));
-            }
-        }
+        takes_processes(&container)?;
         let id = random_hex()?;
         let exec = Exec {
             id: id.clone(),
@@ -124,6 +133,19 @@ impl Engine {
         }
         all.insert(id.clone(), exec);
         Ok(id)
+    }
+
+    /// What is known of a process that may be started now.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Conflict`] if it was started already, or if its container does not run or is paused.
+    pub fn exec_startable(&self, id: &str) -> Result<Exec> {
+        let exec = self.exec_get(id)?;
+        if exec.running || exec.code.is_some() {
+            return Err(started_already(id));
+        }
+        takes_processes(&*self.find(exec.container.as_str())?)?;
+        Ok(exec)
     }
 
     /// What is known of a process.
@@ -154,9 +176,7 @@ impl Engine {
                 .get_mut(id)
                 .ok_or_else(|| EngineError::not_found("exec instance", id))?;
             if exec.running || exec.code.is_some() {
-                return Err(EngineError::Conflict(format!(
-                    "exec {id} was started already"
-                )));
+                return Err(started_already(id));
             }
             exec.running = true;
             exec.clone()

@@ -5,4 +5,5 @@ pub mod netlink;
 pub mod netns;
 pub mod overlay;
 pub mod process;
+pub mod socket;
 pub mod view;
