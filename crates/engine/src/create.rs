@@ -27,7 +27,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Image`] when the image is not here, [`EngineError::Conflict`] for a name in use,
     /// [`EngineError::Invalid`] for what cannot be honoured, [`EngineError::File`].
-    pub async fn create(&self, name: Option<&str>, mut request: CreateRequest) -> Result<Created> {
+    pub async fn create(&self, name: Option<&str>, request: CreateRequest) -> Result<Created> {
+        self.create_as(name, request, false).await
+    }
+
+    /// As [`Self::create`]; perhaps as a step of a build.
+    pub(crate) async fn create_as(
+        &self,
+        name: Option<&str>,
+        mut request: CreateRequest,
+        step: bool,
+    ) -> Result<Created> {
         check::check(&request)?;
         let image = self.0.images.get(&request.config.image)?;
         inherit(&mut request.config, &image);
@@ -41,7 +51,7 @@ impl Engine {
         self.settle_network(&mut request)?;
         let id = ContainerId::random()?;
         let name = self.reserve_name(name, &id)?;
-        let made = self.make(&id, &name, request, &image).await;
+        let made = self.make(&id, &name, request, &image, step).await;
         if made.is_err() {
             self.table_mut().free(&name, &id);
             let _ = fs::remove_dir_all(self.container_dir(&id));
@@ -55,6 +65,7 @@ impl Engine {
         name: &str,
         mut request: CreateRequest,
         image: &Image,
+        step: bool,
     ) -> Result<Created> {
         if request.config.hostname.is_empty() {
             request.config.hostname = if request.host_config.network_mode == "host" {
@@ -84,6 +95,7 @@ impl Engine {
         make(&dir.join("work"), 0o700)?;
         let mut record = Record::new(id.clone(), name.to_owned(), request, image.id.to_string());
         record.mounts = mounts;
+        record.step = step;
         record.save(&dir)?;
         if !record.host_config.auto_remove {
             self.sync_containers()?;

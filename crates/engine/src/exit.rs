@@ -4,7 +4,7 @@ use crate::client::Shim;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::model::RestartPolicy;
-use crate::record::Phase;
+use crate::record::{Phase, Record};
 use chrono::Utc;
 use coracle_shim_protocol::shim::{EXIT_FILE, ExitStatus};
 use std::fs;
@@ -106,7 +106,7 @@ impl Engine {
             };
             engine.ended(&container, &status);
             // A container that goes with its end goes now: nobody waits for links to be taken down.
-            let auto_remove = container.read(|r| r.host_config.auto_remove);
+            let auto_remove = container.read(Record::goes_by_itself);
             if auto_remove {
                 let (engine, id) = (engine.clone(), container.id.to_string());
                 tokio::spawn(async move { engine.remove_ended(&id).await });

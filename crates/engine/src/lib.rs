@@ -10,6 +10,7 @@
 //! | [`exec`], [`stdio`], [`logs`], [`stats`], [`health`] | while it runs |
 //! | [`stop`], [`exit`] | its end, and the restart policy |
 //! | [`remove`] | gone |
+//! | [`step`] | as a step of a build |
 //! | `restore` | a daemon comes back and finds the truth |
 //!
 //! The daemon never is a container's parent: the holder forks a shim for each, and [`client`] speaks with both.
@@ -49,6 +50,7 @@ pub mod spec;
 mod start;
 pub mod stats;
 pub mod stdio;
+pub mod step;
 pub mod stop;
 mod table;
 mod update;

@@ -51,6 +51,9 @@ pub struct Record {
     /// Number of this writing.
     #[serde(default)]
     pub serial: u64,
+    /// It is a step of a build: the build takes what it wrote and removes it, and a next daemon ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub step: bool,
 }
 
 /// A mount with its source found or made.
@@ -191,7 +194,13 @@ impl Record {
             mounts: Vec::new(),
             state: State::default(),
             serial: 0,
+            step: false,
         }
+    }
+
+    /// Whether it is removed when it ends, without anybody asking.
+    pub fn goes_by_itself(&self) -> bool {
+        self.host_config.auto_remove && !self.step
     }
 
     /// The image's id.

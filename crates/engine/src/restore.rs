@@ -74,6 +74,7 @@ impl Engine {
             self.clean_up(&container).await;
             self.again(&container).await;
         }
+        self.drop_steps().await;
         for container in self.containers() {
             if container.phase() == Phase::Restarting {
                 self.restart_later(&container, Duration::ZERO);
@@ -82,6 +83,22 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Steps of builds that went with the daemon which made them.
+    async fn drop_steps(&self) {
+        for container in self.containers() {
+            if container.read(|r| r.step) {
+                let id = container.id.to_string();
+                if let Err(error) = self.remove(&id, crate::step::REMOVE).await {
+                    tracing::warn!(
+                        container = id,
+                        error = crate::start::full(&error),
+                        "a step of a build that was cut short cannot be removed"
+                    );
+                }
+            }
+        }
     }
 
     fn load(&self, id: &ContainerId) -> Result<()> {

@@ -120,7 +120,7 @@ impl Engine {
             }
         });
         // Docker removes such a container too when it was asked to remove it at its end.
-        if container.read(|r| r.host_config.auto_remove) {
+        if container.read(Record::goes_by_itself) {
             let (engine, id) = (self.clone(), container.id.to_string());
             tokio::spawn(async move { engine.remove_ended(&id).await });
         }

@@ -1,8 +1,9 @@
 //! From streams of layers and a config to an image that is here, whole. Blocking.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 
+use crate::content::{LayerFile, WorkDir};
 use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
 use crate::image::{self, Image};
@@ -38,6 +39,57 @@ impl ImageStore {
         let pin = self.pin([layer.diff_id, layer.blob]);
         self.place_layer(&work, &layer)?;
         Ok(Placed { layer, _pin: pin })
+    }
+
+    /// Puts a finished layer and its content where all can see them, on the disk.
+    pub(crate) fn place_layer(&self, work: &WorkDir, layer: &Ingested) -> Result<()> {
+        self.place(work, layer, true)?;
+        for dir in [self.0.layout.blobs(), self.0.layout.layers()] {
+            let synced = File::open(&dir).and_then(|d| d.sync_all());
+            synced.map_err(ImageError::io("flush", &dir))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::place_layer`]; if it need not be `durable`, without waiting for the disk.
+    pub(crate) fn place(&self, work: &WorkDir, layer: &Ingested, durable: bool) -> Result<()> {
+        let layout = &self.0.layout;
+        let file = LayerFile {
+            version: LayerFile::VERSION,
+            diff_id: layer.diff_id,
+            size: layer.unpacked.size,
+            entries: layer.unpacked.entries,
+            blob: layer.blob,
+            blob_size: layer.blob_size,
+            compression: layer.compression.name().to_owned(),
+        };
+        let from = work.path().join("layer");
+        let json = serde_json::to_vec_pretty(&file).map_err(|source| ImageError::Damaged {
+            path: from.clone(),
+            source,
+        })?;
+        fs::write(from.join("layer.json"), json)
+            .map_err(ImageError::io("write", from.join("layer.json")))?;
+        if durable {
+            // One flush for 80,000 files instead of one each, and before the names are there.
+            let root = layout.root();
+            self.0
+                .syncer
+                .sync()
+                .map_err(ImageError::io("flush", root))?;
+        }
+        let (blob, kept) = (work.path().join("blob"), layout.blob(&layer.blob));
+        match fs::rename(&blob, &kept) {
+            // The stream came from the kept content itself.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && kept.exists() => {}
+            other => other.map_err(ImageError::io("keep", &kept))?,
+        }
+        let to = layout.layer(&layer.diff_id);
+        match fs::rename(&from, &to) {
+            // Somebody else was faster; what lies there was checked as ours was.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            other => other.map_err(ImageError::io("place", &to)),
+        }
     }
 
     /// Makes an image of a config and layers that are in their places; its manifest is written here.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::assemble::Placed;
 use crate::content::LayerFile;
+use crate::digest::Digest;
 use crate::error::{ImageError, ManifestError, Result};
 use crate::image::Image;
 use crate::import::apply;
@@ -73,12 +74,39 @@ impl ImageStore {
                 .join()
                 .unwrap_or_else(|_| Err(std::io::Error::other("a thread panicked")));
             match (packed, placed) {
-                (Ok(()), placed) => placed,
+                (Ok(_), placed) => placed,
                 // The reader left, and says why.
                 (Err(e), Err(error)) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(error),
                 (Err(error), _) => Err(failed(error)),
             }
         })
+    }
+
+    /// Makes an image of a config document whose layers are all here. Blocking.
+    ///
+    /// # Errors
+    /// [`ImageError::Missing`], [`ImageError::Manifest`], [`ImageError::NoSpace`], and I/O errors.
+    pub fn compose(&self, config: &[u8], layers: &[Digest], names: &[Reference]) -> Result<Image> {
+        let names = names
+            .iter()
+            .map(normalized_tag)
+            .collect::<Result<Vec<_>>>()?;
+        let of = names
+            .first()
+            .map_or_else(|| "the new image".to_owned(), Reference::familiar);
+        let mut files = Vec::new();
+        for diff_id in layers {
+            let file = LayerFile::read(&self.0.layout, diff_id)?.ok_or(ImageError::Missing {
+                image: of.clone(),
+                digest: *diff_id,
+            })?;
+            files.push(file);
+        }
+        let all: Vec<manifest::LayerOf<'_>> = files
+            .iter()
+            .map(|l| (l.blob, l.blob_size, l.compression.as_str()))
+            .collect();
+        self.finish_of(config, &all, &names, &of)
     }
 
     fn on_top(

@@ -1,7 +1,9 @@
 //! References, registries, the content store, layers and snapshots.
 
+pub mod adopt;
 mod archive;
 mod assemble;
+pub mod cache;
 pub mod config;
 mod content;
 pub mod credentials;
@@ -9,6 +11,7 @@ mod derive;
 pub mod digest;
 pub mod duration;
 pub mod error;
+pub mod fetch;
 pub mod image;
 mod import;
 mod index;
@@ -24,9 +27,12 @@ mod registry;
 mod remove;
 mod save;
 mod store;
+mod transient;
 mod trash;
 mod unpack;
 
+pub use adopt::{Adopted, Pin};
+pub use cache::{CacheQuery, CacheRecord};
 pub use config::RegistryConfig;
 pub use credentials::Credentials;
 pub use derive::DeriveOptions;
@@ -41,4 +47,5 @@ pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use remove::{InUse, Removed};
 pub use store::ImageStore;
-pub use unpack::{CopyInto, LayerError, Limits, copy_into};
+pub use transient::Transient;
+pub use unpack::{CopyInto, LayerError, Limits, copy_into, is_tar};

@@ -28,6 +28,15 @@ pub enum Tree {
     Layer,
 }
 
+/// What an archive holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes in regular files.
+    pub size: u64,
+}
+
 /// What is needed of `statx(2)`.
 struct Facts {
     kind: FileType,
@@ -71,35 +80,72 @@ pub fn pack(
     to: &[u8],
     tree: Tree,
     out: impl Write,
-) -> io::Result<()> {
+) -> io::Result<Packed> {
     let from = name(from.as_bytes())?;
     let top = facts(dir.as_fd(), &from)?;
-    let mut packer = Packer {
-        tar: Builder::new(out),
-        tree,
-        mount: top.mount,
-        links: HashMap::new(),
-        buffer: vec![0; 256 << 10],
-    };
+    let mut packer = Packer::new(out, tree, top.mount, &|_| false);
     packer.entry(dir.as_fd(), &from, to.to_vec(), &top)?;
-    packer.tar.into_inner()?.flush()
+    packer.finish()
+}
+
+/// Writes what is in a directory as an archive without what is left out, and files of other origin before it. `skip` hears of
+/// names relative to the directory, without slashes at their ends.
+///
+/// # Errors
+/// As [`pack`]'s.
+pub fn pack_some(
+    dir: impl AsFd,
+    skip: &dyn Fn(&[u8]) -> bool,
+    more: &[(&str, &[u8])],
+    out: impl Write,
+) -> io::Result<Packed> {
+    let top = facts(dir.as_fd(), &c"".to_owned())?;
+    let mut packer = Packer::new(out, Tree::Whole, top.mount, skip);
+    for (path, bytes) in more {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        packer.tar.append_data(&mut header, path, *bytes)?;
+    }
+    packer.entry(dir.as_fd(), &c"".to_owned(), Vec::new(), &top)?;
+    packer.finish()
 }
 
 fn name(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(|_| Errno::INVAL.into())
 }
 
-struct Packer<W: Write> {
+struct Packer<'s, W: Write> {
     tar: Builder<W>,
+    skip: &'s dyn Fn(&[u8]) -> bool,
     tree: Tree,
     /// The top's own.
     mount: u64,
     /// Names of files that have more than one.
     links: HashMap<(u32, u32, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    packed: Packed,
 }
 
-impl<W: Write> Packer<W> {
+impl<'s, W: Write> Packer<'s, W> {
+    fn new(out: W, tree: Tree, mount: u64, skip: &'s dyn Fn(&[u8]) -> bool) -> Self {
+        Self {
+            tar: Builder::new(out),
+            skip,
+            tree,
+            mount,
+            links: HashMap::new(),
+            buffer: vec![0; 256 << 10],
+            packed: Packed::default(),
+        }
+    }
+
+    fn finish(self) -> io::Result<Packed> {
+        self.tar.into_inner()?.flush()?;
+        Ok(self.packed)
+    }
+
     fn entry(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -172,6 +218,9 @@ impl<W: Write> Packer<W> {
             match self::facts(dir.as_fd(), &name) {
                 Ok(facts) => {
                     let path = [&prefix[..], name.as_bytes()].concat();
+                    if (self.skip)(&path) {
+                        continue;
+                    }
                     match self.entry(dir.as_fd(), &name, path, &facts) {
                         // Gone meanwhile, or another kind of thing by now.
                         Err(e) if missing(&e) => {}
@@ -242,6 +291,8 @@ impl<W: Write> Packer<W> {
         size: u64,
         attributes: &[(Vec<u8>, Vec<u8>)],
     ) -> io::Result<()> {
+        self.packed.entries += 1;
+        self.packed.size += size;
         let mut header = Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(facts.mode);
@@ -343,8 +394,11 @@ fn missing(error: &io::Error) -> bool {
         .is_some_and(|e| gone.iter().any(|g| g.raw_os_error() == e))
 }
 
-/// Those that containers have a use for elsewhere: file capabilities, and the user's own.
-fn attributes(file: impl AsFd, tree: Tree) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// Extended attributes, by name, that containers have a use for elsewhere: file capabilities, and the user's own.
+///
+/// # Errors
+/// Those of reading them.
+pub fn attributes(file: impl AsFd, tree: Tree) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut list = vec![0; 4096];
     let length = loop {
         match rustix::fs::flistxattr(&file, &mut list[..]) {
@@ -384,7 +438,7 @@ fn is_opaque(dir: &OwnedFd) -> bool {
 ///
 /// # Errors
 /// As [`pack`]'s.
-pub fn pack_dir(dir: &Path, tree: Tree, out: impl Write) -> io::Result<()> {
+pub fn pack_dir(dir: &Path, tree: Tree, out: impl Write) -> io::Result<Packed> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty())?;
     pack(dir, OsStr::new(""), b"", tree, out)

@@ -2,22 +2,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::FlockOperation;
 use tokio::sync::Semaphore;
 
+use crate::cache::Cache;
 use crate::config::RegistryConfig;
-use crate::content::{self, LayerFile, Layout, Syncer, WorkDir};
+use crate::content::{self, LayerFile, Layout, Syncer};
 use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
 use crate::image::{self, Image, ImageSummary, ReadConfig};
 use crate::index::{Index, Record};
-use crate::ingest::Ingested;
 use crate::reference::Reference;
 use crate::remove::{self, InUse, Removed};
+use crate::transient::Transients;
 use crate::trash;
 
 /// All images of one state directory. Cheap to clone; all clones are one store.
@@ -34,6 +34,10 @@ pub(crate) struct Inner {
     /// Content of work in progress, which no collection takes away.
     pins: Mutex<HashMap<Digest, usize>>,
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Layers that are in their place and perhaps not on the disk yet.
+    pub unsettled: Mutex<BTreeSet<Digest>>,
+    pub transients: Transients,
+    pub cache: Cache,
     /// Held for the store's life: one process, one store.
     _lock: File,
 }
@@ -71,6 +75,9 @@ impl ImageStore {
             index: Mutex::new(index.unwrap_or_default()),
             pins: Mutex::default(),
             locks: Mutex::default(),
+            unsettled: Mutex::default(),
+            transients: Mutex::default(),
+            cache: Cache::open(&layout)?,
             layout,
             config,
             _lock: lock,
@@ -105,6 +112,9 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::Ambiguous`], or what is wrong with the name or the content.
     pub fn get(&self, name_or_id: &str) -> Result<Image> {
+        if let Some(image) = self.transient_of(name_or_id) {
+            return Ok(Image::clone(&image));
+        }
         let id = self.0.index().find(name_or_id)?.id();
         self.image(id)
     }
@@ -212,18 +222,35 @@ impl ImageStore {
     /// # Errors
     /// When the image or one of its layers is not here.
     pub fn layer_dirs(&self, id: &ImageId) -> Result<Vec<PathBuf>> {
+        if let Some(image) = self.transient_of(&id.to_string()) {
+            return self.dirs_of(&image.layers);
+        }
         let index = self.0.index();
         let gone = || ImageError::NotFound {
             name: id.to_string(),
         };
         let record = index.images.get(id).ok_or_else(gone)?;
+        self.dirs_of(&record.layers).map_err(|error| match error {
+            ImageError::Missing { digest, .. } => ImageError::Missing {
+                image: id.to_string(),
+                digest,
+            },
+            other => other,
+        })
+    }
+
+    /// As [`Self::layer_dirs`], of layers, lowest first.
+    ///
+    /// # Errors
+    /// When one of them is not here.
+    pub fn dirs_of(&self, layers: &[Digest]) -> Result<Vec<PathBuf>> {
         let mut seen = BTreeSet::new();
         let mut dirs = Vec::new();
-        for diff_id in record.layers.iter().rev().filter(|d| seen.insert(**d)) {
+        for diff_id in layers.iter().rev().filter(|d| seen.insert(**d)) {
             let dir = self.0.layout.layer(diff_id).join("fs");
             if !dir.is_dir() {
                 return Err(ImageError::Missing {
-                    image: id.to_string(),
+                    image: "an image in the making".into(),
                     digest: *diff_id,
                 });
             }
@@ -250,6 +277,7 @@ impl ImageStore {
                 .flat_map(|r| r.layers.iter().copied())
                 .collect();
             layers.extend(pins.keys());
+            layers.extend(self.0.cache.layers());
             let mut blobs: BTreeSet<Digest> = index
                 .images
                 .values()
@@ -277,49 +305,6 @@ impl ImageStore {
         trash::remove_tree(work.path()).map_err(ImageError::io("remove", work.path()))
     }
 
-    /// Puts a finished layer and its content where all can see them.
-    pub(crate) fn place_layer(&self, work: &WorkDir, layer: &Ingested) -> Result<()> {
-        let layout = &self.0.layout;
-        let file = LayerFile {
-            version: LayerFile::VERSION,
-            diff_id: layer.diff_id,
-            size: layer.unpacked.size,
-            entries: layer.unpacked.entries,
-            blob: layer.blob,
-            blob_size: layer.blob_size,
-            compression: layer.compression.name().to_owned(),
-        };
-        let from = work.path().join("layer");
-        let json = serde_json::to_vec_pretty(&file).map_err(|source| ImageError::Damaged {
-            path: from.clone(),
-            source,
-        })?;
-        fs::write(from.join("layer.json"), json)
-            .map_err(ImageError::io("write", from.join("layer.json")))?;
-        // One flush for 80,000 files instead of one each, and before the names are there.
-        self.0
-            .syncer
-            .sync()
-            .map_err(ImageError::io("flush", layout.root()))?;
-        let (blob, kept) = (work.path().join("blob"), layout.blob(&layer.blob));
-        match fs::rename(&blob, &kept) {
-            // The stream came from the kept content itself.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && kept.exists() => {}
-            other => other.map_err(ImageError::io("keep", &kept))?,
-        }
-        let to = layout.layer(&layer.diff_id);
-        match fs::rename(&from, &to) {
-            // Somebody else was faster; what lies there was checked as ours was.
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            other => other.map_err(ImageError::io("place", &to))?,
-        }
-        for dir in [layout.blobs(), layout.layers()] {
-            let synced = File::open(&dir).and_then(|d| d.sync_all());
-            synced.map_err(ImageError::io("flush", &dir))?;
-        }
-        Ok(())
-    }
-
     /// Makes an image visible whose layers and content are all here.
     pub(crate) fn commit(
         &self,
@@ -329,6 +314,7 @@ impl ImageStore {
         mut blobs: Vec<Digest>,
         names: &[Reference],
     ) -> Result<Image> {
+        self.settle(&read.diff_ids)?;
         let mut size = 0;
         for diff_id in &read.diff_ids {
             let layer = LayerFile::read(&self.0.layout, diff_id)?.ok_or(ImageError::Missing {

@@ -67,6 +67,14 @@ impl Naming {
     }
 }
 
+/// The upper directory must say all there is to say, whatever the kernel's defaults: it is read as a layer by itself, and may
+/// become a lower one.
+const PLAIN: [(&str, &str); 3] = [
+    ("redirect_dir", "off"),
+    ("metacopy", "off"),
+    ("index", "off"),
+];
+
 /// Mounts `lower` (topmost first) with `upper` and `work` on the existing directory `target`, in the calling
 /// process's mount namespace. An older kernel needs `/proc`.
 ///
@@ -99,6 +107,9 @@ pub fn mount_overlay_named(
     }
     let fs =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen".into(), e))?;
+    for (key, value) in PLAIN {
+        fsconfig_set_string(&fs, key, value).map_err(|e| fail(format!("{key}={value}"), e))?;
+    }
     let layers = lower.iter().map(|l| ("lowerdir+", l.as_path()));
     for (key, dir) in layers.chain(writable) {
         match fsconfig_set_string(&fs, key, dir) {
@@ -221,6 +232,13 @@ fn options(layers: &[OwnedFd], writable: &[(&str, &Path)]) -> Vec<u8> {
         .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
         .collect();
     let mut out = format!("lowerdir={}", layers.join(":")).into_bytes();
+    if !writable.is_empty() {
+        out.extend(
+            PLAIN
+                .iter()
+                .flat_map(|(key, value)| format!(",{key}={value}").into_bytes()),
+        );
+    }
     for (key, path) in writable {
         out.extend(format!(",{key}=").bytes());
         for byte in path.as_os_str().as_bytes() {
@@ -240,7 +258,8 @@ mod tests {
     #[test]
     fn directories_that_are_written_are_escaped() {
         let text = options(&[], &[("upperdir", Path::new("/a,b\\c:d"))]);
-        assert_eq!(text, b"lowerdir=,upperdir=/a\\,b\\\\c:d");
+        let wanted = b"lowerdir=,redirect_dir=off,metacopy=off,index=off,upperdir=/a\\,b\\\\c:d";
+        assert_eq!(text, wanted);
     }
 
     #[test]

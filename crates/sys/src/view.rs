@@ -116,6 +116,23 @@ pub fn of_parts(
     })
 }
 
+/// As [`of_parts`], and returns when it is unmounted again. Blocking.
+///
+/// # Errors
+/// [`ViewError`] if it cannot be mounted.
+pub fn inside<T: Send>(
+    parts: &Parts,
+    work: impl FnOnce(BorrowedFd<'_>) -> T + Send,
+) -> Result<T, ViewError> {
+    let place = || mounted(parts).map(|root| work(root.as_fd()));
+    let named = std::thread::Builder::new().name("root-view".into());
+    std::thread::scope(|scope| {
+        let thread = named.spawn_scoped(scope, place);
+        let ended = thread.map_err(ViewError::Thread)?.join();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 fn on_a_thread(work: impl FnOnce() + Send + 'static) -> Result<(), ViewError> {
     let named = std::thread::Builder::new().name("root-view".into());
     named.spawn(work).map(drop).map_err(ViewError::Thread)

@@ -9,7 +9,9 @@ pub mod host;
 pub mod network;
 
 pub use config::{ContainerConfig, CreateRequest, HealthConfig};
-pub use host::{DeviceMapping, HostConfig, LogConfig, Mount, PortBinding, RestartPolicy, Ulimit};
+pub use host::{
+    DeviceMapping, HostConfig, LogConfig, Mount, PortBinding, RestartPolicy, TmpfsOptions, Ulimit,
+};
 pub use network::{EndpointConfig, IpamConfig, NetworkingConfig};
 
 use serde::{Deserialize, Deserializer};

@@ -15,6 +15,8 @@ pub use error::RegistryError;
 
 use crate::config::RegistryConfig;
 use crate::credentials::Credentials;
+pub(crate) use tls::client as client_for;
+
 use auth::{Authorization, Challenge, TokenQuestion};
 
 /// Longest pause between two tries.

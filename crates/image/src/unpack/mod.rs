@@ -189,6 +189,15 @@ pub fn copy_into(into: CopyInto, archive: impl Read) -> Result<(), LayerError> {
     .map(drop)
 }
 
+/// Whether what is read, plain or compressed, begins as a tar archive.
+pub fn is_tar(stream: impl Read) -> bool {
+    let Ok(plain) = crate::ingest::plain(stream) else {
+        return false;
+    };
+    let mut reader = TarReader::new(std::io::BufReader::new(plain));
+    matches!(reader.next(), Ok(Some(_)))
+}
+
 fn check_xattrs(entry: &Entry) -> Result<(), EntryError> {
     let reserved =
         |name: &[u8]| name.starts_with(b"trusted.overlay") || name.starts_with(b"user.overlay");

@@ -1,0 +1,122 @@
+//! A file from the web, for ADD and for contexts that are addresses.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use futures_util::StreamExt as _;
+use reqwest::{Url, header};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::digest::Digest;
+use crate::registry::client_for;
+use crate::store::ImageStore;
+
+/// Why nothing came.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It is no address of the web.
+    #[error("it is no http or https address")]
+    Address,
+    /// The server said no.
+    #[error("the server answered {0}")]
+    Status(u16),
+    /// More came than a layer may hold.
+    #[error("it is larger than {0} bytes")]
+    TooLarge(u64),
+    /// The file could not be written.
+    #[error("it cannot be kept")]
+    Keep(#[source] std::io::Error),
+    /// The way there.
+    #[error("{0}")]
+    Http(String),
+}
+
+/// What came.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Last part of the address's path, or of the name that the server gave; empty if there is none.
+    pub name: String,
+    /// When it was changed last, in seconds since 1970, if the server says.
+    pub modified: Option<i64>,
+    /// Digest of its content.
+    pub digest: Digest,
+    /// Its media type, if the server says.
+    pub media_type: Option<String>,
+}
+
+impl ImageStore {
+    /// Fetches what is at `url` into a new file.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn fetch_url(&self, url: &str, to: &Path) -> Result<Fetched, FetchError> {
+        let url: Url = url.parse().map_err(|_| FetchError::Address)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(FetchError::Address);
+        }
+        let http = |e: reqwest::Error| FetchError::Http(full(&e.without_url()));
+        let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
+        let answer = client.get(url).send().await.map_err(http)?;
+        if !answer.status().is_success() {
+            return Err(FetchError::Status(answer.status().as_u16()));
+        }
+        let text = |name: header::HeaderName| {
+            let value = answer.headers().get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let modified = text(header::LAST_MODIFIED).and_then(|t| {
+            let time = chrono::DateTime::parse_from_rfc2822(&t).ok()?;
+            Some(time.timestamp())
+        });
+        let media_type = text(header::CONTENT_TYPE);
+        let given = text(header::CONTENT_DISPOSITION).and_then(|t| {
+            let (_, name) = t.split_once("filename=")?;
+            let name = name.split(';').next()?.trim().trim_matches('"');
+            Some(name.to_owned())
+        });
+        let last = answer.url().path_segments().and_then(|mut s| s.next_back());
+        let name = given.or(last.map(str::to_owned)).unwrap_or_default();
+        let name = name.rsplit('/').next().unwrap_or("").to_owned();
+        let limit = self.0.config.limits.bytes;
+        let mut file = tokio::fs::File::create_new(to)
+            .await
+            .map_err(FetchError::Keep)?;
+        let (mut hasher, mut length) = (Sha256::new(), 0);
+        let mut stream = answer.bytes_stream();
+        while let Some(piece) = stream.next().await {
+            let piece = piece.map_err(http)?;
+            length += piece.len() as u64;
+            if length > limit {
+                return Err(FetchError::TooLarge(limit));
+            }
+            hasher.update(&piece);
+            file.write_all(&piece).await.map_err(FetchError::Keep)?;
+        }
+        file.flush().await.map_err(FetchError::Keep)?;
+        let time = modified.and_then(|t| u64::try_from(t).ok());
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(time.unwrap_or(0));
+        let file = file.into_std().await;
+        file.set_modified(time).map_err(FetchError::Keep)?;
+        Ok(Fetched {
+            name: if matches!(name.as_str(), "." | "..") {
+                String::new()
+            } else {
+                name
+            },
+            modified,
+            digest: Digest::finish(hasher),
+            media_type,
+        })
+    }
+}
+
+fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
