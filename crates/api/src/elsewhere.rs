@@ -4,7 +4,7 @@ use crate::App;
 use crate::error::{ApiError, Result};
 use axum::extract::Path;
 use axum::http::StatusCode;
-use axum::routing::{any, get, post};
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
@@ -23,8 +23,6 @@ pub fn routes() -> Router<App> {
         .route("/plugins/{*rest}", any(no_plugins))
         .route("/session", any(no_buildkit))
         .route("/grpc", any(no_buildkit))
-        .route("/build", post(no_build))
-        .route("/build/prune", post(no_build_cache))
         .route("/images/search", get(no_search))
         .route("/distribution/{*rest}", get(no_distribution))
         .route("/containers/{id}/attach/ws", get(no_websocket))
@@ -67,17 +65,6 @@ async fn no_plugins() -> ApiError {
 
 async fn no_buildkit() -> ApiError {
     refused("BuildKit is not served by this release; set DOCKER_BUILDKIT=0")
-}
-
-async fn no_build() -> ApiError {
-    refused(
-        "building images is not supported by this release; build elsewhere and push, load or import the image",
-    )
-}
-
-/// Nothing was built, so nothing is kept of it.
-async fn no_build_cache() -> Json<Value> {
-    Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
 }
 
 async fn no_search() -> ApiError {

@@ -71,6 +71,12 @@ impl From<EngineError> for ApiError {
     }
 }
 
+impl From<coracle_build::BuildError> for ApiError {
+    fn from(error: coracle_build::BuildError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, full_error(&error))
+    }
+}
+
 impl From<coracle_image::ImageError> for ApiError {
     fn from(error: coracle_image::ImageError) -> Self {
         Self::new(image_status(error.kind()), full_error(&error))

@@ -235,10 +235,23 @@ fn history(engine: &Engine, name: &str) -> Result {
     let image = engine.images().get(name)?;
     let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
     let mut steps = raw["history"].as_array().cloned().unwrap_or_default();
+    // Sizes go to the lines that made layers, in their order.
+    let mut layers = image.layers.iter();
+    let mut sizes = Vec::new();
+    for step in &steps {
+        let layer = if step["empty_layer"] == true {
+            None
+        } else {
+            layers.next()
+        };
+        sizes.push(layer.map_or(0, |l| engine.images().layer_size(l)));
+    }
     steps.reverse();
+    sizes.reverse();
     let mut rows: Vec<Value> = steps
         .iter()
-        .map(|step| {
+        .zip(sizes)
+        .map(|(step, size)| {
             let created = step["created"]
                 .as_str()
                 .and_then(|t| chrono::DateTime::parse_from_rfc3339(t).ok());
@@ -247,17 +260,16 @@ fn history(engine: &Engine, name: &str) -> Result {
                 "Created": created.map_or(0, |t| t.timestamp()),
                 "CreatedBy": step["created_by"].as_str().unwrap_or_default(),
                 "Tags": null,
-                "Size": 0,
+                "Size": size,
                 "Comment": step["comment"].as_str().unwrap_or_default(),
             })
         })
         .collect();
     if rows.is_empty() {
-        rows.push(json!({ "Created": image.created.map_or(0, |t| t.timestamp()), "CreatedBy": "", "Comment": "" }));
+        rows.push(json!({ "Created": image.created.map_or(0, |t| t.timestamp()), "CreatedBy": "", "Size": image.size, "Comment": "" }));
     }
     rows[0]["Id"] = json!(image.id.to_string());
     rows[0]["Tags"] = json!(image.repo_tags);
-    rows[0]["Size"] = json!(image.size);
     Ok(Json(rows).into_response())
 }
 

@@ -7,6 +7,7 @@
 #![recursion_limit = "256"]
 
 mod archive;
+mod build;
 mod containers;
 mod elsewhere;
 mod error;
@@ -29,11 +30,13 @@ mod volumes;
 
 use axum::Router;
 use axum::routing::{any, delete, get, post};
+use coracle_build::Builder;
 use coracle_engine::Engine;
 use coracle_fleet::Fleet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
+pub use build::SECRETS;
 pub use containers::REQUEST;
 pub use exec::EXEC;
 pub use list::human;
@@ -52,6 +55,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct App {
     /// Containers, images, networks, volumes.
     pub engine: Engine,
+    /// Dockerfile to image.
+    pub builder: Builder,
     /// Units and machines.
     pub fleet: Fleet,
     /// Told when a client asks for everything to be taken down and the daemon to leave.
@@ -117,6 +122,9 @@ fn container_routes() -> Router<App> {
 
 fn image_routes() -> Router<App> {
     Router::new()
+        .route("/build", post(build::build))
+        .route("/build/prune", post(build::prune))
+        .route("/build/cancel", post(build::cancel))
         .route("/commit", post(images::commit))
         .route("/images/json", get(images::list))
         .route("/images/create", post(transfer::create))

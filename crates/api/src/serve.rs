@@ -1,14 +1,20 @@
 //! Accepting connections on a Unix socket.
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::Uri;
+use hyper::body::{Frame, SizeHint};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -85,10 +91,16 @@ async fn connection(
         }
         let open = Open::new(unanswered.clone());
         let answer = inner.call(request);
+        let peer = peer.clone().map(Peer);
         async move {
             let answer = answer.await;
             drop(open);
-            answer
+            answer.map(|a| match peer {
+                Some(peer) if a.body().size_hint().exact().is_none() => {
+                    a.map(|body| Body::new(WhileHere::new(body, peer)))
+                }
+                _ => a,
+            })
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -122,6 +134,69 @@ impl Peer {
                 _ => return,
             }
         }
+    }
+}
+
+impl Peer {
+    /// Waits until the client has gone. One that only ends its own half of the connection has not.
+    async fn gone(self) {
+        let copy = self.0.try_clone().map(std::os::unix::net::UnixStream::from);
+        let Ok(watched) = copy.and_then(UnixStream::from_std) else {
+            return std::future::pending().await;
+        };
+        while watched.writable().await.is_ok() {
+            let mut asked = [PollFd::new(&watched, PollFlags::empty())];
+            let looked = poll(&mut asked, Some(&Timespec::default()));
+            if looked.is_ok() && asked[0].revents().contains(PollFlags::HUP) {
+                return;
+            }
+            // That it can be written is known; only what changes is to wake.
+            let known = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = watched.try_io(Interest::WRITABLE, known);
+        }
+        std::future::pending().await
+    }
+}
+
+/// An answer without a length, which ends when its client has gone: hyper would notice only by writing to it, and there may be
+/// nothing to write for days.
+struct WhileHere {
+    body: Body,
+    gone: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl WhileHere {
+    fn new(body: Body, peer: Peer) -> Self {
+        Self {
+            body,
+            gone: Box::pin(peer.gone()),
+        }
+    }
+}
+
+impl HttpBody for WhileHere {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // What can be sent is sent; only who waits looks whether there is anybody to wait for.
+        if frame.is_pending() && self.gone.as_mut().poll(context).is_ready() {
+            self.body = Body::empty();
+            return Poll::Ready(None);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

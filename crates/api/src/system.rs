@@ -21,7 +21,7 @@ pub async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("api-version", API_VERSION),
-        ("builder-version", ""),
+        ("builder-version", "1"),
         ("docker-experimental", "false"),
         ("ostype", "linux"),
         ("swarm", "inactive"),
@@ -160,11 +160,13 @@ pub async fn auth() -> Json<Value> {
 }
 
 pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
+    let cache = crate::build::usage(&app).await?;
     let engine = app.engine;
     // Walking trees takes long: not on the threads that answer others.
     let answer = tokio::task::spawn_blocking(move || {
         let all = engine.list();
         let images = engine.images().list();
+        let (layers, shared) = engine.images().usage();
         let image_rows: Vec<Value> = images
             .iter()
             .map(|i| {
@@ -172,7 +174,9 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                     .iter()
                     .filter(|s| s.record.image_id == i.id.to_string())
                     .count();
-                crate::images::row(i, Some(users))
+                let mut row = crate::images::row(i, Some(users));
+                row["SharedSize"] = json!(shared.get(&i.id));
+                row
             })
             .collect();
         let containers: Vec<Value> = all
@@ -200,9 +204,8 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                 row
             })
             .collect();
-        let layers: u64 = images.iter().map(|i| i.size).sum();
         json!({ "LayersSize": layers, "Images": image_rows, "Containers": containers, "Volumes": volumes,
-            "BuildCache": [] })
+            "BuildCache": cache })
     });
     let answer = answer.await.map_err(coracle_engine::EngineError::from)?;
     Ok(Json(answer))

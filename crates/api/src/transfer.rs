@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 /// The lines that a client reads while something goes on.
-fn lines(receiver: mpsc::UnboundedReceiver<Value>) -> Response {
+pub fn lines(receiver: mpsc::UnboundedReceiver<Value>) -> Response {
     let stream = unfold(receiver, |mut receiver| async move {
         let line = receiver.recv().await?;
         Some((Ok::<_, Infallible>(format!("{line}\r\n")), receiver))
@@ -52,7 +52,7 @@ fn progress_line(event: &ProgressEvent) -> Value {
     }
 }
 
-fn failed(error: &dyn std::error::Error) -> Value {
+pub fn failed(error: &dyn std::error::Error) -> Value {
     let message = full_error(error);
     json!({ "errorDetail": { "message": message }, "error": message })
 }

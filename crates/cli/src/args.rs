@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::build::{Build, BuilderCommand};
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
 use crate::commands::files::{Commit, Export};
@@ -145,6 +146,11 @@ pub enum Command {
     Pull(Lazy<Pull>),
     /// Push an image to a registry
     Push(Lazy<Push>),
+    /// Build an image from a Dockerfile
+    Build(Lazy<Box<Build>>),
+    /// What builds have kept for later ones
+    #[command(subcommand)]
+    Builder(Lazy<BuilderCommand>),
     /// Make an image of a root filesystem
     Import(Lazy<Import>),
     /// Load images from an archive
@@ -329,6 +335,8 @@ pub enum ImageCommand {
     Pull(Lazy<Pull>),
     /// Push an image to a registry
     Push(Lazy<Push>),
+    /// Build an image from a Dockerfile
+    Build(Lazy<Box<Build>>),
     /// Remove images
     Rm(Lazy<Rmi>),
     /// Show everything about images

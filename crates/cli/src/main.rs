@@ -19,8 +19,8 @@ use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    containers, copy, files, images, list, login, networks, prune, run, stats, system, units,
-    update, volumes,
+    build, containers, copy, files, images, list, login, networks, prune, run, stats, system,
+    units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -117,6 +117,8 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Images(args) => images::images(client, &args).await,
         Command::Pull(args) => pull(client, &args).await,
         Command::Push(args) => images::push(client, &args).await,
+        Command::Build(args) => build::build(client, &args).await,
+        Command::Builder(command) => build::builder(client, &command).await,
         Command::Import(args) => images::import(client, &args).await,
         Command::Load(args) => images::load(client, &args).await,
         Command::Save(args) => images::save(client, &args).await,
@@ -200,6 +202,7 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
         I::Ls(args) => images::images(client, &args).await,
         I::Pull(args) => pull(client, &args).await,
         I::Push(args) => images::push(client, &args).await,
+        I::Build(args) => build::build(client, &args).await,
         I::Rm(args) => images::rmi(client, &args).await,
         I::Inspect(lazy::Lazy(mut args)) => {
             args.kind = Some("image".into());

@@ -4,7 +4,7 @@ mod request;
 mod values;
 
 pub use request::restart_policy;
-pub use values::{bytes, env_file, environment, nanoseconds, pairs};
+pub use values::{bytes, env_file, environment, nanoseconds, pairs, ulimit};
 
 /// Flags that `run` and `create` share; names and meanings are docker's.
 #[derive(Debug, Clone, Default, clap::Args)]

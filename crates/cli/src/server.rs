@@ -90,6 +90,9 @@ pub enum DaemonError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] coracle_engine::EngineError),
+    /// Builds.
+    #[error(transparent)]
+    Build(#[from] coracle_build::BuildError),
     /// Units.
     #[error(transparent)]
     Fleet(#[from] coracle_fleet::FleetError),
@@ -196,6 +199,7 @@ async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
             .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
     let fleet = Fleet::open(Arc::new(store), engine.clone()).await?;
     let router = coracle_api::router(App {
+        builder: coracle_build::Builder::open(engine.clone())?,
         engine: engine.clone(),
         fleet,
         down: down.clone(),

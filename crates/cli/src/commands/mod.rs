@@ -1,5 +1,6 @@
 //! The verbs, one file a group.
 
+pub mod build;
 pub mod containers;
 pub mod copy;
 pub mod files;

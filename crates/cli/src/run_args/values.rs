@@ -165,7 +165,7 @@ pub(super) fn mount(text: &str) -> Result<Value> {
     Ok(Value::Object(mount))
 }
 
-pub(super) fn ulimit(text: &str) -> Result<Value> {
+pub fn ulimit(text: &str) -> Result<Value> {
     let wrong = || bad("ulimit", text, "write name=soft[:hard]");
     let (name, values) = text.split_once('=').ok_or_else(wrong)?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));

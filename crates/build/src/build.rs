@@ -1,0 +1,311 @@
+//! One build, from its context to an image: stages that are needed run at the same time, each waits for those it takes from.
+
+use crate::caches::Caches;
+use crate::context::Context;
+use crate::error::{BuildError, Result, invalid};
+use crate::key::Key;
+use crate::options::BuildOptions;
+use crate::plan::{Base, Plan, plan, platform_args};
+use crate::report::{Choir, Event, Voice};
+use crate::stage::Stage;
+use crate::state::State;
+use crate::work::Work;
+use chrono::{DateTime, Utc};
+use coracle_dockerfile::{Dockerfile, parse};
+use coracle_engine::Engine;
+use coracle_image::{CacheRecord, Digest, Image, Platform, Reference};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What became of a stage: nothing yet, its image in the making, or a failure that is told elsewhere.
+type Outcome = Option<std::result::Result<Arc<State>, ()>>;
+
+/// All that the stages of one build share.
+pub(crate) struct Shared {
+    pub engine: Engine,
+    pub caches: Arc<Caches>,
+    pub options: BuildOptions,
+    pub file: Dockerfile,
+    pub plan: Plan,
+    pub context: Context,
+    pub work: Work,
+    pub platform: Platform,
+    /// `SOURCE_DATE_EPOCH`, if it is given.
+    pub epoch: Option<DateTime<Utc>>,
+    outcomes: Vec<watch::Sender<Outcome>>,
+    /// Removals of steps that were cut short.
+    pub removals: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// Records of the cache that are on their way to the disk.
+    records: Mutex<Vec<JoinHandle<()>>>,
+    /// Build arguments that some stage declared.
+    pub consumed: Mutex<BTreeSet<String>>,
+    /// Serialises pulls, so that two stages do not ask for one image twice.
+    pub pulling: tokio::sync::Mutex<()>,
+    pub author: Mutex<Option<String>>,
+}
+
+/// What a build made.
+#[derive(Debug)]
+pub struct Built {
+    /// The image.
+    pub image: Image,
+}
+
+impl Shared {
+    /// The image in the making of another stage, once it is there.
+    pub async fn stage(&self, number: usize) -> Result<Arc<State>> {
+        let sender = self
+            .outcomes
+            .get(number)
+            .filter(|_| self.plan.needed.contains(&number));
+        let sender = sender.ok_or_else(|| {
+            invalid("an ONBUILD instruction takes from a stage that nothing else needs; name it in the Dockerfile")
+        })?;
+        let mut receiver = sender.subscribe();
+        let outcome = receiver.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(Ok(state))) => Ok(state.clone()),
+            _ => Err(BuildError::Needed),
+        }
+    }
+
+    /// What a step made, if the cache knows and may be asked.
+    pub fn cached(&self, key: &Digest) -> Option<CacheRecord> {
+        if self.options.no_cache {
+            return None;
+        }
+        self.engine.images().cached(key)
+    }
+
+    /// Keeps what a step made, without waiting for the disk.
+    pub fn remember(&self, record: CacheRecord) {
+        let images = self.engine.images().clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            if let Err(error) = images.remember(record) {
+                let error = coracle_engine::full_error(&error);
+                tracing::warn!(error, "a step of a build is not remembered");
+            }
+        });
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(writing);
+    }
+
+    /// The time of what is made now.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.epoch.unwrap_or_else(Utc::now)
+    }
+
+    /// Waits until nothing of the build runs or is written any more.
+    async fn settled(&self) {
+        for list in [&self.removals, &self.records] {
+            let waiting: Vec<_> = {
+                let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+                list.drain(..).collect()
+            };
+            for handle in waiting {
+                let _ = handle.await;
+            }
+        }
+    }
+}
+
+/// Builds. The context is unpacked already.
+pub(crate) async fn build(
+    engine: Engine,
+    caches: Arc<Caches>,
+    work: Work,
+    context: Context,
+    options: BuildOptions,
+    events: UnboundedSender<Event>,
+) -> Result<Built> {
+    let name = options.dockerfile().to_owned();
+    let text = context.dockerfile(&name)?;
+    context.ignore(&name)?;
+    let file = parse(&text).map_err(|source| BuildError::Dockerfile {
+        file: name.clone(),
+        source,
+    })?;
+    for warning in &file.warnings {
+        let text = format!("{name}:{}: {}", warning.line, warning.text);
+        let _ = events.send(Event::Warning(text));
+    }
+    let host = Platform::host();
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let mut fixed = platform_args(&host, &platform);
+    let plan = plan(&file, &options.target, &options.args, &fixed)?;
+    fixed.clear();
+    let given = options.args.get("SOURCE_DATE_EPOCH").cloned().flatten();
+    let epoch = given.or_else(|| plan.globals.get("SOURCE_DATE_EPOCH").cloned());
+    let epoch = match epoch.filter(|e| !e.is_empty()) {
+        None => None,
+        Some(text) => {
+            let seconds = text.parse::<i64>().ok();
+            let time = seconds.and_then(|s| DateTime::from_timestamp(s, 0));
+            Some(time.ok_or_else(|| {
+                invalid(format!(
+                    "SOURCE_DATE_EPOCH={text} is no number of seconds since 1970"
+                ))
+            })?)
+        }
+    };
+    let stages = file.stages.len();
+    let shared = Arc::new(Shared {
+        engine,
+        caches,
+        options,
+        outcomes: (0..stages).map(|_| watch::Sender::new(None)).collect(),
+        file,
+        plan,
+        context,
+        work,
+        platform,
+        epoch,
+        removals: Arc::default(),
+        records: Mutex::default(),
+        consumed: Mutex::default(),
+        pulling: tokio::sync::Mutex::new(()),
+        author: Mutex::default(),
+    });
+    let guard = Settle(shared.clone());
+    let ended = stages_of(&shared, &events).await;
+    let ended = match ended {
+        Ok(state) => finish(&shared, &state, &events).await,
+        Err(error) => Err(error),
+    };
+    shared.settled().await;
+    drop(guard);
+    ended
+}
+
+/// Lets what a cancelled build left running be removed before its directory is.
+struct Settle(Arc<Shared>);
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        let shared = self.0.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { shared.settled().await });
+        }
+    }
+}
+
+async fn stages_of(shared: &Arc<Shared>, events: &UnboundedSender<Event>) -> Result<Arc<State>> {
+    let needed: Vec<usize> = shared.plan.needed.iter().copied().collect();
+    let choir = Choir::new(needed.len(), events.clone());
+    let mut running = JoinSet::new();
+    for (turn, number) in needed.into_iter().enumerate() {
+        let shared = shared.clone();
+        let voice = Voice::new(&choir, turn);
+        running.spawn(async move {
+            let result = Stage::new(shared.clone(), number, voice.clone())
+                .run()
+                .await;
+            let outcome = match &result {
+                Ok(state) => {
+                    voice.done();
+                    Ok(state.clone())
+                }
+                Err(_) => Err(()),
+            };
+            if let Some(sender) = shared.outcomes.get(number) {
+                sender.send_replace(Some(outcome));
+            }
+            (number, voice, result)
+        });
+    }
+    let mut wanted = None;
+    while let Some(ended) = running.join_next().await {
+        let (number, voice, result) = ended?;
+        match result {
+            Ok(state) if number == shared.plan.target => wanted = Some(state),
+            Ok(_) => {}
+            // The stage that it waited for tells why.
+            Err(BuildError::Needed) => {}
+            Err(error) => {
+                // Whatever else runs is of no use any more.
+                running.shutdown().await;
+                voice.failed();
+                return Err(error);
+            }
+        }
+    }
+    wanted.ok_or(BuildError::Needed)
+}
+
+async fn finish(
+    shared: &Arc<Shared>,
+    state: &Arc<State>,
+    events: &UnboundedSender<Event>,
+) -> Result<Built> {
+    let mut state = State::clone(state);
+    if !shared.options.labels.is_empty() {
+        let labels = state.config.entry("Labels").or_insert_with(|| json!({}));
+        if !labels.is_object() {
+            *labels = json!({});
+        }
+        for (name, value) in &shared.options.labels {
+            labels[name] = Value::from(value.as_str());
+        }
+    }
+    let consumed = shared
+        .consumed
+        .lock()
+        .map(|c| c.clone())
+        .unwrap_or_default();
+    let known = |name: &str| {
+        consumed.contains(name)
+            || shared.plan.globals.contains_key(name)
+            || name == "SOURCE_DATE_EPOCH"
+            || crate::stage::PROXIES.contains(&name.to_ascii_uppercase().as_str())
+    };
+    let unused: Vec<&str> = shared
+        .options
+        .args
+        .keys()
+        .map(String::as_str)
+        .filter(|n| !known(n))
+        .collect();
+    if !unused.is_empty() {
+        let text = format!(
+            "One or more build-args [{}] were not consumed",
+            unused.join(" ")
+        );
+        let _ = events.send(Event::Warning(text));
+    }
+    let author = shared.author.lock().map(|a| a.clone()).unwrap_or_default();
+    // The same image as before is as old as before: the same digest.
+    let key = Key::new("image 1")
+        .add(state.document(DateTime::UNIX_EPOCH, author.as_deref()))
+        .finish();
+    let now = match shared.cached(&key) {
+        Some(record) if shared.epoch.is_none() => record.created,
+        _ => {
+            let mut record = CacheRecord::new(key, None, "image".into());
+            record.created = shared.now();
+            shared.remember(record.clone());
+            record.created
+        }
+    };
+    let document = state.document(now, author.as_deref());
+    let images = shared.engine.images().clone();
+    let names: Vec<Reference> = shared.options.tags.clone();
+    let layers = state.layers.clone();
+    let made = tokio::task::spawn_blocking(move || images.compose(&document, &layers, &names));
+    let image = made.await??;
+    Ok(Built { image })
+}
+
+/// How a base is shown.
+pub(crate) fn shown(base: &Base) -> String {
+    match base {
+        Base::Scratch => "scratch".into(),
+        Base::Stage(number) => format!("stage {number}"),
+        Base::Image(name) => name.clone(),
+    }
+}
