@@ -40,6 +40,7 @@ test: ## install what the tests need, then run every test
 	@scripts/deps build run test
 	@scripts/kernel $(dir $(TARGET))tmp/kernel
 	@scripts/compose $(dir $(TARGET))tmp/compose
+	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo test --locked --workspace
 
 soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50)

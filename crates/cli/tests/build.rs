@@ -7,6 +7,8 @@ mod common;
 mod commands;
 #[path = "build/copies.rs"]
 mod copies;
+#[path = "build/debian.rs"]
+mod debian;
 
 use common::{Daemon, errors, text, until};
 use std::fs;
