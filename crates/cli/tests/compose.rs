@@ -53,6 +53,7 @@ fn compose(d: &Daemon, args: &str) -> Output {
             format!("unix://{}", d.run_dir().join("docker.sock").display()),
         )
         .env("DOCKER_CONFIG", d.dir.path())
+        .env("DOCKER_BUILDKIT", "0")
         .current_dir(d.dir.path().join("shop"))
         .args(args.split(' '))
         .stdin(Stdio::null())
@@ -133,4 +134,63 @@ fn an_app_of_several_services() {
     assert_eq!(d.ok(["ps", "-aq"]), "");
     assert_eq!(d.ok(["volume", "ls", "-q"]), "");
     assert!(!d.ok(["network", "ls"]).contains("shop"));
+}
+
+/// A service that is built, and one of the same image.
+const BUILT: &str = r#"
+services:
+  app:
+    build:
+      context: .
+      dockerfile: app.Dockerfile
+      target: run
+      args: {WORD: built}
+      labels: {made: here}
+    image: shop/app
+  other:
+    build: other
+"#;
+
+#[test]
+fn services_that_are_built() {
+    let d = Daemon::start();
+    let dir = d.dir.path().join("shop");
+    fs::create_dir_all(dir.join("other")).unwrap();
+    fs::write(dir.join("compose.yaml"), BUILT).unwrap();
+    let text_of = "FROM bb AS make\nARG WORD\nCOPY . /ctx\nRUN cat /ctx/own > /out; echo $WORD >> /out\n\
+                   FROM bb AS run\nCOPY --from=make /out /out\nCMD [\"cat\", \"/out\"]\nFROM bb\nRUN false\n";
+    fs::write(dir.join("app.Dockerfile"), text_of).unwrap();
+    fs::write(dir.join("own"), "own\n").unwrap();
+    fs::write(
+        dir.join("other/Dockerfile"),
+        "FROM bb\nCMD [\"echo\", \"other\"]\n",
+    )
+    .unwrap();
+    ok(&d, "build");
+    assert_eq!(ok(&d, "run --rm -T app"), "own\nbuilt");
+    assert_eq!(ok(&d, "run --rm -T other"), "other");
+    let label = d.ok([
+        "image",
+        "inspect",
+        "--format",
+        "{{.Config.Labels.made}}",
+        "shop/app",
+    ]);
+    assert_eq!(label, "here");
+    fs::write(dir.join("own"), "new\n").unwrap();
+    ok(&d, "up -d --build");
+    assert!(ok(&d, "logs --no-color app").contains("new"));
+    fs::write(
+        dir.join("other/Dockerfile"),
+        "FROM bb\nRUN echo why; exit 7\n",
+    )
+    .unwrap();
+    let failed = compose(&d, "build other");
+    let said = format!("{}{}", text(&failed), errors(&failed));
+    assert!(
+        !failed.status.success() && said.contains("why") && said.contains("code: 7"),
+        "{said}"
+    );
+    ok(&d, "down --rmi all");
+    assert_eq!(d.ok(["ps", "-aq"]), "");
 }

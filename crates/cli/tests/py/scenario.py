@@ -139,6 +139,18 @@ for missing in [
         raise AssertionError("it is not there")
     except docker.errors.NotFound:
         pass
+# Builds.
+script = io.BytesIO(b"FROM bb\nARG W\nRUN echo built with $W > /out\nCMD cat /out\n")
+image, log = client.images.build(fileobj=script, tag="built:1", buildargs={"W": "docker-py"}, rm=True)
+assert any("Successfully built" in line.get("stream", "") for line in log)
+assert client.containers.run("built:1", remove=True) == b"built with docker-py\n"
+try:
+    client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUN exit 9\n"))
+    raise AssertionError("it was built")
+except docker.errors.BuildError as error:
+    assert "code: 9" in str(error), error
+client.images.remove(image.id, force=True)
+
 try:
     client.services.list()
     raise AssertionError("there is no swarm")
