@@ -372,6 +372,36 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
     ))
 }
 
+/// Makes room on the disk now, by the marks that hold or those that are given.
+pub async fn collect(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+    let mut marks = app.marks.clone();
+    let percent = |key, old: u8| -> Result<u8> {
+        let given = query.number::<u8>(key)?.unwrap_or(old);
+        if given > 100 {
+            return Err(ApiError::invalid(format!(
+                "parameter {key}={given} is no percentage"
+            )));
+        }
+        Ok(given)
+    };
+    marks.high = percent("high", marks.high)?;
+    marks.low = percent("low", marks.low.min(marks.high))?;
+    if marks.low > marks.high {
+        return Err(ApiError::invalid("parameter low is above high"));
+    }
+    if let Some(text) = query.text("min_age") {
+        let age = coracle_image::duration::nanoseconds(text).and_then(|n| u64::try_from(n).ok());
+        let age = age.ok_or_else(|| {
+            ApiError::invalid(format!(
+                "parameter min_age={text} is no duration; write for example 24h"
+            ))
+        })?;
+        marks.min_age = Duration::from_nanos(age);
+    }
+    let done = app.builder.collect(marks, app.fleet.images()).await?;
+    Ok(Json(json!(done)))
+}
+
 /// A build that is cancelled goes with its client's connection.
 pub async fn cancel() -> axum::http::StatusCode {
     axum::http::StatusCode::NO_CONTENT

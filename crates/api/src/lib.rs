@@ -30,7 +30,7 @@ mod volumes;
 
 use axum::Router;
 use axum::routing::{any, delete, get, post};
-use coracle_build::Builder;
+use coracle_build::{Builder, Marks};
 use coracle_engine::Engine;
 use coracle_fleet::Fleet;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ pub struct App {
     pub builder: Builder,
     /// Units and machines.
     pub fleet: Fleet,
+    /// When room is made on the disk.
+    pub marks: Marks,
     /// Told when a client asks for everything to be taken down and the daemon to leave.
     pub down: Arc<Notify>,
 }
@@ -173,4 +175,5 @@ fn unit_routes() -> Router<App> {
         .route("/v1/machines", get(units::machines))
         .route("/v1/system/status", get(system::status))
         .route("/v1/system/down", post(system::down))
+        .route("/v1/system/collect", post(build::collect))
 }

@@ -130,7 +130,7 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "RegistryConfig": {
             "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
             "IndexConfigs": {},
-            "Mirrors": engine.options().registry.mirrors,
+            "Mirrors": engine.options().registry.mirrors_of("docker.io"),
         },
         "NCPU": cpus,
         "MemTotal": coracle_engine::stats::machine_memory(),

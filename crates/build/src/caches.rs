@@ -136,6 +136,18 @@ impl Caches {
         entries.filter_map(one).collect()
     }
 
+    /// Removes one, unless somebody uses it; what the Dockerfile called it. Blocking.
+    pub fn remove(&self, key: &str) -> Result<Option<String>> {
+        // Nobody may begin to use it while it goes.
+        let Ok(_all) = self.semaphore(key).try_acquire_many_owned(ALL) else {
+            return Ok(None);
+        };
+        let dir = self.dir.join(key);
+        let id = fs::read_to_string(dir.join("id")).unwrap_or_default();
+        fs::remove_dir_all(&dir).map_err(file("removing", &dir))?;
+        Ok(Some(id))
+    }
+
     /// Removes those that nobody uses and that were not used for so long; their keys and bytes. Blocking.
     pub fn prune(&self, unused_for: Option<Duration>) -> Result<(Vec<String>, u64)> {
         let (mut gone, mut freed) = (Vec::new(), 0);
@@ -144,14 +156,10 @@ impl Caches {
             if unused_for.is_some_and(|wanted| unused < wanted) {
                 continue;
             }
-            // Nobody may begin to use it while it goes.
-            let Ok(_all) = self.semaphore(&mount.key).try_acquire_many_owned(ALL) else {
-                continue;
-            };
-            let dir = self.dir.join(&mount.key);
-            fs::remove_dir_all(&dir).map_err(file("removing", &dir))?;
-            gone.push(mount.key);
-            freed += mount.size;
+            if self.remove(&mount.key)?.is_some() {
+                gone.push(mount.key);
+                freed += mount.size;
+            }
         }
         Ok((gone, freed))
     }

@@ -16,6 +16,7 @@
 
 mod build;
 mod caches;
+pub mod collect;
 mod context;
 mod copy;
 mod error;
@@ -45,6 +46,7 @@ use tokio_util::io::SyncIoBridge;
 
 pub use build::Built;
 pub use caches::CacheMount;
+pub use collect::{Collected, Marks};
 pub use error::{BuildError, Result};
 pub use options::BuildOptions;
 pub use report::Event;

@@ -156,7 +156,17 @@ async fn create(client: &Client, args: &run_args::ContainerArgs) -> Result<()> {
 }
 
 async fn pull(client: &Client, args: &images::Pull) -> Result<()> {
-    images::pull(client, &args.image, &args.platform, args.quiet).await?;
+    images::pull(
+        client,
+        &args.image,
+        &args.platform,
+        if args.quiet {
+            images::Told::Errors
+        } else {
+            images::Told::Stdout
+        },
+    )
+    .await?;
     let name = coracle_image::Reference::parse_normalized(&args.image)
         .map_or_else(|_| args.image.clone(), |r| r.to_string());
     format::out(&format!("{name}\n"))

@@ -1,12 +1,14 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
 use coracle_api::App;
+use coracle_build::{Builder, Marks};
 use coracle_engine::{Engine, EngineOptions};
 use coracle_fleet::Fleet;
 use coracle_image::RegistryConfig;
 use coracle_store::{EmbeddedStore, Options};
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,6 +28,8 @@ const CONFIG: &str = "/etc/coracle/coracle.toml";
 const SOCKETS: [&str; 2] = ["coracle.sock", "docker.sock"];
 /// How often the firewall is looked after.
 const FIREWALL: Duration = Duration::from_secs(10);
+/// How often the disk is.
+const DISK: Duration = Duration::from_secs(300);
 
 /// Flags of the daemon; each goes before the configuration file.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -57,6 +61,35 @@ struct Config {
     insecure_registries: Vec<String>,
     /// Networks that name no subnet take a /24 of this.
     default_pool: Option<String>,
+    /// Registries that are reached in a way of their own.
+    registry: Vec<RegistryOf>,
+    /// When room is made on the disk.
+    collect: Collect,
+}
+
+/// `[[registry]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegistryOf {
+    /// `host[:port]`.
+    host: String,
+    /// Without TLS, or with a certificate that nobody vouches for.
+    #[serde(default)]
+    plain_http: bool,
+    /// The registry whose images are asked for here first.
+    mirror_of: Option<String>,
+}
+
+/// `[collect]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Collect {
+    /// Percent in use above which is collected; 100 for never.
+    high: Option<u8>,
+    /// Percent in use at which collecting ends.
+    low: Option<u8>,
+    /// What was used since is left: `24h`.
+    min_age: Option<String>,
 }
 
 /// Why the daemon could not come up or go on.
@@ -128,8 +161,12 @@ fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
     }
 }
 
-fn options(args: &DaemonArgs) -> Result<EngineOptions, DaemonError> {
+fn options(args: &DaemonArgs) -> Result<(EngineOptions, Marks), DaemonError> {
     let config = read_config(args)?;
+    let bad = |why: String| DaemonError::Config {
+        path: args.config.clone().unwrap_or_else(|| CONFIG.into()),
+        why,
+    };
     let choose = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
         flag.clone().or(file).unwrap_or_else(|| default.into())
     };
@@ -145,18 +182,49 @@ fn options(args: &DaemonArgs) -> Result<EngineOptions, DaemonError> {
             flags.to_vec()
         }
     };
+    let hub = either(&args.registry_mirror, config.registry_mirrors);
+    let mut insecure = either(&args.insecure_registry, config.insecure_registries);
+    let mut mirrors = BTreeMap::from([("docker.io".to_owned(), hub)]);
+    for registry in config.registry {
+        let scheme = if registry.plain_http { "http" } else { "https" };
+        if let Some(of) = registry.mirror_of {
+            let url = format!("{scheme}://{}", registry.host);
+            mirrors.entry(of).or_default().push(url);
+        }
+        if registry.plain_http {
+            insecure.push(registry.host);
+        }
+    }
     options.registry = RegistryConfig {
-        mirrors: either(&args.registry_mirror, config.registry_mirrors),
-        insecure: either(&args.insecure_registry, config.insecure_registries),
+        mirrors,
+        insecure,
         ..RegistryConfig::default()
     };
     if let Some(pool) = config.default_pool {
-        options.network.default_pool = pool.parse().map_err(|_| DaemonError::Config {
-            path: args.config.clone().unwrap_or_else(|| CONFIG.into()),
-            why: format!("default_pool = \"{pool}\" is no range of IPv4 addresses; write for example 10.210.0.0/16"),
+        options.network.default_pool = pool.parse().map_err(|_| {
+            bad(format!("default_pool = \"{pool}\" is no range of IPv4 addresses; write for example 10.210.0.0/16"))
         })?;
     }
-    Ok(options)
+    let mut marks = Marks::default();
+    let collect = config.collect;
+    marks.high = collect.high.unwrap_or(marks.high);
+    marks.low = collect.low.unwrap_or(marks.low.min(marks.high));
+    if marks.high > 100 || marks.low > marks.high {
+        return Err(bad(format!(
+            "collect: high = {} and low = {}: write percents, the low one not above the high one",
+            marks.high, marks.low
+        )));
+    }
+    if let Some(text) = collect.min_age {
+        let age = coracle_image::duration::nanoseconds(&text).and_then(|n| u64::try_from(n).ok());
+        let age = age.ok_or_else(|| {
+            bad(format!(
+                "collect: min_age = \"{text}\" is no duration; write for example 24h"
+            ))
+        })?;
+        marks.min_age = Duration::from_nanos(age);
+    }
+    Ok((options, marks))
 }
 
 /// Runs until SIGTERM, SIGINT or a request to go down.
@@ -172,7 +240,7 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .with_writer(io::stderr)
         .with_target(false)
         .try_init();
-    let options = options(args)?;
+    let (options, marks) = options(args)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Threads that wait on the kernel: each costs little, and many starts at once use many.
@@ -181,10 +249,10 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?
-        .block_on(serve(options))
+        .block_on(serve(options, marks))
 }
 
-async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
+async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> {
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
     let _lock = lock(&run_dir)?;
@@ -198,12 +266,15 @@ async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
             .await
             .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
     let fleet = Fleet::open(Arc::new(store), engine.clone()).await?;
-    let router = coracle_api::router(App {
-        builder: coracle_build::Builder::open(engine.clone())?,
+    let app = App {
+        builder: Builder::open(engine.clone())?,
         engine: engine.clone(),
         fleet,
+        marks,
         down: down.clone(),
-    });
+    };
+    let disk = tokio::spawn(look_after_the_disk(app.clone()));
+    let router = coracle_api::router(app);
     let stop = watch::Sender::new(false);
     let mut servers = tokio::task::JoinSet::new();
     for name in SOCKETS {
@@ -231,6 +302,7 @@ async fn serve(options: EngineOptions) -> Result<(), DaemonError> {
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     firewall.abort();
+    disk.abort();
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
     if ours_to_remove {
@@ -320,6 +392,21 @@ async fn look_after_the_firewall(engine: Engine) {
                 "the firewall cannot be loaded"
             ),
             _ => {}
+        }
+    }
+}
+
+/// Makes room before there is none.
+async fn look_after_the_disk(app: App) {
+    loop {
+        tokio::time::sleep(DISK).await;
+        if let Err(error) = app
+            .builder
+            .collect(app.marks.clone(), app.fleet.images())
+            .await
+        {
+            let error = coracle_engine::full_error(&error);
+            tracing::error!(error, "no room could be made on the disk");
         }
     }
 }

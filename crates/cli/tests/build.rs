@@ -9,6 +9,8 @@ mod commands;
 mod copies;
 #[path = "build/debian.rs"]
 mod debian;
+#[path = "build/room.rs"]
+mod room;
 
 use common::{Daemon, errors, text, until};
 use std::fs;

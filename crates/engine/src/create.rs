@@ -51,6 +51,9 @@ impl Engine {
         self.settle_network(&mut request)?;
         let id = ContainerId::random()?;
         let name = self.reserve_name(name, &id)?;
+        if !step {
+            self.0.images.used(&image.id);
+        }
         let made = self.make(&id, &name, request, &image, step).await;
         if made.is_err() {
             self.table_mut().free(&name, &id);

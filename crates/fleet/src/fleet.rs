@@ -9,7 +9,7 @@ use chrono::Utc;
 use coracle_engine::Engine;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_store::{PutRequest, Store, StoreError, StoreExt};
-use coracle_unit::{Unit, UnitKind, UnitName, load};
+use coracle_unit::{Kind, Unit, UnitKind, UnitName, load};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -281,6 +281,18 @@ impl Fleet {
                 dropins: revision.dropins,
             },
         ))
+    }
+
+    /// Images that units name. One that ends with `*` has a specifier there: a template's.
+    pub fn images(&self) -> std::collections::BTreeSet<String> {
+        let of = |unit: &Unit| match &unit.kind {
+            Kind::Container { container, .. } => match container.image.split_once('%') {
+                Some((start, _)) => Some(format!("{start}*")),
+                None => Some(container.image.clone()),
+            },
+            _ => None,
+        };
+        self.all().iter().filter_map(|s| of(&s.unit())).collect()
     }
 
     /// Every unit, by name.

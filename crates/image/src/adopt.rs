@@ -1,12 +1,12 @@
-//! A directory that overlayfs wrote becomes a layer without being copied: it is read once, for its digest and for the archive
-//! that is kept, and moved to its place.
+//! A directory that overlayfs wrote becomes a layer without being copied: it is read once, for its digest, and moved to its place.
+//! Its archive is not kept: packing gives the same bytes again, and whoever asks for them is told if it does not.
 //!
 //! Builds place many layers one after the other. They are not flushed each; whoever makes something of one that must outlive the
 //! power, an image or a record of the build cache, flushes first ([`ImageStore::settle`]).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -48,16 +48,9 @@ impl ImageStore {
             clamp(upper, newest.timestamp())?;
         }
         let work = self.0.layout.work("adopt")?;
-        let path = work.path().join("blob");
-        let file = File::create_new(&path).map_err(ImageError::io("make", &path))?;
-        let mut kept = Kept {
-            file: BufWriter::with_capacity(256 << 10, file),
-            hasher: Sha256::new(),
-            length: 0,
-        };
+        let mut kept = Counted::default();
         let packed =
             pack_dir(upper, Tree::Layer, &mut kept).map_err(ImageError::io("read", upper))?;
-        kept.file.flush().map_err(ImageError::io("keep", &path))?;
         if packed.entries == 0 {
             return Ok(Adopted {
                 diff_id: None,
@@ -145,23 +138,72 @@ impl ImageStore {
     }
 }
 
-/// An archive, hashed on its way to the disk.
-struct Kept {
-    file: BufWriter<File>,
+/// An archive, hashed and thrown away.
+#[derive(Default)]
+struct Counted {
     hasher: Sha256,
     length: u64,
 }
 
-impl Write for Kept {
+impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all(bytes)?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
+    }
+}
+
+impl ImageStore {
+    /// A layer's content as it is known by its digest: what is kept, or the layer packed again. That ends with an error if the
+    /// layer is not what it was.
+    pub(crate) fn content(&self, layer: &LayerFile) -> io::Result<Box<dyn Read + Send>> {
+        match File::open(self.0.layout.blob(&layer.blob)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && layer.is_packed_when_asked() => {}
+            opened => return Ok(Box::new(opened?)),
+        }
+        let (reader, writer) = io::pipe()?;
+        let tree = self.0.layout.layer(&layer.diff_id).join("fs");
+        let packing = std::thread::Builder::new().name("pack".into());
+        packing.spawn(move || {
+            // Who reads sees by the digest that it ended early.
+            if let Err(error) = pack_dir(&tree, Tree::Layer, BufWriter::with_capacity(256 << 10, writer)) {
+                tracing::debug!(%error, tree = %tree.display(), "a layer was not packed to its end");
+            }
+        })?;
+        Ok(Box::new(Checked {
+            inner: BufReader::with_capacity(256 << 10, reader),
+            hasher: Some(Sha256::new()),
+            wanted: layer.blob,
+        }))
+    }
+}
+
+/// Ends well only if all of it was what it should be.
+struct Checked<R> {
+    inner: R,
+    hasher: Option<Sha256>,
+    wanted: Digest,
+}
+
+impl<R: Read> Read for Checked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        match &mut self.hasher {
+            Some(hasher) if length > 0 => hasher.update(&buffer[..length]),
+            Some(_) if !buffer.is_empty() => {
+                let found = self.hasher.take().map(Digest::finish);
+                if found != Some(self.wanted) {
+                    let text = format!("the layer {} was changed on the disk", self.wanted);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
+            }
+            _ => {}
+        }
+        Ok(length)
     }
 }
 

@@ -80,8 +80,10 @@ impl ImageStore {
         }
         let (blob, kept) = (work.path().join("blob"), layout.blob(&layer.blob));
         match fs::rename(&blob, &kept) {
-            // The stream came from the kept content itself.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && kept.exists() => {}
+            // The stream came from the kept content itself, or there is none to keep.
+            Err(e)
+                if e.kind() == io::ErrorKind::NotFound
+                    && (kept.exists() || file.is_packed_when_asked()) => {}
             other => other.map_err(ImageError::io("keep", &kept))?,
         }
         let to = layout.layer(&layer.diff_id);

@@ -109,6 +109,18 @@ impl Cache {
         self.dir.join(format!("{}.json", key.hex()))
     }
 
+    /// Takes a record away, from the disk first.
+    fn take(&self, key: &Digest) -> Result<Option<CacheRecord>> {
+        let path = self.path(key);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(ImageError::io("remove", &path)(e));
+            }
+            _ => {}
+        }
+        Ok(self.lock().remove(key))
+    }
+
     /// Layers that records need.
     pub fn layers(&self) -> BTreeSet<Digest> {
         self.lock().values().filter_map(|r| r.layer).collect()
@@ -179,14 +191,7 @@ impl ImageStore {
             if !meant {
                 continue;
             }
-            let path = self.0.cache.path(&record.key);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(ImageError::io("remove", &path)(e));
-                }
-                _ => {}
-            }
-            self.0.cache.lock().remove(&record.key);
+            self.0.cache.take(&record.key)?;
             let last = record
                 .layer
                 .and_then(|l| layers.get_mut(&l))
@@ -204,6 +209,18 @@ impl ImageStore {
             self.collect()?;
         }
         Ok((gone, freed))
+    }
+
+    /// Forgets one record, and takes away what only it kept; its description, if it was there. Blocking.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn forget_one(&self, key: &Digest) -> Result<Option<String>> {
+        let Some(record) = self.0.cache.take(key)? else {
+            return Ok(None);
+        };
+        self.collect()?;
+        Ok(Some(record.description))
     }
 
     /// Bytes of all images' layers, each counted once, and for each image those of layers that it shares with another.

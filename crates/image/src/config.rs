@@ -1,5 +1,6 @@
 //! Settings of the store and its registry client.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use crate::unpack::Limits;
 /// How registries are reached and what layers may claim.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
-    /// URLs of mirrors for docker.io, tried in order before it, as dockerd's `--registry-mirror`.
-    pub mirrors: Vec<String>,
+    /// URLs of mirrors by registry (`docker.io`, `ghcr.io`), tried in order before it, as dockerd's `--registry-mirror`.
+    pub mirrors: BTreeMap<String, Vec<String>>,
     /// Registries without TLS or with certificates that nobody vouches for: `host`, `host:port` or an address
     /// range as `10.0.0.0/8`. Loopback registries count as listed.
     pub insecure: Vec<String>,
@@ -32,7 +33,7 @@ pub struct RegistryConfig {
 impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
-            mirrors: Vec::new(),
+            mirrors: BTreeMap::new(),
             insecure: Vec::new(),
             certs_dir: PathBuf::from("/etc/docker/certs.d"),
             downloads: 3,
@@ -45,6 +46,12 @@ impl Default for RegistryConfig {
 }
 
 impl RegistryConfig {
+    /// Mirrors of a registry.
+    #[must_use]
+    pub fn mirrors_of(&self, registry: &str) -> &[String] {
+        self.mirrors.get(registry).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether the registry may be spoken to without verified TLS.
     pub(crate) fn is_insecure(&self, authority: &str) -> bool {
         let host = host_of(authority);

@@ -210,6 +210,11 @@ pub(crate) struct LayerFile {
 impl LayerFile {
     pub const VERSION: u64 = 1;
 
+    /// Whether its content need not be kept, since packing the layer gives it again.
+    pub fn is_packed_when_asked(&self) -> bool {
+        self.compression == "none" && self.blob == self.diff_id
+    }
+
     /// Reads the file of a layer; `None` when the layer is not here.
     pub fn read(layout: &Layout, diff_id: &Digest) -> Result<Option<Self>> {
         read_versioned(&layout.layer(diff_id).join("layer.json"), Self::VERSION)

@@ -56,6 +56,8 @@ pub struct ImageSummary {
     pub created: Option<DateTime<Utc>>,
     /// When it came here.
     pub added: DateTime<Utc>,
+    /// When a container was made of it last.
+    pub last_used: Option<DateTime<Utc>>,
     /// Bytes in regular files of all layers.
     pub size: u64,
     /// Labels of its config, sorted.

@@ -54,6 +54,9 @@ pub(crate) struct Record {
     pub blobs: Vec<Digest>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// When a container was made of it last, as far as that was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<DateTime<Utc>>,
 }
 
 /// How a name was understood.
@@ -174,6 +177,7 @@ mod tests {
                 manifest: None,
                 blobs: vec![],
                 labels: BTreeMap::new(),
+                last_used: None,
             };
             index.images.insert(image, record);
         }

@@ -4,12 +4,14 @@
 //! ```text
 //! stream -> hash, count, keep the blob -> decompress  ==buffers==>  hash -> read tar -> write files
 //! ```
+//! A layer that comes plain, and whose digest nobody names, is kept compressed with gzip.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write as _};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::WorkDir;
@@ -110,8 +112,7 @@ pub(crate) fn ingest(
     let (empty_tx, empty_rx) = sync_channel(BUFFERS);
     let source = Source {
         stream,
-        keep,
-        hasher: Sha256::new(),
+        keep: Some(Keep::Undecided(keep, Vec::new())),
         count: 0,
         expected,
         read,
@@ -160,11 +161,89 @@ fn check(what: &'static str, expected: Option<Digest>, actual: Digest) -> Result
     }
 }
 
+/// A file whose content is hashed and counted as it is written.
+struct Hashed {
+    file: File,
+    hasher: Sha256,
+    count: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.count += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is kept of the stream.
+enum Keep {
+    /// How it is compressed is not known yet.
+    Undecided(File, Vec<u8>),
+    /// As it came.
+    Raw(Hashed),
+    /// It came plain and nobody knows it by that digest: a third of the disk will do, and a push need not compress it again.
+    Packed(Box<GzEncoder<BufWriter<Hashed>>>),
+}
+
+impl Keep {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Undecided(_, held) => {
+                held.extend_from_slice(bytes);
+                Ok(())
+            }
+            Self::Raw(hashed) => hashed.write_all(bytes),
+            Self::Packed(packed) => packed.write_all(bytes),
+        }
+    }
+
+    /// The compression is known now.
+    fn decide(self, pack: bool) -> io::Result<Self> {
+        let Self::Undecided(file, held) = self else {
+            return Ok(self);
+        };
+        let hashed = Hashed {
+            file,
+            hasher: Sha256::new(),
+            count: 0,
+        };
+        let mut keep = if pack {
+            let buffered = BufWriter::with_capacity(256 << 10, hashed);
+            Self::Packed(Box::new(GzEncoder::new(
+                buffered,
+                flate2::Compression::fast(),
+            )))
+        } else {
+            Self::Raw(hashed)
+        };
+        keep.write(&held)?;
+        Ok(keep)
+    }
+
+    /// Digest and length of what is kept.
+    fn finish(self) -> io::Result<(Digest, u64)> {
+        let hashed = match self.decide(false)? {
+            Self::Packed(packed) => packed
+                .finish()?
+                .into_inner()
+                .map_err(io::IntoInnerError::into_error)?,
+            Self::Raw(hashed) => hashed,
+            Self::Undecided(..) => return Err(io::ErrorKind::Other.into()),
+        };
+        Ok((Digest::finish(hashed.hasher), hashed.count))
+    }
+}
+
 /// The compressed stream, hashed, counted and kept on its way.
 struct Source<S, P> {
     stream: S,
-    keep: File,
-    hasher: Sha256,
+    keep: Option<Keep>,
     count: u64,
     expected: Expected,
     read: P,
@@ -183,7 +262,6 @@ impl<S: Read, P: FnMut(u64)> Source<S, P> {
                 other => break other.map_err(LayerError::io("read the layer"))?,
             }
         };
-        self.hasher.update(&buffer[..length]);
         self.count += length as u64;
         match self.expected.blob_size {
             Some(declared) if self.count > declared => {
@@ -194,9 +272,10 @@ impl<S: Read, P: FnMut(u64)> Source<S, P> {
             }
             _ => {}
         }
-        self.keep
-            .write_all(&buffer[..length])
-            .map_err(LayerError::io("keep the layer"))?;
+        if let Some(keep) = &mut self.keep {
+            keep.write(&buffer[..length])
+                .map_err(LayerError::io("keep the layer"))?;
+        }
         (self.read)(self.count);
         Ok(length)
     }
@@ -218,11 +297,18 @@ fn decompress<S: Read, P: FnMut(u64)>(
     limits: &Limits,
 ) -> Result<(Digest, u64, Compression), LayerError> {
     let (start, mut failed) = first_bytes(&mut source);
-    let compression = Compression::of(&start)?;
+    let mut compression = Compression::of(&start)?;
+    let read_as = compression;
+    let pack = compression == Compression::None && source.expected.blob.is_none();
+    if pack {
+        compression = Compression::Gzip;
+    }
+    let decided = source.keep.take().map(|k| k.decide(pack)).transpose();
+    source.keep = decided.map_err(LayerError::io("keep the layer"))?;
     let rest = io::Cursor::new(start).chain(&mut source);
     let mut buffered = BufReader::with_capacity(128 * 1024, rest);
     if failed.is_none() {
-        failed = pump(compression, &mut buffered, full, empty, limits)?;
+        failed = pump(read_as, &mut buffered, full, empty, limits)?;
     }
     // Bytes after the compressed stream's end belong to the blob all the same.
     if failed.is_none() {
@@ -251,11 +337,12 @@ fn decompress<S: Read, P: FnMut(u64)>(
             actual: source.count,
         });
     }
-    let blob = Digest::finish(source.hasher);
+    let keep = source.keep.take().ok_or(LayerError::Interrupted)?;
+    let (blob, length) = keep.finish().map_err(LayerError::io("keep the layer"))?;
     check("compressed", source.expected.blob, blob)?;
     // An empty buffer is the end mark: it is only sent when everything before it was right.
     let _ = full.send(Vec::new());
-    Ok((blob, source.count, compression))
+    Ok((blob, length, compression))
 }
 
 /// What is in a stream, plain or compressed with gzip or zstd.

@@ -19,7 +19,7 @@ use crate::ingest::Expected;
 use crate::manifest::{self, CONFIG_MAX, Document, MANIFEST_MAX, Manifest, Named};
 use crate::platform::{self, Platform};
 use crate::progress::{Progress, ProgressEvent, Status};
-use crate::reference::{DEFAULT_DOMAIN, Reference};
+use crate::reference::Reference;
 use crate::registry::{Registry, RegistryError};
 use crate::store::{ImageStore, Pinned};
 
@@ -69,12 +69,7 @@ impl ImageStore {
         };
         let wanted = platform.cloned().unwrap_or_else(Platform::host);
         let config = &self.0.config;
-        let mirrors: &[String] = if reference.domain() == DEFAULT_DOMAIN {
-            &config.mirrors
-        } else {
-            &[]
-        };
-        for mirror in mirrors {
+        for mirror in config.mirrors_of(reference.domain()) {
             let registry = Registry::mirror(config, mirror, reference.path()).map_err(failed)?;
             match self.find(&registry, reference, &wanted, &of).await {
                 Ok(found) => match self

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -151,21 +151,20 @@ impl ImageStore {
             };
             let diff_id = image.layers.get(n).ok_or_else(missing)?;
             let here = LayerFile::read(layout, diff_id)?.ok_or_else(missing)?;
-            let mut found = blob(here.blob, here.blob_size)?;
-            let mut compression = here.compression;
-            if compression == "none" {
-                let (from, work) = (found.file.clone(), work.clone());
-                let to = work.path().join(n.to_string());
-                let failed = ImageError::io("compress", &found.file);
+            let (found, compression) = if here.compression == "none" {
+                let (store, work, to) =
+                    (self.clone(), work.clone(), work.path().join(n.to_string()));
+                let failed = ImageError::io("compress", layout.layer(&here.diff_id));
                 let compressed = tokio::task::spawn_blocking(move || {
                     // The directory must outlive the work in it.
                     let _work = work;
-                    compress(&from, to)
+                    compress(store.content(&here)?, to)
                 });
                 let compressed = compressed.await.map_err(|_| ImageError::Interrupted)?;
-                found = compressed.map_err(failed)?;
-                compression = "gzip".into();
-            }
+                (compressed.map_err(failed)?, "gzip".to_owned())
+            } else {
+                (blob(here.blob, here.blob_size)?, here.compression)
+            };
             if found.digest != layer.digest {
                 another = true;
                 let docker =
@@ -257,8 +256,8 @@ impl<W: Write> Write for Counted<W> {
 }
 
 /// Compresses with gzip; the same bytes give the same bytes.
-fn compress(from: &Path, to: PathBuf) -> io::Result<Blob> {
-    let mut reader = BufReader::with_capacity(256 << 10, File::open(from)?);
+fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
+    let mut reader = BufReader::with_capacity(256 << 10, from);
     let counted = Counted {
         to: BufWriter::with_capacity(256 << 10, File::create_new(&to)?),
         hasher: Sha256::new(),

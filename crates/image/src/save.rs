@@ -2,7 +2,6 @@
 //! too, as docker 25 and later write it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, Read, Write};
 
 use serde_json::{Value, json};
@@ -24,8 +23,8 @@ const WAITING: usize = 1 << 20;
 struct Part {
     config: Vec<u8>,
     manifest: Vec<u8>,
-    /// Compressed layers, lowest first.
-    layers: Vec<Digest>,
+    /// Lowest first.
+    layers: Vec<LayerFile>,
     tags: Vec<Reference>,
     image: Image,
     _pin: Pinned,
@@ -76,7 +75,7 @@ impl ImageStore {
                 image: id.clone(),
                 digest: *diff_id,
             })?;
-            if !layout.has_blob(&file.blob) {
+            if !layout.has_blob(&file.blob) && !file.is_packed_when_asked() {
                 return Err(ImageError::Missing {
                     image: id,
                     digest: file.blob,
@@ -91,12 +90,12 @@ impl ImageStore {
                 .iter()
                 .map(|l| (l.blob, l.blob_size, l.compression.as_str())),
         );
-        let blobs: Vec<Digest> = layers.iter().map(|l| l.blob).collect();
+        let blobs = layers.iter().map(|l| l.blob);
         Ok(Part {
             config: image.raw_config.clone(),
             manifest,
-            _pin: self.pin(blobs.iter().copied().chain(image.layers.iter().copied())),
-            layers: blobs,
+            _pin: self.pin(blobs.chain(image.layers.iter().copied())),
+            layers,
             tags: tag.into_iter().collect(),
             image,
         })
@@ -108,11 +107,12 @@ impl ImageStore {
         let (mut docker, mut index) = (Vec::new(), Vec::new());
         put(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         for part in parts {
-            for blob in &part.layers {
-                if done.insert(*blob) {
-                    let mut file = File::open(self.0.layout.blob(blob))?;
-                    let size = file.metadata()?.len();
-                    put_stream(&mut tar, &name(blob), size, &mut file)?;
+            for layer in &part.layers {
+                if done.insert(layer.blob) {
+                    let mut content = self.content(layer)?;
+                    put_stream(&mut tar, &name(&layer.blob), layer.blob_size, &mut content)?;
+                    // What is wrong with it shows at its end.
+                    content.read_to_end(&mut Vec::new())?;
                 }
             }
             let manifest = Digest::of(&part.manifest);
@@ -128,7 +128,7 @@ impl ImageStore {
             docker.push(json!({
                 "Config": name(&part.image.id.digest()),
                 "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
-                "Layers": part.layers.iter().map(name).collect::<Vec<_>>(),
+                "Layers": part.layers.iter().map(|l| name(&l.blob)).collect::<Vec<_>>(),
             }));
             let descriptor = json!({ "mediaType": media::OCI_MANIFEST, "digest": manifest.to_string(), "size": part.manifest.len() });
             if part.tags.is_empty() {

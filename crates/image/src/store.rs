@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use chrono::{DateTime, Utc};
 use rustix::fs::FlockOperation;
 use tokio::sync::Semaphore;
 
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     /// Layers that are in their place and perhaps not on the disk yet.
     pub unsettled: Mutex<BTreeSet<Digest>>,
+    /// When containers were made of images since the index was written.
+    used: Mutex<HashMap<ImageId, DateTime<Utc>>>,
     pub transients: Transients,
     pub cache: Cache,
     /// Held for the store's life: one process, one store.
@@ -76,6 +79,7 @@ impl ImageStore {
             pins: Mutex::default(),
             locks: Mutex::default(),
             unsettled: Mutex::default(),
+            used: Mutex::default(),
             transients: Mutex::default(),
             cache: Cache::open(&layout)?,
             layout,
@@ -99,6 +103,7 @@ impl ImageStore {
                 repo_digests: familiar(index.digests_of(*id)),
                 created: record.created,
                 added: record.added,
+                last_used: self.0.used().get(id).copied().or(record.last_used),
                 size: record.size,
                 labels: record.labels.clone(),
             })
@@ -161,6 +166,11 @@ impl ImageStore {
             index.tags.insert(target, id);
             Ok(())
         })
+    }
+
+    /// Notes that a container is made of an image. It is written down with the next change of the index.
+    pub fn used(&self, id: &ImageId) {
+        self.0.used().insert(*id, Utc::now());
     }
 
     /// The manifest that the image came with or was given here.
@@ -342,6 +352,7 @@ impl ImageStore {
                 manifest: manifest.or(known.and_then(|k| k.manifest)),
                 blobs,
                 labels: labels.into_iter().collect(),
+                last_used: known.and_then(|k| k.last_used),
             };
             // The same image by another manifest: what is kept for the old names stays.
             record
@@ -400,11 +411,20 @@ impl Inner {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn used(&self) -> MutexGuard<'_, HashMap<ImageId, DateTime<Utc>>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes the index: on the disk first, then in memory.
     fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
         let mut index = self.index();
         let mut next = index.clone();
         let result = change(&mut next)?;
+        for (id, time) in self.used().iter() {
+            if let Some(record) = next.images.get_mut(id) {
+                record.last_used = Some(*time);
+            }
+        }
         self.layout
             .write_versioned(&index_path(&self.layout), &next)?;
         *index = next;

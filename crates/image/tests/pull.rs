@@ -8,6 +8,7 @@ use coracle_image::{
     Credentials, ErrorKind, Image, ImageStore, ProgressEvent, Reference, RegistryConfig, Silent,
     Status,
 };
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
@@ -180,10 +181,13 @@ async fn mirrors_are_asked_first_and_may_fail() {
         .local_addr()
         .unwrap();
     let home = home_with(RegistryConfig {
-        mirrors: vec![
-            format!("http://{dead}"),
-            format!("http://{}", registry.address),
-        ],
+        mirrors: BTreeMap::from([(
+            "docker.io".to_owned(),
+            vec![
+                format!("http://{dead}"),
+                format!("http://{}", registry.address),
+            ],
+        )]),
         attempts: 1,
         ..RegistryConfig::default()
     });

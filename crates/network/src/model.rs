@@ -97,7 +97,7 @@ pub struct NetworkSpec {
 /// Settings of [`crate::Networks::open`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Subnets of /24 are taken from here for networks that name none.
+    /// Subnets of /24 are taken from here for networks that name none, and one of /22 for the default network.
     pub default_pool: Ipv4Net,
 }
 

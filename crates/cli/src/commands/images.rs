@@ -238,7 +238,15 @@ pub async fn push(client: &Client, args: &Push) -> Result<()> {
     let body = crate::client::empty();
     let sent = client.send(Method::POST, &path, body, &headers).await?;
     let lines = JsonLines::new(crate::client::check(sent).await?);
-    show(lines, args.quiet).await?;
+    show(
+        lines,
+        if args.quiet {
+            Told::Errors
+        } else {
+            Told::Stdout
+        },
+    )
+    .await?;
     if args.quiet {
         let tag = reference.tag().unwrap_or("latest");
         out(&format!("{}:{tag}\n", reference.name()))?;
@@ -246,8 +254,19 @@ pub async fn push(client: &Client, args: &Push) -> Result<()> {
     Ok(())
 }
 
+/// Where progress is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// To who asked for it.
+    Stdout,
+    /// Beside what was asked for.
+    Stderr,
+    /// Only what goes wrong.
+    Errors,
+}
+
 /// Pulls and shows how it goes: bars on a terminal, lines otherwise.
-pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool) -> Result<()> {
+pub async fn pull(client: &Client, image: &str, platform: &str, told: Told) -> Result<()> {
     let asked = query(&[
         ("fromImage", image.to_owned()),
         ("platform", platform.to_owned()),
@@ -262,23 +281,24 @@ pub async fn pull(client: &Client, image: &str, platform: &str, on_stderr: bool)
         )
         .await?;
     let lines = JsonLines::new(crate::client::check(sent).await?);
-    show(lines, on_stderr).await
+    show(lines, told).await
 }
 
 /// Shows the lines of a pull or push.
-async fn show(mut lines: JsonLines, on_stderr: bool) -> Result<()> {
+async fn show(mut lines: JsonLines, told: Told) -> Result<()> {
     let bars = is_terminal(std::io::stderr()).then(MultiProgress::new);
+    let bars = bars.filter(|_| told != Told::Errors);
     let mut known: BTreeMap<String, ProgressBar> = BTreeMap::new();
     let style =
         ProgressStyle::with_template("{prefix}: {msg:<18} [{bar:30}] {bytes}/{total_bytes}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let say = |line: &str| {
-        if on_stderr {
+    let say = |line: &str| match told {
+        Told::Stdout => out(&format!("{line}\n")),
+        Told::Stderr => {
             eprintln!("{line}");
             Ok(())
-        } else {
-            out(&format!("{line}\n"))
         }
+        Told::Errors => Ok(()),
     };
     while let Some(line) = lines.next().await? {
         if let Some(error) = line["error"].as_str() {

@@ -83,7 +83,10 @@ pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Re
     let body = args.request(attached)?;
     let platform = args.platform.clone().unwrap_or_default();
     match args.pull.as_str() {
-        "always" => super::images::pull(client, args.image(), &platform, true).await?,
+        "always" => {
+            super::images::pull(client, args.image(), &platform, super::images::Told::Stderr)
+                .await?
+        }
         "missing" | "never" => {}
         other => {
             return Err(CliError::Usage(format!(
@@ -103,7 +106,8 @@ pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Re
             ..
         }) if args.pull == "missing" && message.contains("image") => {
             eprintln!("Unable to find image '{}' locally", args.image());
-            super::images::pull(client, args.image(), &platform, true).await?;
+            super::images::pull(client, args.image(), &platform, super::images::Told::Stderr)
+                .await?;
             client.json(Method::POST, &path, Some(&body)).await?
         }
         other => other?,

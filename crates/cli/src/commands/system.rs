@@ -8,6 +8,7 @@ use crate::format::template::Template;
 use crate::format::words::{ago, binary, size};
 use crate::format::{Table, align, out, row};
 use chrono::DateTime;
+use hyper::Method;
 use serde_json::{Value, json};
 
 /// `coracle system`
@@ -34,6 +35,19 @@ pub enum System {
         #[arg(short, long, value_name = "SECONDS")]
         timeout: Option<i64>,
     },
+    /// Make room on the disk, as the daemon does by itself when it is fuller than the high mark
+    #[command(after_help = "Example:\n  coracle system collect --high 70 --low 60 --min-age 1h")]
+    Collect {
+        /// Percent in use above which something is removed [default: the daemon's, 85]
+        #[arg(long, value_name = "PERCENT")]
+        high: Option<u8>,
+        /// Percent in use at which nothing more is [default: the daemon's, 80]
+        #[arg(long, value_name = "PERCENT")]
+        low: Option<u8>,
+        /// Leave what was used since [default: the daemon's, 24h]
+        #[arg(long, value_name = "TIME")]
+        min_age: Option<String>,
+    },
     /// Remove what nobody uses: containers, networks, images, and volumes if asked
     Prune(PruneSystem),
     /// What the daemon is and has
@@ -50,6 +64,23 @@ pub async fn system(client: &Client, command: &System) -> Result<()> {
         System::Df { format } => usage(client, format.as_deref()).await,
         System::Status { format } => status(client, format.as_deref()).await,
         System::Info { format } => info(client, format.as_deref()).await,
+        System::Collect { high, low, min_age } => {
+            let number = |n: &Option<u8>| n.map(|n| n.to_string()).unwrap_or_default();
+            let asked = query(&[
+                ("high", number(high)),
+                ("low", number(low)),
+                ("min_age", min_age.clone().unwrap_or_default()),
+            ]);
+            let path = format!("/v1/system/collect{asked}");
+            let done = client.json(Method::POST, &path, None).await?;
+            for name in done["removed"].as_array().into_iter().flatten() {
+                out(&format!("{}\n", name.as_str().unwrap_or_default()))?;
+            }
+            out(&format!(
+                "{} % in use before, {} % now\n",
+                done["before"], done["after"]
+            ))
+        }
         System::Prune(args) => super::prune::system(client, args).await,
         System::Down { timeout } => {
             let asked = query(&[("t", timeout.map(|t| t.to_string()).unwrap_or_default())]);

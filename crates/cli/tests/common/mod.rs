@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,11 @@ impl Daemon {
 
     /// Starts the daemon and waits until it answers.
     pub fn up(&mut self) {
+        self.up_with(Path::new("/dev/null"));
+    }
+
+    /// As [`Self::up`], with a configuration file.
+    pub fn up_with(&mut self, config: &Path) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -101,7 +106,9 @@ impl Daemon {
             .unwrap();
         let child = self
             .inside(programs())
-            .args(["daemon", "--config", "/dev/null", "--state-dir"])
+            .args(["daemon", "--config"])
+            .arg(config)
+            .arg("--state-dir")
             .arg(self.state_dir())
             .arg("--run-dir")
             .arg(self.run_dir())

@@ -158,7 +158,9 @@ impl Inner {
             };
         }
         let pool = self.options.default_pool;
-        let length = pool.prefix_len().max(24);
+        // The network that everybody is on unless they say otherwise has as many places as a bridge of Linux has ports.
+        let length = if spec.name == "bridge" { 22 } else { 24 };
+        let length = pool.prefix_len().max(length);
         let free = pool
             .subnets(length)
             .ok()

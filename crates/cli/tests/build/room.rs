@@ -1,0 +1,245 @@
+//! Room on the disk: what goes when it is short, and what never does; and registries that stand for others.
+
+use super::common::{Daemon, errors, text, until};
+use super::{built, context, id, shell};
+use std::fs;
+use std::process::{Child, Stdio};
+
+/// Debian's registry at an address of the daemon's namespace.
+struct Registry(Child);
+
+impl Registry {
+    fn start(d: &Daemon, port: u16) -> Self {
+        let dir = d.dir.path();
+        let settings = format!(
+            "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {0}/registry-{port} }}\n\
+             http:\n  addr: 127.0.0.1:{port}\n",
+            dir.display()
+        );
+        let file = dir.join(format!("registry-{port}.yml"));
+        fs::write(&file, settings).unwrap();
+        let child = d
+            .inside("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = format!("http://127.0.0.1:{port}/v2/");
+        until("the registry answers", || {
+            d.inside("curl")
+                .args(["-fs", &url])
+                .output()
+                .unwrap()
+                .status
+                .success()
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_can_be_had_again_makes_room() {
+    let d = Daemon::start();
+    let _registry = Registry::start(&d, 5000);
+    // Three images that a registry has: one of a container, one of a unit, one of nobody.
+    for name in ["held", "unit", "free"] {
+        let dir = context(
+            &d,
+            name,
+            &[("Dockerfile", "FROM bb\nCOPY f /f\n"), ("f", name)],
+        );
+        let whole = format!("127.0.0.1:5000/{name}:1");
+        built(&d, &dir, &["-t", &whole]);
+        d.ok(["push", "-q", &whole]);
+    }
+    // One that was only made here, and a step that no image has.
+    let dir = context(
+        &d,
+        "own",
+        &[
+            (
+                "Dockerfile",
+                "FROM bb AS one\nRUN echo step > /s; echo x > /t\nFROM bb\nCOPY f /f\nCOPY --from=one /s /s\n",
+            ),
+            ("f", "own"),
+        ],
+    );
+    built(&d, &dir, &["-t", "own"]);
+    d.ok(["create", "--name", "holds", "127.0.0.1:5000/held:1"]);
+    let unit = d.unit(
+        "needs.container",
+        "[Container]\nImage=127.0.0.1:5000/unit:1\n",
+    );
+    d.ok(["unit", "submit", &unit]);
+    let names = |d: &Daemon| d.ok(["images", "--format", "{{.Repository}}"]);
+    // The disk is not that full, and all of it is young.
+    assert!(
+        !d.ok(["system", "collect", "--high", "100"])
+            .contains("image ")
+    );
+    let young = d.ok([
+        "system",
+        "collect",
+        "--high",
+        "0",
+        "--low",
+        "0",
+        "--min-age",
+        "1h",
+    ]);
+    assert!(
+        !young.contains("image ") && !young.contains("step"),
+        "{young}"
+    );
+    let said = d.ok([
+        "system",
+        "collect",
+        "--high",
+        "0",
+        "--low",
+        "0",
+        "--min-age",
+        "0s",
+    ]);
+    assert!(
+        said.contains("cached step: RUN /bin/sh -c echo step"),
+        "{said}"
+    );
+    let left = names(&d);
+    for kept in ["127.0.0.1:5000/held", "127.0.0.1:5000/unit", "own", "bb"] {
+        assert!(left.lines().any(|l| l == kept), "{kept}: {left}");
+    }
+    assert!(!left.contains("/free"), "{left}");
+    assert_eq!(shell(&d, "own", "cat /f"), "own");
+    // What was removed is had again.
+    assert_eq!(
+        d.ok(["run", "--rm", "-q", "127.0.0.1:5000/free:1", "cat", "/f"]),
+        "free"
+    );
+    let bad = d.coracle(["system", "collect", "--high", "5", "--low", "6"]);
+    assert!(
+        errors(&bad).contains("low is above high"),
+        "{}",
+        errors(&bad)
+    );
+}
+
+#[test]
+fn layers_made_here_are_saved_pushed_and_loaded() {
+    let d = Daemon::start();
+    let _registry = Registry::start(&d, 5000);
+    let dir = context(
+        &d,
+        "made",
+        &[(
+            "Dockerfile",
+            "FROM bb\nRUN rm /data/from-image && mkdir /new && echo x > /new/f && chown 5:6 /new/f && ln /new/f /new/g\n",
+        )],
+    );
+    built(&d, &dir, &["-t", "127.0.0.1:5000/made"]);
+    let made = id(&d, "127.0.0.1:5000/made");
+    let content = d.state_dir().join("content/sha256");
+    let layers = d.ok([
+        "image",
+        "inspect",
+        "--format",
+        "{{json .RootFS.Layers}}",
+        "127.0.0.1:5000/made",
+    ]);
+    let layers: Vec<String> = serde_json::from_str(&layers).unwrap();
+    let kept = |digest: &str| content.join(digest.trim_start_matches("sha256:")).exists();
+    assert!(
+        !kept(&layers[1]),
+        "an archive of the layer is kept beside it"
+    );
+    let archive = d.dir.path().join("made.tar").display().to_string();
+    d.ok(["save", "-o", &archive, "127.0.0.1:5000/made"]);
+    d.ok(["push", "-q", "127.0.0.1:5000/made"]);
+    let check = "stat -c '%u:%g %h' /new/f; ls /data";
+    for load in [true, false] {
+        d.ok(["rmi", "-f", "127.0.0.1:5000/made"]);
+        d.ok(["builder", "prune", "-af"]);
+        if load {
+            d.ok(["load", "-i", &archive]);
+        } else {
+            d.ok(["pull", "127.0.0.1:5000/made"]);
+        }
+        assert_eq!(id(&d, "127.0.0.1:5000/made"), made);
+        assert_eq!(shell(&d, "127.0.0.1:5000/made", check), "5:6 2");
+    }
+    // A layer that somebody has changed on the disk is not passed on.
+    d.ok(["rmi", "-f", "127.0.0.1:5000/made"]);
+    d.ok(["builder", "prune", "-af"]);
+    built(&d, &dir, &["-t", "spoilt"]);
+    let layers = d.ok([
+        "image",
+        "inspect",
+        "--format",
+        "{{json .RootFS.Layers}}",
+        "spoilt",
+    ]);
+    let layers: Vec<String> = serde_json::from_str(&layers).unwrap();
+    let layer = d
+        .state_dir()
+        .join("layers")
+        .join(layers[1].trim_start_matches("sha256:"));
+    fs::write(layer.join("fs/new/f"), "spoilt").unwrap();
+    let refused = d.coracle(["push", "-q", "spoilt"]);
+    assert!(!refused.status.success(), "{}", text(&refused));
+    d.ok(["tag", "spoilt", "127.0.0.1:5000/spoilt"]);
+    let refused = d.coracle(["push", "127.0.0.1:5000/spoilt"]);
+    assert!(
+        errors(&refused).contains("was changed on the disk"),
+        "{}",
+        errors(&refused)
+    );
+}
+
+#[test]
+fn a_registry_stands_for_another() {
+    let mut d = Daemon::unstarted();
+    let config = d.dir.path().join("coracle.toml");
+    let text_of = "[[registry]]\nhost = \"127.0.0.1:5001\"\nplain_http = true\nmirror_of = \"far.example\"\n\n[collect]\nhigh = 90\n";
+    fs::write(&config, text_of).unwrap();
+    d.up_with(&config);
+    d.image();
+    let _registry = Registry::start(&d, 5001);
+    d.ok(["tag", "bb", "127.0.0.1:5001/team/app:1"]);
+    d.ok(["push", "-q", "127.0.0.1:5001/team/app:1"]);
+    d.ok(["rmi", "127.0.0.1:5001/team/app:1"]);
+    d.ok(["pull", "far.example/team/app:1"]);
+    assert_eq!(
+        d.ok(["run", "--rm", "far.example/team/app:1", "echo", "here"]),
+        "here"
+    );
+    d.terminate();
+    for (text, words) in [
+        ("[[registry]]\nhost = \"a\"\nmirror = \"b\"\n", "mirror"),
+        ("[collect]\nhigh = 50\nlow = 60\n", "low = 60"),
+        ("[collect]\nmin_age = \"x\"\n", "min_age"),
+    ] {
+        fs::write(&config, text).unwrap();
+        let refused = d
+            .inside(super::common::programs())
+            .arg("daemon")
+            .arg("--config")
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert!(
+            !refused.status.success() && errors(&refused).contains(words),
+            "{}",
+            errors(&refused)
+        );
+    }
+}
