@@ -120,6 +120,12 @@ fn refuse(query: &Query) -> Result<()> {
         (isolation, "isolation"),
         (query.text("cgroupparent").is_some(), "cgroupparent"),
         (
+            query
+                .text("securityopt")
+                .is_some_and(|o| o != "null" && o != "[]"),
+            "securityopt",
+        ),
+        (
             query.text("outputs").is_some_and(|o| o != "[]"),
             "outputs (BuildKit; set DOCKER_BUILDKIT=0)",
         ),

@@ -176,6 +176,12 @@ pub enum Command {
         /// Whole ids and commands
         #[arg(long)]
         no_trunc: bool,
+        /// For docker's sake: sizes and times are always in words
+        #[arg(short = 'H', long)]
+        human: bool,
+        /// Ids only
+        #[arg(short, long)]
+        quiet: bool,
         /// Image
         image: String,
     },
@@ -364,6 +370,12 @@ pub enum ImageCommand {
         /// Whole ids and commands
         #[arg(long)]
         no_trunc: bool,
+        /// For docker's sake: sizes and times are always in words
+        #[arg(short = 'H', long)]
+        human: bool,
+        /// Ids only
+        #[arg(short, long)]
+        quiet: bool,
         /// Image
         image: String,
     },

@@ -127,8 +127,17 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::History {
             format,
             no_trunc,
+            human: _,
+            quiet,
             image,
-        } => images::history(client, &image, format.as_deref(), no_trunc).await,
+        } => {
+            let format = if quiet {
+                Some("{{.ID}}")
+            } else {
+                format.as_deref()
+            };
+            images::history(client, &image, format, no_trunc).await
+        }
         Command::Container(command) => container(client, command.0).await,
         Command::Image(command) => image(client, command.0).await,
         Command::Volume(command) => volumes::volume(client, &command).await,
@@ -225,8 +234,17 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
         I::History {
             format,
             no_trunc,
+            human: _,
+            quiet,
             image,
-        } => images::history(client, &image, format.as_deref(), no_trunc).await,
+        } => {
+            let format = if quiet {
+                Some("{{.ID}}")
+            } else {
+                format.as_deref()
+            };
+            images::history(client, &image, format, no_trunc).await
+        }
         I::Prune(args) => {
             prune::prune(client, prune::What::Images { all: args.all }, &args.some).await
         }

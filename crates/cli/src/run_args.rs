@@ -1,8 +1,10 @@
 //! The flags of `run` and `create`; [`request`] makes of them what the daemon is asked.
 
+mod more;
 mod request;
 mod values;
 
+pub use more::MoreArgs;
 pub use request::restart_policy;
 pub use values::{bytes, env_file, environment, nanoseconds, pairs, ulimit};
 
@@ -204,6 +206,8 @@ pub struct ContainerArgs {
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<String>,
+    #[command(flatten)]
+    pub more: MoreArgs,
     /// Image, then the command and arguments instead of the image's
     // One list: after the image nothing is a flag of ours, even if it looks like one.
     #[arg(

@@ -356,3 +356,140 @@ fn registries(d: &mut Docker<'_>) {
     registry.wait().unwrap();
     done.unwrap();
 }
+
+/// Flags that our command does not have, each with its reason.
+const NO_SUCH_FLAG: &[(&str, &str, &str)] = &[
+    (
+        "*",
+        "platform",
+        "images here are for one platform each; pull and run take it",
+    ),
+    ("images", "tree", "of docker's other image store"),
+    ("image ls", "tree", "of docker's other image store"),
+    ("volume ls", "cluster", "of swarms"),
+    ("pull", "all-tags", "name the tags"),
+    ("image pull", "all-tags", "name the tags"),
+    (
+        "*",
+        "disable-content-trust",
+        "there is no content trust; run and build take it",
+    ),
+    (
+        "*",
+        "cpu-rt-period",
+        "real-time scheduling; run refuses it by name",
+    ),
+    (
+        "*",
+        "cpu-rt-runtime",
+        "real-time scheduling; run refuses it by name",
+    ),
+    ("*", "checkpoint", "experimental in docker"),
+    ("*", "checkpoint-dir", "experimental in docker"),
+    ("rmi", "no-prune", "images have no parents here"),
+    ("image rm", "no-prune", "images have no parents here"),
+    ("network inspect", "verbose", "of swarms"),
+    ("system df", "verbose", "the sums only"),
+];
+
+/// Of swarms' networks and volumes.
+const OF_SWARMS: &[&str] = &[
+    "availability",
+    "group",
+    "limit-bytes",
+    "required-bytes",
+    "secret",
+    "sharing",
+    "topology-preferred",
+    "topology-required",
+    "type",
+    "scope",
+    "config-from",
+    "config-only",
+    "ingress",
+];
+/// Of networks that are not ours yet: IPv6, drivers, priorities.
+const OF_NETWORKS: &[&str] = &[
+    "aux-address",
+    "ipam-opt",
+    "ipv4",
+    "driver-opt",
+    "gw-priority",
+    "ip6",
+    "link",
+    "link-local-ip",
+];
+
+fn flags(help: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in help.lines() {
+        let line = line.trim_start();
+        let long = line.split_once("--").filter(|(before, _)| {
+            let short = before.strip_prefix('-').and_then(|b| b.strip_suffix(", "));
+            before.is_empty() || short.is_some_and(|s| s.len() == 1)
+        });
+        if let Some((_, name)) = long {
+            let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+            found.insert(name[..end.unwrap_or(name.len())].to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_flag_of_docker() {
+    let help = |program: &PathBuf, words: &[&str]| {
+        text(
+            &Command::new(program)
+                .args(words)
+                .arg("--help")
+                .output()
+                .unwrap(),
+        )
+    };
+    let daemon = Daemon::unstarted();
+    let docker = Docker {
+        program: "docker".into(),
+        daemon: &daemon,
+        tried: BTreeSet::new(),
+    };
+    let mut verbs = docker.listed("");
+    for group in GROUPS {
+        verbs.extend(docker.listed(group));
+    }
+    let mut wrong = Vec::new();
+    let mut compared = 0;
+    for verb in verbs {
+        let words: Vec<&str> = verb.split(' ').collect();
+        if GROUPS.contains(&verb.as_str()) || LEFT_OUT.iter().any(|(name, _)| *name == verb) {
+            continue;
+        }
+        let theirs = flags(&help(&"docker".into(), &words));
+        for flag in theirs.into_iter().filter(|f| f != "help") {
+            compared += 1;
+            let named =
+                |(of, name, _): &(&str, &str, &str)| (*of == "*" || *of == verb) && *name == flag;
+            let network = verb.starts_with("network ") && OF_NETWORKS.contains(&flag.as_str());
+            let swarm = (verb.starts_with("network ") || verb.starts_with("volume "))
+                && OF_SWARMS.contains(&flag.as_str());
+            if NO_SUCH_FLAG.iter().any(named) || network || swarm {
+                continue;
+            }
+            // A flag that is not shown is known all the same: a wrong one is an error that names it.
+            let mut line = words.clone();
+            let given = format!("--{flag}");
+            line.extend([given.as_str(), "--no-such-flag-at-all"]);
+            let said = errors(
+                &Command::new(common::programs())
+                    .args(&line)
+                    .output()
+                    .unwrap(),
+            );
+            if said.contains(&format!("'{given}' found")) {
+                wrong.push(format!("{verb} {given}"));
+            }
+        }
+    }
+    assert!(compared > 300, "{compared}");
+    assert!(wrong.is_empty(), "our command does not know: {wrong:#?}");
+}

@@ -7,7 +7,7 @@ use crate::id::{ContainerId, is_valid_name, readable_name};
 use crate::model::config::{Args, Empty};
 use crate::model::{ContainerConfig, CreateRequest, HealthConfig, check};
 use crate::mounts;
-use crate::record::Record;
+use crate::record::{Record, ResolvedMount};
 use coracle_image::Image;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -84,7 +84,7 @@ impl Engine {
         if self.0.cgroups.is_v2() && request.host_config.oom_kill_disable == Some(true) {
             warnings.push("OomKillDisable has no meaning on cgroup v2; it was left out".to_owned());
         }
-        let mounts = mounts::resolve(&request, &self.0.volumes)?;
+        let mounts = self.mounts_of(&request)?;
         let dir = self.container_dir(id);
         let make = |path: &std::path::Path, mode| {
             fs::DirBuilder::new()
@@ -111,6 +111,42 @@ impl Engine {
             id: id.clone(),
             warnings,
         })
+    }
+
+    /// Its own mounts, and those of other containers (`--volumes-from`) where it has none of its own.
+    fn mounts_of(&self, request: &CreateRequest) -> Result<Vec<ResolvedMount>> {
+        let mut from: Vec<ResolvedMount> = Vec::new();
+        for text in &request.host_config.volumes_from {
+            let (name, mode) = text.split_once(':').unwrap_or((text, ""));
+            if !mode
+                .split(',')
+                .all(|m| matches!(m, "" | "rw" | "ro" | "z" | "Z"))
+            {
+                return Err(EngineError::Invalid(format!(
+                    "invalid mode for volumes-from: {mode}; write NAME:ro or NAME:rw"
+                )));
+            }
+            for mut mount in self.find(name)?.read(|r| r.mounts.clone()) {
+                if mode.split(',').any(|m| m == "ro") && mount.writable {
+                    mount.writable = false;
+                    mount.options.push("ro".into());
+                }
+                if !from.iter().any(|m| m.target == mount.target) {
+                    from.push(mount);
+                }
+            }
+        }
+        if from.is_empty() {
+            return mounts::resolve(request, &self.0.volumes);
+        }
+        // A volume of the image needs not be made where another container's is taken.
+        let mut own = request.clone();
+        let taken = |path: &str| from.iter().any(|m| m.target == std::path::Path::new(path));
+        own.config.volumes.retain(|path, _| !taken(path));
+        let mut all = mounts::resolve(&own, &self.0.volumes)?;
+        from.retain(|m| !all.iter().any(|own| own.target == m.target));
+        all.extend(from);
+        Ok(all)
     }
 
     fn reserve_name(&self, name: Option<&str>, id: &ContainerId) -> Result<String> {

@@ -52,6 +52,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Conflict`] if it is on it already or on the host's network.
     pub async fn connect(&self, key: &str, network: &str, config: EndpointConfig) -> Result<()> {
+        crate::model::check::endpoint(&config)?;
         let network = self.0.networks.get(network)?;
         let container = self.find(key)?;
         let _op = container.op.lock().await;

@@ -121,7 +121,7 @@ impl ImageStore {
         Ok(())
     }
 
-    fn unsettled(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
+    pub(crate) fn unsettled(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
         self.0
             .unsettled
             .lock()

@@ -1,18 +1,22 @@
 //! Archives of images, as `docker save`, skopeo and buildah write them: docker's (`manifest.json`) and OCI layouts
 //! (`index.json`); many are both, then docker's part counts, as it has the names.
 //!
-//! The archive is written to a work directory first: what the manifest names may lie anywhere in it.
+//! What the manifest names may lie anywhere in the archive, and the manifest is its last. So what looks like a layer is taken as one
+//! as it comes, and everything else is written to a work directory. A layer that turns out to be refused counts only if the manifest
+//! names it; one that nothing names is taken away with the next collection.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Take, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Mutex;
 
 use oci_spec::image::Descriptor;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
 
+use crate::assemble::Placed;
 use crate::content::WorkDir;
 use crate::digest::Digest;
 use crate::error::{ArchiveError, ImageError, ManifestError, Result};
@@ -25,14 +29,26 @@ use crate::reference::Reference;
 use crate::store::{ImageStore, normalized_tag};
 use crate::unpack::LayerError;
 
+/// From so many bytes on a member that does not begin as JSON is taken for a layer.
+const LAYER: u64 = 256 << 10;
 /// More members than any image has layers.
 const MOST_MEMBERS: usize = 100_000;
 
 /// A member's bytes in the spooled archive.
-#[derive(Clone, Debug)]
 enum Member {
-    Bytes { offset: u64, size: u64 },
+    Bytes {
+        offset: u64,
+        size: u64,
+    },
     Link(String),
+    /// Taken already, or why not. The error is told once.
+    Layer(Box<std::result::Result<Placed, Mutex<Option<ImageError>>>>),
+}
+
+/// A member, links followed.
+enum Found<'a> {
+    Bytes(Take<BufReader<File>>, u64),
+    Layer(&'a std::result::Result<Placed, Mutex<Option<ImageError>>>),
 }
 
 struct Archive {
@@ -176,14 +192,43 @@ impl ImageStore {
         };
         let read = image::read_config(config).map_err(refused)?;
         read.check_layers(layers.len()).map_err(refused)?;
+        // Those that are only taken now are kept from collection until the image is there.
         let mut placed = Vec::new();
+        let mut layers_here = Vec::new();
         for ((member, named), diff_id) in layers.iter().zip(&read.diff_ids) {
             let id = diff_id.short();
-            let (stream, total) = archive.open(member)?;
+            let (stream, total) = match archive.find(member)? {
+                Found::Bytes(stream, total) => (stream, total),
+                Found::Layer(Ok(taken)) => {
+                    let found = taken.layer.diff_id;
+                    if found != *diff_id {
+                        return Err(ImageError::Layer {
+                            layer: member.clone(),
+                            image: of.to_owned(),
+                            source: LayerError::WrongDigest {
+                                what: "uncompressed (diff id)",
+                                expected: *diff_id,
+                                actual: found,
+                            },
+                        });
+                    }
+                    layers_here.push(taken.layer);
+                    progress.event(ProgressEvent {
+                        id,
+                        status: Status::PullComplete,
+                    });
+                    continue;
+                }
+                Found::Layer(Err(refused)) => {
+                    let error = refused.lock().ok().and_then(|mut e| e.take());
+                    return Err(error.unwrap_or(ImageError::Interrupted));
+                }
+            };
             let expected = Expected {
                 blob: named.map(|n| n.digest),
                 blob_size: named.map(|n| n.size),
                 diff_id: Some(*diff_id),
+                repack: true,
             };
             let tell = |current| {
                 progress.event(ProgressEvent {
@@ -191,14 +236,15 @@ impl ImageStore {
                     status: Status::Extracting { current, total },
                 })
             };
-            placed.push(self.take_layer(stream, expected, (member, of), tell)?);
+            let taken = self.take_layer_soon(stream, expected, (member, of), tell)?;
+            layers_here.push(taken.layer);
+            placed.push(taken);
             progress.event(ProgressEvent {
                 id: id.clone(),
                 status: Status::PullComplete,
             });
         }
-        let layers: Vec<_> = placed.iter().map(|p| p.layer).collect();
-        self.finish(config, &layers, names, of)
+        self.finish(config, &layers_here, names, of)
     }
 }
 
@@ -221,68 +267,37 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// Writes the archive down, uncompressed, and finds its members.
+/// Takes the archive apart: layers are taken as they come, the rest is written down.
 fn spool(store: &ImageStore, stream: impl Read + Send) -> Result<Archive> {
     let work = store.0.layout.work("load")?;
     let path = work.path().join("archive");
     let tar = |source| ImageError::Archive(ArchiveError::Tar(source));
+    let broken = |e: io::Error| tar(LayerError::io("read the archive")(e));
     let mut stream = BufReader::with_capacity(256 << 10, stream);
     let mut start = Vec::new();
     (&mut stream)
         .take(6)
         .read_to_end(&mut start)
-        .map_err(|e| tar(LayerError::io("read the archive")(e)))?;
+        .map_err(broken)?;
     let compression = Compression::of(&start).map_err(tar)?;
     let whole = io::Cursor::new(start).chain(stream);
     let reader = compression
-        .reader(BufReader::new(whole))
-        .map_err(|e| tar(LayerError::io("read the archive")(e)))?;
+        .reader(BufReader::with_capacity(256 << 10, whole))
+        .map_err(broken)?;
     let limit = store.0.config.limits.bytes;
-    let mut file = BufWriter::with_capacity(
-        256 << 10,
-        File::create_new(&path).map_err(ImageError::io("make", &path))?,
-    );
-    // A stream that cannot be read is the archive's fault, a file that cannot be written the disk's.
-    let mut reader = reader.take(limit.saturating_add(1));
-    let mut buffer = vec![0; 128 << 10];
-    let mut copied = 0;
-    loop {
-        let got = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(tar(LayerError::io("read the archive")(e))),
-        };
-        file.write_all(&buffer[..got])
-            .map_err(ImageError::io("write", &path))?;
-        copied += got as u64;
-    }
-    if copied > limit {
-        return Err(tar(LayerError::TooLarge { limit }));
-    }
-    let file = file
-        .into_inner()
-        .map_err(|e| ImageError::io("write", &path)(e.into_error()))?;
-    let members = members(&file, &path)?;
-    Ok(Archive {
-        path,
-        members,
-        _work: work,
-    })
-}
-
-fn members(mut file: &File, path: &Path) -> Result<HashMap<String, Member>> {
-    let broken = |source: io::Error| {
-        ImageError::Archive(ArchiveError::Tar(LayerError::io("read the archive")(
-            source,
-        )))
+    let mut rest = Rest {
+        file: BufWriter::with_capacity(
+            256 << 10,
+            File::create_new(&path).map_err(ImageError::io("make", &path))?,
+        ),
+        path: path.clone(),
+        length: 0,
     };
-    file.seek(SeekFrom::Start(0))
-        .map_err(ImageError::io("read", path))?;
-    let mut archive = tar::Archive::new(file);
+    // The decoder is not to be moved between threads; a pipe's end is.
+    let mut archive = tar::Archive::new(reader.take(limit.saturating_add(1)));
     let mut members = HashMap::new();
-    for entry in archive.entries_with_seek().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
         if members.len() == MOST_MEMBERS {
             return Err(ImageError::Archive(ArchiveError::TooMany {
                 limit: MOST_MEMBERS,
@@ -292,14 +307,25 @@ fn members(mut file: &File, path: &Path) -> Result<HashMap<String, Member>> {
             .trim_start_matches("./")
             .to_owned();
         let kind = entry.header().entry_type();
+        let size = entry.size();
+        if size > limit {
+            return Err(tar(LayerError::TooLarge { limit }));
+        }
         if kind.is_file() {
-            members.insert(
-                name,
-                Member::Bytes {
-                    offset: entry.raw_file_position(),
-                    size: entry.size(),
-                },
-            );
+            let mut first = [0];
+            let length = if size >= LAYER {
+                entry.read(&mut first).map_err(broken)?
+            } else {
+                0
+            };
+            let whole = io::Cursor::new(first[..length].to_vec()).chain(&mut entry);
+            let json = matches!(first, [b'{' | b'[' | b' ' | b'\n']);
+            let member = if length == 1 && !json {
+                take(store, &name, size, whole)
+            } else {
+                rest.keep(whole, broken)?
+            };
+            members.insert(name, member);
         } else if kind.is_symlink() || kind.is_hard_link() {
             // Old archives share layers so.
             if let Some(target) = entry.link_name_bytes() {
@@ -313,7 +339,80 @@ fn members(mut file: &File, path: &Path) -> Result<HashMap<String, Member>> {
             }
         }
     }
-    Ok(members)
+    rest.file.flush().map_err(ImageError::io("write", &path))?;
+    Ok(Archive {
+        path,
+        members,
+        _work: work,
+    })
+}
+
+/// Takes a member as a layer.
+fn take(store: &ImageStore, name: &str, size: u64, mut stream: impl Read) -> Member {
+    let digest = name
+        .strip_prefix("blobs/sha256/")
+        .and_then(|h| Digest::from_hex(h).ok());
+    let expected = Expected {
+        blob: digest,
+        blob_size: Some(size),
+        diff_id: None,
+        repack: true,
+    };
+    let taken =
+        std::thread::scope(|scope| {
+            let (reader, writer) = io::pipe().map_err(ImageError::io("make", "a pipe"))?;
+            // The reader of the archive stays on this thread.
+            let taking = scope.spawn(|| {
+                let reader = BufReader::with_capacity(256 << 10, reader);
+                store.take_layer_soon(reader, expected, (name, "the archive"), |_| {})
+            });
+            let mut writer = BufWriter::with_capacity(256 << 10, writer);
+            let copied = io::copy(&mut stream, &mut writer).and_then(|_| writer.flush());
+            drop(writer);
+            let taken = taking.join().unwrap_or(Err(ImageError::Interrupted));
+            match (taken, copied) {
+                (Ok(_), Err(source)) => Err(ImageError::Archive(ArchiveError::Tar(
+                    LayerError::io("read the archive")(source),
+                ))),
+                (taken, _) => taken,
+            }
+        });
+    Member::Layer(Box::new(taken.map_err(|e| Mutex::new(Some(e)))))
+}
+
+/// What is no layer, written down one after the other.
+struct Rest {
+    file: BufWriter<File>,
+    path: PathBuf,
+    length: u64,
+}
+
+impl Rest {
+    fn keep(
+        &mut self,
+        mut stream: impl Read,
+        broken: impl Fn(io::Error) -> ImageError,
+    ) -> Result<Member> {
+        let offset = self.length;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            // A stream that cannot be read is the archive's fault, a file that cannot be written the disk's.
+            let got = match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(broken(e)),
+            };
+            self.file
+                .write_all(&buffer[..got])
+                .map_err(ImageError::io("write", &self.path))?;
+            self.length += got as u64;
+        }
+        Ok(Member::Bytes {
+            offset,
+            size: self.length - offset,
+        })
+    }
 }
 
 /// A link's target, seen from the archive's root.
@@ -331,7 +430,7 @@ fn beside(name: &str, target: &str) -> String {
 }
 
 impl Archive {
-    fn open(&self, name: &str) -> Result<(Take<BufReader<File>>, u64)> {
+    fn find(&self, name: &str) -> Result<Found<'_>> {
         let missing = || ImageError::Archive(ArchiveError::Missing(name.to_owned()));
         let mut at = name.trim_start_matches("./");
         for _ in 0..8 {
@@ -342,15 +441,18 @@ impl Archive {
                         File::open(&self.path).map_err(ImageError::io("open", &self.path))?;
                     file.seek(SeekFrom::Start(*offset))
                         .map_err(ImageError::io("read", &self.path))?;
-                    return Ok((BufReader::new(file).take(*size), *size));
+                    return Ok(Found::Bytes(BufReader::new(file).take(*size), *size));
                 }
+                Member::Layer(taken) => return Ok(Found::Layer(taken)),
             }
         }
         Err(missing())
     }
 
     fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        let (mut stream, size) = self.open(name)?;
+        let Found::Bytes(mut stream, size) = self.find(name)? else {
+            return Err(ImageError::Archive(ArchiveError::Missing(name.to_owned())));
+        };
         if size > limit {
             return Err(ImageError::Manifest {
                 image: "the archive".into(),

@@ -27,6 +27,34 @@ impl ImageStore {
         (name, of): (&str, &str),
         read: impl FnMut(u64) + Send,
     ) -> Result<Placed> {
+        let (work, layer) = self.taken(stream, expected, (name, of), read)?;
+        let pin = self.pin([layer.diff_id, layer.blob]);
+        self.place_layer(&work, &layer)?;
+        Ok(Placed { layer, _pin: pin })
+    }
+
+    /// As [`Self::take_layer`], without waiting for the disk: whoever makes an image of it does.
+    pub(crate) fn take_layer_soon(
+        &self,
+        stream: impl Read + Send,
+        expected: Expected,
+        (name, of): (&str, &str),
+        read: impl FnMut(u64) + Send,
+    ) -> Result<Placed> {
+        let (work, layer) = self.taken(stream, expected, (name, of), read)?;
+        let pin = self.pin([layer.diff_id, layer.blob]);
+        self.unsettled().insert(layer.diff_id);
+        self.place(&work, &layer, false)?;
+        Ok(Placed { layer, _pin: pin })
+    }
+
+    fn taken(
+        &self,
+        stream: impl Read + Send,
+        expected: Expected,
+        (name, of): (&str, &str),
+        read: impl FnMut(u64) + Send,
+    ) -> Result<(WorkDir, Ingested)> {
         let work = self.0.layout.work("layer")?;
         let path = work.path().join("blob");
         let blob = File::create_new(&path).map_err(ImageError::io("make", &path))?;
@@ -36,9 +64,7 @@ impl ImageStore {
             image: of.to_owned(),
             source,
         })?;
-        let pin = self.pin([layer.diff_id, layer.blob]);
-        self.place_layer(&work, &layer)?;
-        Ok(Placed { layer, _pin: pin })
+        Ok((work, layer))
     }
 
     /// Puts a finished layer and its content where all can see them, on the disk.

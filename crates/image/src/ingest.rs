@@ -78,6 +78,8 @@ pub(crate) struct Expected {
     pub blob_size: Option<u64>,
     /// Digest of the uncompressed bytes.
     pub diff_id: Option<Digest>,
+    /// Whether it may be kept compressed also if it comes plain under a digest of its own.
+    pub repack: bool,
 }
 
 /// What it turned out to be.
@@ -125,14 +127,17 @@ pub(crate) fn ingest(
         let hasher = pipe.finish();
         let source = decompressor.join().unwrap_or(Err(LayerError::Interrupted));
         match (unpacked, source) {
-            (Ok(unpacked), Ok((blob, blob_size, compression))) => {
+            (Ok(unpacked), Ok(kept)) => {
                 let diff_id = Digest::finish(hasher);
                 check("uncompressed (diff id)", expected.diff_id, diff_id)?;
+                if kept.packed {
+                    check("uncompressed", expected.blob, diff_id)?;
+                }
                 Ok(Ingested {
                     diff_id,
-                    blob,
-                    blob_size,
-                    compression,
+                    blob: kept.blob,
+                    blob_size: kept.length,
+                    compression: kept.compression,
                     unpacked,
                 })
             }
@@ -179,6 +184,15 @@ impl Write for Hashed {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What was kept of a stream.
+struct Kept {
+    blob: Digest,
+    length: u64,
+    compression: Compression,
+    /// It came plain and was compressed here.
+    packed: bool,
 }
 
 /// What is kept of the stream.
@@ -295,11 +309,12 @@ fn decompress<S: Read, P: FnMut(u64)>(
     full: &SyncSender<Vec<u8>>,
     empty: &Receiver<Vec<u8>>,
     limits: &Limits,
-) -> Result<(Digest, u64, Compression), LayerError> {
+) -> Result<Kept, LayerError> {
     let (start, mut failed) = first_bytes(&mut source);
     let mut compression = Compression::of(&start)?;
     let read_as = compression;
-    let pack = compression == Compression::None && source.expected.blob.is_none();
+    let nameless = source.expected.blob.is_none() || source.expected.repack;
+    let pack = compression == Compression::None && nameless;
     if pack {
         compression = Compression::Gzip;
     }
@@ -339,10 +354,17 @@ fn decompress<S: Read, P: FnMut(u64)>(
     }
     let keep = source.keep.take().ok_or(LayerError::Interrupted)?;
     let (blob, length) = keep.finish().map_err(LayerError::io("keep the layer"))?;
-    check("compressed", source.expected.blob, blob)?;
+    if !pack {
+        check("compressed", source.expected.blob, blob)?;
+    }
     // An empty buffer is the end mark: it is only sent when everything before it was right.
     let _ = full.send(Vec::new());
-    Ok((blob, length, compression))
+    Ok(Kept {
+        blob,
+        length,
+        compression,
+        packed: pack,
+    })
 }
 
 /// What is in a stream, plain or compressed with gzip or zstd.

@@ -45,6 +45,9 @@ pub struct Start {
     /// Attach stdin too
     #[arg(short, long)]
     pub interactive: bool,
+    /// Keys that leave it
+    #[arg(long, value_name = "KEYS", default_value = "")]
+    pub detach_keys: String,
     /// Names or ids
     #[arg(required = true)]
     pub names: Vec<String>,
@@ -72,6 +75,9 @@ pub struct Rm {
     /// With volumes that have no name
     #[arg(short, long)]
     pub volumes: bool,
+    /// A legacy link instead of a container
+    #[arg(short, long, hide = true)]
+    pub link: bool,
     /// Names or ids
     #[arg(required = true)]
     pub names: Vec<String>,
@@ -102,6 +108,9 @@ pub struct Logs {
     /// Until then
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
+    /// For docker's sake: logs keep nothing besides their lines
+    #[arg(long)]
+    pub details: bool,
     /// Name or id
     pub name: String,
 }
@@ -113,7 +122,7 @@ pub async fn start(client: &Client, args: &Start) -> Result<()> {
                 "you cannot start and attach multiple containers at once".into(),
             ));
         };
-        return super::run::start_attached(client, name, args.interactive).await;
+        return super::run::start_attached(client, name, args.interactive, &args.detach_keys).await;
     }
     each(&args.names, async |name| {
         client
@@ -166,7 +175,11 @@ pub async fn plain(client: &Client, names: &[String], verb: &str) -> Result<()> 
 
 pub async fn rm(client: &Client, args: &Rm) -> Result<()> {
     let flag = |on: bool| if on { "1".to_owned() } else { String::new() };
-    let asked = query(&[("force", flag(args.force)), ("v", flag(args.volumes))]);
+    let asked = query(&[
+        ("force", flag(args.force)),
+        ("v", flag(args.volumes)),
+        ("link", flag(args.link)),
+    ]);
     // All are asked at once; what is said about them keeps their order.
     let mut asking: Vec<_> = Vec::new();
     for name in &args.names {

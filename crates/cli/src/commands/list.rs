@@ -54,6 +54,9 @@ pub struct Inspect {
     /// table, json, or a template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Sizes of containers, too
+    #[arg(short, long)]
+    pub size: bool,
     /// container, image, network or volume
     #[arg(long = "type", value_name = "KIND")]
     pub kind: Option<String>,
@@ -86,6 +89,8 @@ pub fn ports(list: &Value) -> String {
 
 pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
     let limit = if args.latest { 1 } else { args.last };
+    // What no table shows need not be made, sent and read.
+    let slim = args.format.is_none() && !args.size;
     let asked = query(&[
         ("all", if args.all { "1" } else { "" }.into()),
         (
@@ -97,6 +102,7 @@ pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
             },
         ),
         ("size", if args.size { "1" } else { "" }.into()),
+        ("slim", if slim { "1" } else { "" }.into()),
         ("filters", filters(&args.filter)?),
     ]);
     let found = client.get(&format!("/containers/json{asked}")).await?;
@@ -222,7 +228,12 @@ pub async fn inspect(client: &Client, args: &Inspect) -> Result<()> {
             } else {
                 escape(name)
             };
-            match client.get(&format!("{before}{name}{after}")).await {
+            let sized = if args.size && *kind == "container" {
+                "?size=1"
+            } else {
+                ""
+            };
+            match client.get(&format!("{before}{name}{after}{sized}")).await {
                 Ok(value) => {
                     hit = Some(value);
                     break;

@@ -3,7 +3,7 @@
 use super::filters;
 use super::prune::{Prune, What, prune};
 use crate::client::{Client, escape, query};
-use crate::error::{Result, each};
+use crate::error::{CliError, Result, each};
 use crate::format::words::short;
 use crate::format::{Table, inspected, out, row};
 use crate::run_args::pairs;
@@ -53,6 +53,15 @@ pub enum Network {
         /// Label: key=value
         #[arg(long)]
         label: Vec<String>,
+        /// For docker's sake: containers may always join by hand
+        #[arg(long)]
+        attachable: bool,
+        #[arg(long, hide = true)]
+        ipv6: bool,
+        #[arg(long, hide = true, default_value = "")]
+        ipam_driver: String,
+        #[arg(long, hide = true, default_value = "")]
+        scope: String,
         /// Name
         name: String,
     },
@@ -72,6 +81,9 @@ pub enum Network {
         after_help = "Example:\n  coracle network rm back"
     )]
     Rm {
+        /// Missing ones are no error
+        #[arg(short, long)]
+        force: bool,
         /// Names or ids
         #[arg(required = true)]
         names: Vec<String>,
@@ -158,8 +170,22 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
             internal,
             opt,
             label,
+            attachable: _,
+            ipv6,
+            ipam_driver,
+            scope,
             name,
         } => {
+            if !matches!(ipam_driver.as_str(), "" | "default") {
+                return Err(CliError::Usage(format!(
+                    "--ipam-driver {ipam_driver} is not supported; leave it out"
+                )));
+            }
+            if !matches!(scope.as_str(), "" | "local") {
+                return Err(CliError::Usage(format!(
+                    "--scope {scope} is not supported; leave it out"
+                )));
+            }
             let config = [
                 ("Subnet", subnet),
                 ("Gateway", gateway),
@@ -175,7 +201,7 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
             } else {
                 json!([config])
             };
-            let body = json!({ "Name": name, "Driver": driver, "Internal": internal, "Options": pairs(opt), "Labels": pairs(label), "IPAM": { "Config": configs } });
+            let body = json!({ "Name": name, "Driver": driver, "Internal": internal, "EnableIPv6": ipv6, "Options": pairs(opt), "Labels": pairs(label), "IPAM": { "Config": configs } });
             let made = client
                 .json(Method::POST, "/networks/create", Some(&body))
                 .await?;
@@ -188,15 +214,13 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
             }
             inspected(&found, format.as_deref())
         }
-        Network::Rm { names } => {
+        Network::Rm { force, names } => {
             each(names, async |name| {
-                client
-                    .ask(
-                        Method::DELETE,
-                        &format!("/networks/{}", escape(&name)),
-                        None,
-                    )
-                    .await?;
+                let path = format!("/networks/{}", escape(&name));
+                match client.ask(Method::DELETE, &path, None).await {
+                    Err(error) if *force && error.is_not_found() => return Ok(()),
+                    answer => drop(answer?),
+                }
                 out(&format!("{name}\n"))
             })
             .await

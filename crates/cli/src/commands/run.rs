@@ -74,6 +74,9 @@ pub struct Attach {
     /// Keys that leave it
     #[arg(long, value_name = "KEYS", default_value = "")]
     pub detach_keys: String,
+    /// Pass our signals on
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub sig_proxy: bool,
     /// Container
     pub container: String,
 }
@@ -82,11 +85,13 @@ pub struct Attach {
 pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Result<String> {
     let body = args.request(attached)?;
     let platform = args.platform.clone().unwrap_or_default();
+    let told = if args.more.quiet {
+        super::images::Told::Errors
+    } else {
+        super::images::Told::Stderr
+    };
     match args.pull.as_str() {
-        "always" => {
-            super::images::pull(client, args.image(), &platform, super::images::Told::Stderr)
-                .await?
-        }
+        "always" => super::images::pull(client, args.image(), &platform, told).await?,
         "missing" | "never" => {}
         other => {
             return Err(CliError::Usage(format!(
@@ -105,9 +110,10 @@ pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Re
             message,
             ..
         }) if args.pull == "missing" && message.contains("image") => {
-            eprintln!("Unable to find image '{}' locally", args.image());
-            super::images::pull(client, args.image(), &platform, super::images::Told::Stderr)
-                .await?;
+            if !args.more.quiet {
+                eprintln!("Unable to find image '{}' locally", args.image());
+            }
+            super::images::pull(client, args.image(), &platform, told).await?;
             client.json(Method::POST, &path, Some(&body)).await?
         }
         other => other?,
@@ -137,6 +143,9 @@ pub async fn run(client: &Client, args: &Run) -> Result<()> {
     {
         return Err(CliError::Usage("the input device is not a TTY".into()));
     }
+    if args.detach && !container.more.attach.is_empty() {
+        return Err(CliError::Usage("Conflicting options: -a and -d".into()));
+    }
     let id = create(client, container, !args.detach).await?;
     if args.detach {
         client
@@ -145,10 +154,11 @@ pub async fn run(client: &Client, args: &Run) -> Result<()> {
         return out(&format!("{id}\n"));
     }
     let until = if container.rm { "removed" } else { "next-exit" };
+    let joins = |stream| container.more.joins(stream);
     let code = follow(
         client,
         &id,
-        container.interactive,
+        [container.takes_input(), joins("stdout"), joins("stderr")],
         container.tty,
         &args.detach_keys,
         args.sig_proxy,
@@ -166,7 +176,7 @@ pub async fn run(client: &Client, args: &Run) -> Result<()> {
 async fn follow(
     client: &Client,
     id: &str,
-    stdin: bool,
+    [stdin, stdout, stderr]: [bool; 3],
     tty: bool,
     keys: &str,
     signals: bool,
@@ -176,8 +186,8 @@ async fn follow(
         let asked = query(&[
             ("stream", "1".into()),
             ("stdin", if stdin { "1" } else { "" }.into()),
-            ("stdout", "1".into()),
-            ("stderr", "1".into()),
+            ("stdout", if stdout { "1" } else { "" }.into()),
+            ("stderr", if stderr { "1" } else { "" }.into()),
             ("detachKeys", keys.into()),
         ]);
         format!("/containers/{id}/attach{asked}")
@@ -301,10 +311,10 @@ pub async fn attach(client: &Client, args: &Attach) -> Result<()> {
     let code = follow(
         client,
         &name,
-        open && !args.no_stdin,
+        [open && !args.no_stdin, true, true],
         tty,
         &args.detach_keys,
-        true,
+        args.sig_proxy,
         None,
     )
     .await?;
@@ -316,16 +326,16 @@ pub async fn attach(client: &Client, args: &Attach) -> Result<()> {
 }
 
 /// `start -a`.
-pub async fn start_attached(client: &Client, name: &str, stdin: bool) -> Result<()> {
+pub async fn start_attached(client: &Client, name: &str, stdin: bool, keys: &str) -> Result<()> {
     let name = escape(name);
     let found = client.get(&format!("/containers/{name}/json")).await?;
     let tty = found["Config"]["Tty"] == true;
     let code = follow(
         client,
         &name,
-        stdin && found["Config"]["OpenStdin"] == true,
+        [stdin && found["Config"]["OpenStdin"] == true, true, true],
         tty,
-        "",
+        keys,
         true,
         Some("next-exit"),
     )

@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  coracle stats --no-stream")]
 pub struct Stats {
+    /// Those that do not run, too
+    #[arg(short, long)]
+    pub all: bool,
     /// Once, not on and on
     #[arg(long)]
     pub no_stream: bool,
@@ -111,7 +114,13 @@ pub async fn stats(client: &Client, args: &Stats) -> Result<()> {
     ];
     loop {
         let names = if args.names.is_empty() {
-            let all = client.get("/containers/json").await?;
+            let all = client
+                .get(if args.all {
+                    "/containers/json?all=1"
+                } else {
+                    "/containers/json"
+                })
+                .await?;
             all.as_array()
                 .into_iter()
                 .flatten()

@@ -50,6 +50,8 @@ pub enum System {
     },
     /// Remove what nobody uses: containers, networks, images, and volumes if asked
     Prune(PruneSystem),
+    /// What happens, as it happens
+    Events(super::list::Events),
     /// What the daemon is and has
     #[command(after_help = "Example:\n  coracle system info")]
     Info {
@@ -81,6 +83,7 @@ pub async fn system(client: &Client, command: &System) -> Result<()> {
                 done["before"], done["after"]
             ))
         }
+        System::Events(args) => super::list::events(client, args).await,
         System::Prune(args) => super::prune::system(client, args).await,
         System::Down { timeout } => {
             let asked = query(&[("t", timeout.map(|t| t.to_string()).unwrap_or_default())]);

@@ -31,6 +31,12 @@ pub enum Volume {
     /// Make a volume
     #[command(after_help = "Example:\n  coracle volume create data")]
     Create {
+        /// Driver; only local
+        #[arg(short, long, default_value = "local")]
+        driver: String,
+        /// Option of the driver: key=value
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        opt: Vec<String>,
         /// Label: key=value
         #[arg(long)]
         label: Vec<String>,
@@ -100,8 +106,15 @@ pub async fn volume(client: &Client, command: &Volume) -> Result<()> {
             }
             .print(format.as_deref())
         }
-        Volume::Create { label, name } => {
-            let body = json!({ "Name": name.clone().unwrap_or_default(), "Labels": pairs(label) });
+        Volume::Create {
+            driver,
+            opt,
+            label,
+            name,
+        } => {
+            let body = json!({
+                "Name": name.clone().unwrap_or_default(), "Labels": pairs(label), "Driver": driver, "DriverOpts": pairs(opt),
+            });
             let made = client
                 .json(Method::POST, "/volumes/create", Some(&body))
                 .await?;

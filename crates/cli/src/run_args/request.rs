@@ -16,6 +16,11 @@ impl ContainerArgs {
         self.rest.get(1..).unwrap_or_default()
     }
 
+    /// Whether our input is the container's.
+    pub fn takes_input(&self) -> bool {
+        self.interactive && self.more.joins("stdin")
+    }
+
     /// The body of `POST /containers/create`. `attached` says whether our own streams are joined.
     pub fn request(&self, attached: bool) -> Result<Value> {
         let mut env = Vec::new();
@@ -59,12 +64,12 @@ impl ContainerArgs {
             "Hostname": self.hostname.clone().unwrap_or_default(),
             "Domainname": self.domainname.clone().unwrap_or_default(),
             "User": self.user.clone().unwrap_or_default(),
-            "AttachStdin": attached && self.interactive,
-            "AttachStdout": attached,
-            "AttachStderr": attached,
+            "AttachStdin": attached && self.takes_input(),
+            "AttachStdout": attached && self.more.joins("stdout"),
+            "AttachStderr": attached && self.more.joins("stderr"),
             "Tty": self.tty,
             "OpenStdin": self.interactive,
-            "StdinOnce": attached && self.interactive,
+            "StdinOnce": attached && self.takes_input(),
             "Env": env,
             "Cmd": if self.command().is_empty() { Value::Null } else { json!(self.command()) },
             "Entrypoint": self.entrypoint.as_ref().map(|e| [e]),
@@ -93,12 +98,14 @@ impl ContainerArgs {
             "Interval": time("health-interval", &self.health_interval)?,
             "Timeout": time("health-timeout", &self.health_timeout)?,
             "StartPeriod": time("health-start-period", &self.health_start_period)?,
+            "StartInterval": time("health-start-interval", &self.more.health_start_interval)?,
             "Retries": self.health_retries.unwrap_or(0),
         });
         let given = self.health_cmd.is_some()
             || self.health_interval.is_some()
             || self.health_timeout.is_some()
             || self.health_start_period.is_some()
+            || self.more.health_start_interval.is_some()
             || self.health_retries.is_some();
         Ok(if given { health } else { Value::Null })
     }
@@ -127,7 +134,7 @@ impl ContainerArgs {
             });
         }
         let restart = restart_policy(self.restart.as_deref())?;
-        Ok(json!({
+        let mut host = json!({
             "Binds": binds,
             "Mounts": self.mount.iter().map(|m| mount(m)).collect::<Result<Vec<_>>>()?,
             "Tmpfs": tmpfs,
@@ -168,7 +175,11 @@ impl ContainerArgs {
             "OomScoreAdj": self.oom_score_adj.unwrap_or(0),
             "LogConfig": { "Type": self.log_driver.clone().unwrap_or_default(), "Config": pairs(&self.log_opt) },
             "ConsoleSize": crate::terminal::size().filter(|_| self.tty).map_or([0, 0], |(r, c)| [r, c]),
-        }))
+        });
+        if let Some(host) = host.as_object_mut() {
+            self.more.host(host)?;
+        }
+        Ok(host)
     }
 
     fn networking(&self) -> Value {
@@ -181,7 +192,17 @@ impl ContainerArgs {
             if let Some(ip) = self.ip.as_ref().filter(|_| number == 0) {
                 endpoint["IPAMConfig"] = json!({ "IPv4Address": ip });
             }
+            if number == 0 {
+                self.more.endpoint(&mut endpoint);
+            }
             all.insert(network.clone(), endpoint);
+        }
+        if self.network.is_empty() {
+            let mut endpoint = json!({});
+            self.more.endpoint(&mut endpoint);
+            if endpoint.as_object().is_some_and(|e| !e.is_empty()) {
+                all.insert("default".into(), endpoint);
+            }
         }
         json!({ "EndpointsConfig": all })
     }

@@ -1,6 +1,6 @@
 //! Refuses what cannot be honoured, by name, before anything is made.
 
-use super::{CreateRequest, HostConfig};
+use super::{CreateRequest, EndpointConfig, HostConfig};
 use crate::error::{EngineError, Result};
 use serde_json::Value;
 
@@ -49,6 +49,14 @@ fn refuse(what: &str, way_out: &str) -> EngineError {
 pub fn check(request: &CreateRequest) -> Result<()> {
     let host = &request.host_config;
     honoured(host)?;
+    for config in request
+        .networking_config
+        .endpoints_config
+        .values()
+        .flatten()
+    {
+        endpoint(config)?;
+    }
     check_modes(host)?;
     limits(host)?;
     match host.log_config.kind.as_str() {
@@ -91,6 +99,41 @@ pub fn honoured(host: &HostConfig) -> Result<()> {
             .map_or("this setting", |(_, w)| w);
         return Err(refuse(
             &format!("HostConfig.{key} ({what})"),
+            "leave it out",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses settings of an endpoint that nothing here knows. What the daemon itself says of an endpoint may come back.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the field.
+pub fn endpoint(config: &EndpointConfig) -> Result<()> {
+    for (key, what) in [
+        ("Links", "legacy links"),
+        ("DriverOpts", "options of network drivers"),
+        ("GwPriority", "priorities of gateways"),
+    ] {
+        if config.other.get(key).is_some_and(|v| !is_zero(v)) {
+            return Err(refuse(
+                &format!("EndpointSettings.{key} ({what})"),
+                "leave it out",
+            ));
+        }
+    }
+    let Some(addresses) = &config.ipam_config else {
+        return Ok(());
+    };
+    if !addresses.ipv6_address.is_empty() {
+        return Err(refuse(
+            "IPAMConfig.IPv6Address (--ip6)",
+            "networks are IPv4 only; leave it out",
+        ));
+    }
+    if !addresses.link_local_ips.is_empty() {
+        return Err(refuse(
+            "IPAMConfig.LinkLocalIPs (--link-local-ip)",
             "leave it out",
         ));
     }
@@ -168,9 +211,6 @@ fn check_modes(host: &HostConfig) -> Result<()> {
     match host.runtime.as_str() {
         "" | "runc" | "io.containerd.runc.v2" => {}
         other => return Err(refuse(&format!("runtime \"{other}\""), "leave it out")),
-    }
-    if !host.volumes_from.is_empty() {
-        return Err(refuse("--volumes-from", "name the volumes with -v"));
     }
     if !host.links.is_empty() {
         return Err(refuse(

@@ -2,6 +2,7 @@
 
 use super::nullable;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Docker's `NetworkingConfig`.
@@ -26,6 +27,9 @@ pub struct EndpointConfig {
     /// Fixed hardware address.
     #[serde(deserialize_with = "nullable")]
     pub mac_address: String,
+    /// Everything else a client sent, so that [`super::check`] can name it.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// Fixed addresses of an endpoint.
@@ -38,4 +42,11 @@ pub struct IpamConfig {
     /// IPv6 address.
     #[serde(rename = "IPv6Address", deserialize_with = "nullable")]
     pub ipv6_address: String,
+    /// Addresses of the link alone.
+    #[serde(
+        rename = "LinkLocalIPs",
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub link_local_ips: Vec<String>,
 }

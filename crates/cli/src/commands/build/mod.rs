@@ -101,6 +101,20 @@ pub struct Build {
     /// For docker's sake: the cache is keyed by content
     #[arg(long, value_name = "IMAGE")]
     pub cache_from: Vec<String>,
+    /// For docker's sake: images are known by their digests
+    #[arg(long)]
+    pub disable_content_trust: bool,
+    /// For docker's sake: the socket is on this machine
+    #[arg(long)]
+    pub compress: bool,
+    #[arg(long, hide = true)]
+    pub squash: bool,
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub isolation: Option<String>,
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    #[arg(long, hide = true, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
     /// For docker's sake: progress is always lines
     #[arg(long, value_name = "auto|plain|tty", hide = true)]
     pub progress: Option<String>,
@@ -273,6 +287,10 @@ fn asked(
         ("cpusetmems", text(&args.cpuset_mems)),
         ("shmsize", amount("shm-size", &args.shm_size)?),
         ("extrahosts", args.add_host.join(",")),
+        ("squash", flag(args.squash)),
+        ("isolation", text(&args.isolation)),
+        ("cgroupparent", text(&args.cgroup_parent)),
+        ("securityopt", args.security_opt.join(",")),
         ("ulimits", some(json!(ulimits), ulimits.is_empty())),
     ]);
     for tag in &args.tag {
