@@ -50,8 +50,10 @@ soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50)
 
 bench: ## docker, podman and runc beside us, turn by turn; writes docs/benchmarks.md
 	@scripts/deps build run bench
+	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo build --locked -p coracle -p coracle-shim
 	@scripts/bench $(TARGET)/coracle
+	@scripts/bench-images $(TARGET)/coracle $(dir $(TARGET))tmp/debian
 
 lint: ## formatting and clippy, warnings denied
 	@scripts/deps build
