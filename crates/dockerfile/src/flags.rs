@@ -1,24 +1,24 @@
 //! `--name=value` before an instruction's arguments.
 
+use crate::error::{DockerfileError, short};
+
 /// Takes the flags off the beginning of a line: what is left, and the flags without quotes and escapes.
 pub(crate) fn split(line: &str) -> (&str, Vec<String>) {
     let mut flags = Vec::new();
-    let mut left = line;
-    loop {
-        let trimmed = left.trim_start();
-        if !trimmed.starts_with("--") {
-            return (trimmed, flags);
+    let mut left = line.trim_start();
+    while left.starts_with("--") {
+        let (flag, rest) = word(left);
+        left = rest.trim_start();
+        // Two dashes alone end the flags.
+        if flag == "--" {
+            break;
         }
-        let (word, rest) = word(trimmed);
-        left = rest;
-        if word == "--" {
-            return (rest, flags);
-        }
-        flags.push(word);
+        flags.push(flag);
     }
+    (left, flags)
 }
 
-/// The first word, with what follows it.
+/// The first word, with what follows it. The escape is a backslash here, whatever the file's.
 fn word(text: &str) -> (String, &str) {
     let (mut word, mut quote) = (String::new(), None);
     let mut chars = text.char_indices();
@@ -26,8 +26,7 @@ fn word(text: &str) -> (String, &str) {
         match (quote, c) {
             (None, c) if c.is_whitespace() => return (word, &text[at..]),
             (None, '\'' | '"') => quote = Some(c),
-            (Some(q), c) if q == c => quote = None,
-            // One at the very end is dropped.
+            (Some(open), c) if open == c => quote = None,
             (_, '\\') => word.extend(chars.next().map(|(_, c)| c)),
             (_, c) => word.push(c),
         }
@@ -35,81 +34,116 @@ fn word(text: &str) -> (String, &str) {
     (word, "")
 }
 
-/// Flags of one instruction, each taken once.
+/// An instruction's flags.
+#[derive(Debug)]
 pub(crate) struct Flags<'a> {
-    keyword: &'a str,
+    line: usize,
     all: Vec<(&'a str, Option<&'a str>)>,
-    known: Vec<&'static str>,
 }
 
 impl<'a> Flags<'a> {
-    pub fn of(keyword: &'a str, flags: &'a [String]) -> Self {
-        let one = |flag: &'a String| {
+    /// Takes them apart. One that is not `known` is refused.
+    pub fn of(
+        line: usize,
+        keyword: &str,
+        flags: &'a [String],
+        known: &[&str],
+    ) -> Result<Self, DockerfileError> {
+        let mut all = Vec::new();
+        for flag in flags.iter().take_while(|f| *f != "--") {
             let flag = flag.strip_prefix("--").unwrap_or(flag);
-            flag.split_once('=')
-                .map_or((flag, None), |(n, v)| (n, Some(v)))
-        };
-        Self {
-            keyword,
-            all: flags.iter().map(one).collect(),
-            known: Vec::new(),
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (flag, None),
+            };
+            if !known.contains(&name) {
+                let names: Vec<String> = known.iter().map(|k| format!("--{k}")).collect();
+                return Err(DockerfileError::UnknownFlag {
+                    line,
+                    flag: short(name),
+                    keyword: keyword.to_owned(),
+                    known: match names.is_empty() {
+                        true => "no flags".to_owned(),
+                        false => names.join(", "),
+                    },
+                });
+            }
+            all.push((name, value));
+        }
+        Ok(Self { line, all })
+    }
+
+    /// What is wrong with a flag's value.
+    pub fn wrong(&self, name: &str, cause: String) -> DockerfileError {
+        DockerfileError::FlagValue {
+            line: self.line,
+            flag: name.to_owned(),
+            cause,
         }
     }
 
-    fn take(&mut self, name: &'static str) -> Vec<Option<&'a str>> {
-        self.known.push(name);
-        let (mine, rest) = self.all.iter().partition(|(n, _)| *n == name);
-        self.all = rest;
-        let mine: Vec<(&str, Option<&str>)> = mine;
-        mine.into_iter().map(|(_, v)| v).collect()
+    fn missing(&self, name: &str) -> DockerfileError {
+        self.wrong(
+            name,
+            format!("missing a value on flag: {name}; write --{name}=VALUE"),
+        )
     }
 
-    pub fn list(&mut self, name: &'static str) -> Result<Vec<String>, String> {
-        let missing = || format!("missing a value on flag: {name}");
-        self.take(name)
-            .into_iter()
-            .map(|v| v.map(str::to_owned).ok_or_else(missing))
+    fn given(&self, name: &str) -> impl Iterator<Item = Option<&'a str>> {
+        self.all
+            .iter()
+            .filter(move |(n, _)| *n == name)
+            .map(|(_, v)| *v)
+    }
+
+    fn once(&self, name: &str) -> Result<Option<Option<&'a str>>, DockerfileError> {
+        let mut given = self.given(name);
+        let first = given.next();
+        match given.next() {
+            None => Ok(first),
+            Some(_) => Err(DockerfileError::DuplicateFlag {
+                line: self.line,
+                flag: name.to_owned(),
+            }),
+        }
+    }
+
+    /// Values of a flag that may be given more than once.
+    pub fn list(&self, name: &str) -> Result<Vec<String>, DockerfileError> {
+        self.given(name)
+            .map(|v| v.map(str::to_owned).ok_or_else(|| self.missing(name)))
             .collect()
     }
 
-    pub fn text(&mut self, name: &'static str) -> Result<Option<String>, String> {
-        let mut all = self.list(name)?;
-        match all.len() {
-            0 | 1 => Ok(all.pop()),
-            _ => Err(format!("duplicate flag specified: {name}")),
+    /// The value of a flag; an empty one as well.
+    pub fn text(&self, name: &str) -> Result<Option<String>, DockerfileError> {
+        match self.once(name)? {
+            None => Ok(None),
+            Some(None) => Err(self.missing(name)),
+            Some(Some(value)) => Ok(Some(value.to_owned())),
         }
     }
 
-    pub fn maybe(&mut self, name: &'static str) -> Result<Option<bool>, String> {
-        match self.take(name)[..] {
-            [] => Ok(None),
-            [None | Some("true")] => Ok(Some(true)),
-            [Some("false")] => Ok(Some(false)),
-            [Some(other)] => Err(format!(
-                "expecting boolean value for flag {name}, not: {other}"
+    /// The value of a flag for which an empty one is as good as none.
+    pub fn some(&self, name: &str) -> Result<Option<String>, DockerfileError> {
+        Ok(self.text(name)?.filter(|v| !v.is_empty()))
+    }
+
+    /// `--name`, `--name=true` or `--name=false`.
+    pub fn switch(&self, name: &str) -> Result<Option<bool>, DockerfileError> {
+        match self.once(name)? {
+            None => Ok(None),
+            Some(None) => Ok(Some(true)),
+            Some(Some("")) => Err(self.missing(name)),
+            Some(Some(value)) if value.eq_ignore_ascii_case("true") => Ok(Some(true)),
+            Some(Some(value)) if value.eq_ignore_ascii_case("false") => Ok(Some(false)),
+            Some(Some(value)) => Err(self.wrong(
+                name,
+                format!(
+                    "expecting boolean value for flag {name}, not: {}; write true or false",
+                    short(value)
+                ),
             )),
-            _ => Err(format!("duplicate flag specified: {name}")),
         }
-    }
-
-    pub fn switch(&mut self, name: &'static str) -> Result<bool, String> {
-        Ok(self.maybe(name)?.unwrap_or(false))
-    }
-
-    /// What nobody took is a mistake.
-    pub fn end(&self) -> Result<(), String> {
-        let Some((name, _)) = self.all.first() else {
-            return Ok(());
-        };
-        let known: Vec<String> = self.known.iter().map(|k| format!("--{k}")).collect();
-        Err(format!(
-            "unknown flag: --{name}; {} {}",
-            self.keyword,
-            if known.is_empty() {
-                "takes no flags".into()
-            } else {
-                format!("takes {}", known.join(", "))
-            }
-        ))
     }
 }

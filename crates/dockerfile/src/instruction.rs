@@ -6,9 +6,9 @@ use crate::heredoc::Heredoc;
 /// A Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dockerfile {
-    /// The escape character: `\` or a backtick.
+    /// The escape character: `\`, or a backtick.
     pub escape: char,
-    /// The frontend that the directive `syntax` asks for.
+    /// The frontend that the directive `syntax` asks for: the first word of its value.
     pub syntax: Option<String>,
     /// Arguments before the first FROM.
     pub global_args: Vec<Arg>,
@@ -21,15 +21,15 @@ pub struct Dockerfile {
 /// FROM and what follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
-    /// The name after AS, in lower case.
+    /// The name after AS, in lower case: `[a-z][a-z0-9_.-]*`.
     pub name: Option<String>,
-    /// Image or stage.
+    /// Image or stage, variables as they are written.
     pub base: String,
     /// Of `--platform`.
     pub platform: Option<String>,
     /// Line of the FROM, from 1.
     pub line: usize,
-    /// The FROM as it is written.
+    /// The FROM as it is written, continuation joined.
     pub source: String,
     /// What is done on top of it.
     pub instructions: Vec<Instruction>,
@@ -38,11 +38,11 @@ pub struct Stage {
 /// One instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
-    /// First line, from 1.
+    /// First line, from 1. Of an ONBUILD's trigger, in the trigger.
     pub line: usize,
     /// Last line, here-documents included.
     pub end_line: usize,
-    /// As it is written, continuation joined, without here-documents.
+    /// As docker shows it: one line, the keyword in capitals, the rest as it is written, without here-documents' bodies.
     pub source: String,
     /// What it is.
     pub kind: Kind,
@@ -61,17 +61,17 @@ pub enum Kind {
     Copy(Copy),
     /// ENTRYPOINT
     Entrypoint(Command),
-    /// ENV, names and values
+    /// ENV, names and values; quotes and escapes stay, [`crate::expand`] takes them off
     Env(Vec<(String, String)>),
     /// EXPOSE
     Expose(Vec<String>),
     /// HEALTHCHECK
     Healthcheck(Healthcheck),
-    /// LABEL, names and values
+    /// LABEL, as ENV
     Label(Vec<(String, String)>),
     /// MAINTAINER
     Maintainer(String),
-    /// ONBUILD, the instruction as it is written
+    /// ONBUILD, the instruction as it is written, here-documents below it; for [`crate::parse_onbuild`]
     OnBuild(String),
     /// RUN
     Run(Run),
@@ -92,14 +92,14 @@ pub enum Kind {
 pub struct Arg {
     /// Its name.
     pub name: String,
-    /// The text after `=`.
+    /// The text after `=`, variables, quotes and escapes as they are written.
     pub default: Option<String>,
 }
 
 /// A command in one of its two forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A text for the shell.
+    /// A text for the shell, with `<<EOF` if there is one.
     Shell(String),
     /// A program and its arguments.
     Exec(Vec<String>),
@@ -110,11 +110,11 @@ pub enum Command {
 pub struct Copy {
     /// Files, directories, patterns, addresses.
     pub sources: Vec<String>,
-    /// Files that are written here.
+    /// Files that are written here, named by their delimiter. Leading tabs are off if they are to be.
     pub inline: Vec<Heredoc>,
     /// Where to.
     pub destination: String,
-    /// Of `--from`: a stage or an image.
+    /// Of `--from`: a stage or an image. There are no variables in it.
     pub from: Option<String>,
     /// Of `--chown`.
     pub chown: Option<String>,
@@ -143,15 +143,16 @@ pub struct Run {
     pub heredocs: Vec<Heredoc>,
     /// Values of `--mount`, for [`crate::Mount::parse`].
     pub mounts: Vec<String>,
-    /// Of `--network`.
+    /// Of `--network`: `default`, `none` or `host`.
     pub network: Option<String>,
-    /// Of `--security`.
+    /// Of `--security`: `sandbox` or `insecure`.
     pub security: Option<String>,
     /// Values of `--device`.
     pub devices: Vec<String>,
 }
 
-/// HEALTHCHECK. Times are written as Go writes durations.
+/// HEALTHCHECK. Times are as they are written, which is as Go writes durations: `1m30s`. None is negative, nor between nothing
+/// and a millisecond.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Healthcheck {
     /// The base's is taken away.
@@ -168,7 +169,7 @@ pub enum Healthcheck {
         start_period: Option<String>,
         /// Between two tests in that period.
         start_interval: Option<String>,
-        /// Failures in a row; a number.
+        /// Failures in a row; a number from 0 to 2147483647.
         retries: Option<String>,
     },
 }

@@ -4,6 +4,8 @@
 //! `${name#pattern}`, `##`, `%`, `%%`, `${name/pattern/with}` and `//`.
 
 use crate::pattern::Pattern;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -19,11 +21,11 @@ pub enum WordError {
     /// A substitution without its second slash.
     #[error("syntax error: missing '/' in ${{; write ${{name/pattern/replacement}}")]
     Slash,
-    /// `${}`.
-    #[error("syntax error: missing name in ${{}}")]
+    /// `${}`, `${{` and `${:`.
+    #[error("syntax error: bad substitution; write ${{name}}, or a backslash before the $")]
     Name,
     /// `${name^…}` and the like.
-    #[error("unsupported modifier ({0}) in substitution")]
+    #[error("unsupported modifier ({0}) in substitution; use - + ? (also after :), # % or /")]
     Modifier(String),
     /// `${name:?why}` of a variable that is not there, or empty.
     #[error("{name}: {why}")]
@@ -33,14 +35,19 @@ pub enum WordError {
         /// The text after `?`.
         why: String,
     },
-    /// A backslash before something that needs none.
-    #[error("invalid escape '\\{0}' in a pattern")]
-    Escape(char),
+    /// A backslash in a pattern before something that needs none, or before nothing.
+    #[error(
+        "invalid escape '\\{0}' in a pattern; write a backslash only before * ? / }} and itself"
+    )]
+    Escape(String),
+    /// More substitutions within substitutions than anybody writes.
+    #[error("substitutions in substitutions, deeper than is read; use a variable in between")]
+    Depth,
 }
 
 /// What is kept of quotes and variables.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Quoting {
+pub(crate) struct Quoting {
     /// Quotes stay.
     pub quotes: bool,
     /// Escape characters stay.
@@ -51,30 +58,42 @@ pub struct Quoting {
     pub plain: bool,
 }
 
-/// Values of variables.
-pub type Vars<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Vars<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Replaces variables and takes quotes and escapes off.
+/// Replaces variables and takes quotes and escapes off: BuildKit's `ProcessWord`. Variables that `vars` does not know are empty.
 ///
 /// # Errors
 /// [`WordError`].
-pub fn expand(text: &str, escape: char, vars: Vars<'_>) -> Result<String, WordError> {
+pub fn expand(
+    text: &str,
+    escape: char,
+    vars: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, WordError> {
     lex(text, escape, vars, Quoting::default()).map(|(text, _)| text)
 }
 
-/// As [`expand`], in words: split at blanks outside quotes, also at those that variables bring.
+/// As [`expand`], in words: split at blanks outside quotes, also at those that variables bring. Empty words are none.
 ///
 /// # Errors
 /// [`WordError`].
-pub fn expand_words(text: &str, escape: char, vars: Vars<'_>) -> Result<Vec<String>, WordError> {
+pub fn expand_words(
+    text: &str,
+    escape: char,
+    vars: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<String>, WordError> {
     lex(text, escape, vars, Quoting::default()).map(|(_, words)| words)
 }
 
-/// Replaces variables; quotes are plain characters, as in here-documents.
+/// As [`expand`] for the body of a here-document: quotes are characters like any other. An escape character goes, as with BuildKit, so
+/// that `\$name` is the text `$name`; BuildKit's is the backslash there, whatever the file's.
 ///
 /// # Errors
 /// [`WordError`].
-pub fn expand_raw(text: &str, escape: char, vars: Vars<'_>) -> Result<String, WordError> {
+pub fn expand_raw(
+    text: &str,
+    escape: char,
+    vars: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, WordError> {
     let quoting = Quoting {
         plain: true,
         ..Quoting::default()
@@ -82,11 +101,30 @@ pub fn expand_raw(text: &str, escape: char, vars: Vars<'_>) -> Result<String, Wo
     lex(text, escape, vars, quoting).map(|(text, _)| text)
 }
 
+/// Names of the variables that a text refers to, each once, in the order in which they come; also those in the words of
+/// substitutions, whether these would be used or not. Of a text that cannot be read, those before what is wrong.
+#[must_use]
+pub fn names_used(text: &str, escape: char) -> Vec<String> {
+    let found = RefCell::new((Vec::new(), HashSet::new()));
+    let look = |name: &str| {
+        let (names, known) = &mut *found.borrow_mut();
+        if !name.is_empty() && known.insert(name.to_owned()) {
+            names.push(name.to_owned());
+        }
+        None
+    };
+    // A variable that stays as it is written is neither asked for nor matched.
+    let quoting = Quoting {
+        unset: true,
+        ..Quoting::default()
+    };
+    // What is wrong with it is said where it is expanded.
+    let _ = lex(text, escape, &look, quoting);
+    found.into_inner().0
+}
+
 /// Takes a text apart: the whole, and its words.
-///
-/// # Errors
-/// [`WordError`].
-pub fn lex(
+pub(crate) fn lex(
     text: &str,
     escape: char,
     vars: Vars<'_>,
@@ -99,7 +137,7 @@ pub fn lex(
         quoting,
         depth: 0,
     };
-    lexer.until(None, false)
+    lexer.read(None)
 }
 
 /// Substitutions within substitutions, at most.
@@ -153,19 +191,15 @@ impl Words {
 }
 
 impl Lexer<'_> {
-    /// Reads on until `stop`, or the end if there is none.
-    fn until(
-        &mut self,
-        stop: Option<char>,
-        escapes: bool,
-    ) -> Result<(String, Vec<String>), WordError> {
-        let kept = self.quoting.escapes;
-        self.quoting.escapes |= escapes;
-        let read = self.read(stop);
+    /// Reads on until `stop`; escape characters stay in a pattern, which has a use for them, and nowhere else.
+    fn until(&mut self, stop: char, escapes: bool) -> Result<String, WordError> {
+        let kept = std::mem::replace(&mut self.quoting.escapes, escapes);
+        let read = self.read(Some(stop));
         self.quoting.escapes = kept;
-        read
+        read.map(|(text, _)| text)
     }
 
+    /// Reads on until `stop`, or the end if there is none.
     fn read(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), WordError> {
         let (mut all, mut words) = (String::new(), Words::default());
         while let Some(c) = self.left.peek().copied() {
@@ -281,12 +315,12 @@ impl Lexer<'_> {
         self.left.next();
         match self.left.peek() {
             None => return Err(WordError::Brace),
-            Some('}' | ':') => return Err(WordError::Name),
+            Some('{' | '}' | ':') => return Err(WordError::Name),
             Some(_) => {}
         }
         self.depth += 1;
         if self.depth > DEPTH {
-            return Err(WordError::Modifier("nested too deeply".into()));
+            return Err(WordError::Depth);
         }
         let value = self.braced();
         self.depth -= 1;
@@ -312,8 +346,10 @@ impl Lexer<'_> {
                 value => value.unwrap_or_default(),
             }),
             Some('/') if !empty_is_unset => self.replaced(&name, value, kept),
+            // Empty or not is no question for a pattern.
+            Some('#' | '%') if empty_is_unset => Err(WordError::Modifier(modifier)),
             Some(mark @ ('+' | '-' | '?' | '#' | '%')) => {
-                let (word, _) = self.until(Some('}'), matches!(mark, '#' | '%'))?;
+                let word = self.until('}', matches!(mark, '#' | '%'))?;
                 if kept {
                     return Ok(format!("${{{name}{modifier}{word}}}"));
                 }
@@ -327,8 +363,8 @@ impl Lexer<'_> {
                     '?' if missing => {
                         let why = match (word.is_empty(), value) {
                             (false, _) => word,
-                            (true, None) => "not allowed to be unset".into(),
-                            (true, Some(_)) => "not allowed to be empty".into(),
+                            (true, None) => "is not allowed to be unset".into(),
+                            (true, Some(_)) => "is not allowed to be empty".into(),
                         };
                         Err(WordError::Needed { name, why })
                     }
@@ -347,8 +383,8 @@ impl Lexer<'_> {
         kept: bool,
     ) -> Result<String, WordError> {
         let all = self.left.next_if_eq(&'/').is_some();
-        let (pattern, _) = self.until(Some('/'), true)?;
-        let (with, _) = self.until(Some('}'), true)?;
+        let pattern = self.until('/', true)?;
+        let with = self.until('}', true)?;
         if kept {
             let slashes = if all { "//" } else { "/" };
             return Ok(format!("${{{name}{slashes}{pattern}/{with}}}"));
