@@ -200,6 +200,9 @@ pub async fn top(
 ) -> Result<Json<Value>> {
     let pids = app.engine.pids(&id)?;
     let arguments = query.text("ps_args").unwrap_or("-ef").to_owned();
+    if arguments.contains('\0') {
+        return Err(ApiError::invalid("parameter ps_args has a NUL byte"));
+    }
     let output = tokio::process::Command::new("ps")
         .args(arguments.split_whitespace())
         .output()

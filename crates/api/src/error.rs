@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use coracle_engine::{EngineError, full_error};
 use coracle_image::ErrorKind;
 use coracle_network::NetworkError;
+use coracle_sys::cgroup::CgroupError;
 use serde_json::json;
 
 /// An answer that is an error.
@@ -63,6 +64,12 @@ impl From<EngineError> for ApiError {
             E::Conflict(_) => StatusCode::CONFLICT,
             E::NotModified => StatusCode::NOT_MODIFIED,
             E::Start { code, message } => return start(*code, message),
+            // The kernel takes no such value.
+            E::Cgroup(CgroupError::Io {
+                action: "write",
+                source,
+                ..
+            }) if matches!(source.raw_os_error(), Some(22 | 34)) => StatusCode::BAD_REQUEST,
             E::Image(error) => image_status(error.kind()),
             E::Network(error) => network_status(error),
             _ => StatusCode::INTERNAL_SERVER_ERROR,

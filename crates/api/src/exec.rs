@@ -4,7 +4,7 @@ use crate::App;
 use crate::containers::{body, rows_and_columns};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
-use crate::serve::Peer;
+use crate::serve::{Peer, left};
 use crate::streams::{STDERR, finish, frame, hijack};
 use axum::Json;
 use axum::body::to_bytes;
@@ -97,7 +97,9 @@ async fn attached(app: App, id: &str, size: Option<[u16; 2]>, mut request: Reque
         started => started,
     };
     let answer = taken.answer;
-    tokio::spawn(carry(app, exec, keys, started, taken.upgrade, taken.exit));
+    let peer = request.extensions().get::<Peer>().cloned();
+    let (upgrade, exit) = (taken.upgrade, taken.exit);
+    tokio::spawn(carry(app, exec, keys, started, upgrade, exit, peer));
     Ok(answer)
 }
 
@@ -120,12 +122,12 @@ async fn answered_first(
         let Ok(upgraded) = taken.upgrade.await else {
             return;
         };
-        if let Some(peer) = peer {
+        if let Some(peer) = &peer {
             peer.has_read().await;
         }
         let started = app.engine.exec_start(&exec.id, size, true).await;
         let upgraded = std::future::ready(Ok(upgraded));
-        carry(app, exec, keys, started, upgraded, taken.exit).await;
+        carry(app, exec, keys, started, upgraded, taken.exit, peer).await;
     });
     Ok(answer)
 }
@@ -143,6 +145,7 @@ async fn carry(
     started: std::result::Result<Connection, EngineError>,
     upgrade: impl Future<Output = hyper::Result<Upgraded>>,
     exit: Option<String>,
+    peer: Option<Peer>,
 ) {
     let (id, terminal) = (exec.id.as_str(), exec.config.tty);
     let connection = match started {
@@ -185,10 +188,15 @@ async fn carry(
             stdin: false,
             ..options
         };
-        ended(&relay(connection, tokio::io::empty(), options).await.0);
+        let nobody = std::future::pending();
+        ended(
+            &relay(connection, tokio::io::empty(), options, nobody)
+                .await
+                .0,
+        );
         return;
     };
-    let (relayed, client) = relay(connection, TokioIo::new(upgraded), options).await;
+    let (relayed, client) = relay(connection, TokioIo::new(upgraded), options, left(peer)).await;
     let code = ended(&relayed).filter(|_| exit.is_some());
     finish(client, code).await;
 }

@@ -75,6 +75,7 @@ pub fn router(app: App) -> Router {
         .merge(unit_routes())
         .merge(elsewhere::routes())
         .fallback(error::no_such_page)
+        .layer(axum::middleware::from_fn(rest::told))
         .layer(axum::middleware::from_fn(rest::taken))
         .with_state(app)
 }

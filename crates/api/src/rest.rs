@@ -3,10 +3,12 @@
 //! A client that is still sending when the daemon answers and closes sees a broken pipe instead of the answer. So the rest
 //! is read and thrown away first, as long as it keeps coming.
 
+use crate::error::ApiError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
+use axum::http::header;
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use std::pin::Pin;
@@ -50,6 +52,34 @@ impl Drop for Lent {
             let _ = back.send(std::mem::take(&mut self.body));
         }
     }
+}
+
+/// Longest text of an error that is none of ours.
+const TEXT: usize = 4096;
+
+/// Gives errors that are not ours the form of ours: routes and bodies that are refused before a handler sees them.
+pub async fn told(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    if json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), TEXT).await;
+    let text = text.map_or_else(
+        |_| String::new(),
+        |b| String::from_utf8_lossy(&b).into_owned(),
+    );
+    let reason = status.canonical_reason().unwrap_or("it was refused");
+    let text = if text.is_empty() {
+        reason.to_owned()
+    } else {
+        text
+    };
+    ApiError::new(status, text).into_response()
 }
 
 /// Answers a request; before an error is answered, its body is read to the end.

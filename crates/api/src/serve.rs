@@ -139,7 +139,7 @@ impl Peer {
 
 impl Peer {
     /// Waits until the client has gone. One that only ends its own half of the connection has not.
-    async fn gone(self) {
+    pub async fn gone(self) {
         let copy = self.0.try_clone().map(std::os::unix::net::UnixStream::from);
         let Ok(watched) = copy.and_then(UnixStream::from_std) else {
             return std::future::pending().await;
@@ -155,6 +155,14 @@ impl Peer {
             let _ = watched.try_io(Interest::WRITABLE, known);
         }
         std::future::pending().await
+    }
+}
+
+/// Waits until a client has gone; for ever if it is not known which connection is its.
+pub async fn left(peer: Option<Peer>) {
+    match peer {
+        Some(peer) => peer.gone().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::App;
 use crate::containers::until;
 use crate::error::{ApiError, Result};
 use crate::query::Query;
+use crate::serve::{Peer, left};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -128,6 +129,7 @@ pub async fn attach(
     } else {
         None
     };
+    let peer = request.extensions().get::<Peer>().cloned();
     let taken = hijack(&mut request, terminal)?;
     // A terminal's client is not told, and asks at the end: what it asks is to be known by then.
     let until = until(Some(taken.exit.as_deref().unwrap_or("next-exit")))?;
@@ -163,6 +165,8 @@ pub async fn attach(
                 finish(client, waited.ok().map(|w| w.code)).await;
                 return;
             }
+            // Nobody waits for a start any more.
+            () = left(peer.clone()) => return,
         };
         let Ok(Ok(connection)) = joined else { return };
         let options = RelayOptions {
@@ -172,7 +176,7 @@ pub async fn attach(
             detach_keys: if terminal { keys } else { Vec::new() },
             to_the_end: false,
         };
-        let (relayed, client) = relay(connection, client, options).await;
+        let (relayed, client) = relay(connection, client, options, left(peer)).await;
         let code = match relayed {
             Ok(Relayed::Ended(_)) => waiter.await.ok().map(|w| w.code),
             Ok(Relayed::Detached) => None,

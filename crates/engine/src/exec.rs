@@ -317,6 +317,16 @@ impl Engine {
                 "container {key} is not running"
             )));
         }
+        let terminal = match exec_id {
+            Some(id) => self.exec_get(id)?.config.tty,
+            None => container.read(|r| r.config.tty),
+        };
+        if !terminal {
+            return Err(EngineError::Invalid(format!(
+                "{} has no terminal whose size could change; start it with -t",
+                exec_id.unwrap_or(key)
+            )));
+        }
         let request = Request::Resize {
             exec_id: exec_id.map(str::to_owned),
             rows,

@@ -78,6 +78,10 @@ impl Asked {
                 container: container.to_owned(),
             },
             Errno::NOTDIR => EngineError::Invalid(format!("{}: not a directory", self.shown())),
+            Errno::NAMETOOLONG => {
+                EngineError::Invalid("parameter path is longer than a path may be".into())
+            }
+            Errno::LOOP => EngineError::Invalid(format!("{}: too many links", self.shown())),
             error => EngineError::file("opening", &self.clean)(error.into()),
         }
     }

@@ -87,8 +87,9 @@ impl Engine {
     }
 }
 
-/// Carries bytes both ways until the process has ended or the client has left. The client comes back for a last word, and
-/// to be shut down once what it may ask next is known.
+/// Carries bytes both ways until the process has ended or the client has left, which `left` tells: one that only ends its input
+/// has not, and one that is not written to cannot be told from it by reading. The client comes back for a last word, and to be shut
+/// down once what it may ask next is known.
 ///
 /// # Errors
 /// The shim's connection's; a client that has gone is no error.
@@ -96,6 +97,7 @@ pub async fn relay<C: AsyncRead + AsyncWrite + Unpin>(
     shim: Connection,
     client: C,
     options: RelayOptions,
+    left: impl Future<Output = ()>,
 ) -> (io::Result<Relayed>, C) {
     let (mut from_shim, mut to_shim) = shim.into_stream().into_split();
     let (mut from_client, to_client) = tokio::io::split(client);
@@ -160,6 +162,10 @@ pub async fn relay<C: AsyncRead + AsyncWrite + Unpin>(
         let ended = tokio::select! {
             () = input => None,
             ended = &mut output => Some(ended),
+            () = left => {
+                let _ = gone.send(true);
+                None
+            }
         };
         match ended {
             Some(ended) => ended,
