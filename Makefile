@@ -27,7 +27,7 @@ install: ## programs, man pages, completions and a systemd unit below PREFIX (/u
 	@scripts/deps build
 	cargo build --locked -p coracle -p coracle-shim
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET)/coracle
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/coracle $(TARGET)/coracle-holder
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/coracle $(TARGET)/coracle-holder $(TARGET)/coracle-init
 	$(TARGET)/coracle man $(DESTDIR)$(PREFIX)/share/man/man1
 	mkdir -p $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
 	$(TARGET)/coracle completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/coracle

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Name of the holder's program.
 pub const PROGRAM: &str = "coracle-holder";
+/// Name of the program that is process 1 with `--init`; it lies beside the holder.
+const INIT: &str = "coracle-init";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn program(options: &EngineOptions) -> Result<PathBuf> {
@@ -31,6 +33,21 @@ fn program(options: &EngineOptions) -> Result<PathBuf> {
             .join("libexec/coracle")
             .join(PROGRAM)
     }))
+}
+
+/// The program that is process 1 with `--init`.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the place where it is not.
+pub(crate) fn init_program(options: &EngineOptions) -> Result<PathBuf> {
+    let path = program(options)?.with_file_name(INIT);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(EngineError::Invalid(format!(
+        "--init needs {}, which is not there; install it again, or leave --init out",
+        path.display()
+    )))
 }
 
 /// The holder of this run directory, started if none listens.

@@ -218,6 +218,7 @@ impl Engine {
             cgroup: container.cgroup(),
             own_network: mode != "host" && !mode.starts_with("container:"),
             network_path: self.joined_network(mode)?,
+            init: self.init(record)?,
         })?;
         Ok(ShimSpec {
             version: PROTOCOL_VERSION,
@@ -246,6 +247,16 @@ impl Engine {
             stdin_once: record.config.stdin_once,
             cgroup: container.cgroup(),
         })
+    }
+
+    /// The program of `--init`. Without a pid namespace of its own a container has none: process 1 is another's there.
+    fn init(&self, record: &Record) -> Result<Option<PathBuf>> {
+        let host = &record.host_config;
+        let own = matches!(host.pid_mode.as_str(), "" | "private");
+        if host.init != Some(true) || !own {
+            return Ok(None);
+        }
+        crate::holder::init_program(&self.0.options).map(Some)
     }
 
     /// The namespace of `container:<name>`.

@@ -25,7 +25,8 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 pub fn programs() -> PathBuf {
     let coracle = PathBuf::from(env!("CARGO_BIN_EXE_coracle"));
-    if !coracle.with_file_name("coracle-holder").exists() {
+    let programs = ["coracle-holder", "coracle-init"];
+    if !programs.iter().all(|p| coracle.with_file_name(p).exists()) {
         let built = Command::new(env!("CARGO"))
             .args(["build", "--locked", "-p", "coracle-shim"])
             .status()

@@ -221,9 +221,6 @@ fn check_modes(host: &HostConfig) -> Result<()> {
     if !host.cgroup_parent.is_empty() {
         return Err(refuse("--cgroup-parent", "leave it out"));
     }
-    if host.init == Some(true) {
-        return Err(refuse("--init", "use an image with an init, such as tini"));
-    }
     if !matches!(host.volume_driver.as_str(), "" | "local") {
         return Err(refuse(
             &format!("volume driver \"{}\"", host.volume_driver),

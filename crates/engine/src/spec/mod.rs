@@ -36,6 +36,8 @@ pub struct Inputs<'a> {
     pub own_network: bool,
     /// Namespace of another container, for `container:<name>`.
     pub network_path: Option<PathBuf>,
+    /// The program that is to be process 1 and start the container's, for `--init`.
+    pub init: Option<PathBuf>,
 }
 
 /// What the record's security options say.
@@ -90,6 +92,9 @@ pub fn security_options(options: &[String]) -> Result<SecurityOptions> {
     }
     Ok(found)
 }
+
+/// Where the program of `--init` is in the container, as with Docker.
+pub const INIT: &str = "/sbin/docker-init";
 
 const MASKED: &[&str] = &[
     "/proc/asound",
@@ -179,7 +184,11 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
 fn process(inputs: &Inputs<'_>, security: &SecurityOptions) -> Value {
     let record = inputs.record;
     let (config, host) = (&record.config, &record.host_config);
-    let mut args: Vec<String> = config.entrypoint.clone().unwrap_or_default().0;
+    let mut args: Vec<String> = Vec::new();
+    if inputs.init.is_some() {
+        args.extend([INIT.to_owned(), "--".to_owned()]);
+    }
+    args.extend(config.entrypoint.clone().unwrap_or_default().0);
     args.extend(config.cmd.clone().unwrap_or_default().0);
     let caps = caps::resolve(host, inputs.available_caps);
     json!({

@@ -51,6 +51,9 @@ pub fn all(inputs: &Inputs<'_>) -> Value {
             list.push(bind(inputs.dir.join(file), &target, &["rbind", "rprivate"]));
         }
     }
+    if let Some(init) = &inputs.init {
+        list.push(bind(init, super::INIT, &["rbind", "ro", "rprivate"]));
+    }
     let mut mounts: Vec<_> = record.mounts.iter().collect();
     mounts.sort_by_key(|m| m.target.components().count());
     // A mount of one of the kernel's filesystems by hand replaces ours.
