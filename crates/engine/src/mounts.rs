@@ -28,20 +28,16 @@ struct Wanted {
 const PROPAGATIONS: &[&str] = &[
     "private",
     "rprivate",
+    "shared",
+    "rshared",
     "slave",
     "rslave",
     "unbindable",
     "runbindable",
 ];
 
-/// Refuses a propagation that is none, or that would not do what it says.
+/// Refuses a propagation that is none. Whether a source can be shared is known when it is mounted.
 fn check_propagation(mode: &str) -> Result<()> {
-    if matches!(mode, "shared" | "rshared") {
-        return Err(invalid(format!(
-            "mount propagation \"{mode}\" is not supported by this release: mounts made in a container do not show on the \
-             host; use rslave if the host's are to show in the container"
-        )));
-    }
     if mode.is_empty() || PROPAGATIONS.contains(&mode) {
         return Ok(());
     }
@@ -141,9 +137,7 @@ fn parse_bind(bind: &str) -> Result<Wanted> {
             "ro" => mount.writable = false,
             // Labels of SELinux and macOS consistency: without effect here, as with Docker.
             "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
-            mode if mount.kind == "bind"
-                && (PROPAGATIONS.contains(&mode) || mode.ends_with("shared")) =>
-            {
+            mode if mount.kind == "bind" && PROPAGATIONS.contains(&mode) => {
                 check_propagation(mode)?;
                 mode.clone_into(&mut mount.propagation);
             }
@@ -394,10 +388,6 @@ mod tests {
                 json!({ "HostConfig": { "Mounts": [{ "Type": "volume", "Source": "v1", "Target": "/x",
                     "VolumeOptions": { "Subpath": "../.." } }] } }),
                 "../..",
-            ),
-            (
-                json!({ "HostConfig": { "Binds": ["/tmp:/x:rshared"] } }),
-                "rshared",
             ),
             (
                 json!({ "HostConfig": { "Mounts": [{ "Type": "bind", "Source": "/tmp", "Target": "/x",
