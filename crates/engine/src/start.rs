@@ -447,5 +447,17 @@ fn log_config(container: &Container, record: &Record) -> Result<Option<LogConfig
         path: container.dir.join(crate::logs::FILE),
         max_size: crate::logs::size(option("max-size").unwrap_or("20m"))?,
         max_files: max_files.max(1),
+        attrs: crate::logs::attributes(asked, &record.config, |word| {
+            let image = record.image_id.trim_start_matches("sha256:");
+            Some(match word {
+                "ID" => record.id.short().to_owned(),
+                "FullID" => record.id.to_string(),
+                "Name" => record.name.to_string(),
+                "ImageID" => image.get(..12)?.to_owned(),
+                "ImageFullID" => record.image_id.clone(),
+                "ImageName" => record.config.image.clone(),
+                _ => return None,
+            })
+        })?,
     }))
 }

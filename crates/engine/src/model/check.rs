@@ -59,23 +59,7 @@ pub fn check(request: &CreateRequest) -> Result<()> {
     }
     check_modes(host)?;
     limits(host)?;
-    match host.log_config.kind.as_str() {
-        "" | "json-file" | "none" => {}
-        other => {
-            return Err(refuse(
-                &format!("log driver \"{other}\""),
-                "use json-file (with max-size and max-file) or none",
-            ));
-        }
-    }
-    for key in host.log_config.config.keys() {
-        if !matches!(key.as_str(), "max-size" | "max-file") {
-            return Err(refuse(
-                &format!("log option \"{key}\""),
-                "use max-size and max-file",
-            ));
-        }
-    }
+    crate::logs::check(&host.log_config)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err(EngineError::Invalid(
             "can't create 'AutoRemove' container with restart policy; leave one of them out".into(),
