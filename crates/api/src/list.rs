@@ -158,7 +158,7 @@ impl Names {
     }
 }
 
-fn command(record: &Record) -> String {
+pub fn command(record: &Record) -> String {
     let args: Vec<&str> = [&record.config.entrypoint, &record.config.cmd]
         .into_iter()
         .flatten()
@@ -235,7 +235,7 @@ fn ports(record: &Record) -> Value {
 }
 
 /// Docker's sentence about the state: `Up 5 minutes (healthy)`, `Exited (1) 2 hours ago`.
-fn status(snapshot: &Snapshot) -> String {
+pub fn status(snapshot: &Snapshot) -> String {
     let state = &snapshot.record.state;
     let since = |t: Option<DateTime<Utc>>| {
         let seconds = t.map_or(0, |t| (Utc::now() - t).num_seconds().max(0));

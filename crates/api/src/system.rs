@@ -20,10 +20,8 @@ const ARCHITECTURE: &str = match std::env::consts::ARCH.as_bytes() {
 pub async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
     for (name, value) in [
-        ("api-version", API_VERSION),
         ("builder-version", "1"),
         ("docker-experimental", "false"),
-        ("ostype", "linux"),
         ("swarm", "inactive"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -103,7 +101,7 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "Driver": "overlay2",
         "DriverStatus": [],
         "Plugins": {
-            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "none"],
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "local", "none"],
         },
         "MemoryLimit": true,
         "SwapLimit": true,
@@ -154,19 +152,18 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
     }))
 }
 
-/// Clients check credentials here before they store them; the registry itself judges at the first pull.
-pub async fn auth() -> Json<Value> {
-    Json(json!({ "Status": "Login Succeeded", "IdentityToken": "" }))
-}
-
-pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
+/// `GET /system/df`. Our own parameter `reclaimable` asks for what docker's answer has no place for: bytes of layers that no
+/// image with a container has.
+pub async fn disk_usage(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+    let reclaimable = query.flag("reclaimable");
     let cache = crate::build::usage(&app).await?;
     let engine = app.engine;
     // Walking trees takes long: not on the threads that answer others.
     let answer = tokio::task::spawn_blocking(move || {
         let all = engine.list();
         let images = engine.images().list();
-        let (layers, shared) = engine.images().usage();
+        let used = all.iter().filter_map(|s| s.record.image_id.parse().ok());
+        let usage = engine.images().usage(&used.collect());
         let image_rows: Vec<Value> = images
             .iter()
             .map(|i| {
@@ -175,7 +172,7 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                     .filter(|s| s.record.image_id == i.id.to_string())
                     .count();
                 let mut row = crate::images::row(i, Some(users));
-                row["SharedSize"] = json!(shared.get(&i.id));
+                row["SharedSize"] = json!(usage.shared.get(&i.id));
                 row
             })
             .collect();
@@ -187,7 +184,8 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                     "Id": s.record.id, "Names": [format!("/{}", s.record.name)], "Image": s.record.config.image,
                     "ImageID": s.record.image_id, "Created": s.record.created.timestamp(),
                     "State": crate::list::status_word(&s.record), "SizeRw": writable, "SizeRootFs": root,
-                    "Command": "", "Labels": s.record.config.labels, "Status": "", "Mounts": [], "Ports": [],
+                    "Command": crate::list::command(&s.record), "Labels": s.record.config.labels,
+                    "Status": crate::list::status(s), "Mounts": crate::inspect::mounts(&s.record), "Ports": [],
                 })
             })
             .collect();
@@ -204,8 +202,12 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                 row
             })
             .collect();
-        json!({ "LayersSize": layers, "Images": image_rows, "Containers": containers, "Volumes": volumes,
-            "BuildCache": cache })
+        let mut answer = json!({ "LayersSize": usage.total, "Images": image_rows, "Containers": containers,
+            "Volumes": volumes, "BuildCache": cache });
+        if reclaimable {
+            answer["ImagesReclaimable"] = json!(usage.free);
+        }
+        answer
     });
     let answer = answer.await.map_err(coracle_engine::EngineError::from)?;
     Ok(Json(answer))

@@ -87,6 +87,15 @@ pub enum ImageError {
         #[source]
         source: RegistryError,
     },
+    /// The registry did not answer a question as hoped.
+    #[error("cannot ask {registry}")]
+    Ask {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
     /// The disk is full.
     #[error("no space is left for {path}; free some, or remove unused images")]
     NoSpace {
@@ -179,11 +188,13 @@ impl ImageError {
             | Self::Manifest { .. }
             | Self::Archive(_)
             | Self::Change { .. } => ErrorKind::Invalid,
-            Self::Pull { source, .. } | Self::Push { source, .. } => match source {
-                RegistryError::NotFound { .. } => ErrorKind::NotFound,
-                RegistryError::Unauthorized { .. } => ErrorKind::Unauthorized,
-                _ => ErrorKind::Unavailable,
-            },
+            Self::Pull { source, .. } | Self::Push { source, .. } | Self::Ask { source, .. } => {
+                match source {
+                    RegistryError::NotFound { .. } => ErrorKind::NotFound,
+                    RegistryError::Unauthorized { .. } => ErrorKind::Unauthorized,
+                    _ => ErrorKind::Unavailable,
+                }
+            }
             _ => ErrorKind::Internal,
         }
     }
