@@ -20,6 +20,8 @@ struct Wanted {
     /// A missing host directory is made (`-v`) or an error (`--mount`).
     make_source: bool,
     labels: BTreeMap<String, String>,
+    /// Of a volume that is made for it.
+    driver_options: BTreeMap<String, String>,
     subpath: String,
     /// A volume of the image that nothing was said about.
     of_image: bool,
@@ -111,6 +113,7 @@ fn volume(target: &str, source: String) -> Wanted {
         propagation: String::new(),
         make_source: true,
         labels: BTreeMap::new(),
+        driver_options: BTreeMap::new(),
         subpath: String::new(),
         of_image: false,
     }
@@ -174,6 +177,15 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
             if let Some(options) = &mount.volume_options {
                 wanted.labels.clone_from(&options.labels);
                 wanted.subpath.clone_from(&options.subpath);
+                if let Some(driver) = &options.driver_config {
+                    if !matches!(driver.name.as_str(), "" | "local") {
+                        return Err(invalid(format!(
+                            "volume driver \"{}\" is not supported by this release; use local",
+                            driver.name
+                        )));
+                    }
+                    wanted.driver_options.clone_from(&driver.options);
+                }
             }
         }
         "tmpfs" => {
@@ -265,13 +277,15 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
         }
         _ => {
             let asked = Some(mount.source.as_str()).filter(|s| !s.is_empty());
-            let (volume, _) = volumes.ensure(asked, &mount.labels)?;
+            let (volume, _) = volumes.ensure(asked, &mount.labels, &mount.driver_options)?;
             anonymous = asked.is_none();
             let data = volumes.data(&volume.name);
             name = Some(volume.name);
             if mount.subpath.is_empty() {
                 data
             } else {
+                // What is inside is known only when it is there.
+                volumes.make_ready(name.as_deref().unwrap_or_default())?;
                 inside(&data, &mount.subpath)?
             }
         }
@@ -333,7 +347,7 @@ mod tests {
 
     fn run(request: serde_json::Value) -> Result<Vec<ResolvedMount>> {
         let dir = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(dir.path()).unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
         resolve(&serde_json::from_value(request).unwrap(), &volumes)
     }
 

@@ -244,9 +244,21 @@ pub struct VolumeOptions {
         skip_serializing_if = "String::is_empty"
     )]
     pub subpath: String,
-    /// Driver; only `local`.
+    /// Driver and its options, of a volume made for this mount.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver_config: Option<Value>,
+    pub driver_config: Option<DriverConfig>,
+}
+
+/// Driver of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DriverConfig {
+    /// Only `local`, which empty is too.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// `type`, `device` and `o`, as mount(8) has them.
+    #[serde(deserialize_with = "nullable")]
+    pub options: BTreeMap<String, String>,
 }
 
 /// Options of a tmpfs mount.
