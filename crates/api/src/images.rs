@@ -63,7 +63,11 @@ pub async fn commit(
         message: query.text("comment").map(str::to_owned),
         pause: query.flag_or("pause", true),
     };
+    let name = options.reference.as_ref().map(Reference::familiar);
     let id = app.engine.commit(container, options).await?;
+    if let Some(name) = name {
+        tell(&app.engine, "tag", &id.to_string(), &name);
+    }
     Ok((StatusCode::CREATED, Json(json!({ "Id": id.to_string() }))))
 }
 
@@ -111,7 +115,14 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
             .list()
             .iter()
             .filter(|i| fits(i))
-            .map(|i| row(i, None))
+            .map(|i| {
+                let mut shown = i.clone();
+                // Of its names only those that were asked for.
+                let named = |n: &String| filters.any("reference", |p| reference_fits(n, p));
+                shown.repo_tags.retain(named);
+                shown.repo_digests.retain(named);
+                row(&shown, None)
+            })
             .collect(),
     ))
 }
@@ -311,6 +322,8 @@ fn user(engine: &Engine, id: &ImageId) -> Option<InUse> {
 }
 
 fn remove(engine: &Engine, name: &str, force: bool) -> Result {
+    let id = engine.images().get(name).map(|i| i.id.to_string());
+    let id = id.unwrap_or_default();
     let removed = engine
         .images()
         .remove(name, force, &|id| user(engine, id))?;
@@ -318,7 +331,7 @@ fn remove(engine: &Engine, name: &str, force: bool) -> Result {
         .iter()
         .map(|r| match r {
             Removed::Untagged(name) => {
-                tell(engine, "untag", name, name);
+                tell(engine, "untag", &id, name);
                 json!({ "Untagged": name })
             }
             Removed::Deleted(id) => {
@@ -363,6 +376,7 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
             }));
         }
     }
+    crate::containers::tell_prune(&app.engine, "image", bytes);
     Ok(Json(
         json!({ "ImagesDeleted": rows, "SpaceReclaimed": bytes }),
     ))

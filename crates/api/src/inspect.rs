@@ -127,6 +127,9 @@ fn state(snapshot: &coracle_engine::Snapshot) -> Value {
     });
     if let Some(health) = &snapshot.health {
         value["Health"] = json!(health);
+    } else if state.started_at.is_some() && snapshot.record.is_tested() {
+        // Nobody looks any more, which docker says so.
+        value["Health"] = json!({ "Status": "unhealthy", "FailingStreak": 0, "Log": [] });
     }
     value
 }

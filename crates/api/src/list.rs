@@ -159,12 +159,14 @@ impl Names {
 }
 
 pub fn command(record: &Record) -> String {
-    let args: Vec<&str> = [&record.config.entrypoint, &record.config.cmd]
-        .into_iter()
-        .flatten()
-        .flat_map(|a| a.0.iter().map(String::as_str))
-        .collect();
-    args.join(" ")
+    let args = [&record.config.entrypoint, &record.config.cmd];
+    let args = args.into_iter().flatten().flat_map(|a| &a.0);
+    // Arguments with blanks in quotes, but not the program.
+    let args = args.enumerate().map(|(n, arg)| match arg.contains(' ') {
+        true if n > 0 => format!("'{arg}'"),
+        _ => arg.clone(),
+    });
+    args.collect::<Vec<_>>().join(" ")
 }
 
 /// What a table for people has, and nothing else: our own parameter, for lists of hundreds.

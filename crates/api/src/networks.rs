@@ -294,5 +294,6 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
             removed.push(network.name);
         }
     }
+    crate::containers::tell_prune(&app.engine, "network", 0);
     Ok(Json(json!({ "NetworksDeleted": removed })))
 }

@@ -9,6 +9,8 @@ use crate::transfer::credentials;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use coracle_image::{Credentials, ErrorKind, Reference, SearchResult};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -100,31 +102,56 @@ pub async fn search(
     Ok(Json(rows.collect()))
 }
 
+/// Credentials as clients send them. Clients leave out what is empty, or write `null`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Auth {
-    username: String,
-    password: String,
-    serveraddress: String,
-    #[serde(alias = "registrytoken")]
-    identitytoken: String,
+pub struct Auth {
+    username: Option<String>,
+    password: Option<String>,
+    /// Both, as base64 of `name:password`.
+    auth: Option<String>,
+    serveraddress: Option<String>,
+    identitytoken: Option<String>,
+}
+
+impl Auth {
+    /// What it says; nothing if it says nothing.
+    ///
+    /// # Errors
+    /// Why `auth` cannot be read.
+    pub fn credentials(self) -> std::result::Result<Option<Credentials>, String> {
+        let (mut username, mut password) = (
+            self.username.unwrap_or_default(),
+            self.password.unwrap_or_default(),
+        );
+        let auth = self.auth.filter(|a| !a.is_empty() && username.is_empty());
+        if let Some(auth) = auth {
+            let bytes = STANDARD.decode(&auth).map_err(|e| e.to_string())?;
+            let pair = String::from_utf8(bytes).map_err(|e| e.to_string())?;
+            if let Some((name, secret)) = pair.split_once(':') {
+                (username, password) = (name.into(), secret.into());
+            }
+        }
+        let identity_token = self.identitytoken.filter(|t| !t.is_empty());
+        let says = !username.is_empty() || identity_token.is_some();
+        Ok(says.then_some(Credentials {
+            username,
+            password,
+            identity_token,
+        }))
+    }
 }
 
 /// Has the registry look at credentials before a client keeps them.
 pub async fn auth(State(app): State<App>, bytes: bytes::Bytes) -> Result<Json<Value>> {
     let asked: Auth = body(&bytes)?;
-    if asked.username.is_empty() && asked.identitytoken.is_empty() {
-        return Err(ApiError::invalid(
-            "username and password are missing: there is nothing to log in with",
-        ));
-    }
-    let credentials = Credentials {
-        username: asked.username,
-        password: asked.password,
-        identity_token: Some(asked.identitytoken).filter(|t| !t.is_empty()),
-    };
+    let server = asked.serveraddress.clone().unwrap_or_default();
+    let credentials = asked.credentials().map_err(ApiError::invalid)?;
+    let credentials = credentials.ok_or_else(|| {
+        ApiError::invalid("username and password are missing: there is nothing to log in with")
+    })?;
     let images = app.engine.images();
-    let told = images.log_in(&asked.serveraddress, &credentials).await;
+    let told = images.log_in(&server, &credentials).await;
     told.map_err(refused_as_docker_does)?;
     Ok(Json(
         json!({ "Status": "Login Succeeded", "IdentityToken": "" }),

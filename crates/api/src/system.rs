@@ -196,7 +196,7 @@ pub async fn disk_usage(State(app): State<App>, query: Query) -> Result<Json<Val
             .map(|v| {
                 let mut row = crate::volumes::answer(&engine, v);
                 row["UsageData"] = json!({
-                    "Size": tree_size(&engine.volumes().data(&v.name)),
+                    "Size": engine.volumes().counted(&v.name).map_or(0, |dir| tree_size(&dir)),
                     "RefCount": engine.volume_users(&v.name).len(),
                 });
                 row

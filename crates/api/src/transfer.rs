@@ -5,6 +5,7 @@ use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
+use crate::registries::Auth;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -16,7 +17,6 @@ use coracle_image::{
 };
 use futures_util::TryStreamExt;
 use futures_util::stream::unfold;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::io;
@@ -245,15 +245,6 @@ pub fn push(engine: Engine, name: &str, query: &Query, headers: &HeaderMap) -> R
     Ok(lines(receiver))
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RegistryAuth {
-    username: String,
-    password: String,
-    auth: String,
-    identitytoken: String,
-}
-
 /// Who the client is to the registry: base64url of JSON in the header `X-Registry-Auth`.
 pub fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
     let Some(value) = headers.get("x-registry-auth").filter(|v| !v.is_empty()) else {
@@ -270,25 +261,8 @@ pub fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
         .decode(&text)
         .or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(&text))
         .map_err(|e| bad(e.to_string()))?;
-    let mut auth: RegistryAuth =
-        serde_json::from_slice(&decoded).map_err(|e| bad(e.to_string()))?;
-    if auth.username.is_empty() && !auth.auth.is_empty() {
-        let pair = base64::engine::general_purpose::STANDARD
-            .decode(&auth.auth)
-            .map_err(|e| bad(e.to_string()))?;
-        let pair = String::from_utf8(pair).map_err(|e| bad(e.to_string()))?;
-        if let Some((user, password)) = pair.split_once(':') {
-            (auth.username, auth.password) = (user.into(), password.into());
-        }
-    }
-    if auth.username.is_empty() && auth.identitytoken.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Credentials {
-        username: auth.username,
-        password: auth.password,
-        identity_token: Some(auth.identitytoken).filter(|t| !t.is_empty()),
-    }))
+    let auth: Auth = serde_json::from_slice(&decoded).map_err(|e| bad(e.to_string()))?;
+    auth.credentials().map_err(bad)
 }
 
 pub fn reader(request: Request) -> impl tokio::io::AsyncRead + Send + Unpin {
@@ -364,6 +338,11 @@ pub async fn load(State(app): State<App>, request: Request) -> Result {
 
 pub async fn save(engine: &Engine, names: Vec<String>) -> Result {
     let archive = engine.images().save(&names).await?;
+    for name in &names {
+        if let Ok(image) = engine.images().get(name) {
+            tell(engine, "save", &image.id.to_string(), name);
+        }
+    }
     let body = Body::from_stream(ReaderStream::with_capacity(archive, 256 << 10));
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
 }

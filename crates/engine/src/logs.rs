@@ -282,7 +282,13 @@ mod tests {
         let path = dir.path().join(FILE);
         // Error output is rare, and most of it is in the older file.
         let text = |from: usize, to: usize| -> String {
-            let stream = |n: usize| if n % 4000 == 0 { "stderr" } else { "stdout" };
+            let stream = |n: usize| {
+                if n.is_multiple_of(4000) {
+                    "stderr"
+                } else {
+                    "stdout"
+                }
+            };
             (from..to).map(|n| line(n, stream(n))).collect()
         };
         std::fs::write(dir.path().join("container.log.1"), text(0, 20_000)).unwrap();

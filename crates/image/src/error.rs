@@ -22,7 +22,7 @@ pub enum ImageError {
     #[error(transparent)]
     Digest(#[from] DigestError),
     /// No such image here.
-    #[error("no such image: {name}; pull, load or import it first")]
+    #[error("No such image: {name}")]
     NotFound {
         /// As asked for.
         name: String,

@@ -193,6 +193,11 @@ impl Daemon {
 
     /// Debian's docker, asked unchanged.
     pub fn docker<const N: usize>(&self, args: [&str; N]) -> Output {
+        self.docker_raw(&args)
+    }
+
+    /// As [`Self::docker`], with any number of words.
+    pub fn docker_raw(&self, args: &[&str]) -> Output {
         Command::new("docker")
             .env(
                 "DOCKER_HOST",

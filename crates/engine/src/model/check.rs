@@ -58,11 +58,85 @@ pub fn check(request: &CreateRequest) -> Result<()> {
         endpoint(config)?;
     }
     check_modes(host)?;
+    joined(request)?;
+    words(request)?;
     limits(host)?;
     crate::logs::check(&host.log_config)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err(EngineError::Invalid(
             "can't create 'AutoRemove' container with restart policy; leave one of them out".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what another's network, or the host's names, would not let come true.
+fn joined(request: &CreateRequest) -> Result<()> {
+    let (config, host) = (&request.config, &request.host_config);
+    let conflict = |what: &str, with: &str| {
+        Err(EngineError::Invalid(format!(
+            "conflicting options: {what} and {with}; leave one of them out"
+        )))
+    };
+    if host.uts_mode == "host" && !config.hostname.is_empty() {
+        return conflict("hostname", "the UTS mode");
+    }
+    if !host.network_mode.starts_with("container:") {
+        return Ok(());
+    }
+    let mac = config.mac_address.as_ref().is_some_and(|m| !m.is_empty());
+    for (asked, what, with) in [
+        (!config.hostname.is_empty(), "hostname", "the network mode"),
+        (!host.dns.is_empty(), "dns", "the network mode"),
+        (
+            !host.extra_hosts.is_empty(),
+            "custom host-to-IP mapping",
+            "the network mode",
+        ),
+        (mac, "mac-address", "the network mode"),
+        (
+            !host.port_bindings.is_empty() || host.publish_all_ports,
+            "port publishing",
+            "the container type network mode",
+        ),
+    ] {
+        if asked {
+            return conflict(what, with);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses words and times that mean nothing.
+fn words(request: &CreateRequest) -> Result<()> {
+    let (config, host) = (&request.config, &request.host_config);
+    if let Some(name) = crate::spec::caps::unknown(host) {
+        return Err(EngineError::Invalid(format!(
+            "invalid capability: \"{name}\"; names are listed in capabilities(7)"
+        )));
+    }
+    if let Some(signal) = config.stop_signal.as_deref().filter(|s| !s.is_empty()) {
+        crate::stop::signal_number(signal)?;
+    }
+    let Some(health) = &config.healthcheck else {
+        return Ok(());
+    };
+    // Docker's own bounds; 0 inherits.
+    for (value, what) in [
+        (health.interval, "Interval"),
+        (health.timeout, "Timeout"),
+        (health.start_period, "StartPeriod"),
+        (health.start_interval, "StartInterval"),
+    ] {
+        if value != 0 && value < 1_000_000 {
+            return Err(EngineError::Invalid(format!(
+                "{what} in Healthcheck cannot be less than 1ms"
+            )));
+        }
+    }
+    if health.retries < 0 {
+        return Err(EngineError::Invalid(
+            "Retries in Healthcheck cannot be negative".into(),
         ));
     }
     Ok(())
@@ -138,6 +212,11 @@ pub fn limits(host: &HostConfig) -> Result<()> {
                 "invalid restart policy \"{other}\"; use no, always, unless-stopped or on-failure[:N]"
             )));
         }
+    }
+    if restart.maximum_retry_count < 0 {
+        return Err(EngineError::Invalid(
+            "invalid restart policy: maximum retry count cannot be negative".into(),
+        ));
     }
     if restart.maximum_retry_count != 0 && restart.name != "on-failure" {
         return Err(EngineError::Invalid(
@@ -224,6 +303,11 @@ fn check_numbers(host: &HostConfig) -> Result<()> {
     }
     if host.memory_swap > 0 && host.memory_swap < host.memory {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
+    }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return bad(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        );
     }
     if host.nano_cpus < 0 {
         return bad("NanoCpus cannot be negative");
