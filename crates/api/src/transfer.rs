@@ -354,6 +354,9 @@ pub async fn save_many(State(app): State<App>, query: Query) -> Result {
             "parameter names is missing: the images to save",
         ));
     }
+    for name in &names {
+        crate::images::check_platform(&app.engine, name, query.text("platform"))?;
+    }
     save(&app.engine, names).await
 }
 

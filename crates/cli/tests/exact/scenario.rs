@@ -2,23 +2,17 @@
 //! networks; images that were made, built, pulled and pushed; what is asked of them.
 
 use crate::checker::Checker;
+use crate::common::registry::Registry;
 use crate::common::{Daemon, until};
 use crate::definition::Definition;
 use crate::http::{Answer, ask, send};
 use serde_json::{Value, json};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 pub struct Scenario<'a> {
     d: &'a Daemon,
-    registry: Child,
-}
-
-impl Drop for Scenario<'_> {
-    fn drop(&mut self) {
-        let _ = self.registry.kill();
-        let _ = self.registry.wait();
-    }
+    _registry: Registry,
 }
 
 const DOCKERFILE: &str = "FROM bb\n\
@@ -37,35 +31,11 @@ fn tar(d: &Daemon, name: &str, content: &str) -> Vec<u8> {
     tar.output().unwrap().stdout
 }
 
-fn registry(d: &Daemon) -> Child {
-    let config = d.dir.path().join("registry.yml");
-    let settings = format!(
-        "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\nhttp:\n  addr: 127.0.0.1:5000\n",
-        d.dir.path().join("registry").display()
-    );
-    fs::write(&config, settings).unwrap();
-    let registry = d
-        .inside("docker-registry")
-        .arg("serve")
-        .arg(&config)
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("docker-registry (Debian package docker-registry)");
-    until("the registry answers", || {
-        let url = "http://127.0.0.1:5000/v2/";
-        let asked = d.inside("curl").args(["-fs", url]).output().unwrap();
-        asked.status.success()
-    });
-    registry
-}
-
 impl<'a> Scenario<'a> {
     pub fn begin(d: &'a Daemon) -> Self {
         let scenario = Self {
             d,
-            registry: registry(d),
+            _registry: Registry::start(d, 5000),
         };
         for (path, body) in [
             (
@@ -73,7 +43,10 @@ impl<'a> Scenario<'a> {
                 json!({ "Name": "back", "Labels": { "of": "test" }, "IPAM": { "Config": [
                     { "Subnet": "10.77.0.0/16", "IPRange": "10.77.1.0/24", "Gateway": "10.77.0.1" } ] } }),
             ),
-            ("/volumes/create", json!({ "Name": "data", "Labels": { "of": "test" } })),
+            (
+                "/volumes/create",
+                json!({ "Name": "data", "Labels": { "of": "test" } }),
+            ),
             (
                 "/containers/create?name=web",
                 json!({
@@ -85,9 +58,16 @@ impl<'a> Scenario<'a> {
                         "PortBindings": { "80/tcp": [{ "HostPort": "8080" }] },
                         "Binds": [format!("{}:/host:ro", d.dir.path().join("root").display())],
                         "Mounts": [
-                            { "Type": "volume", "Source": "data", "Target": "/data", "VolumeOptions": { "NoCopy": true } },
-                            { "Type": "tmpfs", "Target": "/t", "TmpfsOptions": { "SizeBytes": 1 << 20, "Mode": 448 } },
+                            { "Type": "volume", "Source": "data", "Target": "/data", "VolumeOptions": {
+                                "NoCopy": true, "Subpath": ".", "DriverConfig": { "Name": "local", "Options": {} } } },
+                            { "Type": "tmpfs", "Target": "/t", "TmpfsOptions": {
+                                "SizeBytes": 1 << 20, "Mode": 448, "Options": [["uid", "33"]] } },
+                            { "Type": "bind", "Source": "/tmp", "Target": "/b", "ReadOnly": true, "Consistency": "cached",
+                                "BindOptions": { "Propagation": "rprivate", "ReadOnlyNonRecursive": true } },
+                            { "Type": "bind", "Source": "/tmp", "Target": "/c", "ReadOnly": true,
+                                "BindOptions": { "ReadOnlyForceRecursive": true } },
                         ],
+                        "Tmpfs": { "/run": "size=1m" }, "Sysctls": { "net.ipv4.ip_forward": "1" },
                         "Ulimits": [{ "Name": "nofile", "Soft": 100, "Hard": 200 }],
                         "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rwm" }],
                         "LogConfig": { "Type": "json-file", "Config": { "max-size": "1m" } },
@@ -99,10 +79,23 @@ impl<'a> Scenario<'a> {
                 }),
             ),
             ("/networks/bridge/connect", json!({ "Container": "web" })),
-            ("/containers/create?name=done", json!({ "Image": "bb", "Cmd": ["sh", "-c", "exit 3"] })),
-            ("/containers/create?name=idle", json!({ "Image": "bb", "Cmd": ["true"] })),
-            ("/containers/create?name=still", json!({ "Image": "bb", "Cmd": ["sleep", "1000"] })),
+            (
+                "/containers/create?name=done",
+                json!({ "Image": "bb", "Cmd": ["sh", "-c", "exit 3"] }),
+            ),
+            (
+                "/containers/create?name=idle",
+                json!({ "Image": "bb", "Cmd": ["true"] }),
+            ),
+            (
+                "/containers/create?name=still",
+                json!({ "Image": "bb", "Cmd": ["sleep", "1000"] }),
+            ),
             ("/containers/web/start", Value::Null),
+            (
+                "/containers/create?name=apart",
+                json!({ "Image": "bb", "NetworkDisabled": true }),
+            ),
             ("/containers/done/start", Value::Null),
             ("/containers/still/start", Value::Null),
             ("/containers/still/pause", Value::Null),
@@ -113,9 +106,24 @@ impl<'a> Scenario<'a> {
         let head = ["Content-Type: application/x-tar"];
         let context = tar(d, "Dockerfile", DOCKERFILE);
         let built = send(d, "POST", "/build?t=full", &head, &context);
-        assert!(built.text().contains("Successfully tagged"), "{}", built.text());
-        until("it is healthy", || d.field("web", ".State.Health.Status") == "healthy");
-        until("it has ended", || d.field("done", ".State.Status") == "exited");
+        assert!(
+            built.text().contains("Successfully tagged"),
+            "{}",
+            built.text()
+        );
+        let filled = ask(
+            d,
+            "POST",
+            "/containers/create?name=filled",
+            &json!({ "Image": "full" }),
+        );
+        assert_eq!(filled.status, 201, "{}", filled.text());
+        until("it is healthy", || {
+            d.field("web", ".State.Health.Status") == "healthy"
+        });
+        until("it has ended", || {
+            d.field("done", ".State.Status") == "exited"
+        });
         scenario
     }
 
@@ -159,14 +167,20 @@ impl Asked<'_, '_> {
     fn hold(&mut self, status: u16, endpoint: &str, path: &str, answer: &Answer) {
         let what = format!("{endpoint} ({path})");
         if answer.status != status {
-            self.wrong(format!("{what}: {} instead of {status}: {}", answer.status, answer.text()));
+            self.wrong(format!(
+                "{what}: {} instead of {status}: {}",
+                answer.status,
+                answer.text()
+            ));
             return;
         }
         let of = self.definition.endpoint(endpoint);
         if !of.answers(status) {
             self.wrong(format!("{what}: {status} is not in the definition"));
         }
-        let json = answer.header("content-type").is_some_and(|t| t.starts_with("application/json"));
+        let json = answer
+            .header("content-type")
+            .is_some_and(|t| t.starts_with("application/json"));
         if let (Some(schema), true) = (of.answer(status), json) {
             for value in answer.lines() {
                 self.checker.check(endpoint, schema, &value);
@@ -183,19 +197,25 @@ impl Asked<'_, '_> {
 
     fn lists(&mut self) {
         self.get("GET /containers/json", "/containers/json?all=1&size=1");
-        for name in ["web", "done", "idle", "still"] {
+        for name in ["web", "done", "idle", "still", "apart", "filled"] {
             let path = format!("/containers/{name}/json?size=1");
             self.get("GET /containers/{id}/json", &path);
         }
         self.get("GET /containers/{id}/top", "/containers/web/top");
         self.get("GET /containers/{id}/changes", "/containers/web/changes");
         for name in ["web", "done"] {
-            self.get("GET /containers/{id}/stats", &format!("/containers/{name}/stats?stream=0"));
+            self.get(
+                "GET /containers/{id}/stats",
+                &format!("/containers/{name}/stats?stream=0"),
+            );
         }
         self.get("GET /images/json", "/images/json?all=1");
         for name in ["bb", "full"] {
             self.get("GET /images/{name}/json", &format!("/images/{name}/json"));
-            self.get("GET /images/{name}/history", &format!("/images/{name}/history"));
+            self.get(
+                "GET /images/{name}/history",
+                &format!("/images/{name}/history"),
+            );
         }
         self.get("GET /networks", "/networks");
         for name in ["bridge", "back", "host", "none"] {
@@ -209,7 +229,12 @@ impl Asked<'_, '_> {
         self.get("GET /plugins", "/plugins");
         self.get("GET /events", "/events?since=1&until=1");
         let now = chrono::Utc::now().timestamp();
-        let events = self.ask(200, "GET /events", &format!("/events?since=1&until={now}"), &Value::Null);
+        let events = self.ask(
+            200,
+            "GET /events",
+            &format!("/events?since=1&until={now}"),
+            &Value::Null,
+        );
         if events.lines().is_empty() {
             self.wrong("no events".into());
         }
@@ -220,35 +245,95 @@ impl Asked<'_, '_> {
         let post = |rest: &str| format!("/containers/{name}{rest}");
         let create = "POST /containers/create";
         let body = json!({ "Image": "bb", "Cmd": ["sleep", "1000"], "StopTimeout": 0 });
-        self.ask(201, create, &format!("/containers/create?name={name}"), &body);
+        self.ask(
+            201,
+            create,
+            &format!("/containers/create?name={name}"),
+            &body,
+        );
         let start = "POST /containers/{id}/start";
         self.ask(204, start, &post("/start"), &Value::Null);
         self.ask(304, start, &post("/start"), &Value::Null);
         let update = json!({ "Memory": 128 << 20, "MemorySwap": -1 });
-        self.ask(200, "POST /containers/{id}/update", &post("/update"), &update);
-        self.ask(204, "POST /containers/{id}/pause", &post("/pause"), &Value::Null);
-        self.ask(204, "POST /containers/{id}/unpause", &post("/unpause"), &Value::Null);
+        self.ask(
+            200,
+            "POST /containers/{id}/update",
+            &post("/update"),
+            &update,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/pause",
+            &post("/pause"),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/unpause",
+            &post("/unpause"),
+            &Value::Null,
+        );
         let exec = json!({ "Cmd": ["sh", "-c", "exit 4"], "AttachStdout": true, "Env": ["A=b"], "User": "web" });
         let made = self.ask(201, "POST /containers/{id}/exec", &post("/exec"), &exec);
         let id = made.json()["Id"].as_str().unwrap().to_owned();
         let inspect = format!("/exec/{id}/json");
         self.get("GET /exec/{id}/json", &inspect);
         let start_exec = format!("/exec/{id}/start");
-        self.ask(200, "POST /exec/{id}/start", &start_exec, &json!({ "Detach": true }));
+        self.ask(
+            200,
+            "POST /exec/{id}/start",
+            &start_exec,
+            &json!({ "Detach": true }),
+        );
         let mut left = Value::Null;
         until("the exec has ended", || {
             left = ask(self.d, "GET", &inspect, &Value::Null).json();
             left["Running"] == false && left["ExitCode"] == 4
         });
         self.get("GET /exec/{id}/json", &inspect);
-        self.ask(204, "POST /containers/{id}/rename", &post(&format!("/rename?name={name}x")), &Value::Null);
-        self.ask(204, "POST /containers/{id}/rename", &format!("/containers/{name}x/rename?name={name}"), &Value::Null);
-        self.ask(204, "POST /containers/{id}/restart", &post("/restart?t=0"), &Value::Null);
-        self.ask(204, "POST /containers/{id}/stop", &post("/stop?t=0"), &Value::Null);
-        self.ask(304, "POST /containers/{id}/stop", &post("/stop"), &Value::Null);
-        self.ask(200, "POST /containers/{id}/wait", &post("/wait"), &Value::Null);
+        self.ask(
+            204,
+            "POST /containers/{id}/rename",
+            &post(&format!("/rename?name={name}x")),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/rename",
+            &format!("/containers/{name}x/rename?name={name}"),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/restart",
+            &post("/restart?t=0"),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/stop",
+            &post("/stop?t=0"),
+            &Value::Null,
+        );
+        self.ask(
+            304,
+            "POST /containers/{id}/stop",
+            &post("/stop"),
+            &Value::Null,
+        );
+        self.ask(
+            200,
+            "POST /containers/{id}/wait",
+            &post("/wait"),
+            &Value::Null,
+        );
         let commit = format!("/commit?container={name}&repo=made&tag={name}");
-        self.ask(201, "POST /commit", &commit, &json!({ "Labels": { "of": "test" } }));
+        self.ask(
+            201,
+            "POST /commit",
+            &commit,
+            &json!({ "Labels": { "of": "test" } }),
+        );
     }
 
     fn stream(&mut self, schema: &str, answer: &Answer) {
@@ -262,16 +347,27 @@ impl Asked<'_, '_> {
         let v = self.version.to_owned();
         let post = |path: &str| ask(self.d, "POST", &format!("/v{v}{path}"), &Value::Null);
         let name = format!("127.0.0.1:5000/made-{}", v.replace('.', "-"));
-        assert_eq!(post(&format!("/images/full/tag?repo={name}&tag=1")).status, 201);
+        assert_eq!(
+            post(&format!("/images/full/tag?repo={name}&tag=1")).status,
+            201
+        );
         let pushed = post(&format!("/images/{name}/push?tag=1"));
         assert!(pushed.text().contains("digest"), "{}", pushed.text());
         self.stream("PushImageInfo", &pushed);
         let missing = post(&format!("/images/{name}/push?tag=none"));
         self.stream("PushImageInfo", &missing);
-        self.ask(200, "DELETE /images/{name}", &format!("/images/{name}:1"), &Value::Null);
+        self.ask(
+            200,
+            "DELETE /images/{name}",
+            &format!("/images/{name}:1"),
+            &Value::Null,
+        );
         let pulled = post(&format!("/images/create?fromImage={name}&tag=1"));
         assert!(pulled.text().contains("Status"), "{}", pulled.text());
         self.stream("CreateImageInfo", &pulled);
+        // What is not there.
+        let nothing = post("/images/create?fromImage=127.0.0.1:5000/none&tag=1");
+        self.stream("CreateImageInfo", &nothing);
         let context = tar(
             self.d,
             "Dockerfile",
@@ -279,13 +375,30 @@ impl Asked<'_, '_> {
         );
         let head = ["Content-Type: application/x-tar"];
         let built = send(self.d, "POST", &format!("/v{v}/build"), &head, &context);
-        assert!(built.text().contains("returned a non-zero code"), "{}", built.text());
+        assert!(
+            built.text().contains("returned a non-zero code"),
+            "{}",
+            built.text()
+        );
         self.stream("BuildInfo", &built);
         let context = tar(self.d, "Dockerfile", &format!("FROM bb\nLABEL v={v}\n"));
-        let built = send(self.d, "POST", &format!("/v{v}/build?t=v{v}"), &head, &context);
-        assert!(built.text().contains("Successfully built"), "{}", built.text());
+        let built = send(
+            self.d,
+            "POST",
+            &format!("/v{v}/build?t=v{v}"),
+            &head,
+            &context,
+        );
+        assert!(
+            built.text().contains("Successfully built"),
+            "{}",
+            built.text()
+        );
         self.stream("BuildInfo", &built);
-        self.get("GET /images/json", &format!("/images/json?filters={{\"reference\":[\"{name}\"]}}"));
+        self.get(
+            "GET /images/json",
+            &format!("/images/json?shared-size=1&filters=%7B%22reference%22:%5B%22{name}%22%5D%7D"),
+        );
         self.get("GET /images/{name}/json", &format!("/images/{name}:1/json"));
     }
 
@@ -296,25 +409,80 @@ impl Asked<'_, '_> {
         self.ask(201, "POST /volumes/create", "/volumes/create", &body);
         self.ask(201, "POST /volumes/create", "/volumes/create", &json!({}));
         let idle = json!({ "Container": "idle" });
-        self.ask(200, "POST /networks/{id}/connect", &format!("/networks/{v}/connect"), &idle);
+        self.ask(
+            200,
+            "POST /networks/{id}/connect",
+            &format!("/networks/{v}/connect"),
+            &idle,
+        );
         self.get("GET /containers/{id}/json", "/containers/idle/json");
-        self.ask(200, "POST /networks/{id}/disconnect", &format!("/networks/{v}/disconnect"), &idle);
+        self.ask(
+            200,
+            "POST /networks/{id}/disconnect",
+            &format!("/networks/{v}/disconnect"),
+            &idle,
+        );
     }
 
     /// What is wrong, in the form of errors.
     fn refused(&mut self) {
         for (status, endpoint, path, body) in [
-            (400, "GET /containers/json", "/containers/json?filters=x", Value::Null),
-            (404, "GET /containers/{id}/json", "/containers/nope/json", Value::Null),
-            (400, "POST /containers/create", "/containers/create", json!({ "Image": "bb", "HostConfig": { "Memory": 1 } })),
-            (404, "POST /containers/create", "/containers/create", json!({ "Image": "nope", "Cmd": ["x"] })),
-            (409, "POST /containers/create", "/containers/create?name=web", json!({ "Image": "bb" })),
-            (409, "POST /containers/{id}/kill", "/containers/idle/kill", Value::Null),
-            (409, "DELETE /containers/{id}", "/containers/web", Value::Null),
-            (404, "GET /images/{name}/json", "/images/nope/json", Value::Null),
+            (
+                400,
+                "GET /containers/json",
+                "/containers/json?filters=x",
+                Value::Null,
+            ),
+            (
+                404,
+                "GET /containers/{id}/json",
+                "/containers/nope/json",
+                Value::Null,
+            ),
+            (
+                400,
+                "POST /containers/create",
+                "/containers/create",
+                json!({ "Image": "bb", "HostConfig": { "Memory": 1 } }),
+            ),
+            (
+                404,
+                "POST /containers/create",
+                "/containers/create",
+                json!({ "Image": "nope", "Cmd": ["x"] }),
+            ),
+            (
+                409,
+                "POST /containers/create",
+                "/containers/create?name=web",
+                json!({ "Image": "bb" }),
+            ),
+            (
+                409,
+                "POST /containers/{id}/kill",
+                "/containers/idle/kill",
+                Value::Null,
+            ),
+            (
+                409,
+                "DELETE /containers/{id}",
+                "/containers/web",
+                Value::Null,
+            ),
+            (
+                404,
+                "GET /images/{name}/json",
+                "/images/nope/json",
+                Value::Null,
+            ),
             (409, "DELETE /images/{name}", "/images/bb", Value::Null),
             (404, "GET /networks/{id}", "/networks/nope", Value::Null),
-            (403, "DELETE /networks/{id}", "/networks/bridge", Value::Null),
+            (
+                403,
+                "DELETE /networks/{id}",
+                "/networks/bridge",
+                Value::Null,
+            ),
             (404, "GET /volumes/{name}", "/volumes/nope", Value::Null),
             (409, "DELETE /volumes/{name}", "/volumes/data", Value::Null),
             (404, "GET /exec/{id}/json", "/exec/nope/json", Value::Null),
@@ -326,12 +494,22 @@ impl Asked<'_, '_> {
 
     fn prunes(&mut self) {
         let v = self.version.to_owned();
-        let gone = self.ask(200, "DELETE /images/{name}", &format!("/images/v{v}"), &Value::Null);
+        let gone = self.ask(
+            200,
+            "DELETE /images/{name}",
+            &format!("/images/v{v}"),
+            &Value::Null,
+        );
         assert!(gone.text().contains("Untagged"), "{}", gone.text());
-        let one = |label: &str| format!("?filters={{\"label\":[\"{label}\"]}}");
+        let one = |label: &str| format!("?filters=%7B%22label%22:%5B%22{label}%22%5D%7D");
         let body = json!({ "Image": "bb", "Cmd": ["true"], "Labels": { "prune": "me" } });
         self.ask(201, "POST /containers/create", "/containers/create", &body);
-        self.ask(200, "POST /containers/prune", &format!("/containers/prune{}", one("prune=me")), &Value::Null);
+        self.ask(
+            200,
+            "POST /containers/prune",
+            &format!("/containers/prune{}", one("prune=me")),
+            &Value::Null,
+        );
         self.ask(200, "POST /networks/prune", "/networks/prune", &Value::Null);
         self.ask(200, "POST /volumes/prune", "/volumes/prune", &Value::Null);
         self.ask(200, "POST /images/prune", "/images/prune", &Value::Null);

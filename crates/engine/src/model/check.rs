@@ -1,6 +1,6 @@
 //! Refuses what cannot be honoured, by name, before anything is made.
 
-use super::{CreateRequest, EndpointConfig, HostConfig};
+use super::{CreateRequest, EndpointConfig, HostConfig, Mount};
 use crate::error::{EngineError, Result};
 use serde_json::Value;
 
@@ -57,6 +57,7 @@ pub fn check(request: &CreateRequest) -> Result<()> {
     {
         endpoint(config)?;
     }
+    host.mounts.iter().try_for_each(mount)?;
     check_modes(host)?;
     joined(request)?;
     words(request)?;
@@ -159,6 +160,59 @@ pub fn honoured(host: &HostConfig) -> Result<()> {
             &format!("HostConfig.{key} ({what})"),
             "leave it out",
         ));
+    }
+    Ok(())
+}
+
+/// Refuses settings of a mount that nothing here knows.
+fn mount(mount: &Mount) -> Result<()> {
+    if let Some((key, _)) = mount.other.iter().find(|(_, v)| !is_zero(v)) {
+        return Err(refuse(&format!("Mount.{key}"), "leave it out"));
+    }
+    let driver = mount.volume_options.iter().flat_map(|o| &o.driver_config);
+    for config in driver {
+        let name = config["Name"].as_str().unwrap_or_default();
+        if !matches!(name, "" | "local") || !is_zero(&config["Options"]) {
+            return Err(refuse(
+                "VolumeOptions.DriverConfig (a volume driver or its options)",
+                "use the driver local without options, or a bind mount of a directory that the host has mounted",
+            ));
+        }
+    }
+    if let Some(options) = &mount.bind_options
+        && options.read_only_non_recursive
+        && options.read_only_force_recursive
+    {
+        return Err(EngineError::Invalid(
+            "BindOptions.ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other; leave one of them out".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be changed of a container that is there.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the field.
+pub fn changeable(asked: &HostConfig) -> Result<()> {
+    honoured(asked)?;
+    for (key, given) in [
+        ("CgroupParent", !asked.cgroup_parent.is_empty()),
+        ("Devices", !asked.devices.is_empty()),
+        ("DeviceCgroupRules", !asked.device_cgroup_rules.is_empty()),
+        ("Init", asked.init == Some(true)),
+        (
+            "MemorySwappiness",
+            asked.memory_swappiness.is_some_and(|s| s > 0),
+        ),
+        ("OomKillDisable", asked.oom_kill_disable == Some(true)),
+        ("Ulimits", !asked.ulimits.is_empty()),
+    ] {
+        if given {
+            return Err(EngineError::Invalid(format!(
+                "{key} cannot be changed of a container that is there; make it anew"
+            )));
+        }
     }
     Ok(())
 }
@@ -326,6 +380,28 @@ fn check_numbers(host: &HostConfig) -> Result<()> {
         if host.nano_cpus < 10_000_000 {
             return bad("Range of CPUs begins at 0.01");
         }
+    }
+    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return bad("Range of blkio weight is from 10 to 1000");
+    }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return bad(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        );
+    }
+    if host
+        .memory_swappiness
+        .is_some_and(|s| !(-1..=100).contains(&s))
+    {
+        return bad("Invalid value for memory swappiness; the range is 0 to 100");
+    }
+    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
+        return bad(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
+    }
+    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
+        return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         return bad("Invalid value for oom score adj; the range is -1000 to 1000");
