@@ -163,7 +163,9 @@ pub async fn list(
             && filters.labels(&i.labels)
     };
     // What is shared costs a look at every layer.
-    let shared = query.flag("shared-size").then(|| images.usage(&Default::default()).shared);
+    let shared = query
+        .flag("shared-size")
+        .then(|| images.usage(&Default::default()).shared);
     let all = app.engine.list();
     let users = |i: &ImageSummary| {
         let id = i.id.to_string();

@@ -307,7 +307,12 @@ async fn import(engine: Engine, query: &Query, request: Request) -> Result {
     ))))
 }
 
-pub async fn load(State(app): State<App>, request: Request) -> Result {
+pub async fn load(State(app): State<App>, query: Query, request: Request) -> Result {
+    if query.text("platform").is_some() {
+        return Err(ApiError::invalid(
+            "parameter platform is not supported: an archive is loaded for this machine's; leave it out",
+        ));
+    }
     let (sender, receiver) = mpsc::unbounded_channel();
     let engine = app.engine;
     // The client sends the archive before it reads: it is taken in first.

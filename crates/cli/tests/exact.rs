@@ -8,6 +8,8 @@ mod common;
 mod definition;
 mod http;
 
+#[path = "exact/changes.rs"]
+mod changes;
 #[path = "exact/checker.rs"]
 mod checker;
 #[path = "exact/exceptions.rs"]

@@ -10,17 +10,47 @@ type Case = (&'static str, Value, &'static str, &'static str);
 
 fn cases() -> Vec<Case> {
     vec![
-        ("Hostname", json!("here"), "hostname; cat /etc/hostname", "here\nhere\n"),
-        ("Domainname", json!("dom"), "cat /proc/sys/kernel/domainname", "dom\n"),
+        (
+            "Hostname",
+            json!("here"),
+            "hostname; cat /etc/hostname",
+            "here\nhere\n",
+        ),
+        (
+            "Domainname",
+            json!("dom"),
+            "cat /proc/sys/kernel/domainname",
+            "dom\n",
+        ),
         ("User", json!("web"), "id -u; id -g", "33\n33\n"),
         ("Env", json!(["A=b", "C=d e"]), "echo $A$C", "bd e\n"),
         ("Cmd", json!(["echo", "a", "b"]), "", "a b\n"),
-        ("Entrypoint", json!(["echo", "first"]), "second", "first sh -c second\n"),
+        (
+            "Entrypoint",
+            json!(["echo", "first"]),
+            "second",
+            "first sh -c second\n",
+        ),
         ("WorkingDir", json!("/w/x"), "busybox pwd", "/w/x\n"),
-        ("Tty", json!(true), "test -t 0 && test -t 1 && echo yes", "yes\n"),
+        (
+            "Tty",
+            json!(true),
+            "test -t 0 && test -t 1 && echo yes",
+            "yes\n",
+        ),
         ("NetworkDisabled", json!(true), "ls /sys/class/net", "lo\n"),
-        ("MacAddress", json!("02:42:ac:00:00:63"), "cat /sys/class/net/eth0/address", "02:42:ac:00:00:63\n"),
-        ("Volumes", json!({ "/v": {} }), "grep -c ' /v ' /proc/mounts", "1\n"),
+        (
+            "MacAddress",
+            json!("02:42:ac:00:00:63"),
+            "cat /sys/class/net/eth0/address",
+            "02:42:ac:00:00:63\n",
+        ),
+        (
+            "Volumes",
+            json!({ "/v": {} }),
+            "grep -c ' /v ' /proc/mounts",
+            "1\n",
+        ),
     ]
 }
 
@@ -68,10 +98,15 @@ fn input_stays_open_as_asked() {
     remove(&d, &id);
     // With StdinOnce it ends with the first client's.
     for (once, ended) in [(true, true), (false, false)] {
-        let body = script("cat; echo end", &json!({ "OpenStdin": true, "AttachStdin": true, "StdinOnce": once }));
+        let body = script(
+            "cat; echo end",
+            &json!({ "OpenStdin": true, "AttachStdin": true, "StdinOnce": once }),
+        );
         let id = create(&d, &body);
         let mut client = d.command();
-        client.args(["start", "-a", "-i", &id]).stdin(std::process::Stdio::piped());
+        client
+            .args(["start", "-a", "-i", &id])
+            .stdin(std::process::Stdio::piped());
         client.stdout(std::process::Stdio::null());
         let mut client = client.spawn().unwrap();
         until("it runs", || inspect(&d, &id)["State"]["Running"] == true);
@@ -99,7 +134,10 @@ fn it_is_stopped_by_its_signal_and_in_its_time() {
     ok(&d, "POST", &format!("/containers/{id}/stop"), &Value::Null);
     assert_eq!(inspect(&d, &id)["State"]["ExitCode"], 3);
     // Where it does not listen, it is killed after its own time, which here is none.
-    let deaf = script("trap '' TERM; echo on; while :; do sleep 0.1; done", &json!({ "StopTimeout": 0 }));
+    let deaf = script(
+        "trap '' TERM; echo on; while :; do sleep 0.1; done",
+        &json!({ "StopTimeout": 0 }),
+    );
     let id = create(&d, &deaf);
     start(&d, &id);
     until("it listens", || d.ok(["logs", &id]).contains("on"));
@@ -115,7 +153,10 @@ fn health_is_tested_as_asked() {
         "Test": ["CMD-SHELL", "echo seen; test -e /well"], "Interval": second / 10, "Timeout": second * 30,
         "Retries": 2, "StartPeriod": second / 10, "StartInterval": second / 20,
     });
-    let body = script("sleep 1000", &json!({ "Healthcheck": health, "Shell": ["/bin/sh", "-c"] }));
+    let body = script(
+        "sleep 1000",
+        &json!({ "Healthcheck": health, "Shell": ["/bin/sh", "-c"] }),
+    );
     let id = create(&d, &body);
     assert_eq!(inspect(&d, &id)["Config"]["Healthcheck"], health);
     start(&d, &id);
@@ -131,7 +172,9 @@ fn health_is_tested_as_asked() {
     let slow = json!({ "Test": ["CMD", "sleep", "1000"], "Interval": second / 10, "Timeout": second / 10, "Retries": 1 });
     let id = create(&d, &script("sleep 1000", &json!({ "Healthcheck": slow })));
     start(&d, &id);
-    until("it is unhealthy", || inspect(&d, &id)["State"]["Health"]["Status"] == "unhealthy");
+    until("it is unhealthy", || {
+        inspect(&d, &id)["State"]["Health"]["Status"] == "unhealthy"
+    });
     // In its start period a failure does not count, and the tests of that period have their own interval.
     let slow = json!({ "Test": ["CMD", "false"], "Interval": second * 1000, "StartInterval": second / 20,
         "StartPeriod": second * 1000, "Retries": 1 });

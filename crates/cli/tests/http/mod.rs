@@ -94,6 +94,38 @@ pub fn send(d: &Daemon, method: &str, path: &str, headers: &[&str], body: &[u8])
     }
 }
 
+/// Asks for a connection of its own, sends input with its end, and gives what comes until the daemon ends it.
+pub fn hijacked(d: &Daemon, path: &str, body: &Value, input: &[u8]) -> Vec<u8> {
+    let mut socket = UnixStream::connect(d.run_dir().join("docker.sock")).unwrap();
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut all = Vec::new();
+    let mut byte = [0];
+    while !all.ends_with(b"\r\n\r\n") {
+        let some = socket.read(&mut byte).unwrap();
+        assert!(some == 1, "{path}: {}", String::from_utf8_lossy(&all));
+        all.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&all).into_owned();
+    assert!(head.starts_with("HTTP/1.1 101"), "{path}: {head}");
+    socket.write_all(input).unwrap();
+    if !input.is_empty() {
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    let mut all = Vec::new();
+    socket.read_to_end(&mut all).unwrap();
+    all
+}
+
 /// Takes the lengths of the pieces out.
 fn whole(mut pieces: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
