@@ -407,6 +407,11 @@ fn tag(engine: &Engine, name: &str, query: &Query) -> Result {
     if let Some(tag) = query.text("tag") {
         target = target.with_tag(tag)?;
     }
+    if target.familiar_name() == "sha256" {
+        return Err(ApiError::invalid(
+            "refusing to create an ambiguous tag using digest algorithm as name; choose another name",
+        ));
+    }
     engine.images().tag(name, &target)?;
     let id = engine.images().get(name)?.id.to_string();
     tell(engine, "tag", &id, &target.familiar());

@@ -49,6 +49,7 @@ impl Engine {
             ));
         }
         self.settle_network(&mut request)?;
+        self.settle_namespaces(&request)?;
         let id = ContainerId::random()?;
         let name = self.reserve_name(name, &id)?;
         if !step {
@@ -165,6 +166,24 @@ impl Engine {
                 Err(_) => attempt += 1,
             }
         }
+    }
+
+    /// Refuses namespaces of containers that are not there, or do not give theirs.
+    fn settle_namespaces(&self, request: &CreateRequest) -> Result<()> {
+        let host = &request.host_config;
+        if let Some(other) = host.pid_mode.strip_prefix("container:") {
+            self.find(other)?;
+        }
+        if let Some(other) = host.ipc_mode.strip_prefix("container:") {
+            let other = self.find(other)?;
+            if other.read(|r| r.host_config.ipc_mode != "shareable") {
+                return Err(EngineError::Invalid(format!(
+                    "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                    other.id
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Fills in the default network and refuses networks that are not there.

@@ -238,7 +238,11 @@ impl Engine {
             cgroup_v2: self.0.cgroups.is_v2(),
             cgroup: container.cgroup(),
             own_network: mode != "host" && !mode.starts_with("container:"),
-            network_path: self.joined_network(mode)?,
+            network_path: self
+                .joined(mode, "network")?
+                .map(|pid| format!("/proc/{pid}/ns/net").into()),
+            pids_of: self.joined(&record.host_config.pid_mode, "PID namespace")?,
+            ipc_of: self.joined(&record.host_config.ipc_mode, "IPC namespace")?,
             init: self.init(record)?,
         })?;
         Ok(ShimSpec {
@@ -256,7 +260,7 @@ impl Engine {
                     upper,
                     work: container.dir.join("work"),
                 },
-                seccomp: spec::seccomp(record)?,
+                seccomp: spec::seccomp(record, &self.0.available_caps)?,
             },
             log: log_config(container, record)?,
             terminal: record.config.tty,
@@ -280,16 +284,16 @@ impl Engine {
         crate::holder::init_program(&self.0.options).map(Some)
     }
 
-    /// The namespace of `container:<name>`.
-    fn joined_network(&self, mode: &str) -> Result<Option<PathBuf>> {
+    /// The first process of `container:<name>`, whose namespace is joined.
+    fn joined(&self, mode: &str, what: &str) -> Result<Option<u32>> {
         let Some(other) = mode.strip_prefix("container:") else {
             return Ok(None);
         };
         let other = self.find(other)?;
         match other.read(|r| (r.state.phase, r.state.pid)) {
-            (Phase::Running, pid) => Ok(Some(format!("/proc/{pid}/ns/net").into())),
+            (Phase::Running, pid) => Ok(Some(pid)),
             _ => Err(EngineError::Conflict(format!(
-                "cannot join network of a non running container: {}; start it first",
+                "cannot join {what} of a non running container: {}; start it first",
                 other.name()
             ))),
         }

@@ -54,7 +54,7 @@ pub struct Import {
     /// Platform of the image
     #[arg(long, default_value = "")]
     pub platform: String,
-    /// Archive; - for stdin
+    /// Archive, or its address (http, https); - for stdin
     pub file: String,
     /// Name of the image
     pub name: Option<String>,
@@ -174,14 +174,19 @@ pub async fn images(client: &Client, args: &Images) -> Result<()> {
 }
 
 pub async fn import(client: &Client, args: &Import) -> Result<()> {
+    let address = ["http://", "https://"]
+        .iter()
+        .any(|scheme| args.file.starts_with(scheme));
     let mut pairs = vec![
-        ("fromSrc", "-".to_owned()),
+        ("fromSrc", if address { &args.file } else { "-" }.to_owned()),
         ("repo", args.name.clone().unwrap_or_default()),
         ("message", args.message.clone()),
         ("platform", args.platform.clone()),
     ];
     pairs.extend(args.change.iter().map(|c| ("changes", c.clone())));
-    let body = if args.file == "-" {
+    let body = if address {
+        crate::client::empty()
+    } else if args.file == "-" {
         stream(tokio::io::stdin())
     } else {
         stream(open(&args.file).await?)

@@ -169,16 +169,6 @@ fn mount(mount: &Mount) -> Result<()> {
     if let Some((key, _)) = mount.other.iter().find(|(_, v)| !is_zero(v)) {
         return Err(refuse(&format!("Mount.{key}"), "leave it out"));
     }
-    let driver = mount.volume_options.iter().flat_map(|o| &o.driver_config);
-    for config in driver {
-        let name = config["Name"].as_str().unwrap_or_default();
-        if !matches!(name, "" | "local") || !is_zero(&config["Options"]) {
-            return Err(refuse(
-                "VolumeOptions.DriverConfig (a volume driver or its options)",
-                "use the driver local without options, or a bind mount of a directory that the host has mounted",
-            ));
-        }
-    }
     if let Some(options) = &mount.bind_options
         && options.read_only_non_recursive
         && options.read_only_force_recursive
@@ -283,19 +273,21 @@ pub fn limits(host: &HostConfig) -> Result<()> {
 fn check_modes(host: &HostConfig) -> Result<()> {
     match host.ipc_mode.as_str() {
         "" | "private" | "shareable" | "host" | "none" => {}
+        other if other.starts_with("container:") => {}
         other => {
             return Err(refuse(
                 &format!("ipc mode \"{other}\""),
-                "use private or host",
+                "use private, shareable, host, none or container:NAME",
             ));
         }
     }
     match host.pid_mode.as_str() {
         "" | "private" | "host" => {}
+        other if other.starts_with("container:") => {}
         other => {
             return Err(refuse(
                 &format!("pid mode \"{other}\""),
-                "use host or leave it out",
+                "use host, container:NAME or leave it out",
             ));
         }
     }
@@ -326,7 +318,8 @@ fn check_modes(host: &HostConfig) -> Result<()> {
         }
     }
     match host.runtime.as_str() {
-        "" | "runc" | "io.containerd.runc.v2" => {}
+        // The first is what `inspect` says: whoever makes a container anew from that gets the same.
+        "coracle" | "" | "runc" | "io.containerd.runc.v2" => {}
         other => return Err(refuse(&format!("runtime \"{other}\""), "leave it out")),
     }
     if !host.links.is_empty() {

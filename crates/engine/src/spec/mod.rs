@@ -6,6 +6,7 @@ pub mod caps;
 pub mod devices;
 pub mod mounts;
 pub mod resources;
+mod seccomp;
 pub mod user;
 
 use crate::error::{EngineError, Result};
@@ -37,6 +38,10 @@ pub struct Inputs<'a> {
     pub own_network: bool,
     /// Namespace of another container, for `container:<name>`.
     pub network_path: Option<PathBuf>,
+    /// First process of the container whose processes are to be seen.
+    pub pids_of: Option<u32>,
+    /// First process of the container whose shared memory is to be used.
+    pub ipc_of: Option<u32>,
     /// The program that is to be process 1 and start the container's, for `--init`.
     pub init: Option<PathBuf>,
 }
@@ -138,20 +143,18 @@ pub fn hidden(host: &HostConfig) -> (Vec<String>, Vec<String>) {
 /// The seccomp setting for the shim.
 ///
 /// # Errors
-/// [`EngineError::Invalid`] for a profile that is not in OCI form.
-pub fn seccomp(record: &Record) -> Result<Seccomp> {
+/// [`EngineError::Invalid`] for a profile that cannot be read.
+pub fn seccomp(record: &Record, available_caps: &[String]) -> Result<Seccomp> {
     let options = security_options(&record.host_config.security_opt)?;
     Ok(match options.seccomp {
         _ if record.host_config.privileged => Seccomp::Unconfined,
         None => Seccomp::Default,
         Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
         Some(SeccompChoice::Profile(text)) => Seccomp::Profile {
-            profile: Box::new(serde_json::from_str(&text).map_err(|e| {
-                EngineError::Invalid(format!(
-                    "the seccomp profile is not in the OCI runtime form (defaultAction, architectures, \
-                     syscalls): {e}"
-                ))
-            })?),
+            profile: Box::new(seccomp::read(
+                &text,
+                &caps::resolve(&record.host_config, available_caps),
+            )?),
         },
     })
 }
@@ -249,11 +252,16 @@ pub fn environment(record: &Record) -> Vec<String> {
 fn namespaces(inputs: &Inputs<'_>) -> Value {
     let host = &inputs.record.host_config;
     let mut list = vec![json!({ "type": "mount" })];
-    if host.pid_mode != "host" {
-        list.push(json!({ "type": "pid" }));
+    let other = |pid: u32, kind: &str| format!("/proc/{pid}/ns/{kind}");
+    match inputs.pids_of {
+        Some(pid) => list.push(json!({ "type": "pid", "path": other(pid, "pid") })),
+        None if host.pid_mode == "host" => {}
+        None => list.push(json!({ "type": "pid" })),
     }
-    if host.ipc_mode != "host" {
-        list.push(json!({ "type": "ipc" }));
+    match inputs.ipc_of {
+        Some(pid) => list.push(json!({ "type": "ipc", "path": other(pid, "ipc") })),
+        None if host.ipc_mode == "host" => {}
+        None => list.push(json!({ "type": "ipc" })),
     }
     if host.uts_mode != "host" {
         list.push(json!({ "type": "uts" }));

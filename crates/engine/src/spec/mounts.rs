@@ -44,6 +44,11 @@ pub fn all(inputs: &Inputs<'_>) -> Value {
             );
         }
     }
+    if let Some(pid) = inputs.ipc_of {
+        // Over our own; only who is in the other's mount namespace can take it along, which the shim does.
+        let source = format!("/proc/{pid}/root/dev/shm");
+        list.push(bind(source, "/dev/shm", &["rbind", "of-process"]));
+    }
     let asked = |target: &str| record.mounts.iter().any(|m| m.target == Path::new(target));
     for file in ["resolv.conf", "hostname", "hosts"] {
         let target = format!("/etc/{file}");
