@@ -31,7 +31,11 @@ pub fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T>
 pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -> Result {
     let request: CreateRequest = body(&bytes)?;
     if app.engine.images().get(&request.config.image).is_ok() {
-        crate::images::check_platform(&app.engine, &request.config.image, query.text("platform"))?;
+        crate::platform::check_platform(
+            &app.engine,
+            &request.config.image,
+            query.text("platform"),
+        )?;
     }
     let created = app
         .engine

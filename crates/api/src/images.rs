@@ -5,6 +5,7 @@ use crate::containers::body;
 use crate::error::{ApiError, Result};
 use crate::filters::Filters;
 use crate::inspect::moment;
+use crate::platform::check_platform;
 use crate::query::Query;
 use crate::transfer::{push, save};
 use crate::version::ApiVersion;
@@ -16,7 +17,7 @@ use coracle_engine::Engine;
 use coracle_engine::commit::CommitOptions;
 use coracle_engine::events::Event;
 use coracle_engine::record::Phase;
-use coracle_image::{ImageId, ImageSummary, InUse, Platform, Reference, Removed};
+use coracle_image::{ImageId, ImageSummary, InUse, Reference, Removed};
 use serde_json::{Value, json};
 
 /// A line of the list; `containers` counts users, if that was asked, `shared` what it has in common with others.
@@ -42,44 +43,6 @@ pub fn row(
         row["VirtualSize"] = json!(image.size);
     }
     row
-}
-
-/// Refuses an image that is not for the platform asked: `linux/arm64`, or JSON as of version 1.48.
-pub fn check_platform(engine: &Engine, name: &str, asked: Option<&str>) -> Result<()> {
-    let Some(text) = asked else { return Ok(()) };
-    let bad = || {
-        ApiError::invalid(format!(
-            "invalid platform \"{text}\"; write for example linux/amd64 or {{\"os\":\"linux\",\"architecture\":\"amd64\"}}"
-        ))
-    };
-    let platform: Platform = match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(o)) => {
-            let word = |key: &str| o.get(key).and_then(Value::as_str).unwrap_or_default();
-            let text = format!(
-                "{}/{}/{}",
-                word("os"),
-                word("architecture"),
-                word("variant")
-            );
-            text.trim_end_matches('/').parse().map_err(|_| bad())?
-        }
-        _ => text.parse().map_err(|_| bad())?,
-    };
-    let image = engine.images().get(name)?;
-    let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
-    let of = |key: &str| raw[key].as_str().unwrap_or_default().to_owned();
-    let variant = Some(of("variant")).filter(|v| !v.is_empty());
-    let fits = platform.os == of("os")
-        && platform.architecture == of("architecture")
-        && (platform.variant.is_none() || variant.is_none() || platform.variant == variant);
-    if fits {
-        return Ok(());
-    }
-    Err(ApiError::not_found(format!(
-        "image with reference {name} was found but its platform ({}/{}) does not match the specified platform ({platform})",
-        of("os"),
-        of("architecture")
-    )))
 }
 
 /// `POST /commit`.

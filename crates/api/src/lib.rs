@@ -18,6 +18,7 @@ mod images;
 mod inspect;
 mod list;
 mod networks;
+mod platform;
 mod query;
 mod registries;
 mod rest;

@@ -371,7 +371,7 @@ pub async fn save_many(State(app): State<App>, query: Query) -> Result {
         ));
     }
     for name in &names {
-        crate::images::check_platform(&app.engine, name, query.text("platform"))?;
+        crate::platform::check_platform(&app.engine, name, query.text("platform"))?;
     }
     save(&app.engine, names).await
 }

@@ -377,11 +377,6 @@ fn check_numbers(host: &HostConfig) -> Result<()> {
     if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
         return bad("Range of blkio weight is from 10 to 1000");
     }
-    if host.memory > 0 && host.memory_reservation > host.memory {
-        return bad(
-            "Minimum memory limit can not be less than memory reservation limit, see usage",
-        );
-    }
     if host
         .memory_swappiness
         .is_some_and(|s| !(-1..=100).contains(&s))
