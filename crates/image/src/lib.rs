@@ -18,6 +18,7 @@ mod import;
 mod index;
 mod ingest;
 mod manifest;
+mod outline;
 pub mod pack;
 pub mod platform;
 pub mod progress;

@@ -4,7 +4,7 @@
 //! where layers were never compressed (they were imported or made here) they are compressed on their way, always to the same bytes.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,9 @@ use crate::store::{ImageStore, normalized_tag};
 
 /// Progress is told about this often.
 const STEP: Duration = Duration::from_millis(200);
+
+/// Bytes that are compressed at once.
+const PIECE: usize = 256 << 10;
 
 /// What a registry has now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,8 +259,7 @@ impl<W: Write> Write for Counted<W> {
 }
 
 /// Compresses with gzip; the same bytes give the same bytes.
-fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
-    let mut reader = BufReader::with_capacity(256 << 10, from);
+fn compress(mut from: impl Read, to: PathBuf) -> io::Result<Blob> {
     let counted = Counted {
         to: BufWriter::with_capacity(256 << 10, File::create_new(&to)?),
         hasher: Sha256::new(),
@@ -267,13 +269,11 @@ fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
     let mut encoder = GzBuilder::new()
         .mtime(0)
         .write(counted, Compression::default());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let length = reader.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        encoder.write_all(&buffer[..length])?;
+    // What it writes depends on the pieces that it is given. Those of a pipe have any length.
+    let mut piece = Vec::with_capacity(PIECE);
+    while (&mut from).take(PIECE as u64).read_to_end(&mut piece)? > 0 {
+        encoder.write_all(&piece)?;
+        piece.clear();
     }
     let mut counted = encoder.finish()?;
     counted.flush()?;
@@ -282,4 +282,37 @@ fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
         size: counted.bytes,
         file: to,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Gives what it has in pieces, each longer than the one before.
+    struct Pieces<'a>(&'a [u8], usize);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            let length = self.1.min(buffer.len());
+            (&mut self.0).take(length as u64).read(buffer)
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_length_give_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..1_000_000_u32)
+            .map(|n| (n.wrapping_mul(n) >> 11) as u8)
+            .collect();
+        let whole = compress(&bytes[..], dir.path().join("whole")).unwrap();
+        let pieces = compress(Pieces(&bytes, 0), dir.path().join("pieces")).unwrap();
+        assert_eq!(whole.digest, pieces.digest);
+        let mut again = Vec::new();
+        let file = File::open(pieces.file).unwrap();
+        let mut decoder = flate2::read::GzDecoder::new(file);
+        decoder.read_to_end(&mut again).unwrap();
+        assert!(again == bytes);
+    }
 }
