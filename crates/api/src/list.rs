@@ -9,7 +9,8 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use coracle_engine::record::{Phase, Record};
-use coracle_engine::{Engine, Snapshot};
+use coracle_engine::{ContainerId, Engine, Snapshot};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -32,11 +33,32 @@ const FILTERS: &[&str] = &[
     "volume",
 ];
 
+/// A container in the list.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Row {
+    Slim(Slim),
+    Whole(Value),
+}
+
+/// What a table for people has, and nothing else: our own parameter, for lists of hundreds.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Slim {
+    id: ContainerId,
+    names: [String; 1],
+    image: String,
+    command: String,
+    created: i64,
+    ports: Value,
+    status: String,
+}
+
 pub async fn list(
     State(app): State<App>,
     query: Query,
     version: ApiVersion,
-) -> Result<Json<Value>> {
+) -> Result<Json<Vec<Row>>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let limit: Option<i64> = query.number("limit")?;
     let asked = limit.filter(|l| *l > 0);
@@ -49,7 +71,8 @@ pub async fn list(
     let since = moment_of(&app.engine, &filters, "since")?;
     let mut images = Names::default();
     let mut found = Vec::new();
-    for snapshot in app.engine.list() {
+    let slimmed = query.flag("slim");
+    for snapshot in app.engine.snapshots() {
         let record = &snapshot.record;
         let shown = all || matches!(record.state.phase, Phase::Running | Phase::Restarting);
         if shown
@@ -57,23 +80,23 @@ pub async fn list(
             && since.is_none_or(|t| record.created > t)
             && fits(&app.engine, &snapshot, &filters)
         {
-            found.push(if query.flag("slim") {
-                slim(&app.engine, &snapshot, &mut images)
+            found.push(if slimmed {
+                Row::Slim(slim(&app.engine, &snapshot, &mut images))
             } else {
-                row(
+                Row::Whole(row(
                     &app.engine,
                     &snapshot,
                     &mut images,
                     query.flag("size"),
                     version,
-                )
+                ))
             });
         }
         if asked.is_some_and(|l| i64::try_from(found.len()).unwrap_or(i64::MAX) >= l) {
             break;
         }
     }
-    Ok(Json(Value::Array(found)))
+    Ok(Json(found))
 }
 
 fn moment_of(engine: &Engine, filters: &Filters, key: &str) -> Result<Option<DateTime<Utc>>> {
@@ -197,18 +220,17 @@ pub fn command(record: &Record) -> String {
     args.collect::<Vec<_>>().join(" ")
 }
 
-/// What a table for people has, and nothing else: our own parameter, for lists of hundreds.
-fn slim(engine: &Engine, snapshot: &Snapshot, images: &mut Names) -> Value {
+fn slim(engine: &Engine, snapshot: &Snapshot, images: &mut Names) -> Slim {
     let record = &snapshot.record;
-    json!({
-        "Id": record.id,
-        "Names": [format!("/{}", record.name)],
-        "Image": images.of(engine, record),
-        "Command": command(record),
-        "Created": record.created.timestamp(),
-        "Ports": ports(record),
-        "Status": status(snapshot),
-    })
+    Slim {
+        id: record.id.clone(),
+        names: [format!("/{}", record.name)],
+        image: images.of(engine, record),
+        command: command(record),
+        created: record.created.timestamp(),
+        ports: ports(record),
+        status: status(snapshot),
+    }
 }
 
 fn row(

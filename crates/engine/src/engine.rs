@@ -158,9 +158,14 @@ impl Engine {
 
     /// Every container, the newest first.
     pub fn list(&self) -> Vec<Snapshot> {
-        let mut all: Vec<_> = self.containers().iter().map(|c| c.snapshot()).collect();
-        all.sort_by_key(|s| std::cmp::Reverse(s.record.created));
-        all
+        self.snapshots().collect()
+    }
+
+    /// As [`Self::list`], each copied when it is asked for.
+    pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + use<> {
+        let mut all = self.containers();
+        all.sort_by_cached_key(|c| std::cmp::Reverse(c.read(|r| r.created)));
+        all.into_iter().map(|c| c.snapshot())
     }
 
     /// Past events that are kept, and those to come.

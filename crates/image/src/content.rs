@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! content/sha256/<hex>    manifests, configs and compressed layers, byte by byte as they came
-//! layers/<diff id hex>/   fs/ (the overlayfs layer) and layer.json
+//! layers/<diff id hex>/   fs/ (the overlayfs layer), layer.json, and outline if it came as a plain archive
 //! images/index.json       names and images
 //! tmp/                    work in progress; emptied when the store is opened
 //! ```
@@ -224,7 +224,7 @@ pub(crate) struct LayerFile {
 impl LayerFile {
     pub const VERSION: u64 = 1;
 
-    /// Whether its content need not be kept, since packing the layer gives it again.
+    /// Whether its content need not be kept, since the layer gives it again, packed or by its outline.
     pub fn is_packed_when_asked(&self) -> bool {
         self.compression == "none" && self.blob == self.diff_id
     }

@@ -14,6 +14,7 @@ use flate2::{Compression, GzBuilder};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use crate::content::{LayerFile, WorkDir};
 use crate::credentials::Credentials;
@@ -130,7 +131,7 @@ impl ImageStore {
             return Err(refused(ManifestError::MediaType("an index".into())));
         };
         let layout = &self.0.layout;
-        let blob = |digest: Digest, size: u64| {
+        let blob = &|digest: Digest, size: u64| {
             let file = layout.blob(&digest);
             if file.is_file() {
                 return Ok(Blob { digest, size, file });
@@ -140,21 +141,27 @@ impl ImageStore {
                 digest,
             })
         };
-        let (mut layers, mut another) = (Vec::new(), false);
-        for (n, layer) in read.layers.iter().enumerate() {
+        // Two and more at once, as there are processors.
+        let slots = std::thread::available_parallelism().map_or(1, usize::from);
+        let slots = &Semaphore::new(slots);
+        let each = read.layers.iter().enumerate().map(|(n, layer)| {
             let plain = document["layers"][n]["mediaType"] == media::OCI_LAYER;
-            if !plain && layout.has_blob(&layer.digest) {
-                layers.push(blob(layer.digest, layer.size)?);
-                continue;
-            }
-            // Not compressed, or here from another source than this manifest, and compressed in another way.
-            let missing = || ImageError::Missing {
-                image: of.to_owned(),
-                digest: layer.digest,
-            };
-            let diff_id = image.layers.get(n).ok_or_else(missing)?;
-            let here = LayerFile::read(layout, diff_id)?.ok_or_else(missing)?;
-            let (found, compression) = if here.compression == "none" {
+            async move {
+                if !plain && layout.has_blob(&layer.digest) {
+                    // It is found under its own digest, so what it is compressed with does not matter.
+                    return Ok::<_, ImageError>((blob(layer.digest, layer.size)?, String::new()));
+                }
+                // Not compressed, or here from another source than this manifest, and compressed in another way.
+                let missing = || ImageError::Missing {
+                    image: of.to_owned(),
+                    digest: layer.digest,
+                };
+                let diff_id = image.layers.get(n).ok_or_else(missing)?;
+                let here = LayerFile::read(layout, diff_id)?.ok_or_else(missing)?;
+                if here.compression != "none" {
+                    return Ok((blob(here.blob, here.blob_size)?, here.compression));
+                }
+                let _slot = slots.acquire().await.map_err(|_| ImageError::Interrupted)?;
                 let (store, work, to) =
                     (self.clone(), work.clone(), work.path().join(n.to_string()));
                 let failed = ImageError::io("compress", layout.layer(&here.diff_id));
@@ -164,10 +171,12 @@ impl ImageStore {
                     compress(store.content(&here)?, to)
                 });
                 let compressed = compressed.await.map_err(|_| ImageError::Interrupted)?;
-                (compressed.map_err(failed)?, "gzip".to_owned())
-            } else {
-                (blob(here.blob, here.blob_size)?, here.compression)
-            };
+                Ok((compressed.map_err(failed)?, "gzip".to_owned()))
+            }
+        });
+        let each = try_join_all(each).await?;
+        let (mut layers, mut another) = (Vec::new(), false);
+        for (n, (layer, (found, compression))) in read.layers.iter().zip(each).enumerate() {
             if found.digest != layer.digest {
                 another = true;
                 let docker =
