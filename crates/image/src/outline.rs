@@ -28,8 +28,8 @@ const BYTES: u8 = 0;
 const CONTENT: u8 = 1;
 /// Bytes of a record 0 at most.
 const PIECE: usize = 64 << 10;
-/// Paths that the kernel resolves are shorter.
-const LONGEST: usize = 64 << 10;
+/// Bytes of a path that the kernel resolves at once.
+const LONGEST: usize = 4095;
 
 /// An outline as it is written.
 pub(crate) struct Outline {
@@ -57,10 +57,11 @@ impl Outline {
 
     /// The content of the file at `path` comes next. False if the bytes themselves are wanted.
     pub fn content(&mut self, path: &[u8], length: u64) -> io::Result<bool> {
-        if !self.whole {
+        let referred = !self.whole && path.len() <= LONGEST;
+        if referred {
             self.records.content(path, length)?;
         }
-        Ok(!self.whole)
+        Ok(referred)
     }
 
     /// Something is about to be replaced: takes in all content so far, and wants all that follows.

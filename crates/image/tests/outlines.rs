@@ -127,6 +127,20 @@ async fn archives_that_take_back_what_they_brought() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn paths_as_long_as_they_can_be() {
+    // 4095 bytes are the longest path that the kernel takes; a name can follow below a directory that is open.
+    let parent = vec!["p".repeat(255); 16].join("/");
+    assert_eq!(parent.len(), 4095);
+    for path in [&parent[..3900], &parent, &format!("{parent}/{parent:.100}")] {
+        let rest = format!(" path={path}\n");
+        let record = format!("{}{rest}", rest.len() + 4);
+        let long = entry(b'x', "pax", "", record.as_bytes());
+        let file = entry(b'0', "cut", "", b"content");
+        round(path, &tar(&[long, file])).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn archives_of_gnu_tar() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
