@@ -270,17 +270,24 @@ pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<
     Ok(index)
 }
 
-/// Gives a bridge its IPv6 address, if it has it not yet.
+/// Gives a bridge its IPv6 address, if it has it not yet, and `fe80::1`: with the address that it makes up the kernel asks
+/// for neighbours only after a second or two, and what is passed on to a first container is lost so long.
 pub(crate) fn add_gateway6(
     netlink: &mut Netlink,
     bridge: u32,
     (subnet, gateway): (Ipv6Net, Ipv6Addr),
 ) -> Result<(), NetworkError> {
     let net = Ipv6Net::new_assert(gateway, subnet.prefix_len());
-    match netlink.batch(&[add(address(bridge, net))]) {
-        Err(e) if e.exists() => Ok(()),
-        other => other.map_err(failed(format!("give {net} to a bridge"))),
+    let local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64);
+    let what = || format!("give {net} and {local} to a bridge");
+    let requests = [net, local].map(|net| add(address(bridge, net)));
+    for result in netlink.each(&requests).map_err(failed(what()))? {
+        match result {
+            Err(e) if e.exists() => {}
+            other => other.map_err(failed(what()))?,
+        }
     }
+    Ok(())
 }
 
 /// Removes links by name; those that are gone already are no error.

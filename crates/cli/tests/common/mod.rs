@@ -1,6 +1,8 @@
 //! A real daemon in a network namespace and directories of its own, driven by our own command and by Debian's docker.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod outside;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
