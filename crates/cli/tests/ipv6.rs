@@ -19,27 +19,30 @@ fn docker_makes_a_network_of_both_families() {
     docker(&d, "network create --ipv6 other");
     docker(
         &d,
-        "run -d --name a --network both --ip6 fd00:9::aa --sysctl net.core.somaxconn=99 -p 8080:80 \
+        "run -d --name serves --network both --ip6 fd00:9::aa --sysctl net.core.somaxconn=99 -p 8080:80 \
                 -p [::1]:8081:80 -p 127.0.0.1:8082:80 bb httpd -f -p [::]:80 -h /data",
     );
     docker(
         &d,
-        "run -d --name b --network both --dns 2001:db8::53 --add-host six:fd00::6 --add-host me:host-gateway bb sleep 1000",
+        "run -d --name asks --network both --dns 2001:db8::53 --add-host six:fd00::6 --add-host me:host-gateway bb sleep 1000",
     );
-    docker(&d, "run -d --name c --network other bb sleep 1000");
+    docker(&d, "run -d --name alone --network other bb sleep 1000");
     // What inspect says.
     let of = |d: &Daemon, what: &str, name: &str| {
         docker(d, &format!("inspect -f {{{{{what}}}}} {name}"))
     };
     let both = |field: &str| format!(".NetworkSettings.Networks.both.{field}");
     let fields = |d: &Daemon| {
-        assert_eq!(of(d, &both("GlobalIPv6Address"), "a"), "fd00:9::aa");
-        assert_eq!(of(d, &both("GlobalIPv6PrefixLen"), "a"), "64");
-        assert_eq!(of(d, &both("IPv6Gateway"), "a"), "fd00:9::fe");
-        assert_eq!(of(d, &both("IPAMConfig.IPv6Address"), "a"), "fd00:9::aa");
-        // The first that is free, beside 10.9.0.4: two are reserved, and `a` has 10.9.0.3.
-        assert_eq!(of(d, &both("IPAddress"), "b"), "10.9.0.4");
-        assert_eq!(of(d, &both("GlobalIPv6Address"), "b"), "fd00:9::4");
+        assert_eq!(of(d, &both("GlobalIPv6Address"), "serves"), "fd00:9::aa");
+        assert_eq!(of(d, &both("GlobalIPv6PrefixLen"), "serves"), "64");
+        assert_eq!(of(d, &both("IPv6Gateway"), "serves"), "fd00:9::fe");
+        assert_eq!(
+            of(d, &both("IPAMConfig.IPv6Address"), "serves"),
+            "fd00:9::aa"
+        );
+        // The first that is free, beside 10.9.0.4: two are reserved, and `serves` has 10.9.0.3.
+        assert_eq!(of(d, &both("IPAddress"), "asks"), "10.9.0.4");
+        assert_eq!(of(d, &both("GlobalIPv6Address"), "asks"), "fd00:9::4");
         let network = docker(d, "network inspect both");
         let network: Value = serde_json::from_str(&network).unwrap();
         let network = &network[0];
@@ -51,19 +54,19 @@ fn docker_makes_a_network_of_both_families() {
         assert_eq!(config[1]["Gateway"], "fd00:9::fe");
         assert_eq!(config[1]["IPRange"], "fd00:9::/112");
         assert_eq!(config[1]["AuxiliaryAddresses"]["router"], "fd00:9::2");
-        let id = of(d, ".Id", "a");
+        let id = of(d, ".Id", "serves");
         assert_eq!(network["Containers"][&id]["IPv6Address"], "fd00:9::aa/64");
         let ports = "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp";
         for shown in [
-            docker(d, "ps -f name=^a$ --format {{.Ports}}"),
-            d.ok(["ps", "-f", "name=a", "--format", "{{.Ports}}"]),
+            docker(d, "ps -f name=serves --format {{.Ports}}"),
+            d.ok(["ps", "-f", "name=serves", "--format", "{{.Ports}}"]),
         ] {
             assert!(
                 shown.contains(ports) && shown.contains("[::1]:8081->80/tcp"),
                 "{shown}"
             );
         }
-        for shown in [docker(d, "port a 80"), d.ok(["port", "a", "80"])] {
+        for shown in [docker(d, "port serves 80"), d.ok(["port", "serves", "80"])] {
             assert!(shown.contains("0.0.0.0:8080\n[::]:8080"), "{shown}");
         }
         assert!(docker(d, "network ls -f name=both --format {{.IPv6}}").contains("true"));
@@ -80,16 +83,28 @@ fn docker_makes_a_network_of_both_families() {
     );
     // The two talk, by address and by name; the third does not reach them.
     let talk = |d: &Daemon| {
+        until("the server listens", || {
+            fetch(d, "asks", "http://[fd00:9::aa]/from-image").is_some()
+        });
         assert_eq!(
-            fetch(d, "b", "http://[fd00:9::aa]/from-image").as_deref(),
+            fetch(d, "asks", "http://[fd00:9::aa]/from-image").as_deref(),
             Some("image")
         );
-        let found = d.ok(["exec", "b", "nslookup", "-type=aaaa", "a", "10.9.0.1"]);
+        let found = d.ok([
+            "exec",
+            "asks",
+            "nslookup",
+            "-type=aaaa",
+            "serves",
+            "10.9.0.1",
+        ]);
         assert!(found.contains("fd00:9::aa"), "{found}");
-        let found = d.ok(["exec", "b", "nslookup", "fd00:9::aa", "10.9.0.1"]);
-        assert!(found.contains("a.coracle.internal"), "{found}");
-        d.ok(["exec", "a", "busybox", "ping6", "-c", "1", "-W", "5", "b"]);
-        assert_eq!(fetch(d, "c", "http://[fd00:9::aa]/from-image"), None);
+        let found = d.ok(["exec", "asks", "nslookup", "fd00:9::aa", "10.9.0.1"]);
+        assert!(found.contains("serves.coracle.internal"), "{found}");
+        d.ok([
+            "exec", "serves", "busybox", "ping6", "-c", "1", "-W", "5", "asks",
+        ]);
+        assert_eq!(fetch(d, "alone", "http://[fd00:9::aa]/from-image"), None);
         // A known name of IPv4 alone has an empty answer.
         d.ok(["run", "-d", "--name", "four", "bb", "sleep", "1000"]);
         let gateway = d.field("four", ".NetworkSettings.Gateway");
@@ -119,7 +134,7 @@ fn docker_makes_a_network_of_both_families() {
             .args(["route", "add", "fd00:9::/64", "via", "2001:db8::1"]),
     );
     talk(&d);
-    let hosts = d.ok(["exec", "b", "cat", "/etc/hosts"]);
+    let hosts = d.ok(["exec", "asks", "cat", "/etc/hosts"]);
     for line in [
         "fd00::6\tsix",
         "10.9.0.1\tme",
@@ -130,15 +145,15 @@ fn docker_makes_a_network_of_both_families() {
         assert!(hosts.contains(line), "{line} in {hosts}");
     }
     assert!(
-        d.ok(["exec", "b", "cat", "/etc/resolv.conf"])
+        d.ok(["exec", "asks", "cat", "/etc/resolv.conf"])
             .contains("nameserver 2001:db8::53")
     );
     // A release before IPv6 reads what is written.
     older_releases_read(&d);
-    let started = d.field("a", ".State.StartedAt");
+    let started = d.field("serves", ".State.StartedAt");
     d.kill();
     d.up();
-    assert_eq!(d.field("a", ".State.StartedAt"), started);
+    assert_eq!(d.field("serves", ".State.StartedAt"), started);
     fields(&d);
     talk(&d);
     // Rules that something else removed come back.
@@ -151,9 +166,9 @@ fn docker_makes_a_network_of_both_families() {
         .is_some()
     });
     talk(&d);
-    docker(&d, "restart -t 0 a");
+    docker(&d, "restart -t 0 serves");
     fields(&d);
-    docker(&d, "rm -f a b c");
+    docker(&d, "rm -f serves asks alone");
     docker(&d, "network rm both other");
 }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::outside::{fetch, page, refused, succeed};
-use common::{Daemon, errors, text};
+use common::{Daemon, errors, text, until};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -22,6 +22,10 @@ fn serve(d: &Daemon, args: &[&str]) {
         .output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}{}", errors(&output), d.log());
+    let id = text(&output);
+    until("it listens", || {
+        fetch(d, &id, "http://127.0.0.1/from-image").is_some()
+    });
 }
 
 #[test]
@@ -53,14 +57,14 @@ fn our_own_command_and_what_is_refused() {
         listed.contains("both true true") && listed.contains("four true false"),
         "{listed}"
     );
-    serve(&d, &["--name", "a", "--network", "both"]);
+    serve(&d, &["--name", "first", "--network", "both"]);
     let address = |name: &str, network: &str, field: &str| {
         d.field(
             name,
             &format!(".NetworkSettings.Networks.{network}.{field}"),
         )
     };
-    assert_eq!(address("a", "both", "GlobalIPv6Address"), "fd00:9::101");
+    assert_eq!(address("first", "both", "GlobalIPv6Address"), "fd00:9::101");
     serve(
         &d,
         &[
@@ -130,7 +134,10 @@ fn our_own_command_and_what_is_refused() {
             &["--network", "both", "--ip6", "fd00:8::5"],
             "does not lie inside fd00:9::/64",
         ),
-        (&["--network", "both", "--ip6", "fd00:9::101"], "taken by a"),
+        (
+            &["--network", "both", "--ip6", "fd00:9::101"],
+            "taken by first",
+        ),
         (
             &["--network", "both", "--ip6", "fd00:9::102"],
             "reserved address router",
@@ -277,8 +284,9 @@ fn a_compose_file_with_ipv6() {
         ),
         "fd00:c::80"
     );
-    let page = fetch(&d, "shop-asks-1", "http://[fd00:c::80]/from-image");
-    assert_eq!(page.as_deref(), Some("image"));
+    until("web answers", || {
+        fetch(&d, "shop-asks-1", "http://[fd00:c::80]/from-image").is_some()
+    });
     let found = d.ok([
         "exec",
         "shop-asks-1",
@@ -317,20 +325,22 @@ fn unit_files_with_ipv6() {
     assert_eq!(six("GlobalIPv6Address"), "fd00:d::80");
     assert_eq!(six("IPv6Gateway"), "fd00:d::fe");
     assert_eq!(six("Gateway"), "10.13.0.254");
-    assert!(page(d.inside("curl"), "http://[::1]:8080/from-image").is_some());
+    until("web answers", || {
+        page(d.inside("curl"), "http://[::1]:8080/from-image").is_some()
+    });
     let listed = d.ok(["unit", "list"]);
     assert!(listed.contains("[::1]:8080->80/tcp"), "{listed}");
     d.ok([
         "run",
         "-d",
         "--name",
-        "b",
+        "other",
         "--network",
         "six",
         "bb",
         "sleep",
         "1000",
     ]);
-    let address = d.field("b", ".NetworkSettings.Networks.six.GlobalIPv6Address");
+    let address = d.field("other", ".NetworkSettings.Networks.six.GlobalIPv6Address");
     assert!(address.starts_with("fd00:d::1"), "{address}");
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::Ipv6Net;
 
@@ -10,9 +11,13 @@ use crate::networks::{is_ours, sysctl};
 
 const CONF: &str = "/proc/sys/net/ipv6/conf";
 
-/// Whether the kernel has IPv6 at all.
+/// Whether the kernel has IPv6 at all. Once it has, it keeps it.
 pub(crate) fn in_kernel() -> bool {
-    Path::new(CONF).exists()
+    static SEEN: AtomicBool = AtomicBool::new(false);
+    if !SEEN.load(Ordering::Relaxed) && Path::new(CONF).exists() {
+        SEEN.store(true, Ordering::Relaxed);
+    }
+    SEEN.load(Ordering::Relaxed)
 }
 
 fn now(key: &str) -> Option<String> {

@@ -300,7 +300,7 @@ fn advertise(ns: &OwnedFd) {
     let message = [134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
     netns::run_in(ns.as_fd(), || {
         run("ip", &["addr", "add", "fe80::2/64", "dev", "out0", "nodad"]);
-        let index = std::fs::read_to_string("/proc/net/if_inet6").unwrap();
+        let index = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
         let index = index.lines().find(|l| l.ends_with(" out0")).unwrap();
         let index = u32::from_str_radix(index.split(' ').nth(1).unwrap(), 16).unwrap();
         let raw = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6)).unwrap();
