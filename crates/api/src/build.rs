@@ -7,6 +7,7 @@ use crate::App;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
+use crate::registries::Auth;
 use crate::transfer::{failed, lines, reader};
 use axum::Json;
 use axum::extract::{Request, State};
@@ -17,7 +18,6 @@ use coracle_build::{BuildOptions, Builder, Event, Source};
 use coracle_engine::Engine;
 use coracle_engine::model::{HostConfig, Ulimit};
 use coracle_image::{CacheQuery, Credentials, Reference};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -44,15 +44,6 @@ fn decoded(text: &str) -> std::result::Result<Vec<u8>, base64::DecodeError> {
         .or_else(|_| STANDARD_NO_PAD.decode(text))
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Auth {
-    username: String,
-    password: String,
-    auth: String,
-    identitytoken: String,
-}
-
 /// `X-Registry-Config`: base64 of a JSON object, registry to credentials.
 fn credentials(headers: &HeaderMap) -> Result<BTreeMap<String, Credentials>> {
     let Some(value) = headers.get("x-registry-config").filter(|v| !v.is_empty()) else {
@@ -70,26 +61,13 @@ fn credentials(headers: &HeaderMap) -> Result<BTreeMap<String, Credentials>> {
     }
     let all: BTreeMap<String, Auth> =
         serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    let one = |(host, mut auth): (String, Auth)| {
-        if auth.username.is_empty() && !auth.auth.is_empty() {
-            let pair = decoded(&auth.auth)
-                .ok()
-                .and_then(|p| String::from_utf8(p).ok());
-            if let Some((user, password)) = pair.as_deref().and_then(|p| p.split_once(':')) {
-                (auth.username, auth.password) = (user.into(), password.into());
-            }
+    let mut found = BTreeMap::new();
+    for (host, auth) in all {
+        if let Some(credentials) = auth.credentials().map_err(&bad)? {
+            found.insert(host, credentials);
         }
-        if auth.username.is_empty() && auth.identitytoken.is_empty() {
-            return None;
-        }
-        let found = Credentials {
-            username: auth.username,
-            password: auth.password,
-            identity_token: Some(auth.identitytoken).filter(|t| !t.is_empty()),
-        };
-        Some((host, found))
-    };
-    Ok(all.into_iter().filter_map(one).collect())
+    }
+    Ok(found)
 }
 
 fn secrets(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<u8>>> {
@@ -367,12 +345,21 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
             }
         }
     }
+    if query
+        .number::<i64>("min-free-space")?
+        .is_some_and(|b| b != 0)
+    {
+        return Err(ApiError::invalid(
+            "parameter min-free-space is not supported by this release; use reserved-space, or the daemon's marks",
+        ));
+    }
     for key in ["keep-storage", "reserved-space", "max-used-space"] {
         if let Some(bytes) = query.number::<u64>(key)?.filter(|b| *b > 0) {
             asked.keep = Some(bytes);
         }
     }
     let (gone, freed) = app.builder.prune(asked).await?;
+    crate::containers::tell_prune(&app.engine, "builder", freed);
     Ok(Json(
         json!({ "CachesDeleted": gone, "SpaceReclaimed": freed }),
     ))

@@ -9,6 +9,8 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use coracle_engine::Engine;
+use coracle_engine::events::Event;
 use coracle_engine::model::CreateRequest;
 use coracle_engine::record::Phase;
 use coracle_engine::remove::RemoveOptions;
@@ -28,6 +30,9 @@ pub fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T>
 
 pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -> Result {
     let request: CreateRequest = body(&bytes)?;
+    if app.engine.images().get(&request.config.image).is_ok() {
+        crate::images::check_platform(&app.engine, &request.config.image, query.text("platform"))?;
+    }
     let created = app
         .engine
         .create(query.text("name"), request)
@@ -40,7 +45,13 @@ pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -
                 {
                     ApiError::not_found(coracle_engine::full_error(&e))
                 }
-                other => other.into(),
+                // They would pull the image for anything else that is not there, too.
+                other => match ApiError::from(other) {
+                    error if error.status() == StatusCode::NOT_FOUND => {
+                        ApiError::invalid(error.message().to_owned())
+                    }
+                    error => error,
+                },
             }
         })?;
     let answer = json!({ "Id": created.id, "Warnings": created.warnings });
@@ -167,7 +178,7 @@ pub async fn resize(State(app): State<App>, Path(id): Path<String>, query: Query
 
 pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), &["until", "label", "label!"])?;
-    let mut removed = Vec::new();
+    let (mut removed, mut bytes) = (Vec::new(), 0);
     for snapshot in app.engine.list() {
         let record = &snapshot.record;
         let idle = matches!(
@@ -176,6 +187,9 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
         );
         let old = filters.any("until", |until| crate::list::before(record.created, until));
         if idle && old && filters.labels(&record.config.labels) {
+            let (engine, of) = (app.engine.clone(), record.clone());
+            let measured = move || crate::inspect::sizes(&engine, &of).0;
+            let size = tokio::task::spawn_blocking(measured).await;
             // One that was started meanwhile stays.
             if app
                 .engine
@@ -184,12 +198,20 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
                 .is_ok()
             {
                 removed.push(record.id.to_string());
+                bytes += size.unwrap_or(0);
             }
         }
     }
+    tell_prune(&app.engine, "container", bytes);
     Ok(Json(
-        json!({ "ContainersDeleted": removed, "SpaceReclaimed": 0 }),
+        json!({ "ContainersDeleted": removed, "SpaceReclaimed": bytes }),
     ))
+}
+
+/// Says how much room a prune has made, in bytes.
+pub fn tell_prune(engine: &Engine, kind: &str, bytes: u64) {
+    let attributes = [("reclaimed".to_owned(), bytes.to_string())].into();
+    engine.publish(Event::now(kind, "prune", "", attributes));
 }
 
 /// What `ps` of the machine says of the container's processes.
@@ -203,16 +225,22 @@ pub async fn top(
     if arguments.contains('\0') {
         return Err(ApiError::invalid("parameter ps_args has a NUL byte"));
     }
-    let output = tokio::process::Command::new("ps")
-        .args(arguments.split_whitespace())
-        .output()
-        .await
-        .map_err(|e| {
+    let ps = async |more: Option<String>| {
+        let words = arguments.split_whitespace().map(str::to_owned).chain(more);
+        let output = tokio::process::Command::new("ps").args(words).output();
+        output.await.map_err(|e| {
             ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("ps cannot be run ({e}); install the Debian package procps"),
             )
-        })?;
+        })
+    };
+    let list: Vec<String> = pids.iter().map(ToString::to_string).collect();
+    let mut output = ps(Some(format!("-q{}", list.join(",")))).await?;
+    if !output.status.success() {
+        // Some of its options do not go with a list of processes.
+        output = ps(None).await?;
+    }
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
         return Err(ApiError::invalid(format!("ps {arguments}: {}", why.trim())));

@@ -1,7 +1,7 @@
 //! What other engines have and this one does not: answered as an engine that is no swarm member does, or refused by name.
 
 use crate::App;
-use crate::error::{ApiError, Result};
+use crate::error::ApiError;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{any, get};
@@ -23,9 +23,6 @@ pub fn routes() -> Router<App> {
         .route("/plugins/{*rest}", any(no_plugins))
         .route("/session", any(no_buildkit))
         .route("/grpc", any(no_buildkit))
-        .route("/images/search", get(no_search))
-        .route("/distribution/{*rest}", get(no_distribution))
-        .route("/containers/{id}/attach/ws", get(no_websocket))
 }
 
 fn refused(what: &str) -> ApiError {
@@ -65,20 +62,4 @@ async fn no_plugins() -> ApiError {
 
 async fn no_buildkit() -> ApiError {
     refused("BuildKit is not served by this release; set DOCKER_BUILDKIT=0")
-}
-
-async fn no_search() -> ApiError {
-    refused(
-        "searching registries is not supported by this release; look for images on the registry's own pages",
-    )
-}
-
-async fn no_distribution() -> Result {
-    Err(refused(
-        "asking a registry without pulling is not supported by this release; use skopeo inspect",
-    ))
-}
-
-async fn no_websocket() -> ApiError {
-    refused("attaching by websocket is not supported; use POST /containers/{id}/attach")
 }

@@ -38,8 +38,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    /// The status that is answered.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The text for people.
-    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -7,6 +7,7 @@ use crate::filters::Filters;
 use crate::inspect::moment;
 use crate::query::Query;
 use crate::transfer::{push, save};
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode};
@@ -15,23 +16,70 @@ use coracle_engine::Engine;
 use coracle_engine::commit::CommitOptions;
 use coracle_engine::events::Event;
 use coracle_engine::record::Phase;
-use coracle_image::{ImageId, ImageSummary, InUse, Reference, Removed};
+use coracle_image::{ImageId, ImageSummary, InUse, Platform, Reference, Removed};
 use serde_json::{Value, json};
 
-/// A line of the list; `containers` counts users, if that was asked.
-pub fn row(image: &ImageSummary, containers: Option<usize>) -> Value {
-    json!({
+/// A line of the list; `containers` counts users, if that was asked, `shared` what it has in common with others.
+pub fn row(
+    image: &ImageSummary,
+    containers: Option<usize>,
+    shared: Option<u64>,
+    version: ApiVersion,
+) -> Value {
+    let count = |n: u64| i64::try_from(n).unwrap_or(-1);
+    let mut row = json!({
         "Id": image.id.to_string(),
         "ParentId": "",
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
         "Created": image.created.map_or(0, |t| t.timestamp()),
         "Size": image.size,
-        "SharedSize": -1,
-        "VirtualSize": image.size,
+        "SharedSize": shared.map_or(-1, count),
         "Labels": image.labels,
         "Containers": containers.map_or(-1, |n| i64::try_from(n).unwrap_or(-1)),
-    })
+    });
+    if !version.from(44) {
+        row["VirtualSize"] = json!(image.size);
+    }
+    row
+}
+
+/// Refuses an image that is not for the platform asked: `linux/arm64`, or JSON as of version 1.48.
+pub fn check_platform(engine: &Engine, name: &str, asked: Option<&str>) -> Result<()> {
+    let Some(text) = asked else { return Ok(()) };
+    let bad = || {
+        ApiError::invalid(format!(
+            "invalid platform \"{text}\"; write for example linux/amd64 or {{\"os\":\"linux\",\"architecture\":\"amd64\"}}"
+        ))
+    };
+    let platform: Platform = match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(o)) => {
+            let word = |key: &str| o.get(key).and_then(Value::as_str).unwrap_or_default();
+            let text = format!(
+                "{}/{}/{}",
+                word("os"),
+                word("architecture"),
+                word("variant")
+            );
+            text.trim_end_matches('/').parse().map_err(|_| bad())?
+        }
+        _ => text.parse().map_err(|_| bad())?,
+    };
+    let image = engine.images().get(name)?;
+    let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
+    let of = |key: &str| raw[key].as_str().unwrap_or_default().to_owned();
+    let variant = Some(of("variant")).filter(|v| !v.is_empty());
+    let fits = platform.os == of("os")
+        && platform.architecture == of("architecture")
+        && (platform.variant.is_none() || variant.is_none() || platform.variant == variant);
+    if fits {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format!(
+        "image with reference {name} was found but its platform ({}/{}) does not match the specified platform ({platform})",
+        of("os"),
+        of("architecture")
+    )))
 }
 
 /// `POST /commit`.
@@ -63,7 +111,11 @@ pub async fn commit(
         message: query.text("comment").map(str::to_owned),
         pause: query.flag_or("pause", true),
     };
+    let name = options.reference.as_ref().map(Reference::familiar);
     let id = app.engine.commit(container, options).await?;
+    if let Some(name) = name {
+        tell(&app.engine, "tag", &id.to_string(), &name);
+    }
     Ok((StatusCode::CREATED, Json(json!({ "Id": id.to_string() }))))
 }
 
@@ -77,7 +129,11 @@ const FILTERS: &[&str] = &[
     "until",
 ];
 
-pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+pub async fn list(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let images = app.engine.images();
     let created = |key: &str| -> Result<_> {
@@ -106,12 +162,30 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
                 .is_none_or(|d| d == i.repo_tags.is_empty())
             && filters.labels(&i.labels)
     };
+    // What is shared costs a look at every layer.
+    let shared = query
+        .flag("shared-size")
+        .then(|| images.usage(&Default::default()).shared);
+    let all = app.engine.list();
+    let users = |i: &ImageSummary| {
+        let id = i.id.to_string();
+        all.iter().filter(|s| s.record.image_id == id).count()
+    };
     Ok(Json(
         images
             .list()
             .iter()
             .filter(|i| fits(i))
-            .map(|i| row(i, None))
+            .map(|i| {
+                let mut shown = i.clone();
+                // Of its names only those that were asked for.
+                let named = |n: &String| filters.any("reference", |p| reference_fits(n, p));
+                shown.repo_tags.retain(named);
+                shown.repo_digests.retain(named);
+                let containers = version.from(51).then(|| users(i));
+                let shared = shared.as_ref().map(|s| s.get(&i.id).copied().unwrap_or(0));
+                row(&shown, containers, shared, version)
+            })
             .collect(),
     ))
 }
@@ -144,16 +218,23 @@ pub async fn named(
     State(app): State<App>,
     Path(rest): Path<String>,
     query: Query,
+    version: ApiVersion,
     request: Request,
 ) -> Result {
     let method = request.method().clone();
     let (name, verb) = rest.rsplit_once('/').unwrap_or((&rest, ""));
+    if method != Method::DELETE && matches!(verb, "json" | "history" | "get" | "push") {
+        check_platform(&app.engine, name, query.text("platform"))?;
+    }
     match (method, verb) {
-        (Method::GET, "json") => inspect(&app.engine, name),
+        (Method::GET, "json") => inspect(&app.engine, name, version),
         (Method::GET, "history") => history(&app.engine, name),
         (Method::GET, "get") => save(&app.engine, vec![name.to_owned()]).await,
         (Method::POST, "tag") => tag(&app.engine, name, &query),
         (Method::POST, "push") => push(app.engine, name, &query, request.headers()),
+        (Method::DELETE, _) if query.text("platforms").is_some() => Err(ApiError::invalid(
+            "parameter platforms is not supported: an image here is for one platform; remove it by its name",
+        )),
         (Method::DELETE, _) => remove(&app.engine, &rest, query.flag("force")),
         _ => Err(ApiError::not_found(format!(
             "/images/{rest}: page not found, or not served by this release"
@@ -161,7 +242,7 @@ pub async fn named(
     }
 }
 
-fn inspect(engine: &Engine, name: &str) -> Result {
+fn inspect(engine: &Engine, name: &str, version: ApiVersion) -> Result {
     let image = engine.images().get(name)?;
     let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
     let dirs = engine.images().layer_dirs(&image.id)?;
@@ -171,7 +252,7 @@ fn inspect(engine: &Engine, name: &str) -> Result {
         .last()
         .and_then(|h| h["comment"].as_str())
         .unwrap_or_default();
-    let answer = json!({
+    let mut answer = json!({
         "Id": image.id.to_string(),
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
@@ -180,12 +261,11 @@ fn inspect(engine: &Engine, name: &str) -> Result {
         "Created": moment(image.created),
         "DockerVersion": raw["docker_version"].as_str().unwrap_or_default(),
         "Author": raw["author"].as_str().unwrap_or_default(),
-        "Config": config(&raw),
+        "Config": config(&raw["config"], version),
         "Architecture": raw["architecture"],
         "Variant": raw["variant"].as_str().unwrap_or_default(),
         "Os": raw["os"],
         "Size": image.size,
-        "VirtualSize": image.size,
         "GraphDriver": {
             "Name": "overlay2",
             "Data": {
@@ -196,14 +276,51 @@ fn inspect(engine: &Engine, name: &str) -> Result {
         "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>() },
         "Metadata": { "LastTagTime": moment(Some(image.added)) },
     });
+    if !version.from(44) {
+        answer["VirtualSize"] = json!(image.size);
+    }
+    if !version.from(45) {
+        answer["Container"] = json!(raw["container"].as_str().unwrap_or_default());
+        answer["ContainerConfig"] = config(&raw["container_config"], version);
+    }
     Ok(Json(answer).into_response())
 }
 
-/// The image's config with the fields that clients expect to be there.
-fn config(raw: &Value) -> Value {
-    let mut config = raw["config"].clone();
+/// What the config of an image has by the OCI image specification and Docker's extensions of it.
+const OF_IMAGES: &[&str] = &[
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+    "ArgsEscaped",
+    "Healthcheck",
+    "OnBuild",
+    "Shell",
+];
+
+/// The image's config: what it says, as of version 1.50; with the fields of containers that clients expected before.
+fn config(raw: &Value, version: ApiVersion) -> Value {
+    let mut config = raw.clone();
     if !config.is_object() {
         config = json!({});
+    }
+    if version.from(50) {
+        let says = |v: &Value| match v {
+            Value::Null | Value::Bool(false) => false,
+            Value::String(s) => !s.is_empty(),
+            Value::Array(a) => !a.is_empty(),
+            Value::Object(o) => !o.is_empty(),
+            _ => true,
+        };
+        if let Some(map) = config.as_object_mut() {
+            map.retain(|key, value| OF_IMAGES.contains(&key.as_str()) && says(value));
+        }
+        return config;
     }
     for (key, empty) in [
         ("Hostname", json!("")),
@@ -311,6 +428,8 @@ fn user(engine: &Engine, id: &ImageId) -> Option<InUse> {
 }
 
 fn remove(engine: &Engine, name: &str, force: bool) -> Result {
+    let id = engine.images().get(name).map(|i| i.id.to_string());
+    let id = id.unwrap_or_default();
     let removed = engine
         .images()
         .remove(name, force, &|id| user(engine, id))?;
@@ -318,7 +437,7 @@ fn remove(engine: &Engine, name: &str, force: bool) -> Result {
         .iter()
         .map(|r| match r {
             Removed::Untagged(name) => {
-                tell(engine, "untag", name, name);
+                tell(engine, "untag", &id, name);
                 json!({ "Untagged": name })
             }
             Removed::Deleted(id) => {
@@ -363,6 +482,7 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
             }));
         }
     }
+    crate::containers::tell_prune(&app.engine, "image", bytes);
     Ok(Json(
         json!({ "ImagesDeleted": rows, "SpaceReclaimed": bytes }),
     ))

@@ -1,7 +1,7 @@
-//! HTTP: the Docker Engine API (version 1.44 and what older clients ask of it) and our own API under `/v1`.
+//! HTTP: the Docker Engine API (versions 1.40 to 1.51, exact from 1.44 on) and our own API under `/v1`.
 //!
-//! A path may carry Docker's version (`/v1.44/containers/json`); it is taken off before routing, as the answers to
-//! every version served are the same. Bodies, codes and error texts are those of the Engine API's definition; where
+//! A path may carry Docker's version (`/v1.44/containers/json`); it is taken off before routing, and handlers whose answers
+//! differ ask for it ([`ApiVersion`]). Bodies, codes and error texts are those of the Engine API's definition; where
 //! something is not honoured the answer is an error that says so, never silence.
 
 #![recursion_limit = "256"]
@@ -19,6 +19,7 @@ mod inspect;
 mod list;
 mod networks;
 mod query;
+mod registries;
 mod rest;
 mod serve;
 mod stats;
@@ -26,7 +27,9 @@ mod streams;
 mod system;
 mod transfer;
 mod units;
+mod version;
 mod volumes;
+mod websocket;
 
 use axum::Router;
 use axum::routing::{any, delete, get, post};
@@ -42,11 +45,12 @@ pub use exec::EXEC;
 pub use list::human;
 pub use serve::serve;
 pub use streams::EXIT;
+pub use version::ApiVersion;
 
 /// Version of the Docker Engine API that is spoken.
-pub const API_VERSION: &str = "1.44";
+pub const API_VERSION: &str = "1.51";
 /// Oldest version of it that clients may ask for.
-pub const MIN_API_VERSION: &str = "1.24";
+pub const MIN_API_VERSION: &str = "1.40";
 /// This release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -85,7 +89,7 @@ fn system_routes() -> Router<App> {
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .route("/info", get(system::info))
-        .route("/auth", post(system::auth))
+        .route("/auth", post(registries::auth))
         .route("/events", get(events::events))
         .route("/system/df", get(system::disk_usage))
 }
@@ -116,6 +120,7 @@ fn container_routes() -> Router<App> {
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}/logs", get(streams::logs))
         .route("/containers/{id}/attach", post(streams::attach))
+        .route("/containers/{id}/attach/ws", get(websocket::attach))
         .route("/containers/{id}/stats", get(stats::stats))
         .route("/containers/{id}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
@@ -134,6 +139,8 @@ fn image_routes() -> Router<App> {
         .route("/images/load", post(transfer::load))
         .route("/images/get", get(transfer::save_many))
         .route("/images/prune", post(images::prune))
+        .route("/images/search", get(registries::search))
+        .route("/distribution/{*rest}", get(registries::distribution))
         // Names of images have slashes in them, so what follows the name is told apart by the handler.
         .route("/images/{*rest}", any(images::named))
 }

@@ -4,6 +4,7 @@ use crate::App;
 use crate::error::Result;
 use crate::filters::{Filters, name_fits};
 use crate::query::Query;
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,11 +14,29 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 
 const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
-pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+pub async fn list(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let limit: Option<i64> = query.number("limit")?;
     let asked = limit.filter(|l| *l > 0);
@@ -41,7 +60,13 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
             found.push(if query.flag("slim") {
                 slim(&app.engine, &snapshot, &mut images)
             } else {
-                row(&app.engine, &snapshot, &mut images, query.flag("size"))
+                row(
+                    &app.engine,
+                    &snapshot,
+                    &mut images,
+                    query.flag("size"),
+                    version,
+                )
             });
         }
         if asked.is_some_and(|l| i64::try_from(found.len()).unwrap_or(i64::MAX) >= l) {
@@ -119,6 +144,9 @@ fn fits(engine: &Engine, snapshot: &Snapshot, filters: &Filters) -> bool {
             record.state.phase == Phase::Exited && record.state.exit_code.to_string() == c
         })
         && filters.any("health", |h| h == health)
+        // No container is a task of a swarm, and only Windows isolates otherwise.
+        && filters.any("is-task", |t| matches!(t, "false" | "0"))
+        && filters.any("isolation", str::is_empty)
         && filters.any("ancestor", image)
         && filters.any("network", network)
         && filters.any("volume", volume)
@@ -158,13 +186,15 @@ impl Names {
     }
 }
 
-fn command(record: &Record) -> String {
-    let args: Vec<&str> = [&record.config.entrypoint, &record.config.cmd]
-        .into_iter()
-        .flatten()
-        .flat_map(|a| a.0.iter().map(String::as_str))
-        .collect();
-    args.join(" ")
+pub fn command(record: &Record) -> String {
+    let args = [&record.config.entrypoint, &record.config.cmd];
+    let args = args.into_iter().flatten().flat_map(|a| &a.0);
+    // Arguments with blanks in quotes, but not the program.
+    let args = args.enumerate().map(|(n, arg)| match arg.contains(' ') {
+        true if n > 0 => format!("'{arg}'"),
+        _ => arg.clone(),
+    });
+    args.collect::<Vec<_>>().join(" ")
 }
 
 /// What a table for people has, and nothing else: our own parameter, for lists of hundreds.
@@ -181,7 +211,13 @@ fn slim(engine: &Engine, snapshot: &Snapshot, images: &mut Names) -> Value {
     })
 }
 
-fn row(engine: &Engine, snapshot: &Snapshot, images: &mut Names, size: bool) -> Value {
+fn row(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    images: &mut Names,
+    size: bool,
+    version: ApiVersion,
+) -> Value {
     let record = &snapshot.record;
     let mut row = json!({
         "Id": record.id,
@@ -195,9 +231,13 @@ fn row(engine: &Engine, snapshot: &Snapshot, images: &mut Names, size: bool) -> 
         "State": status_word(record),
         "Status": status(snapshot),
         "HostConfig": { "NetworkMode": record.host_config.network_mode },
-        "NetworkSettings": { "Networks": crate::inspect::networks(engine, record) },
+        "NetworkSettings": { "Networks": crate::inspect::networks(engine, record, version) },
         "Mounts": crate::inspect::mounts(record),
     });
+    let annotations = &record.host_config.annotations;
+    if version.from(46) && !annotations.is_empty() {
+        row["HostConfig"]["Annotations"] = json!(annotations);
+    }
     if size {
         let (writable, root) = crate::inspect::sizes(engine, record);
         row["SizeRw"] = json!(writable);
@@ -235,7 +275,7 @@ fn ports(record: &Record) -> Value {
 }
 
 /// Docker's sentence about the state: `Up 5 minutes (healthy)`, `Exited (1) 2 hours ago`.
-fn status(snapshot: &Snapshot) -> String {
+pub fn status(snapshot: &Snapshot) -> String {
     let state = &snapshot.record.state;
     let since = |t: Option<DateTime<Utc>>| {
         let seconds = t.map_or(0, |t| (Utc::now() - t).num_seconds().max(0));

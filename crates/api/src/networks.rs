@@ -5,6 +5,7 @@ use crate::containers::body;
 use crate::error::{ApiError, Result};
 use crate::filters::{Filters, name_fits};
 use crate::query::Query;
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -25,7 +26,7 @@ fn driver(network: &Network) -> &'static str {
     }
 }
 
-fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
+fn answer(engine: &Engine, network: &Network, with_containers: bool, version: ApiVersion) -> Value {
     let mut containers = Map::new();
     if with_containers {
         for e in engine
@@ -47,17 +48,15 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
             );
         }
     }
-    let bridge = network.driver == Driver::Bridge;
     let created = i64::try_from(network.created)
         .ok()
         .and_then(|s| DateTime::from_timestamp(s, 0));
-    json!({
+    let mut answer = json!({
         "Name": network.name,
         "Id": network.id,
         "Created": crate::inspect::moment(created),
         "Scope": "local",
         "Driver": driver(network),
-        "EnableIPv4": bridge,
         "EnableIPv6": network.v6().is_some(),
         "IPAM": { "Driver": "default", "Options": null, "Config": ipam(network) },
         "Internal": network.internal,
@@ -68,7 +67,11 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
         "Containers": containers,
         "Options": network.options,
         "Labels": network.labels,
-    })
+    });
+    if version.from(47) {
+        answer["EnableIPv4"] = json!(true);
+    }
+    answer
 }
 
 /// Docker's `IPAMConfig`s, one for each family.
@@ -110,7 +113,11 @@ const FILTERS: &[&str] = &[
     "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
 ];
 
-pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+pub async fn list(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let endpoints = app.engine.networks().endpoints();
     let fits = |n: &Network| {
@@ -129,14 +136,23 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     Ok(Json(
         all.iter()
             .filter(|n| fits(n))
-            .map(|n| answer(&app.engine, n, false))
+            .map(|n| answer(&app.engine, n, false, version))
             .collect(),
     ))
 }
 
-pub async fn inspect(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>> {
+pub async fn inspect(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let network = find(&app.engine, &id)?;
-    Ok(Json(answer(&app.engine, &network, true)))
+    // Every network is of this machine.
+    if query.text("scope").is_some_and(|s| s != "local") {
+        return Err(ApiError::not_found(format!("network {id} not found")));
+    }
+    Ok(Json(answer(&app.engine, &network, true, version)))
 }
 
 fn find(engine: &Engine, id: &str) -> Result<Network> {
@@ -156,20 +172,23 @@ struct Create {
     internal: bool,
     #[serde(rename = "EnableIPv6")]
     enable_ipv6: Option<bool>,
-    #[serde(rename = "EnableIPv4")]
-    enable_ipv4: Option<bool>,
     #[serde(rename = "IPAM")]
     ipam: Option<Ipam>,
     options: Option<BTreeMap<String, String>>,
     labels: Option<BTreeMap<String, String>>,
     ingress: bool,
     config_only: bool,
+    config_from: Option<Value>,
+    scope: Option<String>,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Ipam {
     driver: Option<String>,
+    options: Option<BTreeMap<String, String>>,
     config: Option<Vec<IpamConfig>>,
 }
 
@@ -201,15 +220,27 @@ fn spec(asked: Create) -> Result<NetworkSpec> {
     if asked.ingress || asked.config_only {
         return Err(unsupported("an ingress or configuration-only network"));
     }
+    let named = |v: &Value| v["Network"].as_str().is_some_and(|n| !n.is_empty());
+    if asked.config_from.as_ref().is_some_and(named) {
+        return Err(unsupported(
+            "ConfigFrom (the configuration of another network)",
+        ));
+    }
+    if !matches!(asked.scope.as_deref(), None | Some("" | "local")) {
+        return Err(unsupported("Scope (a network of more than this machine)"));
+    }
+    if asked.enable_ipv4 == Some(false) {
+        return Err(ApiError::invalid(
+            "EnableIPv4=false (a network without IPv4) is not supported by this release; leave it out: with EnableIPv6 \
+             its containers have addresses of both families",
+        ));
+    }
     let ipam = asked.ipam.unwrap_or_default();
     if !matches!(ipam.driver.as_deref(), None | Some("" | "default")) {
         return Err(unsupported("an IPAM driver"));
     }
-    if asked.enable_ipv4 == Some(false) {
-        return Err(ApiError::invalid(
-            "a network without IPv4 (EnableIPv4=false) is not supported by this release; leave it out: with --ipv6 its \
-             containers have addresses of both families",
-        ));
+    if ipam.options.is_some_and(|o| !o.is_empty()) {
+        return Err(unsupported("IPAM.Options (options of IPAM drivers)"));
     }
     let mut spec = NetworkSpec {
         name: asked.name,
@@ -326,5 +357,6 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
             removed.push(network.name);
         }
     }
+    crate::containers::tell_prune(&app.engine, "network", 0);
     Ok(Json(json!({ "NetworksDeleted": removed })))
 }

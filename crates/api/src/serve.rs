@@ -1,8 +1,11 @@
 //! Accepting connections on a Unix socket.
 
+use crate::{API_VERSION, version};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::Uri;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::{Either, ready};
 use hyper::body::{Frame, SizeHint};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
@@ -19,6 +22,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Who answers, as HTTP names it.
+const SERVER: &str = concat!("Coracle/", env!("CARGO_PKG_VERSION"), " (linux)");
 /// Longest wait for requests that have no answer yet when the daemon leaves.
 const ANSWERS: Duration = Duration::from_secs(10);
 /// Longest wait for the last bytes of answers.
@@ -68,6 +73,15 @@ pub async fn serve(
     ended
 }
 
+/// Says on every answer whose it is, as docker does; clients look for the version.
+fn signed(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static(API_VERSION));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+    answer
+}
+
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone stops nobody.
     if stop.wait_for(|s| *s).await.is_err() {
@@ -86,16 +100,22 @@ async fn connection(
         if let Some(peer) = &peer {
             request.extensions_mut().insert(Peer(peer.clone()));
         }
-        if let Some(uri) = without_version(request.uri()) {
+        let mut refused = None;
+        if let Some((version, uri)) = version::split(request.uri()) {
             *request.uri_mut() = uri;
+            request.extensions_mut().insert(version);
+            refused = version.served().err();
         }
         let open = Open::new(unanswered.clone());
-        let answer = inner.call(request);
+        let answer = match refused {
+            None => Either::Left(inner.call(request)),
+            Some(error) => Either::Right(ready(Ok(error.into_response()))),
+        };
         let peer = peer.clone().map(Peer);
         async move {
             let answer = answer.await;
             drop(open);
-            answer.map(|a| match peer {
+            answer.map(signed).map(|a| match peer {
                 Some(peer) if a.body().size_hint().exact().is_none() => {
                     a.map(|body| Body::new(WhileHere::new(body, peer)))
                 }
@@ -227,40 +247,4 @@ impl Drop for Open {
 fn is_exhausted(error: &io::Error) -> bool {
     // EMFILE and ENFILE.
     matches!(error.raw_os_error(), Some(24 | 23))
-}
-
-/// Takes `/v1.44` off; `/v1/…` is ours and stays.
-fn without_version(uri: &Uri) -> Option<Uri> {
-    let path = uri.path_and_query()?.as_str();
-    let (version, rest) = path.strip_prefix("/v")?.split_once('/')?;
-    let (major, minor) = version.split_once('.')?;
-    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    if !digits(major) || !digits(minor) {
-        return None;
-    }
-    format!("/{rest}").parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn versions_are_taken_off() {
-        let strip = |s: &str| without_version(&s.parse().unwrap()).map(|u| u.to_string());
-        assert_eq!(
-            strip("/v1.44/containers/json?all=1").unwrap(),
-            "/containers/json?all=1"
-        );
-        for ours in [
-            "/v1/units",
-            "/containers/json",
-            "/volumes/v1.2",
-            "/vx.y/z",
-            "/v1.44",
-        ] {
-            assert_eq!(strip(ours), None, "{ours}");
-        }
-    }
 }

@@ -148,7 +148,7 @@ pub async fn attach(
         if let Some(mut past) = past {
             while let Some(line) = past.recv().await {
                 if client
-                    .write_all(&framed(&line, terminal, false))
+                    .write_all(&framed(&line, terminal, Shown::default()))
                     .await
                     .is_err()
                 {
@@ -230,18 +230,33 @@ pub async fn logs(State(app): State<App>, Path(id): Path<String>, query: Query) 
     }
     let terminal = app.engine.get(&id)?.record.config.tty;
     let lines = app.engine.logs(&id, asked)?;
-    Ok(log_answer(lines, terminal, query.flag("timestamps")))
+    Ok(log_answer(lines, terminal, shown(&query)))
+}
+
+/// What stands before each line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown {
+    timestamps: bool,
+    details: bool,
+}
+
+/// What a request wants to stand before each line.
+pub fn shown(query: &Query) -> Shown {
+    Shown {
+        timestamps: query.flag("timestamps"),
+        details: query.flag("details"),
+    }
 }
 
 /// Sends lines as they come.
-pub fn log_answer(lines: mpsc::Receiver<LogLine>, terminal: bool, timestamps: bool) -> Response {
+pub fn log_answer(lines: mpsc::Receiver<LogLine>, terminal: bool, shown: Shown) -> Response {
     let stream = unfold(lines, move |mut lines| async move {
         let line = lines.recv().await?;
-        let mut bytes = framed(&line, terminal, timestamps);
+        let mut bytes = framed(&line, terminal, shown);
         // What is there already goes in one piece.
         while bytes.len() < 64 << 10 {
             match lines.try_recv() {
-                Ok(line) => bytes.extend(framed(&line, terminal, timestamps)),
+                Ok(line) => bytes.extend(framed(&line, terminal, shown)),
                 Err(_) => break,
             }
         }
@@ -254,9 +269,9 @@ pub fn log_answer(lines: mpsc::Receiver<LogLine>, terminal: bool, timestamps: bo
         .into_response()
 }
 
-fn framed(line: &LogLine, terminal: bool, timestamps: bool) -> Vec<u8> {
+fn framed(line: &LogLine, terminal: bool, shown: Shown) -> Vec<u8> {
     let mut text = Vec::new();
-    if timestamps {
+    if shown.timestamps {
         text.extend(
             line.time
                 .to_rfc3339_opts(SecondsFormat::Nanos, true)
@@ -264,9 +279,31 @@ fn framed(line: &LogLine, terminal: bool, timestamps: bool) -> Vec<u8> {
         );
         text.push(b' ');
     }
+    if shown.details {
+        let pairs = line
+            .attrs
+            .iter()
+            .map(|(k, v)| format!("{}={}", escaped(k), escaped(v)));
+        text.extend(pairs.collect::<Vec<_>>().join(",").into_bytes());
+        text.push(b' ');
+    }
     text.extend(&line.text);
     if terminal {
         return text;
     }
     frame(if line.stderr { STDERR } else { STDOUT }, &text)
+}
+
+/// As Go's `url.QueryEscape` writes it, which docker uses here.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b' ' => out.push('+'),
+            b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }

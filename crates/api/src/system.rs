@@ -1,8 +1,9 @@
 //! The machine and the daemon as a whole.
 
-use crate::error::Result;
+use crate::error::{ApiError, Result};
 use crate::inspect::{sizes, tree_size};
 use crate::query::Query;
+use crate::version::ApiVersion;
 use crate::{API_VERSION, App, MIN_API_VERSION, VERSION};
 use axum::Json;
 use axum::extract::State;
@@ -20,10 +21,8 @@ const ARCHITECTURE: &str = match std::env::consts::ARCH.as_bytes() {
 pub async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
     for (name, value) in [
-        ("api-version", API_VERSION),
         ("builder-version", "1"),
         ("docker-experimental", "false"),
-        ("ostype", "linux"),
         ("swarm", "inactive"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -78,7 +77,17 @@ fn operating_system() -> (String, String) {
     (field("PRETTY_NAME"), field("VERSION_ID"))
 }
 
-pub async fn info(State(app): State<App>) -> Json<Value> {
+/// Whether bridged frames pass the firewall's rules of packets.
+fn bridge_passes(file: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/sys/net/bridge/{file}")).is_ok_and(|t| t.trim() == "1")
+}
+
+/// Descriptors that the daemon has open.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+pub async fn info(State(app): State<App>, version: ApiVersion) -> Json<Value> {
     let engine = &app.engine;
     let all = engine.list();
     let in_phase = |phase: Phase| all.iter().filter(|s| s.record.state.phase == phase).count();
@@ -93,7 +102,14 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         .to_string_lossy()
         .into_owned();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Json(json!({
+    // Runtime, init and supervisor are parts of this program.
+    let commit = if version.from(49) {
+        json!({ "ID": VERSION })
+    } else {
+        json!({ "ID": VERSION, "Expected": VERSION })
+    };
+    let mirrors = engine.options().registry.mirrors_of("docker.io");
+    let mut answer = json!({
         "ID": id.trim(),
         "Containers": all.len(),
         "ContainersRunning": running - paused,
@@ -103,7 +119,7 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "Driver": "overlay2",
         "DriverStatus": [],
         "Plugins": {
-            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "none"],
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "local", "none"],
         },
         "MemoryLimit": true,
         "SwapLimit": true,
@@ -114,7 +130,9 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "PidsLimit": true,
         "IPv4Forwarding": true,
         "OomKillDisable": !v2,
+        "KernelMemoryTCP": false,
         "Debug": false,
+        "NFd": descriptors(),
         "NGoroutines": 0,
         "SystemTime": chrono::Utc::now().to_rfc3339(),
         "LoggingDriver": "json-file",
@@ -129,9 +147,15 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": {
             "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
-            "IndexConfigs": {},
-            "Mirrors": engine.options().registry.mirrors_of("docker.io"),
+            "IndexConfigs": { "docker.io": { "Name": "docker.io", "Mirrors": mirrors, "Secure": true, "Official": true } },
+            "Mirrors": mirrors,
         },
+        "GenericResources": [],
+        "ContainerdCommit": commit,
+        "RuncCommit": commit,
+        "InitCommit": commit,
+        "DefaultAddressPools": [{ "Base": engine.options().network.default_pool, "Size": 24 }],
+        "CDISpecDirs": [],
         "NCPU": cpus,
         "MemTotal": coracle_engine::stats::machine_memory(),
         "DockerRootDir": engine.options().state_dir,
@@ -151,22 +175,46 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "InitBinary": "",
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Warnings": engine.networks().diagnose(),
-    }))
+    });
+    if version.from(49) {
+        answer["FirewallBackend"] = json!({ "Driver": "nftables", "Info": [] });
+    } else {
+        answer["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = json!([]);
+        answer["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = json!([]);
+    }
+    if !version.from(50) {
+        answer["BridgeNfIptables"] = json!(bridge_passes("bridge-nf-call-iptables"));
+        answer["BridgeNfIp6tables"] = json!(bridge_passes("bridge-nf-call-ip6tables"));
+    }
+    Json(answer)
 }
 
-/// Clients check credentials here before they store them; the registry itself judges at the first pull.
-pub async fn auth() -> Json<Value> {
-    Json(json!({ "Status": "Login Succeeded", "IdentityToken": "" }))
-}
+/// What `type=` may ask for.
+const KINDS: &[&str] = &["container", "image", "volume", "build-cache"];
 
-pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
+/// `GET /system/df`. Our own parameter `reclaimable` asks for what docker's answer has no place for: bytes of layers that no
+/// image with a container has.
+pub async fn disk_usage(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
+    let kinds = query.all("type");
+    if let Some(kind) = kinds.iter().find(|k| !KINDS.contains(&k.as_str())) {
+        return Err(ApiError::invalid(format!(
+            "invalid type \"{kind}\" of object; use one of {}",
+            KINDS.join(", ")
+        )));
+    }
+    let reclaimable = query.flag("reclaimable");
     let cache = crate::build::usage(&app).await?;
     let engine = app.engine;
     // Walking trees takes long: not on the threads that answer others.
     let answer = tokio::task::spawn_blocking(move || {
         let all = engine.list();
         let images = engine.images().list();
-        let (layers, shared) = engine.images().usage();
+        let used = all.iter().filter_map(|s| s.record.image_id.parse().ok());
+        let usage = engine.images().usage(&used.collect());
         let image_rows: Vec<Value> = images
             .iter()
             .map(|i| {
@@ -174,9 +222,8 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                     .iter()
                     .filter(|s| s.record.image_id == i.id.to_string())
                     .count();
-                let mut row = crate::images::row(i, Some(users));
-                row["SharedSize"] = json!(shared.get(&i.id));
-                row
+                let shared = usage.shared.get(&i.id).copied().unwrap_or(0);
+                crate::images::row(i, Some(users), Some(shared), version)
             })
             .collect();
         let containers: Vec<Value> = all
@@ -187,7 +234,8 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
                     "Id": s.record.id, "Names": [format!("/{}", s.record.name)], "Image": s.record.config.image,
                     "ImageID": s.record.image_id, "Created": s.record.created.timestamp(),
                     "State": crate::list::status_word(&s.record), "SizeRw": writable, "SizeRootFs": root,
-                    "Command": "", "Labels": s.record.config.labels, "Status": "", "Mounts": [], "Ports": [],
+                    "Command": crate::list::command(&s.record), "Labels": s.record.config.labels,
+                    "Status": crate::list::status(s), "Mounts": crate::inspect::mounts(&s.record), "Ports": [],
                 })
             })
             .collect();
@@ -198,14 +246,28 @@ pub async fn disk_usage(State(app): State<App>) -> Result<Json<Value>> {
             .map(|v| {
                 let mut row = crate::volumes::answer(&engine, v);
                 row["UsageData"] = json!({
-                    "Size": tree_size(&engine.volumes().data(&v.name)),
+                    "Size": engine.volumes().counted(&v.name).map_or(0, |dir| tree_size(&dir)),
                     "RefCount": engine.volume_users(&v.name).len(),
                 });
                 row
             })
             .collect();
-        json!({ "LayersSize": layers, "Images": image_rows, "Containers": containers, "Volumes": volumes,
-            "BuildCache": cache })
+        let mut answer = json!({});
+        for (kind, key, value) in [
+            ("image", "LayersSize", json!(usage.total)),
+            ("image", "Images", json!(image_rows)),
+            ("container", "Containers", json!(containers)),
+            ("volume", "Volumes", json!(volumes)),
+            ("build-cache", "BuildCache", json!(cache)),
+        ] {
+            if kinds.is_empty() || kinds.iter().any(|k| k == kind) {
+                answer[key] = value;
+            }
+        }
+        if reclaimable {
+            answer["ImagesReclaimable"] = json!(usage.free);
+        }
+        answer
     });
     let answer = answer.await.map_err(coracle_engine::EngineError::from)?;
     Ok(Json(answer))

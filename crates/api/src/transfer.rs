@@ -5,6 +5,7 @@ use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
+use crate::registries::Auth;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -12,14 +13,14 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use coracle_engine::{Engine, full_error};
 use coracle_image::{
-    Credentials, Image, ImportOptions, Platform, ProgressEvent, Reference, Status,
+    Credentials, Image, ImageError, ImportOptions, Platform, ProgressEvent, Reference, Status,
 };
 use futures_util::TryStreamExt;
 use futures_util::stream::unfold;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::io;
+use std::sync::Once;
 use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 
@@ -59,7 +60,7 @@ pub fn failed(error: &dyn std::error::Error) -> Value {
 
 pub async fn create(State(app): State<App>, query: Query, request: Request) -> Result {
     if query.text("fromImage").is_some() {
-        pull(app.engine, &query, request.headers())
+        pull(app.engine, &query, request.headers()).await
     } else if query.text("fromSrc") == Some("-") {
         import(app.engine, &query, request).await
     } else {
@@ -69,15 +70,24 @@ pub async fn create(State(app): State<App>, query: Query, request: Request) -> R
     }
 }
 
-fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
+/// What `POST /images/create` is to bring: one image, or without tag and digest all that the repository has.
+struct Pull {
+    engine: Engine,
+    platform: Option<Platform>,
+    credentials: Option<Credentials>,
+    sender: mpsc::UnboundedSender<Value>,
+}
+
+async fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
     let from = query.text("fromImage").unwrap_or_default();
     let reference = match query.text("tag") {
-        Some(digest) if digest.contains(':') => {
-            Reference::parse_normalized(&format!("{from}@{digest}"))?
-        }
-        Some(tag) => Reference::parse_normalized(&format!("{from}:{tag}"))?,
-        None => Reference::parse_normalized(from)?,
+        Some(digest) if digest.contains(':') => format!("{from}@{digest}"),
+        Some(tag) => format!("{from}:{tag}"),
+        None => from.to_owned(),
     };
+    let short = Reference::parse(&reference)?;
+    let every = short.tag().is_none() && short.digest().is_none();
+    let reference = Reference::parse_normalized(&reference)?;
     let platform: Option<Platform> = query
         .text("platform")
         .map(|p| {
@@ -88,57 +98,88 @@ fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
             })
         })
         .transpose()?;
-    let credentials = credentials(headers)?;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let say = |line: Value| {
-            // A client that left has its pull finished all the same; the next one is quick.
-            let _ = sender.send(line);
-        };
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let pull = Pull {
+        engine,
+        platform,
+        credentials: credentials(headers)?,
+        sender,
+    };
+    // A client that leaves has its pull finished all the same; the next one is quick.
+    let pulled = tokio::spawn(async move {
+        if !every {
+            return pull.one(&reference).await;
+        }
+        let credentials = pull.credentials.as_ref();
+        for tag in pull.engine.images().tags(&reference, credentials).await? {
+            pull.one(&reference.clone().with_tag(&tag)?).await?;
+        }
+        Ok(())
+    });
+    let first = receiver.recv().await;
+    match first {
+        // What ends before it has begun is an answer of its own, with its status.
+        None => {
+            let ended = pulled.await.map_err(coracle_engine::EngineError::from)?;
+            ended?;
+            Ok(json_stream(Body::empty()))
+        }
+        Some(first) => {
+            let (say, lines_of) = mpsc::unbounded_channel();
+            let _ = say.send(first);
+            tokio::spawn(async move {
+                while let Some(line) = receiver.recv().await {
+                    let _ = say.send(line);
+                }
+                if let Ok(Err(error)) = pulled.await {
+                    let _ = say.send(failed(&error));
+                }
+            });
+            Ok(lines(lines_of))
+        }
+    }
+}
+
+impl Pull {
+    fn say(&self, line: Value) {
+        let _ = self.sender.send(line);
+    }
+
+    async fn one(&self, reference: &Reference) -> std::result::Result<(), ImageError> {
+        let images = self.engine.images();
         let tag = reference.tag().map_or_else(
             || reference.digest().map(|d| d.to_string()),
             |t| Some(t.to_owned()),
         );
         let tag = tag.unwrap_or_else(|| "latest".into());
-        say(json!({ "status": format!("Pulling from {}", reference.familiar_name()), "id": tag }));
-        let known = engine
-            .images()
-            .get(&reference.to_string())
-            .ok()
-            .map(|i| i.id);
-        let progress = |event: ProgressEvent| say(progress_line(&event));
-        match engine
-            .images()
-            .pull(
-                &reference,
-                platform.as_ref(),
-                credentials.as_ref(),
-                &progress,
-            )
-            .await
-        {
-            Ok(image) => {
-                let digest = image
-                    .repo_digests
-                    .iter()
-                    .find_map(|d| d.split_once('@'))
-                    .map(|(_, d)| d.to_owned());
-                if let Some(digest) = digest {
-                    say(json!({ "status": format!("Digest: {digest}") }));
-                }
-                let name = reference.familiar();
-                let news = if known == Some(image.id) {
-                    "Image is up to date"
-                } else {
-                    "Downloaded newer image"
-                };
-                say(json!({ "status": format!("Status: {news} for {name}") }));
-                tell(&engine, "pull", &name, &name);
-            }
-            Err(error) => say(failed(&error)),
+        let repository = reference.familiar_name();
+        let beginning = json!({ "status": format!("Pulling from {repository}"), "id": tag });
+        let begun = Once::new();
+        let begin = || begun.call_once(|| self.say(beginning.clone()));
+        let known = images.get(&reference.to_string()).ok().map(|i| i.id);
+        let progress = |event: ProgressEvent| {
+            // Only now is it known to be there.
+            begin();
+            self.say(progress_line(&event));
+        };
+        let (platform, credentials) = (self.platform.as_ref(), self.credentials.as_ref());
+        let pulling = images.pull(reference, platform, credentials, &progress);
+        let image = pulling.await?;
+        begin();
+        let digest = image.repo_digests.iter().find_map(|d| d.split_once('@'));
+        if let Some((_, digest)) = digest {
+            self.say(json!({ "status": format!("Digest: {digest}") }));
         }
-    });
-    Ok(lines(receiver))
+        let name = reference.familiar();
+        let news = if known == Some(image.id) {
+            "Image is up to date"
+        } else {
+            "Downloaded newer image"
+        };
+        self.say(json!({ "status": format!("Status: {news} for {name}") }));
+        tell(&self.engine, "pull", &name, &name);
+        Ok(())
+    }
 }
 
 /// `POST /images/{name}/push`; without a tag, all tags of the repository.
@@ -204,17 +245,8 @@ pub fn push(engine: Engine, name: &str, query: &Query, headers: &HeaderMap) -> R
     Ok(lines(receiver))
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RegistryAuth {
-    username: String,
-    password: String,
-    auth: String,
-    identitytoken: String,
-}
-
 /// Who the client is to the registry: base64url of JSON in the header `X-Registry-Auth`.
-fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
+pub fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
     let Some(value) = headers.get("x-registry-auth").filter(|v| !v.is_empty()) else {
         return Ok(None);
     };
@@ -229,25 +261,8 @@ fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
         .decode(&text)
         .or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(&text))
         .map_err(|e| bad(e.to_string()))?;
-    let mut auth: RegistryAuth =
-        serde_json::from_slice(&decoded).map_err(|e| bad(e.to_string()))?;
-    if auth.username.is_empty() && !auth.auth.is_empty() {
-        let pair = base64::engine::general_purpose::STANDARD
-            .decode(&auth.auth)
-            .map_err(|e| bad(e.to_string()))?;
-        let pair = String::from_utf8(pair).map_err(|e| bad(e.to_string()))?;
-        if let Some((user, password)) = pair.split_once(':') {
-            (auth.username, auth.password) = (user.into(), password.into());
-        }
-    }
-    if auth.username.is_empty() && auth.identitytoken.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Credentials {
-        username: auth.username,
-        password: auth.password,
-        identity_token: Some(auth.identitytoken).filter(|t| !t.is_empty()),
-    }))
+    let auth: Auth = serde_json::from_slice(&decoded).map_err(|e| bad(e.to_string()))?;
+    auth.credentials().map_err(bad)
 }
 
 pub fn reader(request: Request) -> impl tokio::io::AsyncRead + Send + Unpin {
@@ -292,7 +307,12 @@ async fn import(engine: Engine, query: &Query, request: Request) -> Result {
     ))))
 }
 
-pub async fn load(State(app): State<App>, request: Request) -> Result {
+pub async fn load(State(app): State<App>, query: Query, request: Request) -> Result {
+    if query.text("platform").is_some() {
+        return Err(ApiError::invalid(
+            "parameter platform is not supported: an archive is loaded for this machine's; leave it out",
+        ));
+    }
     let (sender, receiver) = mpsc::unbounded_channel();
     let engine = app.engine;
     // The client sends the archive before it reads: it is taken in first.
@@ -323,6 +343,11 @@ pub async fn load(State(app): State<App>, request: Request) -> Result {
 
 pub async fn save(engine: &Engine, names: Vec<String>) -> Result {
     let archive = engine.images().save(&names).await?;
+    for name in &names {
+        if let Ok(image) = engine.images().get(name) {
+            tell(engine, "save", &image.id.to_string(), name);
+        }
+    }
     let body = Body::from_stream(ReaderStream::with_capacity(archive, 256 << 10));
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
 }
@@ -333,6 +358,9 @@ pub async fn save_many(State(app): State<App>, query: Query) -> Result {
         return Err(ApiError::invalid(
             "parameter names is missing: the images to save",
         ));
+    }
+    for name in &names {
+        crate::images::check_platform(&app.engine, name, query.text("platform"))?;
     }
     save(&app.engine, names).await
 }

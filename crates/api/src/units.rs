@@ -4,7 +4,7 @@ use crate::App;
 use crate::containers::{body, request_id};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
-use crate::streams::{log_answer, log_query};
+use crate::streams::{log_answer, log_query, shown};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -126,7 +126,7 @@ pub async fn logs(
         (asked.stdout, asked.stderr) = (true, true);
     }
     let lines = app.fleet.logs(&name, asked)?;
-    Ok(log_answer(lines, false, query.flag("timestamps")))
+    Ok(log_answer(lines, false, shown(&query)))
 }
 
 pub async fn machines(State(app): State<App>) -> Result<Json<Value>> {

@@ -29,7 +29,7 @@ pub fn answer(engine: &Engine, volume: &Volume) -> Value {
             json!(volume.labels)
         },
         "Scope": "local",
-        "Options": null,
+        "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },
     })
 }
 
@@ -78,23 +78,28 @@ struct Create {
     driver: Option<String>,
     driver_opts: Option<BTreeMap<String, String>>,
     labels: Option<BTreeMap<String, String>>,
+    cluster_volume_spec: Option<Value>,
 }
 
 pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {
     let asked: Create = body(&bytes)?;
-    if !matches!(asked.driver.as_deref(), None | Some("" | "local"))
-        || asked.driver_opts.is_some_and(|o| !o.is_empty())
-    {
+    if let Some(driver) = asked.driver.filter(|d| !matches!(d.as_str(), "" | "local")) {
+        return Err(ApiError::invalid(format!(
+            "volume driver \"{driver}\" is not supported by this release; use local, whose options type, device and o mount \
+             what the kernel can"
+        )));
+    }
+    if asked.cluster_volume_spec.is_some_and(|s| !s.is_null()) {
         return Err(ApiError::invalid(
-            "volume drivers and driver options are not supported by this release; use the driver local without options, \
-             or a bind mount of a directory that the host has mounted",
+            "ClusterVolumeSpec is not supported: volumes are of this machine; leave it out",
         ));
     }
     let name = asked.name.filter(|n| !n.is_empty());
-    let (volume, made) = app
-        .engine
-        .volumes()
-        .ensure(name.as_deref(), &asked.labels.unwrap_or_default())?;
+    let (volume, made) = app.engine.volumes().ensure(
+        name.as_deref(),
+        &asked.labels.unwrap_or_default(),
+        &asked.driver_opts.unwrap_or_default(),
+    )?;
     if made {
         let attributes = [("driver".to_owned(), "local".to_owned())].into();
         app.engine
@@ -123,12 +128,14 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
         if !(volume.anonymous || all) || !filters.labels(&volume.labels) {
             continue;
         }
-        let size = tree_size(&app.engine.volumes().data(&volume.name));
+        let own = app.engine.volumes().counted(&volume.name);
+        let size = own.map_or(0, |dir| tree_size(&dir));
         if app.engine.remove_volume(&volume.name, false).is_ok() {
             bytes += size;
             removed.push(volume.name);
         }
     }
+    crate::containers::tell_prune(&app.engine, "volume", bytes);
     Ok(Json(
         json!({ "VolumesDeleted": removed, "SpaceReclaimed": bytes }),
     ))

@@ -204,7 +204,7 @@ fn candidates(engine: &Engine, caches: &Arc<Caches>, units: &BTreeSet<String>) -
         .into_iter()
         .map(|s| s.record.image_id)
         .collect();
-    let (_, shared) = images.usage();
+    let shared = images.usage(&BTreeSet::new()).shared;
     for image in images.list() {
         let named = !image.repo_tags.is_empty();
         let needed = used.contains(&image.id.to_string())

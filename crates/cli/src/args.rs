@@ -4,11 +4,12 @@ use crate::commands::build::{Build, BuilderCommand};
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
 use crate::commands::files::{Commit, Export};
-use crate::commands::images::{Images, Import, Load, Pull, Push, Rmi, Save};
+use crate::commands::images::{Images, Import, Load, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
 use crate::commands::networks::Network;
 use crate::commands::prune::{Prune, PruneAll};
+use crate::commands::registries::{Pull, Push, Search};
 use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::stats::Stats;
 use crate::commands::system::System;
@@ -146,6 +147,8 @@ pub enum Command {
     Pull(Lazy<Pull>),
     /// Push an image to a registry
     Push(Lazy<Push>),
+    /// Search a registry for images
+    Search(Lazy<Search>),
     /// Build an image from a Dockerfile
     Build(Lazy<Box<Build>>),
     /// What builds have kept for later ones

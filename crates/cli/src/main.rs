@@ -19,8 +19,8 @@ use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    build, containers, copy, files, images, list, login, networks, prune, run, stats, system,
-    units, update, volumes,
+    build, containers, copy, files, images, list, login, networks, prune, registries, run, stats,
+    system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -115,8 +115,9 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Export(args) => files::export(client, &args).await,
         Command::Events(args) => list::events(client, &args).await,
         Command::Images(args) => images::images(client, &args).await,
-        Command::Pull(args) => pull(client, &args).await,
-        Command::Push(args) => images::push(client, &args).await,
+        Command::Pull(args) => registries::pull(client, &args).await,
+        Command::Push(args) => registries::push(client, &args).await,
+        Command::Search(args) => registries::search(client, &args).await,
         Command::Build(args) => build::build(client, &args).await,
         Command::Builder(command) => build::builder(client, &command).await,
         Command::Import(args) => images::import(client, &args).await,
@@ -164,23 +165,6 @@ async fn create(client: &Client, args: &run_args::ContainerArgs) -> Result<()> {
     format::out(&format!("{id}\n"))
 }
 
-async fn pull(client: &Client, args: &images::Pull) -> Result<()> {
-    images::pull(
-        client,
-        &args.image,
-        &args.platform,
-        if args.quiet {
-            images::Told::Errors
-        } else {
-            images::Told::Stdout
-        },
-    )
-    .await?;
-    let name = coracle_image::Reference::parse_normalized(&args.image)
-        .map_or_else(|_| args.image.clone(), |r| r.to_string());
-    format::out(&format!("{name}\n"))
-}
-
 async fn container(client: &Client, command: ContainerCommand) -> Result<()> {
     use ContainerCommand as C;
     match command {
@@ -219,8 +203,8 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
     use ImageCommand as I;
     match command {
         I::Ls(args) => images::images(client, &args).await,
-        I::Pull(args) => pull(client, &args).await,
-        I::Push(args) => images::push(client, &args).await,
+        I::Pull(args) => registries::pull(client, &args).await,
+        I::Push(args) => registries::push(client, &args).await,
         I::Build(args) => build::build(client, &args).await,
         I::Rm(args) => images::rmi(client, &args).await,
         I::Inspect(lazy::Lazy(mut args)) => {

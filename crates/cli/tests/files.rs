@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::registry::Registry;
 use common::{Daemon, errors, text, until};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -417,59 +418,32 @@ fn a_container_becomes_an_image() {
 #[test]
 fn an_image_goes_to_a_registry_and_comes_back() {
     let d = Daemon::start();
-    // Debian's registry, in the daemon's network namespace.
-    let config = d.dir.path().join("registry.yml");
-    let data = d.dir.path().join("registry");
-    let settings = format!(
-        "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\nhttp:\n  addr: 127.0.0.1:5000\n",
-        at(&data)
-    );
-    fs::write(&config, settings).unwrap();
-    let mut registry = d
-        .inside("docker-registry")
-        .args(["serve", &at(&config)])
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pushed = std::panic::catch_unwind(|| {
-        until("the registry answers", || {
-            let asked = d
-                .inside("curl")
-                .args(["-fs", "http://127.0.0.1:5000/v2/"])
-                .output();
-            asked.unwrap().status.success()
-        });
-        for client in [Client::Docker, Client::Ours] {
-            let tag = format!("127.0.0.1:5000/team/{client:?}:1").to_lowercase();
-            d.ok(["tag", "bb", &tag]);
-            let said = ok(&d, client, &["push", &tag]);
-            assert!(said.contains("1: digest: sha256:"), "{said}");
-            let id = d.ok(["images", "-q", "--no-trunc", "bb"]);
-            d.ok(["rmi", &tag]);
-            ok(&d, client, &["pull", &tag]);
-            assert_eq!(d.ok(["images", "-q", "--no-trunc", &tag]), id);
-            refused(
-                &d,
-                client,
-                &["push", "127.0.0.1:5000/nope"],
-                "does not exist locally",
-            );
-        }
-        let all = "127.0.0.1:5000/all";
-        for tag in ["a", "b"] {
-            d.ok(["tag", "bb", &format!("{all}:{tag}")]);
-        }
-        let said = d.ok(["push", "-a", all]);
-        assert!(
-            said.contains("a: digest") && said.contains("b: digest"),
-            "{said}"
+    let _registry = Registry::start(&d, 5000);
+    for client in [Client::Docker, Client::Ours] {
+        let tag = format!("127.0.0.1:5000/team/{client:?}:1").to_lowercase();
+        d.ok(["tag", "bb", &tag]);
+        let said = ok(&d, client, &["push", &tag]);
+        assert!(said.contains("1: digest: sha256:"), "{said}");
+        let id = d.ok(["images", "-q", "--no-trunc", "bb"]);
+        d.ok(["rmi", &tag]);
+        ok(&d, client, &["pull", &tag]);
+        assert_eq!(d.ok(["images", "-q", "--no-trunc", &tag]), id);
+        refused(
+            &d,
+            client,
+            &["push", "127.0.0.1:5000/nope"],
+            "does not exist locally",
         );
-    });
-    registry.kill().unwrap();
-    registry.wait().unwrap();
-    pushed.unwrap();
+    }
+    let all = "127.0.0.1:5000/all";
+    for tag in ["a", "b"] {
+        d.ok(["tag", "bb", &format!("{all}:{tag}")]);
+    }
+    let said = d.ok(["push", "-a", all]);
+    assert!(
+        said.contains("a: digest") && said.contains("b: digest"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 #[test]
-fn docker_makes_a_network_of_both_families() {
+fn addresses_of_both_families() {
     let mut d = Daemon::start();
     let outside = Outside::of(&d);
     let make = "network create --ipv6 --subnet 10.9.0.0/24 --subnet fd00:9::/64 --gateway fd00:9::fe \
@@ -148,6 +148,22 @@ fn docker_makes_a_network_of_both_families() {
         d.ok(["exec", "asks", "cat", "/etc/resolv.conf"])
             .contains("nameserver 2001:db8::53")
     );
+    // One more network, whose priority gives it the way out, and its end.
+    let routes = || d.ok(["exec", "asks", "busybox", "ip", "-6", "route"]);
+    docker(
+        &d,
+        "network connect --gw-priority 1 --link-local-ip fe80::77 other asks",
+    );
+    let gateway = docker(
+        &d,
+        "network inspect -f {{(index.IPAM.Config1).Gateway}} other",
+    );
+    let default = format!("default via {gateway} ");
+    assert!(routes().contains(&default), "{}", routes());
+    let inside = d.ok(["exec", "asks", "busybox", "ip", "-6", "addr"]);
+    assert!(inside.contains("fe80::77/64"), "{inside}");
+    docker(&d, "network disconnect other asks");
+    assert!(routes().contains("default via fd00:9::fe "), "{}", routes());
     // A release before IPv6 reads what is written.
     older_releases_read(&d);
     let started = d.field("serves", ".State.StartedAt");

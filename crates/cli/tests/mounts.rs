@@ -133,3 +133,94 @@ fn a_directory_of_a_volume() {
         "from-image"
     );
 }
+
+/// A file system of its own, unmounted when this is dropped.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    /// `how` is `--make-shared` or `--make-private`.
+    fn at(path: std::path::PathBuf, how: &str) -> Self {
+        fs::create_dir(&path).unwrap();
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new("mount");
+            assert!(command.args(args).arg(&path).status().unwrap().success());
+        };
+        run(&["-t", "tmpfs", "test"]);
+        run(&[how]);
+        Self(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .args(["-R", "-l"])
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[test]
+fn mounts_show_on_both_sides_of_what_is_shared() {
+    let d = Daemon::start();
+    let shared = Mounted::at(d.dir.path().join("shared"), "--make-shared");
+    let _plain = Mounted::at(d.dir.path().join("plain"), "--make-private");
+    fs::create_dir(shared.0.join("in")).unwrap();
+    fs::create_dir(shared.0.join("out")).unwrap();
+    let bind = |dir: &str, mode: &str| format!("{}:/s:{mode}", d.dir.path().join(dir).display());
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "both",
+        "--privileged",
+        "-v",
+        &bind("shared", "rshared"),
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    // What it mounts shows here, what is mounted here shows there.
+    d.ok(["exec", "both", "mount", "-t", "tmpfs", "x", "/s/out"]);
+    d.ok(["exec", "both", "touch", "/s/out/made-inside"]);
+    assert!(shared.0.join("out/made-inside").exists());
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "x"])
+        .arg(shared.0.join("in"))
+        .status();
+    assert!(mount.unwrap().success());
+    fs::write(shared.0.join("in/made-outside"), "x").unwrap();
+    assert_eq!(d.ok(["exec", "both", "ls", "/s/in"]), "made-outside");
+    assert_eq!(
+        d.ok([
+            "inspect",
+            "--format",
+            "{{(index .Mounts 0).Propagation}}",
+            "both"
+        ]),
+        "rshared"
+    );
+    d.ok(["rm", "-f", "both"]);
+    // Not to be written, and of a user that is not root.
+    let said = d.ok([
+        "run",
+        "--rm",
+        "--user",
+        "33",
+        "-v",
+        &bind("shared", "ro,rshared"),
+        "bb",
+        "sh",
+        "-c",
+        "ls /s/in; touch /s/f 2>&1 || true",
+    ]);
+    assert!(
+        said.starts_with("made-outside") && said.contains("Read-only"),
+        "{said}"
+    );
+    // What is private on the host cannot be shared, and the host's mount is named.
+    let refused = d.coracle(["run", "--rm", "-v", &bind("plain", "shared"), "bb", "true"]);
+    let told = errors(&refused);
+    assert!(told.contains("but it is not a shared mount"), "{told}");
+    assert_eq!(d.ok(["ps", "-aq"]), "");
+}

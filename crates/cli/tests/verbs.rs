@@ -6,6 +6,7 @@
 
 mod common;
 
+use common::registry::{Index, Registry};
 use common::{Daemon, errors, text, until};
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +20,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "a plugin of the command, for another daemon's builder",
     ),
     ("compose", "a plugin of the command"),
-    ("search", "asks Docker's own registry, which tests must not"),
     ("checkpoint", "experimental in docker"),
     ("context", "concerns the command alone"),
     ("completion", "likewise"),
@@ -301,60 +301,38 @@ fn system(d: &mut Docker<'_>) {
     assert!(pruned.contains("Deleted Containers"), "{pruned}");
 }
 
-/// Debian's registry in the daemon's network namespace, with a password.
+/// A registry with a password.
 fn registries(d: &mut Docker<'_>) {
-    let dir = d.daemon.dir.path();
-    let users = Command::new("htpasswd")
-        .args(["-Bbn", "me", "secret"])
-        .output()
-        .unwrap();
-    fs::write(dir.join("users"), users.stdout).unwrap();
-    let settings = format!(
-        "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {0}/registry }}\n\
-         http:\n  addr: 127.0.0.1:5000\nauth:\n  htpasswd: {{ realm: x, path: {0}/users }}\n",
-        dir.display()
+    let _registry = Registry::start_with_password(d.daemon, 5000, "me", "secret");
+    d.ok("tag bb 127.0.0.1:5000/bb:1");
+    let refused = d.ask("push 127.0.0.1:5000/bb:1");
+    assert!(!refused.status.success(), "{}", text(&refused));
+    let wrong = d.ask("login -u me -p wrong 127.0.0.1:5000");
+    assert!(
+        errors(&wrong).contains("refuses access"),
+        "{}",
+        errors(&wrong)
     );
-    fs::write(dir.join("registry.yml"), settings).unwrap();
-    let mut registry = d
-        .daemon
-        .inside("docker-registry")
-        .arg("serve")
-        .arg(dir.join("registry.yml"))
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let daemon = d.daemon;
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        until("the registry answers", || {
-            let url = "http://me:secret@127.0.0.1:5000/v2/";
-            let asked = daemon.inside("curl").args(["-fs", url]).output();
-            asked.unwrap().status.success()
-        });
-        d.ok("tag bb 127.0.0.1:5000/bb:1");
-        let refused = d.ask("push 127.0.0.1:5000/bb:1");
-        assert!(!refused.status.success(), "{}", text(&refused));
+    assert!(
+        d.ok("login -u me -p secret 127.0.0.1:5000")
+            .contains("Login Succeeded")
+    );
+    for group in ["", "image "] {
         assert!(
-            d.ok("login -u me -p secret 127.0.0.1:5000")
-                .contains("Login Succeeded")
+            d.ok(&format!("{group}push 127.0.0.1:5000/bb:1"))
+                .contains("digest: sha256:")
         );
-        for group in ["", "image "] {
-            assert!(
-                d.ok(&format!("{group}push 127.0.0.1:5000/bb:1"))
-                    .contains("digest: sha256:")
-            );
-            d.ok("rmi 127.0.0.1:5000/bb:1");
-            assert!(
-                d.ok(&format!("{group}pull 127.0.0.1:5000/bb:1"))
-                    .contains("127.0.0.1:5000/bb:1")
-            );
-        }
-        assert!(d.ok("logout 127.0.0.1:5000").contains("Removing login"));
-    }));
-    registry.kill().unwrap();
-    registry.wait().unwrap();
-    done.unwrap();
+        d.ok("rmi 127.0.0.1:5000/bb:1");
+        assert!(
+            d.ok(&format!("{group}pull 127.0.0.1:5000/bb:1"))
+                .contains("127.0.0.1:5000/bb:1")
+        );
+    }
+    assert!(d.ok("logout 127.0.0.1:5000").contains("Removing login"));
+    let found = r#"{"results":[{"name":"redis","star_count":3}]}"#;
+    let _index = Index::start(d.daemon, found);
+    let said = d.ok(&format!("search {}/redis", Index::ADDRESS));
+    assert!(said.contains("redis"), "{said}");
 }
 
 /// Flags that our command does not have, each with its reason.
@@ -367,8 +345,6 @@ const NO_SUCH_FLAG: &[(&str, &str, &str)] = &[
     ("images", "tree", "of docker's other image store"),
     ("image ls", "tree", "of docker's other image store"),
     ("volume ls", "cluster", "of swarms"),
-    ("pull", "all-tags", "name the tags"),
-    ("image pull", "all-tags", "name the tags"),
     (
         "*",
         "disable-content-trust",
@@ -389,7 +365,6 @@ const NO_SUCH_FLAG: &[(&str, &str, &str)] = &[
     ("rmi", "no-prune", "images have no parents here"),
     ("image rm", "no-prune", "images have no parents here"),
     ("network inspect", "verbose", "of swarms"),
-    ("system df", "verbose", "the sums only"),
 ];
 
 /// Of swarms' networks and volumes.

@@ -170,7 +170,8 @@ impl Engine {
     /// Fills in the default network and refuses networks that are not there.
     fn settle_network(&self, request: &mut CreateRequest) -> Result<()> {
         let mode = &mut request.host_config.network_mode;
-        if mode.is_empty() || mode == "default" {
+        let chosen = !(mode.is_empty() || mode == "default");
+        if !chosen {
             *mode = "bridge".into();
         }
         if request.config.network_disabled == Some(true) {
@@ -186,7 +187,10 @@ impl Engine {
         if let Some(settings) = endpoints.remove("default") {
             endpoints.insert("bridge".into(), settings);
         }
-        endpoints.entry(mode.clone()).or_default();
+        // Who names networks and no mode wants those networks, and not the default one besides.
+        if chosen || endpoints.is_empty() {
+            endpoints.entry(mode.clone()).or_default();
+        }
         for name in endpoints.keys() {
             self.0.networks.get(name)?;
         }

@@ -61,6 +61,13 @@ impl Engine {
                 .remove_root(&self.0.cgroup_root)
                 .map_err(EngineError::from),
         );
+        let volumes = self.0.volumes.clone();
+        keep(
+            tokio::task::spawn_blocking(move || volumes.unmount_all())
+                .await
+                .map_err(EngineError::from)
+                .and_then(|r| r),
+        );
         // Other daemons may have theirs below it; then it stays.
         let _ = self.0.cgroups.remove_if_empty("/coracle");
         first.map_or(Ok(()), Err)

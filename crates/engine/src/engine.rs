@@ -55,7 +55,7 @@ pub(crate) struct Inner {
     pub options: EngineOptions,
     pub images: ImageStore,
     pub networks: Arc<Networks>,
-    pub volumes: Volumes,
+    pub volumes: Arc<Volumes>,
     pub events: Events,
     pub holder: Holder,
     pub zone: Arc<Zone>,
@@ -92,7 +92,7 @@ impl Engine {
         // The store's lock comes first: it keeps a second daemon out.
         let images = ImageStore::open(&options.state_dir, options.registry.clone())?;
         crate::skeleton::make(&options.state_dir)?;
-        let volumes = Volumes::open(&options.state_dir)?;
+        let volumes = Volumes::open(&options.state_dir, &options.run_dir)?;
         let machine_id = crate::machine::id(&options.state_dir)?;
         let dir = options.state_dir.clone();
         let network = coracle_network::Options {
@@ -105,7 +105,7 @@ impl Engine {
         let engine = Self(Arc::new(Inner {
             images,
             networks: Arc::new(networks),
-            volumes,
+            volumes: Arc::new(volumes),
             events: Events::default(),
             holder,
             zone: Arc::default(),

@@ -119,6 +119,7 @@ impl Engine {
         }
         takes_processes(&container)?;
         let id = random_hex()?;
+        let command = config.cmd.join(" ");
         let exec = Exec {
             id: id.clone(),
             container: container.id.clone(),
@@ -132,6 +133,9 @@ impl Engine {
             all.retain(|_, e| e.running || e.code.is_none());
         }
         all.insert(id.clone(), exec);
+        drop(all);
+        let told = [("execID", id.clone())];
+        self.tell(&container, &format!("exec_create: {command}"), &told);
         Ok(id)
     }
 
@@ -290,7 +294,12 @@ impl Engine {
             &format!("exec_start: {}", config.cmd.join(" ")),
             &[("execID", exec.id.clone())],
         );
-        let (connection, reply) = Shim::stdio(&container.run_dir, &record.name, &request).await?;
+        let started = Shim::stdio(&container.run_dir, &record.name, &request).await;
+        let (connection, reply) = started.map_err(|error| match error {
+            // Whatever hinders a process in a container that runs is 126 with docker; 125 would be the daemon's own failure.
+            EngineError::Start { code: 125, message } => EngineError::Start { code: 126, message },
+            other => other,
+        })?;
         match reply {
             Reply::Started { pid } => Ok((connection, pid)),
             other => Err(EngineError::Refused {

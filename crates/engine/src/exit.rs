@@ -132,6 +132,7 @@ impl Engine {
     pub(crate) fn ended(&self, container: &Arc<Container>, status: &ExitStatus) {
         container.set_health_task(None);
         container.set_health(None);
+        let before = container.record();
         container.happened(true, |r| {
             let state = &mut r.state;
             state.phase = Phase::Exited;
@@ -149,6 +150,8 @@ impl Engine {
             self.tell(container, "oom", &[]);
         }
         self.tell(container, "die", &[("exitCode", status.code.to_string())]);
+        self.tell_links(&before, "disconnect");
+        self.tell_mounts(&before, "unmount");
         self.names_changed();
     }
 

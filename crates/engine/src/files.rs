@@ -86,11 +86,14 @@ fn hosts(host: &HostConfig, facts: &Facts<'_>) -> Result<String> {
         .into_iter()
         .chain(facts.ip6.map(IpAddr::V6));
     for ip in own.filter(|_| facts.host_hosts.is_none()) {
-        let domain = facts.domainname;
-        let _ = if domain.is_empty() {
-            writeln!(text, "{ip}\t{}", facts.hostname)
-        } else {
-            writeln!(text, "{ip}\t{0}.{domain} {0}", facts.hostname)
+        let whole = match facts.domainname {
+            "" => facts.hostname.to_owned(),
+            domain => format!("{}.{domain}", facts.hostname),
+        };
+        // The first part alone is a name of it too.
+        let _ = match whole.split_once('.') {
+            Some((first, _)) => writeln!(text, "{ip}\t{whole} {first}"),
+            None => writeln!(text, "{ip}\t{whole}"),
         };
     }
     Ok(text)

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::model::EndpointConfig;
 use crate::ports::endpoint_request;
-use crate::record::Phase;
+use crate::record::{Phase, Record};
 use coracle_network::{Driver, Network, NetworkSpec};
 use std::os::fd::AsFd;
 
@@ -34,6 +34,15 @@ impl Engine {
         self.names_changed();
         self.tell_network(&network, "destroy", None);
         Ok(network)
+    }
+
+    /// Says that a container has come to its networks, or left them.
+    pub(crate) fn tell_links(&self, record: &Record, action: &str) {
+        for endpoint in &record.state.endpoints {
+            if let Ok(network) = self.0.networks.get(endpoint.network.as_str()) {
+                self.tell_network(&network, action, Some(record.id.as_str()));
+            }
+        }
     }
 
     fn tell_network(&self, network: &Network, action: &str, container: Option<&str>) {
@@ -69,6 +78,12 @@ impl Engine {
             )));
         }
         let configs = &record.networking.endpoints_config;
+        if mode == "none" && configs.contains_key("none") {
+            return Err(EngineError::Conflict(format!(
+                "container {} cannot be connected to network {}: it is on none; disconnect that first",
+                record.name, network.name
+            )));
+        }
         if configs.contains_key(&network.name) || configs.contains_key(network.id.as_str()) {
             return Err(EngineError::Conflict(format!(
                 "endpoint with name {} already exists in network {}",
@@ -142,12 +157,6 @@ impl Engine {
             r.networking.endpoints_config.remove(&network.name);
             r.networking.endpoints_config.remove(network.id.as_str());
             r.state.endpoints.retain(|e| e.network != network.id);
-            // A container without its first network keeps its loopback.
-            if r.host_config.network_mode == network.name
-                && r.networking.endpoints_config.is_empty()
-            {
-                r.host_config.network_mode = "none".into();
-            }
         })?;
         self.names_changed();
         self.tell_network(&network, "disconnect", Some(container.id.as_str()));

@@ -1,21 +1,24 @@
 //! Reading what a shim wrote: Docker's json-file format, rotated files first, following what comes.
 
+mod options;
+mod past;
+mod watch;
+
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::Phase;
 use chrono::{DateTime, Utc};
-use rustix::fs::inotify;
 use serde::Deserialize;
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+
+pub use options::{attributes, check};
+use past::past;
+use watch::Watch;
 
 /// Name of the current log in the container's directory; rotated ones have `.1`, `.2`, … appended.
 pub const FILE: &str = "container.log";
@@ -46,6 +49,8 @@ pub struct LogLine {
     pub time: DateTime<Utc>,
     /// The bytes, with the newline if the line ends here.
     pub text: Vec<u8>,
+    /// What the log options `labels`, `env` and `tag` add to each line.
+    pub attrs: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +58,8 @@ struct Raw {
     log: String,
     stream: String,
     time: DateTime<Utc>,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 fn parse(line: &[u8]) -> Option<LogLine> {
@@ -61,6 +68,7 @@ fn parse(line: &[u8]) -> Option<LogLine> {
         stderr: raw.stream == "stderr",
         time: raw.time,
         text: raw.log.into_bytes(),
+        attrs: raw.attrs,
     })
 }
 
@@ -148,12 +156,9 @@ async fn send(
         None
     };
     let (from, asked) = (path.to_owned(), query.clone());
-    let (past, mut current) = tokio::task::spawn_blocking(move || past(&from, &asked)).await??;
-    for line in past {
-        if sender.send(line).await.is_err() {
-            return Ok(());
-        }
-    }
+    let to = sender.clone();
+    let reading = move || past(&from, &asked, |line| to.blocking_send(line).is_ok());
+    let mut current = tokio::task::spawn_blocking(reading).await??;
     let Some(watch) = watch else {
         return Ok(());
     };
@@ -188,164 +193,11 @@ async fn send(
     }
 }
 
-/// The file being written, and how far it was read.
-struct Current {
-    file: Option<File>,
-    rest: Vec<u8>,
-}
-
-impl Current {
-    fn read_new(&mut self, path: &Path) -> io::Result<Vec<LogLine>> {
-        let mut lines = Vec::new();
-        loop {
-            if let Some(file) = &mut self.file {
-                file.read_to_end(&mut self.rest)?;
-                while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-                    lines.extend(parse(&self.rest[..end]));
-                    self.rest.drain(..=end);
-                }
-            }
-            let on_disk = match File::open(path) {
-                Ok(file) => file,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(lines),
-                Err(e) => return Err(e),
-            };
-            let same = match &self.file {
-                Some(file) => file.metadata()?.ino() == on_disk.metadata()?.ino(),
-                None => false,
-            };
-            if same {
-                return Ok(lines);
-            }
-            // It was rotated: the old one is read to its end, the new one from its beginning.
-            self.file = Some(on_disk);
-            self.rest.clear();
-        }
-    }
-}
-
-/// The log's files, the oldest first.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let mut all = vec![path.to_owned()];
-    for n in 1.. {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        let rotated = PathBuf::from(name);
-        if !rotated.exists() {
-            break;
-        }
-        all.push(rotated);
-    }
-    all.reverse();
-    all
-}
-
-/// Every wanted line that is there now, and the current file at its end.
-fn past(path: &Path, query: &LogQuery) -> io::Result<(Vec<LogLine>, Current)> {
-    let mut found: VecDeque<LogLine> = VecDeque::new();
-    let keep = query.tail.unwrap_or(usize::MAX);
-    let mut current = Current {
-        file: None,
-        rest: Vec::new(),
-    };
-    // The open files stay what they are, even if they are rotated while they are read.
-    let open: Vec<(bool, File)> = files(path)
-        .into_iter()
-        .filter_map(|p| Some((p == path, File::open(&p).ok()?)))
-        .collect();
-    for (is_current, file) in open {
-        let mut reader = BufReader::new(file);
-        if is_current && query.tail.is_some_and(|n| n < 10_000) {
-            seek_back(&mut reader, keep)?;
-        }
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if reader.read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            if line.last() != Some(&b'\n') {
-                // Being written right now.
-                current.rest.clone_from(&line);
-                break;
-            }
-            if let Some(parsed) = parse(&line[..line.len() - 1]).filter(|l| query.wants(l)) {
-                if found.len() == keep {
-                    found.pop_front();
-                }
-                if keep > 0 {
-                    found.push_back(parsed);
-                }
-            }
-        }
-        if is_current {
-            let at = reader.stream_position()?;
-            let mut file = reader.into_inner();
-            file.seek(SeekFrom::Start(at))?;
-            current.file = Some(file);
-        }
-    }
-    Ok((found.into(), current))
-}
-
-/// Skips to a place from which at least `lines` lines follow, so that the tail of a large file is quick. A filter may
-/// need more than that: then the whole file is read.
-fn seek_back(reader: &mut BufReader<File>, lines: usize) -> io::Result<()> {
-    const STEP: u64 = 64 << 10;
-    let end = reader.seek(SeekFrom::End(0))?;
-    let mut from = end;
-    let mut seen = 0;
-    let mut buffer = Vec::new();
-    while from > 0 && seen <= lines.saturating_mul(2) {
-        let start = from.saturating_sub(STEP);
-        reader.seek(SeekFrom::Start(start))?;
-        buffer.resize(usize::try_from(from - start).unwrap_or(0), 0);
-        reader.read_exact(&mut buffer)?;
-        seen += buffer.iter().filter(|b| **b == b'\n').count();
-        from = start;
-    }
-    reader.seek(SeekFrom::Start(from))?;
-    if from > 0 {
-        // Into the middle of a line.
-        reader.read_until(b'\n', &mut buffer)?;
-    }
-    Ok(())
-}
-
-/// Tells of changes in a log's directory.
-struct Watch(AsyncFd<OwnedFd>);
-
-impl Watch {
-    fn new(path: &Path) -> io::Result<Self> {
-        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let dir = path.parent().unwrap_or(path);
-        let events = inotify::WatchFlags::MODIFY
-            | inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::MOVED_TO;
-        inotify::add_watch(&fd, dir, events)?;
-        // Its successor is unsafe because a source may change its descriptor; an `OwnedFd` does not.
-        #[allow(deprecated)]
-        let watched = AsyncFd::new(fd)?;
-        Ok(Self(watched))
-    }
-
-    async fn changed(&self) -> io::Result<()> {
-        let mut buffer = [0u8; 4096];
-        loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut buffer)?)) {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(e)) => return Err(e),
-                Err(_would_block) => {}
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::fs::File;
     use std::io::Write;
 
     fn line(n: usize, stream: &str) -> String {
@@ -424,24 +276,44 @@ mod tests {
         assert!(read(&dir.path().join("none"), all()).await.is_empty());
     }
 
-    #[test]
-    fn the_tail_of_a_large_file_is_not_all_of_it() {
+    #[tokio::test]
+    async fn the_tail_is_what_is_wanted_of_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let text: String = (0..20_000).map(|n| line(n, "stdout")).collect();
-        std::fs::write(&path, &text).unwrap();
-        let mut reader = BufReader::new(File::open(&path).unwrap());
-        seek_back(&mut reader, 3).unwrap();
-        assert!(reader.stream_position().unwrap() > text.len() as u64 - (256 << 10));
-        let (lines, _) = past(
-            &path,
-            &LogQuery {
-                tail: Some(3),
-                ..all()
-            },
-        )
-        .unwrap();
-        assert_eq!(lines[0].text, b"line 19997\n");
+        // Error output is rare, and most of it is in the older file.
+        let text = |from: usize, to: usize| -> String {
+            let stream = |n: usize| {
+                if n.is_multiple_of(4000) {
+                    "stderr"
+                } else {
+                    "stdout"
+                }
+            };
+            (from..to).map(|n| line(n, stream(n))).collect()
+        };
+        std::fs::write(dir.path().join("container.log.1"), text(0, 20_000)).unwrap();
+        std::fs::write(&path, text(20_000, 30_000)).unwrap();
+        let tail = |n| LogQuery {
+            tail: Some(n),
+            ..all()
+        };
+        assert_eq!(read(&path, tail(2)).await, ["line 29998", "line 29999"]);
+        let errors = LogQuery {
+            stdout: false,
+            ..tail(5)
+        };
+        assert_eq!(
+            read(&path, errors).await,
+            [
+                "line 12000",
+                "line 16000",
+                "line 20000",
+                "line 24000",
+                "line 28000"
+            ]
+        );
+        assert_eq!(read(&path, tail(29_000)).await.len(), 29_000);
+        assert_eq!(read(&path, all()).await.len(), 30_000);
     }
 
     #[test]

@@ -19,7 +19,11 @@ struct Wanted {
     propagation: String,
     /// A missing host directory is made (`-v`) or an error (`--mount`).
     make_source: bool,
+    /// A read-only mount is so with all that is mounted below it.
+    deep: bool,
     labels: BTreeMap<String, String>,
+    /// Of a volume that is made for it.
+    driver_options: BTreeMap<String, String>,
     subpath: String,
     /// A volume of the image that nothing was said about.
     of_image: bool,
@@ -28,20 +32,16 @@ struct Wanted {
 const PROPAGATIONS: &[&str] = &[
     "private",
     "rprivate",
+    "shared",
+    "rshared",
     "slave",
     "rslave",
     "unbindable",
     "runbindable",
 ];
 
-/// Refuses a propagation that is none, or that would not do what it says.
+/// Refuses a propagation that is none. Whether a source can be shared is known when it is mounted.
 fn check_propagation(mode: &str) -> Result<()> {
-    if matches!(mode, "shared" | "rshared") {
-        return Err(invalid(format!(
-            "mount propagation \"{mode}\" is not supported by this release: mounts made in a container do not show on the \
-             host; use rslave if the host's are to show in the container"
-        )));
-    }
     if mode.is_empty() || PROPAGATIONS.contains(&mode) {
         return Ok(());
     }
@@ -114,7 +114,9 @@ fn volume(target: &str, source: String) -> Wanted {
         writable: true,
         propagation: String::new(),
         make_source: true,
+        deep: true,
         labels: BTreeMap::new(),
+        driver_options: BTreeMap::new(),
         subpath: String::new(),
         of_image: false,
     }
@@ -141,9 +143,7 @@ fn parse_bind(bind: &str) -> Result<Wanted> {
             "ro" => mount.writable = false,
             // Labels of SELinux and macOS consistency: without effect here, as with Docker.
             "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
-            mode if mount.kind == "bind"
-                && (PROPAGATIONS.contains(&mode) || mode.ends_with("shared")) =>
-            {
+            mode if mount.kind == "bind" && PROPAGATIONS.contains(&mode) => {
                 check_propagation(mode)?;
                 mode.clone_into(&mut mount.propagation);
             }
@@ -169,6 +169,7 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
             }
             if let Some(options) = &mount.bind_options {
                 wanted.make_source = options.create_mountpoint;
+                wanted.deep = !options.read_only_non_recursive;
                 options.propagation.clone_into(&mut wanted.propagation);
                 check_propagation(&options.propagation)?;
                 if options.non_recursive {
@@ -180,6 +181,15 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
             if let Some(options) = &mount.volume_options {
                 wanted.labels.clone_from(&options.labels);
                 wanted.subpath.clone_from(&options.subpath);
+                if let Some(driver) = &options.driver_config {
+                    if !matches!(driver.name.as_str(), "" | "local") {
+                        return Err(invalid(format!(
+                            "volume driver \"{}\" is not supported by this release; use local",
+                            driver.name
+                        )));
+                    }
+                    wanted.driver_options.clone_from(&driver.options);
+                }
             }
         }
         "tmpfs" => {
@@ -191,6 +201,14 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
                 }
                 if options.mode > 0 {
                     wanted.options.push(format!("mode={:o}", options.mode));
+                }
+                for option in &options.options {
+                    if option.is_empty() || option.len() > 2 {
+                        return Err(invalid(format!(
+                            "invalid tmpfs option {option:?}; write a name, or a name and a value"
+                        )));
+                    }
+                    add_tmpfs_option(&mut wanted.options, &option.join("="));
                 }
             }
             if mount.read_only {
@@ -212,15 +230,18 @@ fn tmpfs_options(asked: &str) -> Vec<String> {
         .map(|o| (*o).to_owned())
         .collect();
     for option in asked.split(',').filter(|o| !o.is_empty()) {
-        // `exec` takes back `noexec`, and so on.
-        options.retain(|o| {
-            *o != format!("no{option}") && Some(o.as_str()) != option.strip_prefix("no")
-        });
-        if !matches!(option, "exec" | "suid" | "dev") {
-            options.push(option.to_owned());
-        }
+        add_tmpfs_option(&mut options, option);
     }
     options
+}
+
+/// `exec` takes back `noexec`, and so on.
+fn add_tmpfs_option(options: &mut Vec<String>, option: &str) {
+    options
+        .retain(|o| *o != format!("no{option}") && Some(o.as_str()) != option.strip_prefix("no"));
+    if !matches!(option, "exec" | "suid" | "dev") {
+        options.push(option.to_owned());
+    }
 }
 
 fn clean_target(target: &str) -> Result<String> {
@@ -271,13 +292,15 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
         }
         _ => {
             let asked = Some(mount.source.as_str()).filter(|s| !s.is_empty());
-            let (volume, _) = volumes.ensure(asked, &mount.labels)?;
+            let (volume, _) = volumes.ensure(asked, &mount.labels, &mount.driver_options)?;
             anonymous = asked.is_none();
             let data = volumes.data(&volume.name);
             name = Some(volume.name);
             if mount.subpath.is_empty() {
                 data
             } else {
+                // What is inside is known only when it is there.
+                volumes.make_ready(name.as_deref().unwrap_or_default())?;
                 inside(&data, &mount.subpath)?
             }
         }
@@ -293,6 +316,9 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
             mount.propagation.as_str()
         };
         options.push(propagation.to_owned());
+        if mount.kind == "bind" && !mount.writable && mount.deep && options[0] == "rbind" {
+            options.push("rro".into());
+        }
     }
     Ok(ResolvedMount {
         kind: mount.kind.into(),
@@ -339,7 +365,7 @@ mod tests {
 
     fn run(request: serde_json::Value) -> Result<Vec<ResolvedMount>> {
         let dir = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(dir.path()).unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
         resolve(&serde_json::from_value(request).unwrap(), &volumes)
     }
 
@@ -362,7 +388,7 @@ mod tests {
         assert_eq!(mounts.len(), 4);
         assert_eq!(by("/data").name.as_deref(), Some("db"));
         assert!(!by("/data").anonymous && by("/cache").anonymous);
-        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate"]);
+        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate", "rro"]);
         assert_eq!(by("/run").options, ["nosuid", "nodev", "size=1m"]);
     }
 
@@ -394,10 +420,6 @@ mod tests {
                 json!({ "HostConfig": { "Mounts": [{ "Type": "volume", "Source": "v1", "Target": "/x",
                     "VolumeOptions": { "Subpath": "../.." } }] } }),
                 "../..",
-            ),
-            (
-                json!({ "HostConfig": { "Binds": ["/tmp:/x:rshared"] } }),
-                "rshared",
             ),
             (
                 json!({ "HostConfig": { "Mounts": [{ "Type": "bind", "Source": "/tmp", "Target": "/x",

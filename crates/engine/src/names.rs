@@ -17,7 +17,8 @@ impl Engine {
         for container in self.containers() {
             let health = container.health();
             container.read(|r| {
-                if r.state.phase != Phase::Running {
+                // Known before its first instruction, which may ask for its own name.
+                if r.state.phase != Phase::Running && !r.state.starting {
                     return;
                 }
                 let mut aliases: Vec<String> = r
@@ -32,7 +33,7 @@ impl Engine {
                     name: r.name.clone(),
                     aliases,
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
-                    healthy: health.is_none_or(|h| h.is_good()),
+                    healthy: health.map_or_else(|| !r.is_tested(), |h| h.is_good()),
                     places: r.state.endpoints.iter().map(place).collect(),
                 });
             });

@@ -12,6 +12,7 @@ use coracle_shim_protocol::PROTOCOL_VERSION;
 use coracle_shim_protocol::shim::{ExitStatus, LogConfig, Request, ShimSpec, Workload};
 pub use coracle_shim_protocol::shim::{KillMode, State};
 use oci_spec::runtime::Process;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use tokio::sync::mpsc;
@@ -89,6 +90,7 @@ impl Engine {
                     path: spec.log.clone(),
                     max_size: 20 << 20,
                     max_files: 5,
+                    attrs: BTreeMap::new(),
                 }),
                 terminal: false,
                 terminal_size: None,

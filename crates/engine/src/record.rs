@@ -220,6 +220,12 @@ impl Record {
         }
     }
 
+    /// Whether there is a test of its health.
+    pub fn is_tested(&self) -> bool {
+        let test = self.config.healthcheck.as_ref().map(|h| &h.test);
+        test.is_some_and(|t| t.first().is_some_and(|first| first != "NONE"))
+    }
+
     /// Whether it is removed when it ends, without anybody asking.
     pub fn goes_by_itself(&self) -> bool {
         self.host_config.auto_remove && !self.step

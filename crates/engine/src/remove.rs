@@ -136,6 +136,23 @@ impl Engine {
             .collect()
     }
 
+    /// Says that a container has begun to use its volumes, or ended it.
+    pub(crate) fn tell_mounts(&self, record: &Record, action: &str) {
+        for mount in &record.mounts {
+            let Some(name) = &mount.name else { continue };
+            let attributes = [
+                ("driver", "local".to_owned()),
+                ("container", record.id.to_string()),
+                ("destination", mount.target.display().to_string()),
+                ("read/write", mount.writable.to_string()),
+                ("propagation", mount.propagation.clone()),
+            ];
+            let attributes = attributes.map(|(k, v)| (k.to_owned(), v)).into();
+            let event = crate::events::Event::now("volume", action, name, attributes);
+            self.publish(event);
+        }
+    }
+
     /// Removes a volume that no container uses. With `force` one that is not there is no error.
     ///
     /// # Errors

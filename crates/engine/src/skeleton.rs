@@ -1,7 +1,8 @@
 //! The lowest layer of every container: the places that the runtime mounts on.
 //!
 //! Images need not have them. Made once for all containers, they are neither made nor removed with each, and a container's own
-//! layer holds nothing that it did not write itself.
+//! layer holds nothing that it did not write itself. `/.dockerenv` is there because programs find out by it that they are in a
+//! container.
 
 use crate::error::{EngineError, Result};
 use std::fs::{self, OpenOptions, Permissions};
@@ -9,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const DIRECTORIES: &[&str] = &["", "dev", "etc", "proc", "sys"];
-const FILES: &[&str] = &["etc/hostname", "etc/hosts", "etc/resolv.conf"];
+const FILES: &[&str] = &[".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// The layer's directory.
 pub fn directory(state_dir: &Path) -> PathBuf {

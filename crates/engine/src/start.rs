@@ -87,8 +87,10 @@ impl Engine {
         let run = container.run.clone().lock_owned().await;
         match self.try_run(container, first).await {
             Ok(shim) => {
+                let record = container.record();
+                self.tell_mounts(&record, "mount");
+                self.tell_links(&record, "connect");
                 self.tell(container, "start", &[]);
-                self.names_changed();
                 self.watch_health(container);
                 self.watch_exit(container.clone(), shim, run);
                 Ok(())
@@ -118,6 +120,7 @@ impl Engine {
                 r.state.phase = Phase::Exited;
             }
         });
+        self.names_changed();
         // Docker removes such a container too when it was asked to remove it at its end.
         if container.read(Record::goes_by_itself) {
             let (engine, id) = (self.clone(), container.id.to_string());
@@ -148,6 +151,7 @@ impl Engine {
     ) -> Result<Shim> {
         let layers = self.0.images.layer_dirs(&record.image()?)?;
         let spec = self.shim_spec(container, record, endpoints, layers.clone())?;
+        self.ready_volumes(record).await?;
         copyup::fill(&self.0.volumes, record, &layers).await?;
         let _ = fs::remove_file(container.dir.join(coracle_shim_protocol::shim::EXIT_FILE));
         container.change(|r| {
@@ -169,6 +173,7 @@ impl Engine {
             // The client may have left.
             let _ = pending.reply.send(joined.map(|(connection, _)| connection));
         }
+        self.names_changed();
         let pid = shim.start().await?;
         container.happened(false, |r| {
             r.state.phase = Phase::Running;
@@ -182,6 +187,22 @@ impl Engine {
             r.state.oom_killed = false;
         });
         Ok(shim)
+    }
+
+    /// Mounts what volumes with a file system of their own need.
+    async fn ready_volumes(&self, record: &Record) -> Result<()> {
+        for name in record.mounts.iter().filter_map(|m| m.name.clone()) {
+            if self
+                .0
+                .volumes
+                .get(&name)
+                .is_ok_and(|v| !v.options.is_empty())
+            {
+                let volumes = self.0.volumes.clone();
+                tokio::task::spawn_blocking(move || volumes.make_ready(&name)).await??;
+            }
+        }
+        Ok(())
     }
 
     fn shim_spec(
@@ -311,7 +332,7 @@ impl Engine {
     /// Decides the addresses. What is reserved is given back by [`Self::give_back`].
     fn reserve(&self, record: &Record) -> Result<Vec<Endpoint>> {
         let mode = record.host_config.network_mode.as_str();
-        if matches!(mode, "host" | "none") || mode.starts_with("container:") {
+        if mode.starts_with("container:") {
             return Ok(Vec::new());
         }
         let mut endpoints = Vec::new();
@@ -442,5 +463,17 @@ fn log_config(container: &Container, record: &Record) -> Result<Option<LogConfig
         path: container.dir.join(crate::logs::FILE),
         max_size: crate::logs::size(option("max-size").unwrap_or("20m"))?,
         max_files: max_files.max(1),
+        attrs: crate::logs::attributes(asked, &record.config, |word| {
+            let image = record.image_id.trim_start_matches("sha256:");
+            Some(match word {
+                "ID" => record.id.short().to_owned(),
+                "FullID" => record.id.to_string(),
+                "Name" => record.name.to_string(),
+                "ImageID" => image.get(..12)?.to_owned(),
+                "ImageFullID" => record.image_id.clone(),
+                "ImageName" => record.config.image.clone(),
+                _ => return None,
+            })
+        })?,
     }))
 }

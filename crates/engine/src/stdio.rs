@@ -59,6 +59,7 @@ impl Engine {
     ) -> Result<oneshot::Receiver<Result<Connection>>> {
         let container = self.find(key)?;
         let (reply, receiver) = oneshot::channel();
+        self.tell(&container, "attach", &[]);
         match container.read(|r| (r.state.phase, r.state.paused)) {
             (Phase::Running, true) => {
                 return Err(EngineError::Conflict(format!(

@@ -164,6 +164,7 @@ impl Engine {
         self.tell(container, "kill", &[("signal", signal.to_string())]);
         self.signal(container, signal, false).await?;
         if !ends_within(ended.clone(), timeout).await {
+            self.tell(container, "kill", &[("signal", SIGKILL.to_string())]);
             self.signal(container, SIGKILL, false).await?;
             ends_within(ended, Duration::MAX).await;
         }
@@ -178,6 +179,13 @@ impl Engine {
     pub async fn kill(&self, key: &str, signal: &str) -> Result<()> {
         let number = signal_number(if signal.is_empty() { "KILL" } else { signal })?;
         let container = self.find(key)?;
+        if container.phase() == Phase::Restarting {
+            // There is no process yet; what can be stopped is that there will be one.
+            let _op = container.op.lock().await;
+            if container.phase() == Phase::Restarting {
+                return self.stop_locked(&container, None, None).await;
+            }
+        }
         if container.phase() != Phase::Running {
             return Err(EngineError::Conflict(format!(
                 "cannot kill container: {key}: container {} is not running",

@@ -1,4 +1,7 @@
-//! Named volumes: a directory each, `volumes/<name>/_data`, with `volume.json` beside it.
+//! Named volumes: a directory each, `volumes/<name>/_data`, with `volume.json` beside it; the data of those with options is
+//! elsewhere ([`place`]).
+
+mod place;
 
 use crate::error::{EngineError, Result};
 use crate::id::{is_valid_name, random_hex};
@@ -10,6 +13,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use place::Place;
 
 const VERSION: u32 = 1;
 /// Directories beside a volume's data begin so while it is filled.
@@ -29,6 +34,9 @@ pub struct Volume {
     /// Whether it was made without a name, for one container.
     #[serde(default)]
     pub anonymous: bool,
+    /// Options of the driver.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
     /// Whether an empty volume may still be filled from an image; false once a container has used it.
     #[serde(default)]
     pub fresh: bool,
@@ -38,17 +46,19 @@ pub struct Volume {
 #[derive(Debug)]
 pub struct Volumes {
     dir: PathBuf,
+    /// Where volumes with a file system of their own are mounted.
+    mounts: PathBuf,
     /// Guards making and removing, so that neither is seen half done.
     all: Mutex<BTreeMap<String, Volume>>,
 }
 
 impl Volumes {
-    /// Reads the volumes below `state_dir`. A directory without a readable record is kept, with a record
+    /// Reads the volumes below `state_dir`; what has to be mounted is mounted below `run_dir`. A directory without a readable record is kept, with a record
     /// made for it: data is never dropped.
     ///
     /// # Errors
     /// [`EngineError::File`] when the directory cannot be read, [`EngineError::Version`] for a newer format.
-    pub fn open(state_dir: &Path) -> Result<Self> {
+    pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Self> {
         let dir = state_dir.join("volumes");
         fs::create_dir_all(&dir).map_err(EngineError::file("making", &dir))?;
         let mut all = BTreeMap::new();
@@ -84,6 +94,7 @@ impl Volumes {
                     created: Utc::now(),
                     labels: BTreeMap::new(),
                     anonymous: false,
+                    options: BTreeMap::new(),
                     fresh: false,
                 },
                 None => continue,
@@ -92,6 +103,7 @@ impl Volumes {
         }
         Ok(Self {
             dir,
+            mounts: run_dir.join("volumes"),
             all: Mutex::new(all),
         })
     }
@@ -102,7 +114,56 @@ impl Volumes {
 
     /// Where a volume's data is.
     pub fn data(&self, name: &str) -> PathBuf {
+        match self.place(name) {
+            Ok(Place::Bind(path)) => path,
+            Ok(Place::Mount(_)) => self.mounts.join(name),
+            _ => self.own(name),
+        }
+    }
+
+    fn own(&self, name: &str) -> PathBuf {
         self.dir.join(name).join("_data")
+    }
+
+    fn place(&self, name: &str) -> Result<Place> {
+        place::read(&self.get(name)?.options)
+    }
+
+    /// The bytes of it that the disk of the state directory holds, to be counted: nothing where the data is elsewhere.
+    pub fn counted(&self, name: &str) -> Option<PathBuf> {
+        matches!(self.place(name), Ok(Place::Own)).then(|| self.own(name))
+    }
+
+    /// Has a volume's data be where [`Self::data`] says: mounts what has to be. Blocking.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::File`] with what the kernel says of a mount, [`EngineError::Invalid`] if a bound
+    /// directory is not there.
+    pub fn make_ready(&self, name: &str) -> Result<()> {
+        match self.place(name)? {
+            Place::Own => Ok(()),
+            Place::Bind(path) if path.exists() => Ok(()),
+            Place::Bind(path) => Err(EngineError::Invalid(format!(
+                "the directory {} of volume {name} does not exist; make it first",
+                path.display()
+            ))),
+            Place::Mount(mount) => mount.put(&self.mounts.join(name)),
+        }
+    }
+
+    /// Unmounts every volume that was mounted, as far as nobody uses it.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] naming the first that is in use; the rest has been tried.
+    pub fn unmount_all(&self) -> Result<()> {
+        let mut first = Ok(());
+        for entry in fs::read_dir(&self.mounts).into_iter().flatten().flatten() {
+            let gone = place::take_away(&entry.path());
+            first = first.and(gone);
+        }
+        // Empty, unless something stayed.
+        let _ = fs::remove_dir(&self.mounts);
+        first
     }
 
     fn save(&self, volume: &Volume) -> Result<()> {
@@ -123,12 +184,15 @@ impl Volumes {
     /// The volume of that name, made if it is not there; `None` makes an anonymous one.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] for a name that cannot be one, [`EngineError::File`] when it cannot be made.
+    /// [`EngineError::Invalid`] for a name that cannot be one and options that cannot be honoured, [`EngineError::File`] when it
+    /// cannot be made.
     pub fn ensure(
         &self,
         name: Option<&str>,
         labels: &BTreeMap<String, String>,
+        options: &BTreeMap<String, String>,
     ) -> Result<(Volume, bool)> {
+        let place = place::read(options)?;
         let anonymous = name.is_none();
         let name = match name {
             Some(name) => name.to_owned(),
@@ -145,7 +209,7 @@ impl Volumes {
         if let Some(volume) = all.get(&name) {
             return Ok((volume.clone(), false));
         }
-        let data = self.data(&name);
+        let data = self.own(&name);
         fs::create_dir_all(&data).map_err(EngineError::file("making", &data))?;
         let volume = Volume {
             version: VERSION,
@@ -153,7 +217,9 @@ impl Volumes {
             created: Utc::now(),
             labels: labels.clone(),
             anonymous,
-            fresh: true,
+            options: options.clone(),
+            // What is elsewhere is somebody's already: it is not filled from images.
+            fresh: place == Place::Own,
         };
         self.save(&volume)?;
         all.insert(name, volume.clone());
@@ -209,6 +275,7 @@ impl Volumes {
                 users.join(", ")
             )));
         }
+        place::take_away(&self.mounts.join(name))?;
         let dir = self.dir.join(name);
         let doomed = self.dir.join(format!(".removed-{name}"));
         // A leftover of an interrupted removal is in the way of the rename.
@@ -229,17 +296,17 @@ mod tests {
     #[test]
     fn made_once_kept_and_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(dir.path()).unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
         let none = BTreeMap::new();
-        let (volume, made) = volumes.ensure(Some("data"), &none).unwrap();
+        let (volume, made) = volumes.ensure(Some("data"), &none, &none).unwrap();
         assert!(made && volume.fresh);
-        assert!(!volumes.ensure(Some("data"), &none).unwrap().1);
+        assert!(!volumes.ensure(Some("data"), &none, &none).unwrap().1);
         volumes.used("data").unwrap();
         fs::write(volumes.data("data").join("x"), "y").unwrap();
 
         let part = dir.path().join(format!("volumes/data/{FILLING}x"));
         fs::create_dir(&part).unwrap();
-        let volumes = Volumes::open(dir.path()).unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
         assert!(!part.exists());
         assert!(!volumes.get("data").unwrap().fresh);
         let error = volumes
@@ -256,16 +323,21 @@ mod tests {
     fn data_without_a_record_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("volumes/old/_data")).unwrap();
-        assert_eq!(Volumes::open(dir.path()).unwrap().list()[0].name, "old");
+        assert_eq!(
+            Volumes::open(dir.path(), dir.path()).unwrap().list()[0].name,
+            "old"
+        );
     }
 
     #[test]
     fn bad_names_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(dir.path()).unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
         for bad in ["../x", "a/b", ".removed-a", ""] {
             assert!(
-                volumes.ensure(Some(bad), &BTreeMap::new()).is_err(),
+                volumes
+                    .ensure(Some(bad), &BTreeMap::new(), &BTreeMap::new())
+                    .is_err(),
                 "{bad}"
             );
         }

@@ -66,9 +66,11 @@ impl Fleet {
         wanted.unless(self.wait_for_others(file)).await??;
         match &file.kind {
             Kind::Volume(volume) => {
-                self.engine()
-                    .volumes()
-                    .ensure(Some(&volume.volume_name), &volume.labels)?;
+                self.engine().volumes().ensure(
+                    Some(&volume.volume_name),
+                    &volume.labels,
+                    &volume.options(),
+                )?;
                 Err(NotUp::new(0, "it is there"))
             }
             Kind::Network(network) => {

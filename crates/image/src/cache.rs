@@ -127,6 +127,17 @@ impl Cache {
     }
 }
 
+/// What images take, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All their layers.
+    pub total: u64,
+    /// Layers that no image in use has.
+    pub free: u64,
+    /// For each image the layers that it shares with another.
+    pub shared: BTreeMap<ImageId, u64>,
+}
+
 impl ImageStore {
     /// What was made of this before, if it is here. That counts as a use.
     #[must_use]
@@ -223,9 +234,9 @@ impl ImageStore {
         Ok(Some(record.description))
     }
 
-    /// Bytes of all images' layers, each counted once, and for each image those of layers that it shares with another.
+    /// What images take, layers counted once however many share them. `used` are the images that must stay.
     #[must_use]
-    pub fn usage(&self) -> (u64, BTreeMap<ImageId, u64>) {
+    pub fn usage(&self, used: &BTreeSet<ImageId>) -> Usage {
         let images: Vec<(ImageId, BTreeSet<Digest>)> = {
             let index = self.0.index();
             let of = |(id, r): (&ImageId, &crate::index::Record)| {
@@ -244,8 +255,14 @@ impl ImageStore {
                 .filter(|l| users.get(l).is_some_and(|n| *n > 1));
             shared.filter_map(|l| sizes.get(l)).sum()
         };
-        let each = images.iter().map(|(id, layers)| (*id, shared(layers)));
-        (sizes.values().sum(), each.collect())
+        let needed = images.iter().filter(|(id, _)| used.contains(id));
+        let needed: BTreeSet<Digest> = needed.flat_map(|(_, l)| l.iter().copied()).collect();
+        let free = sizes.iter().filter(|(layer, _)| !needed.contains(layer));
+        Usage {
+            total: sizes.values().sum(),
+            free: free.map(|(_, size)| size).sum(),
+            shared: images.iter().map(|(id, l)| (*id, shared(l))).collect(),
+        }
     }
 
     fn image_layers(&self) -> BTreeSet<Digest> {

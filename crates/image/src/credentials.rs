@@ -14,6 +14,9 @@ use crate::reference::DEFAULT_DOMAIN;
 /// The key under which docker keeps the default registry's credentials.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
+/// The name under which helpers keep tokens.
+const TOKEN: &str = "<token>";
+
 /// Who we are to a registry.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -186,39 +189,20 @@ fn bare(key: &str) -> &str {
 }
 
 fn ask_helper(helper: &str, key: &str) -> Result<Option<Credentials>, CredentialsError> {
-    let failed = |source| CredentialsError::Helper {
-        helper: helper.to_owned(),
-        source,
-    };
-    let mut child = Command::new(helper)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its question answers nonetheless.
-        let _ = stdin.write_all(key.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        let message = text.trim().to_owned();
-        if message.contains("credentials not found") {
+    let text = match run_helper(helper, "get", key) {
+        Err(CredentialsError::HelperFailed { message, .. })
+            if message.contains("credentials not found") =>
+        {
             return Ok(None);
         }
-        return Err(CredentialsError::HelperFailed {
-            helper: helper.to_owned(),
-            message,
-        });
-    }
+        other => other?,
+    };
     let answer: FromHelper =
         serde_json::from_str(&text).map_err(|e| CredentialsError::HelperFailed {
             helper: helper.to_owned(),
             message: e.to_string(),
         })?;
-    if answer.username == "<token>" {
+    if answer.username == TOKEN {
         let identity_token = Some(answer.secret);
         return Ok(Some(Credentials {
             identity_token,
@@ -230,4 +214,70 @@ fn ask_helper(helper: &str, key: &str) -> Result<Option<Credentials>, Credential
         password: answer.secret,
         identity_token: None,
     }))
+}
+
+/// Runs a credential helper with something to read, and gives what it says.
+fn run_helper(helper: &str, verb: &str, input: &str) -> Result<String, CredentialsError> {
+    let failed = |source| CredentialsError::Helper {
+        helper: helper.to_owned(),
+        source,
+    };
+    let mut child = Command::new(helper)
+        .arg(verb)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read its question answers nonetheless.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    Err(CredentialsError::HelperFailed {
+        helper: helper.to_owned(),
+        message: text.trim().to_owned(),
+    })
+}
+
+/// The helper that keeps a registry's credentials by docker's `config.json`, as program name; `None` if the file itself does.
+/// `key` is the name that docker has for the registry.
+#[must_use]
+pub fn helper_for(config: &serde_json::Value, key: &str) -> Option<String> {
+    let named = config["credHelpers"][key].as_str();
+    let named = named.or(config["credsStore"].as_str());
+    let named = named.filter(|h| !h.is_empty())?;
+    Some(format!("docker-credential-{named}"))
+}
+
+/// Has a helper keep credentials.
+///
+/// # Errors
+/// [`CredentialsError::Helper`], [`CredentialsError::HelperFailed`].
+pub fn keep(helper: &str, key: &str, credentials: &Credentials) -> Result<(), CredentialsError> {
+    let (name, secret) = match &credentials.identity_token {
+        Some(token) => (TOKEN, token),
+        None => (credentials.username.as_str(), &credentials.password),
+    };
+    let told = serde_json::json!({ "ServerURL": key, "Username": name, "Secret": secret });
+    run_helper(helper, "store", &told.to_string()).map(drop)
+}
+
+/// Has a helper forget credentials; none to forget is no error.
+///
+/// # Errors
+/// [`CredentialsError::Helper`], [`CredentialsError::HelperFailed`].
+pub fn forget(helper: &str, key: &str) -> Result<(), CredentialsError> {
+    match run_helper(helper, "erase", key) {
+        Err(CredentialsError::HelperFailed { message, .. })
+            if message.contains("credentials not found") =>
+        {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
 }

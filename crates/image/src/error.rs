@@ -22,7 +22,7 @@ pub enum ImageError {
     #[error(transparent)]
     Digest(#[from] DigestError),
     /// No such image here.
-    #[error("no such image: {name}; pull, load or import it first")]
+    #[error("No such image: {name}")]
     NotFound {
         /// As asked for.
         name: String,
@@ -83,6 +83,15 @@ pub enum ImageError {
     Push {
         /// The image as asked for.
         image: String,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
+    /// The registry did not answer a question as hoped.
+    #[error("cannot ask {registry}")]
+    Ask {
+        /// The registry.
+        registry: String,
         /// Why.
         #[source]
         source: RegistryError,
@@ -179,11 +188,13 @@ impl ImageError {
             | Self::Manifest { .. }
             | Self::Archive(_)
             | Self::Change { .. } => ErrorKind::Invalid,
-            Self::Pull { source, .. } | Self::Push { source, .. } => match source {
-                RegistryError::NotFound { .. } => ErrorKind::NotFound,
-                RegistryError::Unauthorized { .. } => ErrorKind::Unauthorized,
-                _ => ErrorKind::Unavailable,
-            },
+            Self::Pull { source, .. } | Self::Push { source, .. } | Self::Ask { source, .. } => {
+                match source {
+                    RegistryError::NotFound { .. } => ErrorKind::NotFound,
+                    RegistryError::Unauthorized { .. } => ErrorKind::Unauthorized,
+                    _ => ErrorKind::Unavailable,
+                }
+            }
             _ => ErrorKind::Internal,
         }
     }

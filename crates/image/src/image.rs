@@ -42,6 +42,18 @@ pub struct Image {
     pub on_build: Vec<String>,
 }
 
+impl Image {
+    /// What it runs on.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        Platform {
+            os: self.config.os().to_string(),
+            architecture: self.config.architecture().to_string(),
+            variant: self.config.variant().clone(),
+        }
+    }
+}
+
 /// A line of the list of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -83,8 +83,10 @@ impl Index {
 
     /// Finds an image as docker does: a whole id, then a name, then the beginning of an id.
     pub fn find(&self, text: &str) -> Result<Found> {
+        // With the tag that is meant, as docker says it.
         let not_found = || ImageError::NotFound {
-            name: text.to_owned(),
+            name: Reference::parse_normalized(text)
+                .map_or_else(|_| text.to_owned(), |r| r.familiar()),
         };
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         if let Ok(digest) = Digest::from_hex(hex) {

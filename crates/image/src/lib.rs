@@ -2,6 +2,7 @@
 
 pub mod adopt;
 mod archive;
+mod ask;
 mod assemble;
 pub mod cache;
 pub mod config;
@@ -32,7 +33,8 @@ mod trash;
 mod unpack;
 
 pub use adopt::{Adopted, Pin};
-pub use cache::{CacheQuery, CacheRecord};
+pub use ask::{Described, SearchResult};
+pub use cache::{CacheQuery, CacheRecord, Usage};
 pub use config::RegistryConfig;
 pub use credentials::Credentials;
 pub use derive::DeriveOptions;

@@ -39,7 +39,8 @@ impl Platform {
     }
 
     /// Whether what was made for `offered` runs where `self` is wanted.
-    pub(crate) fn runs(&self, offered: &Self) -> bool {
+    #[must_use]
+    pub fn runs(&self, offered: &Self) -> bool {
         self.fit(offered).is_some()
     }
 

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Name of a shim's socket inside its run directory.
@@ -115,6 +116,9 @@ pub struct LogConfig {
     pub max_size: u64,
     /// How many files are kept, the current one included; at least 1.
     pub max_files: u32,
+    /// What each line has besides, as its member `attrs`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attrs: BTreeMap<String, String>,
 }
 
 /// First control message of every connection to a shim; later ones may follow on the same connection where

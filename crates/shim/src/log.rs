@@ -45,6 +45,8 @@ impl Stream {
 #[derive(Debug)]
 pub struct Log {
     config: LogConfig,
+    /// The end of every line.
+    tail: String,
     file: Option<File>,
     size: u64,
     lost: u64,
@@ -54,8 +56,16 @@ pub struct Log {
 impl Log {
     /// Opens the log, or tries again with the first line if that fails.
     pub fn open(config: LogConfig) -> Self {
+        let mut tail = String::new();
+        if !config.attrs.is_empty() {
+            // A map of texts always has a JSON form.
+            let attrs = serde_json::to_string(&config.attrs).unwrap_or_default();
+            tail = format!(",\"attrs\":{attrs}");
+        }
+        tail.push_str("}\n");
         let mut log = Self {
             config,
+            tail,
             file: None,
             size: 0,
             lost: 0,
@@ -113,7 +123,7 @@ impl Log {
     }
 
     fn line(&mut self, batch: &mut Vec<u8>, stream: Stream, time: &str, text: &[u8]) {
-        let encoded = encode(&String::from_utf8_lossy(text), stream, time);
+        let encoded = self.encode(&String::from_utf8_lossy(text), stream, time);
         let max = self.config.max_size;
         let full = self.size + (batch.len() + encoded.len()) as u64 > max;
         if max > 0 && full && self.size + batch.len() as u64 > 0 {
@@ -126,6 +136,20 @@ impl Log {
         if batch.len() > 4 * PIECE {
             self.append(batch);
         }
+    }
+
+    fn encode(&self, text: &str, stream: Stream, time: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len() + 80);
+        out.extend_from_slice(b"{\"log\":");
+        // A string always has a JSON form.
+        let _ = serde_json::to_writer(&mut out, text);
+        out.extend_from_slice(b",\"stream\":\"");
+        out.extend_from_slice(stream.name().as_bytes());
+        out.extend_from_slice(b"\",\"time\":\"");
+        out.extend_from_slice(time.as_bytes());
+        out.push(b'"');
+        out.extend_from_slice(self.tail.as_bytes());
+        out
     }
 
     fn append(&mut self, batch: &mut Vec<u8>) {
@@ -144,7 +168,7 @@ impl Log {
                 self.lost
             );
             let time = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
-            let notice = encode(&text, Stream::Stderr, &time);
+            let notice = self.encode(&text, Stream::Stderr, &time);
             if self.put(&notice) == notice.len() {
                 self.lost = 0;
             }
@@ -237,19 +261,6 @@ fn boundary(text: &[u8]) -> usize {
     }
 }
 
-fn encode(text: &str, stream: Stream, time: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 80);
-    out.extend_from_slice(b"{\"log\":");
-    // A string always has a JSON form.
-    let _ = serde_json::to_writer(&mut out, text);
-    out.extend_from_slice(b",\"stream\":\"");
-    out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(b"\",\"time\":\"");
-    out.extend_from_slice(time.as_bytes());
-    out.extend_from_slice(b"\"}\n");
-    out
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -273,6 +284,7 @@ mod tests {
                 path: self.0.join("x.log"),
                 max_size,
                 max_files,
+                attrs: Default::default(),
             })
         }
 

@@ -18,6 +18,7 @@ fn logs_are_rotated_and_hold_long_lines() {
         path: path.clone(),
         max_size: 30_000,
         max_files: 2,
+        attrs: Default::default(),
     });
     let (_, stdout, _) = bench.run(&spec);
     let first = path.with_extension("log.1");
@@ -68,6 +69,7 @@ fn a_full_disk_neither_stops_nor_kills() {
         path: path.clone(),
         max_size: 10 << 20,
         max_files: 1,
+        attrs: Default::default(),
     });
     spec.open_stdin = true;
     let mut client = bench.prepare(&spec);

@@ -184,7 +184,12 @@ impl ContainerUnit {
             log_driver: None,
         };
         if r.last("LogDriver").is_some() {
-            unit.log_driver = Some(choice(r, "LogDriver", &["json-file", "none"], "json-file"));
+            unit.log_driver = Some(choice(
+                r,
+                "LogDriver",
+                &["json-file", "local", "none"],
+                "json-file",
+            ));
         }
         for (entry, address) in r.words("DNS") {
             if address.parse::<IpAddr>().is_err() {

@@ -48,6 +48,27 @@ pub struct VolumeUnit {
     pub volume_name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// `Type=`: what is mounted.
+    pub file_system: Option<String>,
+    /// `Device=`: from where.
+    pub device: Option<String>,
+    /// `Options=`: as mount(8) has them.
+    pub mount_options: Option<String>,
+}
+
+impl VolumeUnit {
+    /// Options of the driver, as docker names them.
+    pub fn options(&self) -> BTreeMap<String, String> {
+        let named = [
+            ("type", &self.file_system),
+            ("device", &self.device),
+            ("o", &self.mount_options),
+        ];
+        let given = named
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), v.clone()?)));
+        given.collect()
+    }
 }
 
 /// `[Network]`.
@@ -288,6 +309,9 @@ fn read_volume(r: &mut Reader<'_>) -> VolumeUnit {
     VolumeUnit {
         volume_name: r.string("VolumeName").unwrap_or(stem),
         labels: r.pairs("Label"),
+        file_system: r.string("Type"),
+        device: r.string("Device"),
+        mount_options: r.string("Options"),
     }
 }
 

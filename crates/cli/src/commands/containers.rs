@@ -108,7 +108,7 @@ pub struct Logs {
     /// Until then
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// For docker's sake: logs keep nothing besides their lines
+    /// What the log options labels, env and tag added to each line
     #[arg(long)]
     pub details: bool,
     /// Name or id
@@ -251,6 +251,7 @@ pub fn log_query(args: &Logs) -> String {
         ("stderr", "1".into()),
         ("follow", flag(args.follow)),
         ("timestamps", flag(args.timestamps)),
+        ("details", flag(args.details)),
         ("tail", args.tail.clone()),
         (
             "since",

@@ -6,11 +6,9 @@ use crate::error::{CliError, Result, each};
 use crate::format::words::{ago, cut, short, size};
 use crate::format::{Table, out, row};
 use crate::terminal::is_terminal;
-use base64::Engine as _;
 use chrono::DateTime;
 use http_body_util::BodyExt;
-use hyper::{Method, header};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use hyper::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -39,34 +37,6 @@ pub struct Images {
     pub quiet: bool,
     /// Only this repository
     pub name: Option<String>,
-}
-
-/// `coracle pull`
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  coracle pull 127.0.0.1:5000/app:1")]
-pub struct Pull {
-    /// Say only what was pulled
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Platform, such as linux/arm64
-    #[arg(long, default_value = "")]
-    pub platform: String,
-    /// Image
-    pub image: String,
-}
-
-/// `coracle push`
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  coracle push 127.0.0.1:5000/app:1")]
-pub struct Push {
-    /// Push all tags of the repository
-    #[arg(short, long)]
-    pub all_tags: bool,
-    /// Say only what was pushed
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Image
-    pub image: String,
 }
 
 /// `coracle import`
@@ -201,143 +171,6 @@ pub async fn images(client: &Client, args: &Images) -> Result<()> {
         columns.insert(2, ("DIGEST", "Digest"));
     }
     Table { columns, rows }.print(args.format.as_deref())
-}
-
-/// The header with what is known of an image's registry.
-fn credentials(image: &str) -> Result<Vec<(header::HeaderName, String)>> {
-    let mut headers = Vec::new();
-    if let Ok(reference) = coracle_image::Reference::parse_normalized(image) {
-        let known = coracle_image::credentials::docker_credentials(None, reference.domain());
-        let known = known.map_err(|e| CliError::Usage(coracle_engine::full_error(&e)))?;
-        if let Some(c) = known {
-            let auth = json!({ "username": c.username, "password": c.password, "identitytoken": c.identity_token.unwrap_or_default() });
-            let value = base64::engine::general_purpose::URL_SAFE.encode(auth.to_string());
-            headers.push((header::HeaderName::from_static("x-registry-auth"), value));
-        }
-    }
-    Ok(headers)
-}
-
-/// Pushes and shows how it goes.
-pub async fn push(client: &Client, args: &Push) -> Result<()> {
-    let reference = coracle_image::Reference::parse_familiar(&args.image)
-        .map_err(|e| CliError::Usage(coracle_engine::full_error(&e)))?;
-    if args.all_tags && reference.tag().is_some() {
-        return Err(CliError::Usage(
-            "tag can't be used with --all-tags/-a; leave one of them out".into(),
-        ));
-    }
-    let tag = match (reference.tag(), args.all_tags) {
-        (Some(tag), _) => tag.to_owned(),
-        (None, true) => String::new(),
-        (None, false) => "latest".to_owned(),
-    };
-    let name = reference.familiar_name();
-    let path = format!("/images/{name}/push{}", query(&[("tag", tag)]));
-    let headers = credentials(&args.image)?;
-    let body = crate::client::empty();
-    let sent = client.send(Method::POST, &path, body, &headers).await?;
-    let lines = JsonLines::new(crate::client::check(sent).await?);
-    show(
-        lines,
-        if args.quiet {
-            Told::Errors
-        } else {
-            Told::Stdout
-        },
-    )
-    .await?;
-    if args.quiet {
-        let tag = reference.tag().unwrap_or("latest");
-        out(&format!("{}:{tag}\n", reference.name()))?;
-    }
-    Ok(())
-}
-
-/// Where progress is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// To who asked for it.
-    Stdout,
-    /// Beside what was asked for.
-    Stderr,
-    /// Only what goes wrong.
-    Errors,
-}
-
-/// Pulls and shows how it goes: bars on a terminal, lines otherwise.
-pub async fn pull(client: &Client, image: &str, platform: &str, told: Told) -> Result<()> {
-    let asked = query(&[
-        ("fromImage", image.to_owned()),
-        ("platform", platform.to_owned()),
-    ]);
-    let headers = credentials(image)?;
-    let sent = client
-        .send(
-            Method::POST,
-            &format!("/images/create{asked}"),
-            crate::client::empty(),
-            &headers,
-        )
-        .await?;
-    let lines = JsonLines::new(crate::client::check(sent).await?);
-    show(lines, told).await
-}
-
-/// Shows the lines of a pull or push.
-async fn show(mut lines: JsonLines, told: Told) -> Result<()> {
-    let bars = is_terminal(std::io::stderr()).then(MultiProgress::new);
-    let bars = bars.filter(|_| told != Told::Errors);
-    let mut known: BTreeMap<String, ProgressBar> = BTreeMap::new();
-    let style =
-        ProgressStyle::with_template("{prefix}: {msg:<18} [{bar:30}] {bytes}/{total_bytes}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let say = |line: &str| match told {
-        Told::Stdout => out(&format!("{line}\n")),
-        Told::Stderr => {
-            eprintln!("{line}");
-            Ok(())
-        }
-        Told::Errors => Ok(()),
-    };
-    while let Some(line) = lines.next().await? {
-        if let Some(error) = line["error"].as_str() {
-            return Err(CliError::Daemon {
-                status: 500,
-                message: error.to_owned(),
-                diagnostics: Value::Null,
-            });
-        }
-        let (id, status) = (text(&line, "id"), text(&line, "status"));
-        if status.is_empty() {
-            continue;
-        }
-        let measured = line["progressDetail"]["total"].as_u64().filter(|t| *t > 0);
-        match (&bars, id.is_empty() || status.starts_with("Pulling from")) {
-            (_, true) if id.is_empty() => say(&status)?,
-            (_, true) => say(&format!("{id}: {status}"))?,
-            (Some(bars), false) => {
-                let bar = known.entry(id.clone()).or_insert_with(|| {
-                    let bar = bars.add(ProgressBar::new(1));
-                    bar.set_prefix(id.clone());
-                    bar
-                });
-                bar.set_message(status);
-                if let Some(total) = measured {
-                    bar.set_style(style.clone());
-                    bar.set_length(total);
-                    bar.set_position(line["progressDetail"]["current"].as_u64().unwrap_or(0));
-                }
-            }
-            // Without a terminal only what is news.
-            (None, false) if measured.is_none() => say(&format!("{id}: {status}"))?,
-            (None, false) => {}
-        }
-    }
-    for bar in known.values() {
-        bar.finish();
-    }
-    Ok(())
 }
 
 pub async fn import(client: &Client, args: &Import) -> Result<()> {

@@ -5,6 +5,8 @@ use crate::error::{CliError, Result};
 use crate::format::out;
 use crate::terminal::is_terminal;
 use base64::Engine;
+use coracle_image::Credentials;
+use coracle_image::credentials::{CredentialsError, forget, helper_for, keep};
 use hyper::Method;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
@@ -63,21 +65,22 @@ fn config_path() -> Result<PathBuf> {
         .join("config.json"))
 }
 
-/// Reads the file, changes it, and puts the new one in its place; what else stands in it stays.
-fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
-    let failed = |action: &'static str| {
-        let path = path.to_owned();
-        move |source| CliError::File {
-            action,
-            path,
-            source,
-        }
-    };
-    let mut config: Value = match std::fs::read(path) {
+fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> CliError {
+    let path = path.to_owned();
+    move |source| CliError::File {
+        action,
+        path: path.clone(),
+        source,
+    }
+}
+
+/// What stands in the file; nothing if there is none.
+fn read(path: &Path) -> Result<Value> {
+    let config: Value = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|e| CliError::Usage(format!("{} cannot be read: {e}", path.display())))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => json!({}),
-        Err(e) => return Err(failed("reading")(e)),
+        Err(e) => return Err(failed("reading", path)(e)),
     };
     if !config.is_object() {
         return Err(CliError::Usage(format!(
@@ -85,9 +88,15 @@ fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
             path.display()
         )));
     }
+    Ok(config)
+}
+
+/// Reads the file, changes it, and puts the new one in its place; what else stands in it stays.
+fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
+    let mut config = read(path)?;
     act(&mut config);
     let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(failed("making the directory of"))?;
+    std::fs::create_dir_all(dir).map_err(failed("making the directory of", path))?;
     let temporary = dir.join(format!(".config.json.{}", std::process::id()));
     let write = || {
         use std::os::unix::fs::OpenOptionsExt;
@@ -101,7 +110,7 @@ fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
-    write().map_err(failed("writing"))
+    write().map_err(failed("writing", path))
 }
 
 /// Nothing that is typed is shown as long as this lives.
@@ -181,27 +190,43 @@ pub async fn login(client: &Client, args: Login) -> Result<()> {
     let body = json!({ "username": username, "password": password, "serveraddress": key });
     let answer = client.json(Method::POST, "/auth", Some(&body)).await?;
     let path = config_path()?;
-    let auth = base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"));
-    let token = answer["IdentityToken"]
-        .as_str()
-        .filter(|t| !t.is_empty())
-        .map(str::to_owned);
-    change(&path, |config| {
-        config["auths"][&key] = match token {
-            Some(token) => {
-                json!({ "auth": base64::engine::general_purpose::STANDARD.encode(format!("{username}:")), "identitytoken": token })
-            }
-            None => json!({ "auth": auth }),
-        };
-    })?;
-    eprintln!(
-        "WARNING! Your credentials are stored unencrypted in '{}'.",
-        path.display()
-    );
+    let token = answer["IdentityToken"].as_str().filter(|t| !t.is_empty());
+    let credentials = Credentials {
+        username,
+        password,
+        identity_token: token.map(str::to_owned),
+    };
+    if let Some(helper) = helper_for(&read(&path)?, &key) {
+        keep(&helper, &key, &credentials).map_err(unkept)?;
+        // As docker has it: the file says for whom there is something, the helper what.
+        change(&path, |config| config["auths"][&key] = json!({}))?;
+    } else {
+        change(&path, |config| {
+            config["auths"][&key] = entry(&credentials);
+        })?;
+        eprintln!(
+            "WARNING! Your credentials are stored unencrypted in '{}'.",
+            path.display()
+        );
+    }
     out(&format!(
         "{}\n",
         answer["Status"].as_str().unwrap_or("Login Succeeded")
     ))
+}
+
+fn unkept(error: CredentialsError) -> CliError {
+    CliError::Usage(coracle_engine::full_error(&error))
+}
+
+/// What the file keeps itself.
+fn entry(credentials: &Credentials) -> Value {
+    let encoded = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+    let name = &credentials.username;
+    match &credentials.identity_token {
+        Some(token) => json!({ "auth": encoded(format!("{name}:")), "identitytoken": token }),
+        None => json!({ "auth": encoded(format!("{name}:{}", credentials.password)) }),
+    }
 }
 
 /// Forgets credentials; none to forget is no error.
@@ -211,6 +236,9 @@ pub async fn login(client: &Client, args: Login) -> Result<()> {
 pub fn logout(args: &Logout) -> Result<()> {
     let key = key(args.server.as_deref());
     let path = config_path()?;
+    if let Some(helper) = helper_for(&read(&path)?, &key) {
+        forget(&helper, &key).map_err(unkept)?;
+    }
     let mut known = false;
     change(&path, |config| {
         known = config["auths"]

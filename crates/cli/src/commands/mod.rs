@@ -9,11 +9,13 @@ pub mod list;
 pub mod login;
 pub mod networks;
 pub mod prune;
+pub mod registries;
 pub mod run;
 pub mod stats;
 pub mod system;
 pub mod units;
 pub mod update;
+pub mod usage;
 pub mod volumes;
 
 use crate::error::{CliError, Result};

@@ -86,12 +86,12 @@ pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Re
     let body = args.request(attached)?;
     let platform = args.platform.clone().unwrap_or_default();
     let told = if args.more.quiet {
-        super::images::Told::Errors
+        super::registries::Told::Errors
     } else {
-        super::images::Told::Stderr
+        super::registries::Told::Stderr
     };
     match args.pull.as_str() {
-        "always" => super::images::pull(client, args.image(), &platform, told).await?,
+        "always" => super::registries::pull_image(client, args.image(), &platform, told).await?,
         "missing" | "never" => {}
         other => {
             return Err(CliError::Usage(format!(
@@ -113,7 +113,7 @@ pub async fn create(client: &Client, args: &ContainerArgs, attached: bool) -> Re
             if !args.more.quiet {
                 eprintln!("Unable to find image '{}' locally", args.image());
             }
-            super::images::pull(client, args.image(), &platform, told).await?;
+            super::registries::pull_image(client, args.image(), &platform, told).await?;
             client.json(Method::POST, &path, Some(&body)).await?
         }
         other => other?,

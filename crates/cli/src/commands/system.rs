@@ -2,14 +2,15 @@
 
 use super::prune::PruneSystem;
 use super::units::unit_rows;
+use super::usage::usage;
 use crate::client::{Client, query};
 use crate::error::Result;
 use crate::format::template::Template;
-use crate::format::words::{ago, binary, size};
+use crate::format::words::{ago, binary};
 use crate::format::{Table, align, out, row};
 use chrono::DateTime;
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// `coracle system`
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +21,9 @@ pub enum System {
         /// table, json, or a template
         #[arg(long)]
         format: Option<String>,
+        /// Every image, container, volume and piece of build cache
+        #[arg(short, long)]
+        verbose: bool,
     },
     /// Machine, units and containers at a glance
     #[command(after_help = "Example:\n  coracle system status")]
@@ -63,7 +67,7 @@ pub enum System {
 
 pub async fn system(client: &Client, command: &System) -> Result<()> {
     match command {
-        System::Df { format } => usage(client, format.as_deref()).await,
+        System::Df { format, verbose } => usage(client, format.as_deref(), *verbose).await,
         System::Status { format } => status(client, format.as_deref()).await,
         System::Info { format } => info(client, format.as_deref()).await,
         System::Collect { high, low, min_age } => {
@@ -90,74 +94,6 @@ pub async fn system(client: &Client, command: &System) -> Result<()> {
             client.post(&format!("/v1/system/down{asked}"), None).await
         }
     }
-}
-
-/// As docker shows it: with its share, if there is anything.
-fn reclaimable(free: f64, of: f64) -> String {
-    if of > 0.0 {
-        format!("{} ({:.0}%)", size(free), (free / of * 100.0).floor())
-    } else {
-        size(free)
-    }
-}
-
-async fn usage(client: &Client, format: Option<&str>) -> Result<()> {
-    let found = client.get("/system/df").await?;
-    let list = |key: &str| found[key].as_array().cloned().unwrap_or_default();
-    let sum = |list: &[Value], size: &dyn Fn(&Value) -> f64| {
-        list.iter().map(size).fold(0.0, |a, b| a + b)
-    };
-    let (images, containers, volumes) = (list("Images"), list("Containers"), list("Volumes"));
-    let image_size = |v: &Value| v["Size"].as_f64().unwrap_or(0.0);
-    let own = |v: &Value| v["SizeRw"].as_f64().unwrap_or(0.0);
-    let volume_size = |v: &Value| v["UsageData"]["Size"].as_f64().unwrap_or(0.0);
-    let used = |v: &&Value| v["Containers"].as_i64().unwrap_or(0) > 0;
-    let running = |v: &&Value| v["State"] == "running";
-    let held = |v: &&Value| v["UsageData"]["RefCount"].as_i64().unwrap_or(0) > 0;
-    let line = |kind: &str, total: usize, active: usize, bytes: f64, free: f64| {
-        row([
-            ("Type", json!(kind)),
-            ("TotalCount", json!(total.to_string())),
-            ("Active", json!(active.to_string())),
-            ("Size", json!(size(bytes))),
-            ("Reclaimable", json!(reclaimable(free, bytes))),
-        ])
-    };
-    let idle = |list: &[Value], active: &dyn Fn(&&Value) -> bool, size: &dyn Fn(&Value) -> f64| {
-        let idle = list.iter().filter(|v| !active(v)).map(size);
-        idle.fold(0.0, |a, b| a + b)
-    };
-    let rows = vec![
-        line(
-            "Images",
-            images.len(),
-            images.iter().filter(used).count(),
-            sum(&images, &image_size),
-            idle(&images, &used, &image_size),
-        ),
-        line(
-            "Containers",
-            containers.len(),
-            containers.iter().filter(running).count(),
-            sum(&containers, &own),
-            idle(&containers, &running, &own),
-        ),
-        line(
-            "Local Volumes",
-            volumes.len(),
-            volumes.iter().filter(held).count(),
-            sum(&volumes, &volume_size),
-            idle(&volumes, &held, &volume_size),
-        ),
-    ];
-    let columns = vec![
-        ("TYPE", "Type"),
-        ("TOTAL", "TotalCount"),
-        ("ACTIVE", "Active"),
-        ("SIZE", "Size"),
-        ("RECLAIMABLE", "Reclaimable"),
-    ];
-    Table { columns, rows }.print(format)
 }
 
 /// `coracle status`.

@@ -1,10 +1,15 @@
 //! As much of Go's templates as people write for docker: `{{.A.B}}`, `{{json .A}}`, `{{range .A}}…{{end}}`, `{{range $k, $v :=
 //! .A}}…{{end}}`, `{{if .A}}…{{else}}…{{end}}`, `{{len .A}}`, `{{index .A "key" 0}}`, `{{upper .A}}`, `{{lower .A}}`, `{{join .A
-//! ","}}`, `{{println .A}}`, `{{eq .A "x"}}`, `{{$k}}`. Anything else is an error that names it.
+//! ","}}`, `{{println .A}}`, `{{eq .A "x"}}`, `{{$k}}`, `{{with .A}}…{{end}}`, `{{(index .A 0).B}}`, `{{.A | json}}`, `{{printf "%s"
+//! .A}}`, `{{- .A -}}`. Anything else is an error that names it. Functions are in [`functions`], words in [`words`].
+
+mod functions;
+mod words;
 
 use crate::error::{CliError, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use words::{Pipeline, Word, pipeline};
 
 /// A parsed template.
 #[derive(Debug)]
@@ -13,24 +18,17 @@ pub struct Template(Vec<Node>);
 #[derive(Debug)]
 enum Node {
     Text(String),
-    Print(Vec<Word>),
-    If(Vec<Word>, Vec<Node>, Vec<Node>),
+    Print(Pipeline),
+    If(Pipeline, Vec<Node>, Vec<Node>),
+    With(Pipeline, Vec<Node>, Vec<Node>),
+    Set(String, Pipeline),
     Range {
         key: Option<String>,
         value: Option<String>,
-        over: Vec<Word>,
+        over: Pipeline,
         body: Vec<Node>,
         otherwise: Vec<Node>,
     },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Word {
-    Name(String),
-    Path(Vec<String>),
-    Variable(String, Vec<String>),
-    Literal(Value),
-    Group(Vec<Word>),
 }
 
 type Variables = BTreeMap<String, Value>;
@@ -54,14 +52,14 @@ impl Template {
     /// Fills it.
     pub fn render(&self, value: &Value) -> Result<String> {
         let mut out = String::new();
-        render(&self.0, value, value, &Variables::new(), &mut out)?;
+        render(&self.0, value, value, &mut Variables::new(), &mut out)?;
         Ok(out)
     }
 
     /// The fields that are named at its top, for the header of a table.
     pub fn fields(&self) -> Vec<String> {
-        let first = |words: &Vec<Word>| {
-            words.iter().find_map(|w| match w {
+        let first = |all: &Pipeline| {
+            all.iter().flatten().find_map(|w| match w {
                 Word::Path(path) => path.first().cloned(),
                 _ => None,
             })
@@ -83,45 +81,50 @@ impl Template {
 fn nodes(rest: &mut &str) -> Result<(Vec<Node>, Option<String>)> {
     let mut found = Vec::new();
     while let Some(open) = rest.find("{{") {
-        found.push(Node::Text(rest[..open].to_owned()));
         let after = &rest[open + 2..];
         let close = after
             .find("}}")
             .ok_or_else(|| bad(format!("\"{{{{{after}\" is not closed")))?;
-        let action = after[..close]
-            .trim_matches(|c: char| c.is_whitespace() || c == '-')
-            .to_owned();
+        let (before, mut action) = (&rest[..open], &after[..close]);
         *rest = &after[close + 2..];
-        match action.split_whitespace().next().unwrap_or_default() {
-            "end" | "else" => return Ok((found, Some(action))),
+        // A dash takes the blanks beside it away.
+        let trims = |a: &str| a.starts_with('-') && a[1..].starts_with(char::is_whitespace);
+        let before = if trims(action) {
+            action = &action[1..];
+            before.trim_end()
+        } else {
+            before
+        };
+        if action.ends_with(" -") {
+            action = &action[..action.len() - 2];
+            *rest = rest.trim_start();
+        }
+        found.push(Node::Text(before.to_owned()));
+        let action = action.trim();
+        if action.starts_with("/*") && action.ends_with("*/") {
+            continue;
+        }
+        let (word, inside) = action
+            .split_once(char::is_whitespace)
+            .unwrap_or((action, ""));
+        match word {
+            "end" | "else" => return Ok((found, Some(action.to_owned()))),
             "if" => {
-                let test = words(&action[2..])?;
                 let (body, otherwise) = branches(rest, "if")?;
-                found.push(Node::If(test, body, otherwise));
+                found.push(Node::If(pipeline(inside)?, body, otherwise));
             }
-            "range" => {
-                let inside = action[5..].trim();
-                let (names, over) = inside
-                    .split_once(":=")
-                    .map_or(("", inside), |(n, o)| (n, o));
-                let mut names: Vec<String> = names
-                    .split(',')
-                    .map(|n| n.trim().trim_start_matches('$').to_owned())
-                    .filter(|n| !n.is_empty())
-                    .collect();
-                let value = names.pop();
-                let over = words(over)?;
-                let (body, otherwise) = branches(rest, "range")?;
-                found.push(Node::Range {
-                    key: names.pop(),
-                    value,
-                    over,
-                    body,
-                    otherwise,
-                });
+            "with" => {
+                let (body, otherwise) = branches(rest, "with")?;
+                found.push(Node::With(pipeline(inside)?, body, otherwise));
             }
+            "range" => found.push(range(inside.trim(), rest)?),
             "" => return Err(bad("{{}} says nothing")),
-            _ => found.push(Node::Print(words(&action)?)),
+            _ => found.push(match action.split_once(":=") {
+                Some((name, value)) if name.starts_with('$') => {
+                    Node::Set(name[1..].trim().to_owned(), pipeline(value)?)
+                }
+                _ => Node::Print(pipeline(action)?),
+            }),
         }
     }
     found.push(Node::Text((*rest).to_owned()));
@@ -129,82 +132,67 @@ fn nodes(rest: &mut &str) -> Result<(Vec<Node>, Option<String>)> {
     Ok((found, None))
 }
 
-fn branches(rest: &mut &str, of: &str) -> Result<(Vec<Node>, Vec<Node>)> {
-    let (body, end) = nodes(rest)?;
-    match end.as_deref() {
-        Some("end") => Ok((body, Vec::new())),
-        Some("else") => match nodes(rest)? {
-            (otherwise, Some(end)) if end == "end" => Ok((body, otherwise)),
-            _ => Err(bad(format!("{{{{{of}}}}} has no {{{{end}}}}"))),
-        },
-        _ => Err(bad(format!("{{{{{of}}}}} has no {{{{end}}}}"))),
-    }
+fn range(inside: &str, rest: &mut &str) -> Result<Node> {
+    let (names, over) = inside
+        .split_once(":=")
+        .map_or(("", inside), |(n, o)| (n, o));
+    let mut names: Vec<String> = names
+        .split(',')
+        .map(|n| n.trim().trim_start_matches('$').to_owned())
+        .filter(|n| !n.is_empty())
+        .collect();
+    let value = names.pop();
+    let (body, otherwise) = branches(rest, "range")?;
+    Ok(Node::Range {
+        key: names.pop(),
+        value,
+        over: pipeline(over)?,
+        body,
+        otherwise,
+    })
 }
 
-fn words(text: &str) -> Result<Vec<Word>> {
-    let mut all = Vec::new();
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        if let Some(quoted) = rest.strip_prefix(['"', '`']) {
-            let quote = rest.chars().next().unwrap_or('"');
-            let end = quoted
-                .find(quote)
-                .ok_or_else(|| bad(format!("{text}: a text is not closed")))?;
-            all.push(Word::Literal(Value::String(quoted[..end].to_owned())));
-            rest = quoted[end + 1..].trim_start();
-            continue;
-        }
-        if let Some(inside) = rest.strip_prefix('(') {
-            let end = inside
-                .find(')')
-                .ok_or_else(|| bad(format!("{text}: a bracket is not closed")))?;
-            all.push(Word::Group(words(&inside[..end])?));
-            rest = inside[end + 1..].trim_start();
-            continue;
-        }
-        let end = rest
-            .find(|c: char| c.is_whitespace() || c == '(')
-            .unwrap_or(rest.len());
-        let (word, after) = rest.split_at(end);
-        let path = |p: &str| {
-            p.split('.')
-                .filter(|s| !s.is_empty())
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        all.push(match word {
-            "|" => {
-                return Err(bad(format!(
-                    "{text}: pipes are not understood; write for example {{{{json .Field}}}}"
-                )));
-            }
-            w if w.starts_with('.') => Word::Path(path(w)),
-            w if w.starts_with('$') => {
-                let (name, fields) = w[1..].split_once('.').unwrap_or((&w[1..], ""));
-                Word::Variable(name.to_owned(), path(fields))
-            }
-            w if w.parse::<i64>().is_ok() => {
-                Word::Literal(Value::from(w.parse::<i64>().unwrap_or_default()))
-            }
-            "true" | "false" => Word::Literal(Value::Bool(word == "true")),
-            w => Word::Name(w.to_owned()),
-        });
-        rest = after.trim_start();
+fn branches(rest: &mut &str, of: &str) -> Result<(Vec<Node>, Vec<Node>)> {
+    let unended = || bad(format!("{{{{{of}}}}} has no {{{{end}}}}"));
+    let (body, end) = nodes(rest)?;
+    let end = end.ok_or_else(unended)?;
+    if end == "end" {
+        return Ok((body, Vec::new()));
     }
-    Ok(all)
+    if let Some(test) = end.strip_prefix("else if ") {
+        // It shares its end with the one before.
+        let (inner, otherwise) = branches(rest, "if")?;
+        return Ok((body, vec![Node::If(pipeline(test)?, inner, otherwise)]));
+    }
+    match nodes(rest)? {
+        (otherwise, Some(last)) if last == "end" => Ok((body, otherwise)),
+        _ => Err(unended()),
+    }
 }
 
 fn render(
     nodes: &[Node],
     root: &Value,
     dot: &Value,
-    variables: &Variables,
+    variables: &mut Variables,
     out: &mut String,
 ) -> Result<()> {
     for node in nodes {
         match node {
             Node::Text(text) => out.push_str(text),
-            Node::Print(words) => out.push_str(&shown(&value(words, root, dot, variables)?)),
+            Node::Print(all) => out.push_str(&shown(&value(all, root, dot, variables)?)),
+            Node::Set(name, all) => {
+                let value = value(all, root, dot, variables)?;
+                variables.insert(name.clone(), value);
+            }
+            Node::With(all, body, otherwise) => {
+                let value = value(all, root, dot, variables)?;
+                if truth(&value) {
+                    render(body, root, &value, variables, out)?;
+                } else {
+                    render(otherwise, root, dot, variables, out)?;
+                }
+            }
             Node::If(test, body, otherwise) => {
                 let branch = if truth(&value(test, root, dot, variables)?) {
                     body
@@ -245,7 +233,7 @@ fn render(
                     if let Some(name) = name {
                         inner.insert(name.clone(), v.clone());
                     }
-                    render(body, root, &v, &inner, out)?;
+                    render(body, root, &v, &mut inner, out)?;
                 }
             }
         }
@@ -253,12 +241,27 @@ fn render(
     Ok(())
 }
 
+/// Maps whose keys nobody knows beforehand: one that is missing is no mistake.
+const MAPS: [&str; 9] = [
+    "Labels",
+    "Options",
+    "Networks",
+    "Ports",
+    "PortBindings",
+    "ExposedPorts",
+    "Volumes",
+    "Sysctls",
+    "Annotations",
+];
+
 fn field(from: &Value, path: &[String]) -> Result<Value> {
     let mut at = from.clone();
+    let mut of = "";
     for name in path {
         at = match at {
             Value::Object(mut map) => match map.remove(name) {
                 Some(value) => value,
+                None if MAPS.contains(&of) => Value::Null,
                 None => {
                     return Err(bad(format!(
                         "there is no field {name}; `--format json` shows those that are"
@@ -272,11 +275,27 @@ fn field(from: &Value, path: &[String]) -> Result<Value> {
                 )));
             }
         };
+        of = name;
     }
     Ok(at)
 }
 
-fn value(words: &[Word], root: &Value, dot: &Value, variables: &Variables) -> Result<Value> {
+/// What a pipeline gives: each command gets what the one before it gave as its last argument.
+fn value(all: &Pipeline, root: &Value, dot: &Value, variables: &Variables) -> Result<Value> {
+    let mut last = None;
+    for words in all {
+        last = Some(command(words, last, root, dot, variables)?);
+    }
+    last.ok_or_else(|| bad("an action says nothing"))
+}
+
+fn command(
+    words: &[Word],
+    last: Option<Value>,
+    root: &Value,
+    dot: &Value,
+    variables: &Variables,
+) -> Result<Value> {
     let one = |word: &Word| -> Result<Value> {
         match word {
             Word::Path(path) => field(dot, path),
@@ -288,7 +307,7 @@ fn value(words: &[Word], root: &Value, dot: &Value, variables: &Variables) -> Re
                 field(known, path)
             }
             Word::Literal(value) => Ok(value.clone()),
-            Word::Group(words) => value(words, root, dot, variables),
+            Word::Group(all, path) => field(&value(all, root, dot, variables)?, path),
             Word::Name(name) => Err(bad(format!("\"{name}\" is not understood"))),
         }
     };
@@ -296,83 +315,15 @@ fn value(words: &[Word], root: &Value, dot: &Value, variables: &Variables) -> Re
         .split_first()
         .ok_or_else(|| bad("an action says nothing"))?;
     let Word::Name(name) = first else {
-        return if rest.is_empty() {
+        return if rest.is_empty() && last.is_none() {
             one(first)
         } else {
             Err(bad("more than one value in an action"))
         };
     };
-    let values = rest.iter().map(one).collect::<Result<Vec<_>>>()?;
-    let text = |n: usize| values.get(n).map(shown).unwrap_or_default();
-    Ok(match (name.as_str(), values.as_slice()) {
-        ("json", [v]) => Value::String(v.to_string()),
-        ("upper", [_]) => Value::String(text(0).to_uppercase()),
-        ("lower", [_]) => Value::String(text(0).to_lowercase()),
-        ("title", [_]) => {
-            let text = text(0);
-            let mut chars = text.chars();
-            Value::String(
-                chars
-                    .next()
-                    .map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect()),
-            )
-        }
-        ("println", _) => {
-            Value::String(values.iter().map(shown).collect::<Vec<_>>().join(" ") + "\n")
-        }
-        ("print", _) => Value::String(values.iter().map(shown).collect::<String>()),
-        ("join", [Value::Array(list), _]) => {
-            Value::String(list.iter().map(shown).collect::<Vec<_>>().join(&text(1)))
-        }
-        ("split", [_, _]) => Value::Array(
-            text(0)
-                .split(&text(1))
-                .map(|s| Value::String(s.to_owned()))
-                .collect(),
-        ),
-        ("len", [v]) => Value::from(match v {
-            Value::Array(list) => list.len(),
-            Value::Object(map) => map.len(),
-            Value::String(text) => text.len(),
-            _ => 0,
-        }),
-        ("eq", [a, b]) => Value::Bool(a == b || shown(a) == shown(b)),
-        ("ne", [a, b]) => Value::Bool(a != b && shown(a) != shown(b)),
-        ("not", [v]) => Value::Bool(!truth(v)),
-        ("and", [a, b]) => {
-            if truth(a) {
-                b.clone()
-            } else {
-                a.clone()
-            }
-        }
-        ("or", [a, b]) => {
-            if truth(a) {
-                a.clone()
-            } else {
-                b.clone()
-            }
-        }
-        ("index", [from, keys @ ..]) => {
-            keys.iter().fold(from.clone(), |at, key| match (&at, key) {
-                (Value::Array(list), Value::Number(n)) => n
-                    .as_u64()
-                    .and_then(|n| list.get(usize::try_from(n).ok()?))
-                    .cloned()
-                    .unwrap_or_default(),
-                (Value::Object(map), Value::String(key)) => {
-                    map.get(key).cloned().unwrap_or_default()
-                }
-                _ => Value::Null,
-            })
-        }
-        _ => {
-            return Err(bad(format!(
-                "\"{name}\" with {} values is not understood",
-                values.len()
-            )));
-        }
-    })
+    let mut values = rest.iter().map(one).collect::<Result<Vec<_>>>()?;
+    values.extend(last);
+    functions::call(name, &values)
 }
 
 fn truth(value: &Value) -> bool {
@@ -416,6 +367,8 @@ mod tests {
             "NetworkSettings": { "Networks": { "back": { "IPAddress": "10.0.0.2" }, "front": { "IPAddress": "10.0.1.2" } } },
             "Mounts": [{ "Name": "a" }, { "Name": "b" }],
             "Config": { "Labels": { "x.y": "z" } },
+            "Ports": { "80/tcp": [{ "HostIp": "", "HostPort": "8080" }] },
+            "None": null,
         });
         for (template, text) in [
             ("{{.State.Pid}}", "7"),
@@ -431,6 +384,35 @@ mod tests {
             ("{{(index .Mounts 1)}}", "map[Name:b]"),
             ("a\\tb {{ upper \"x\" }}", "a\tb X"),
             ("{{if eq .State.Pid 7}}seven{{end}}", "seven"),
+            ("{{(index .Mounts 1).Name}}", "b"),
+            ("{{(index (index .Ports \"80/tcp\") 0).HostPort}}", "8080"),
+            ("{{.State | json}}", r#"{"Pid":7,"Running":true}"#),
+            ("{{.State.Pid | printf \"%d %s%%\" 3}}", "3 7%"),
+            (
+                "{{printf \"%.3s|%5v|%-3v|%q\" \"abcdef\" 1 2 \"x\"}}",
+                "abc|    1|2  |\"x\"",
+            ),
+            (
+                "{{with .State}}{{.Pid}}{{end}}{{with .None}}x{{else}}y{{end}}",
+                "7y",
+            ),
+            (
+                "{{$p := .State.Pid}}{{range .Mounts}}{{$p}}{{.Name}}{{end}}",
+                "7a7b",
+            ),
+            ("a {{- /* nothing */ -}} b {{- .State.Pid}}", "ab7"),
+            (
+                "{{if .None}}a{{else if gt .State.Pid 3}}b{{else}}c{{end}}",
+                "b",
+            ),
+            (
+                "{{.Config.Labels.none}}{{index .Config.Labels \"none\"}}",
+                "<no value>",
+            ),
+            (
+                "{{join (split \"a,b\" \",\") \"-\"}}{{truncate \"abc\" 2}}{{pad \"x\" 1 2}}.",
+                "a-bab x  .",
+            ),
         ] {
             assert_eq!(
                 Template::parse(template).unwrap().render(&value).unwrap(),

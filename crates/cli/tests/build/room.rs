@@ -1,51 +1,9 @@
 //! Room on the disk: what goes when it is short, and what never does; and registries that stand for others.
 
-use super::common::{Daemon, errors, text, until};
+use super::common::registry::Registry;
+use super::common::{Daemon, errors, text};
 use super::{built, context, id, shell};
 use std::fs;
-use std::process::{Child, Stdio};
-
-/// Debian's registry at an address of the daemon's namespace.
-struct Registry(Child);
-
-impl Registry {
-    fn start(d: &Daemon, port: u16) -> Self {
-        let dir = d.dir.path();
-        let settings = format!(
-            "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {0}/registry-{port} }}\n\
-             http:\n  addr: 127.0.0.1:{port}\n",
-            dir.display()
-        );
-        let file = dir.join(format!("registry-{port}.yml"));
-        fs::write(&file, settings).unwrap();
-        let child = d
-            .inside("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let url = format!("http://127.0.0.1:{port}/v2/");
-        until("the registry answers", || {
-            d.inside("curl")
-                .args(["-fs", &url])
-                .output()
-                .unwrap()
-                .status
-                .success()
-        });
-        Self(child)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn what_can_be_had_again_makes_room() {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub mod outside;
+pub mod registry;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -193,6 +194,11 @@ impl Daemon {
 
     /// Debian's docker, asked unchanged.
     pub fn docker<const N: usize>(&self, args: [&str; N]) -> Output {
+        self.docker_raw(&args)
+    }
+
+    /// As [`Self::docker`], with any number of words.
+    pub fn docker_raw(&self, args: &[&str]) -> Output {
         Command::new("docker")
             .env(
                 "DOCKER_HOST",

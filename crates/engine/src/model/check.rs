@@ -1,6 +1,6 @@
 //! Refuses what cannot be honoured, by name, before anything is made.
 
-use super::{CreateRequest, EndpointConfig, HostConfig};
+use super::{CreateRequest, EndpointConfig, HostConfig, Mount};
 use crate::error::{EngineError, Result};
 use crate::ports::{fixed_address, fixed_address6, link_local};
 use serde_json::Value;
@@ -58,28 +58,87 @@ pub fn check(request: &CreateRequest) -> Result<()> {
     {
         endpoint(config)?;
     }
+    host.mounts.iter().try_for_each(mount)?;
     check_modes(host)?;
+    joined(request)?;
+    words(request)?;
     limits(host)?;
-    match host.log_config.kind.as_str() {
-        "" | "json-file" | "none" => {}
-        other => {
-            return Err(refuse(
-                &format!("log driver \"{other}\""),
-                "use json-file (with max-size and max-file) or none",
-            ));
-        }
-    }
-    for key in host.log_config.config.keys() {
-        if !matches!(key.as_str(), "max-size" | "max-file") {
-            return Err(refuse(
-                &format!("log option \"{key}\""),
-                "use max-size and max-file",
-            ));
-        }
-    }
+    crate::logs::check(&host.log_config)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err(EngineError::Invalid(
             "can't create 'AutoRemove' container with restart policy; leave one of them out".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what another's network, or the host's names, would not let come true.
+fn joined(request: &CreateRequest) -> Result<()> {
+    let (config, host) = (&request.config, &request.host_config);
+    let conflict = |what: &str, with: &str| {
+        Err(EngineError::Invalid(format!(
+            "conflicting options: {what} and {with}; leave one of them out"
+        )))
+    };
+    if host.uts_mode == "host" && !config.hostname.is_empty() {
+        return conflict("hostname", "the UTS mode");
+    }
+    if !host.network_mode.starts_with("container:") {
+        return Ok(());
+    }
+    let mac = config.mac_address.as_ref().is_some_and(|m| !m.is_empty());
+    for (asked, what, with) in [
+        (!config.hostname.is_empty(), "hostname", "the network mode"),
+        (!host.dns.is_empty(), "dns", "the network mode"),
+        (
+            !host.extra_hosts.is_empty(),
+            "custom host-to-IP mapping",
+            "the network mode",
+        ),
+        (mac, "mac-address", "the network mode"),
+        (
+            !host.port_bindings.is_empty() || host.publish_all_ports,
+            "port publishing",
+            "the container type network mode",
+        ),
+    ] {
+        if asked {
+            return conflict(what, with);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses words and times that mean nothing.
+fn words(request: &CreateRequest) -> Result<()> {
+    let (config, host) = (&request.config, &request.host_config);
+    if let Some(name) = crate::spec::caps::unknown(host) {
+        return Err(EngineError::Invalid(format!(
+            "invalid capability: \"{name}\"; names are listed in capabilities(7)"
+        )));
+    }
+    if let Some(signal) = config.stop_signal.as_deref().filter(|s| !s.is_empty()) {
+        crate::stop::signal_number(signal)?;
+    }
+    let Some(health) = &config.healthcheck else {
+        return Ok(());
+    };
+    // Docker's own bounds; 0 inherits.
+    for (value, what) in [
+        (health.interval, "Interval"),
+        (health.timeout, "Timeout"),
+        (health.start_period, "StartPeriod"),
+        (health.start_interval, "StartInterval"),
+    ] {
+        if value != 0 && value < 1_000_000 {
+            return Err(EngineError::Invalid(format!(
+                "{what} in Healthcheck cannot be less than 1ms"
+            )));
+        }
+    }
+    if health.retries < 0 {
+        return Err(EngineError::Invalid(
+            "Retries in Healthcheck cannot be negative".into(),
         ));
     }
     Ok(())
@@ -102,6 +161,59 @@ pub fn honoured(host: &HostConfig) -> Result<()> {
             &format!("HostConfig.{key} ({what})"),
             "leave it out",
         ));
+    }
+    Ok(())
+}
+
+/// Refuses settings of a mount that nothing here knows.
+fn mount(mount: &Mount) -> Result<()> {
+    if let Some((key, _)) = mount.other.iter().find(|(_, v)| !is_zero(v)) {
+        return Err(refuse(&format!("Mount.{key}"), "leave it out"));
+    }
+    let driver = mount.volume_options.iter().flat_map(|o| &o.driver_config);
+    for config in driver {
+        let name = config["Name"].as_str().unwrap_or_default();
+        if !matches!(name, "" | "local") || !is_zero(&config["Options"]) {
+            return Err(refuse(
+                "VolumeOptions.DriverConfig (a volume driver or its options)",
+                "use the driver local without options, or a bind mount of a directory that the host has mounted",
+            ));
+        }
+    }
+    if let Some(options) = &mount.bind_options
+        && options.read_only_non_recursive
+        && options.read_only_force_recursive
+    {
+        return Err(EngineError::Invalid(
+            "BindOptions.ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other; leave one of them out".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be changed of a container that is there.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the field.
+pub fn changeable(asked: &HostConfig) -> Result<()> {
+    honoured(asked)?;
+    for (key, given) in [
+        ("CgroupParent", !asked.cgroup_parent.is_empty()),
+        ("Devices", !asked.devices.is_empty()),
+        ("DeviceCgroupRules", !asked.device_cgroup_rules.is_empty()),
+        ("Init", asked.init == Some(true)),
+        (
+            "MemorySwappiness",
+            asked.memory_swappiness.is_some_and(|s| s > 0),
+        ),
+        ("OomKillDisable", asked.oom_kill_disable == Some(true)),
+        ("Ulimits", !asked.ulimits.is_empty()),
+    ] {
+        if given {
+            return Err(EngineError::Invalid(format!(
+                "{key} cannot be changed of a container that is there; make it anew"
+            )));
+        }
     }
     Ok(())
 }
@@ -141,6 +253,11 @@ pub fn limits(host: &HostConfig) -> Result<()> {
                 "invalid restart policy \"{other}\"; use no, always, unless-stopped or on-failure[:N]"
             )));
         }
+    }
+    if restart.maximum_retry_count < 0 {
+        return Err(EngineError::Invalid(
+            "invalid restart policy: maximum retry count cannot be negative".into(),
+        ));
     }
     if restart.maximum_retry_count != 0 && restart.name != "on-failure" {
         return Err(EngineError::Invalid(
@@ -228,6 +345,11 @@ fn check_numbers(host: &HostConfig) -> Result<()> {
     if host.memory_swap > 0 && host.memory_swap < host.memory {
         return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
     }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return bad(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        );
+    }
     if host.nano_cpus < 0 {
         return bad("NanoCpus cannot be negative");
     }
@@ -245,6 +367,28 @@ fn check_numbers(host: &HostConfig) -> Result<()> {
         if host.nano_cpus < 10_000_000 {
             return bad("Range of CPUs begins at 0.01");
         }
+    }
+    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return bad("Range of blkio weight is from 10 to 1000");
+    }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return bad(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        );
+    }
+    if host
+        .memory_swappiness
+        .is_some_and(|s| !(-1..=100).contains(&s))
+    {
+        return bad("Invalid value for memory swappiness; the range is 0 to 100");
+    }
+    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
+        return bad(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
+    }
+    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
+        return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         return bad("Invalid value for oom score adj; the range is -1000 to 1000");

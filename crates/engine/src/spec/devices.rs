@@ -36,16 +36,27 @@ pub fn nodes(inputs: &Inputs<'_>) -> Result<Value> {
     }
     let mut list = Vec::new();
     for device in &host.devices {
-        let target = target(device);
-        let (value, _, _) = node(Path::new(&device.path_on_host), target).ok_or_else(|| {
-            EngineError::Invalid(format!(
-                "error gathering device information while adding custom device \"{}\": not a device node",
+        let found = behind(device);
+        if found.is_empty() {
+            return Err(EngineError::Invalid(format!(
+                "error gathering device information while adding custom device \"{}\": not a device node, nor a directory of them",
                 device.path_on_host
-            ))
-        })?;
-        list.push(value);
+            )));
+        }
+        list.extend(found);
     }
     Ok(Value::Array(list))
+}
+
+/// The device that is asked for, or all those in a directory, as with docker.
+fn behind(device: &crate::model::DeviceMapping) -> Vec<Value> {
+    let (from, to) = (Path::new(&device.path_on_host), target(device));
+    if let Some((value, _, _)) = node(from, to) {
+        return vec![value];
+    }
+    let mut found = Vec::new();
+    walk(from, Path::new(to), &mut found);
+    found
 }
 
 fn target(device: &crate::model::DeviceMapping) -> &str {
@@ -87,15 +98,15 @@ pub fn rules(inputs: &Inputs<'_>) -> Result<Value> {
     }
     list.push(json!({ "allow": true, "type": "c", "major": 136, "access": "rwm" }));
     for device in &host.devices {
-        if let Some((_, kind, stat)) = node(Path::new(&device.path_on_host), "") {
+        for node in behind(device) {
             let access = if device.cgroup_permissions.is_empty() {
                 "rwm"
             } else {
                 &device.cgroup_permissions
             };
             list.push(json!({
-                "allow": true, "type": kind, "major": major(stat.st_rdev),
-                "minor": minor(stat.st_rdev), "access": access,
+                "allow": true, "type": node["type"], "major": node["major"],
+                "minor": node["minor"], "access": access,
             }));
         }
     }
@@ -130,32 +141,31 @@ fn parse_rule(rule: &str) -> Option<Value> {
 
 /// Every device node below the host's /dev but terminals, shared memory and queues.
 pub fn host_devices() -> Vec<Value> {
-    fn walk(dir: &Path, found: &mut Vec<Value>) {
-        let Ok(entries) = std::fs::read_dir(dir) else {
-            return;
+    let mut found = Vec::new();
+    walk(Path::new("/dev"), Path::new("/dev"), &mut found);
+    found
+}
+
+/// Device nodes below `dir`, as they will stand below `to`.
+fn walk(dir: &Path, to: &Path, found: &mut Vec<Value>) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        let Ok(kind) = entry.file_type() else {
+            continue;
         };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            if kind.is_dir() {
-                let skip = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
-                if !skip.iter().any(|s| entry.file_name() == *s) {
-                    walk(&path, found);
-                }
-            } else if !kind.is_symlink() && entry.file_name() != "console" {
-                found.extend(
-                    path.to_str()
-                        .and_then(|p| node(&path, p))
-                        .map(|(value, _, _)| value),
-                );
+        if kind.is_dir() {
+            let skip = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+            if !skip.iter().any(|s| entry.file_name() == *s) {
+                walk(&path, &to, found);
             }
+        } else if !kind.is_symlink() && entry.file_name() != "console" {
+            let node = to.to_str().and_then(|to| node(&path, to));
+            found.extend(node.map(|(value, _, _)| value));
         }
     }
-    let mut found = Vec::new();
-    walk(Path::new("/dev"), &mut found);
-    found
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod resources;
 pub mod user;
 
 use crate::error::{EngineError, Result};
+use crate::model::HostConfig;
 use crate::record::Record;
 use coracle_shim_protocol::shim::Seccomp;
 use oci_spec::runtime::Spec;
@@ -118,6 +119,22 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
+/// Paths of the kernel's file systems that a container does not see, and those that it cannot write.
+pub fn hidden(host: &HostConfig) -> (Vec<String>, Vec<String>) {
+    let options = security_options(&host.security_opt).unwrap_or_default();
+    if host.privileged || options.system_paths_unconfined {
+        return (Vec::new(), Vec::new());
+    }
+    let or = |asked: &Option<Vec<String>>, default: &[&str]| {
+        let default = || default.iter().map(|p| (*p).to_owned()).collect();
+        asked.clone().unwrap_or_else(default)
+    };
+    (
+        or(&host.masked_paths, MASKED),
+        or(&host.readonly_paths, READ_ONLY),
+    )
+}
+
 /// The seccomp setting for the shim.
 ///
 /// # Errors
@@ -148,12 +165,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     let host = &record.host_config;
     let config = &record.config;
     let security = security_options(&host.security_opt)?;
-    let unconfined = host.privileged || security.system_paths_unconfined;
-    let paths = |asked: &Option<Vec<String>>, default: &[&str]| match asked {
-        _ if unconfined => json!([]),
-        Some(list) => json!(list),
-        None => json!(default),
-    };
+    let (masked, read_only) = hidden(host);
     let spec = json!({
         "ociVersion": "1.2.0",
         "hostname": if host.uts_mode == "host" { Value::Null } else { json!(config.hostname) },
@@ -165,8 +177,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
         "linux": {
             "cgroupsPath": inputs.cgroup,
             "namespaces": namespaces(inputs),
-            "maskedPaths": paths(&host.masked_paths, MASKED),
-            "readonlyPaths": paths(&host.readonly_paths, READ_ONLY),
+            "maskedPaths": masked,
+            "readonlyPaths": read_only,
             "sysctl": sysctls(inputs)?,
             "devices": devices::nodes(inputs)?,
             "resources": resources::all(inputs)?,

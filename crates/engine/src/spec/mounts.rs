@@ -48,7 +48,10 @@ pub fn all(inputs: &Inputs<'_>) -> Value {
     for file in ["resolv.conf", "hostname", "hosts"] {
         let target = format!("/etc/{file}");
         if !asked(&target) {
-            list.push(bind(inputs.dir.join(file), &target, &["rbind", "rprivate"]));
+            // They are part of a root that is not to be written.
+            let mode = if host.readonly_rootfs { "ro" } else { "rw" };
+            let options = ["rbind", "rprivate", mode];
+            list.push(bind(inputs.dir.join(file), &target, &options));
         }
     }
     if let Some(init) = &inputs.init {

@@ -97,6 +97,11 @@ pub fn resolve(
             resolved.groups.push(gid);
         }
     }
+    // The primary group too, as docker has it since CVE-2022-36109: without it, who leaves that group would gain what is forbidden
+    // to it.
+    if !resolved.groups.contains(&resolved.gid) {
+        resolved.groups.insert(0, resolved.gid);
+    }
     Ok(resolved)
 }
 
@@ -121,7 +126,7 @@ mod tests {
             ResolvedUser {
                 uid: 0,
                 gid: 0,
-                groups: vec![5]
+                groups: vec![0, 5]
             }
         );
         assert_eq!(
@@ -129,16 +134,16 @@ mod tests {
             ResolvedUser {
                 uid: 33,
                 gid: 33,
-                groups: vec![5, 29]
+                groups: vec![33, 5, 29]
             }
         );
-        assert_eq!(run("33", &[]).unwrap().groups, [5, 29]);
+        assert_eq!(run("33", &[]).unwrap().groups, [33, 5, 29]);
         assert_eq!(
             run("1000", &[]).unwrap(),
             ResolvedUser {
                 uid: 1000,
                 gid: 0,
-                groups: vec![]
+                groups: vec![0]
             }
         );
         assert_eq!(
@@ -146,7 +151,7 @@ mod tests {
             ResolvedUser {
                 uid: 33,
                 gid: 29,
-                groups: vec![]
+                groups: vec![29]
             }
         );
         assert_eq!(
@@ -154,7 +159,7 @@ mod tests {
             ResolvedUser {
                 uid: 0,
                 gid: 7,
-                groups: vec![29]
+                groups: vec![7, 29]
             }
         );
         assert!(

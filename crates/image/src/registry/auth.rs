@@ -124,8 +124,8 @@ struct TokenAnswer {
 pub(crate) struct TokenQuestion<'a> {
     pub realm: &'a str,
     pub service: Option<&'a str>,
-    /// `repository:<path>:<actions>`.
-    pub scope: &'a str,
+    /// `repository:<path>:<actions>`; absent where only who we are is asked.
+    pub scope: Option<&'a str>,
     pub credentials: Option<&'a Credentials>,
     /// Whether the registry itself was reached over TLS; then secrets do not go to a server without.
     pub over_tls: bool,
@@ -158,7 +158,7 @@ pub(crate) async fn token(
             .append_pair("grant_type", "refresh_token")
             .append_pair("client_id", "coracle")
             .append_pair("service", question.service.unwrap_or(""))
-            .append_pair("scope", question.scope)
+            .append_pair("scope", question.scope.unwrap_or(""))
             .append_pair("refresh_token", refresh);
         client
             .post(url)
@@ -168,7 +168,9 @@ pub(crate) async fn token(
         if let Some(service) = question.service {
             url.query_pairs_mut().append_pair("service", service);
         }
-        url.query_pairs_mut().append_pair("scope", question.scope);
+        if let Some(scope) = question.scope {
+            url.query_pairs_mut().append_pair("scope", scope);
+        }
         let named = question.credentials.filter(|c| !c.username.is_empty());
         if let Some(credentials) = named {
             url.query_pairs_mut()

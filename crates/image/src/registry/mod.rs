@@ -143,6 +143,27 @@ impl<'a> Registry<'a> {
             .await
     }
 
+    /// The address of a path at this registry.
+    pub fn at_path(&self, path: &str) -> Url {
+        join(&self.base, path)
+    }
+
+    /// What stands at an address, whole, and the address of the next page if the answer names one (RFC 8288).
+    pub async fn page(
+        &self,
+        url: Url,
+        limit: u64,
+    ) -> Result<(Vec<u8>, Option<Url>), RegistryError> {
+        self.trying(|| async {
+            let response = self.get(url.clone(), &[]).await?;
+            let link = response.headers().get(header::LINK);
+            let next = link.and_then(|l| next(l.to_str().ok()?));
+            let next = next.and_then(|n| url.join(n).ok());
+            Ok((body(response, limit).await?, next))
+        })
+        .await
+    }
+
     /// A blob's bytes from `offset` on, as one try; a registry that ignores ranges sends all of it (status 200).
     pub async fn blob(&self, digest: &str, offset: u64) -> Result<Response, RegistryError> {
         let url = join(&self.base, &format!("/v2/{}/blobs/{digest}", self.path));
@@ -221,10 +242,11 @@ impl<'a> Registry<'a> {
                 }
             },
             Some(Challenge::Bearer { realm, service }) => {
+                let scope = format!("repository:{}:{}", self.path, self.actions);
                 let question = TokenQuestion {
                     realm: &realm,
                     service: service.as_deref(),
-                    scope: &format!("repository:{}:{}", self.path, self.actions),
+                    scope: Some(scope.as_str()).filter(|_| !self.path.is_empty()),
                     credentials: self.credentials,
                     over_tls: self.base.scheme() == "https",
                 };
@@ -286,6 +308,15 @@ fn join(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
     url
+}
+
+/// The target of a `Link` header's `rel="next"`.
+fn next(link: &str) -> Option<&str> {
+    link.split(',').find_map(|one| {
+        let (target, parameters) = one.trim().strip_prefix('<')?.split_once('>')?;
+        let mut words = parameters.split(';').map(|p| p.trim().replace('"', ""));
+        words.any(|p| p == "rel=next").then_some(target)
+    })
 }
 
 /// Reads a whole body up to `limit` bytes.
@@ -362,6 +393,15 @@ mod tests {
         );
         assert_eq!(message(b"<html>\nx"), "<html>");
         assert_eq!(message(b""), "no reason given");
+    }
+
+    #[test]
+    fn next_pages() {
+        let link = r#"</v2/a/tags/list?last=x&n=2>; rel="next""#;
+        assert_eq!(next(link), Some("/v2/a/tags/list?last=x&n=2"));
+        assert_eq!(next("<a>; rel=prev, <b>; rel=next"), Some("b"));
+        assert_eq!(next("<a>; rel=prev"), None);
+        assert_eq!(next("nonsense"), None);
     }
 
     #[test]

@@ -13,9 +13,12 @@
 
 mod plan;
 mod report;
+mod shared;
 
 pub use plan::Plan;
 pub use report::Report;
+pub use shared::Shared;
+use shared::SharedMount;
 
 use crate::{
     cgroup::{self, Cgroup, View, ViewMount},
@@ -74,6 +77,7 @@ struct Init {
     launch: Launch,
     report: RawFd,
     view: Option<ViewMount>,
+    shared: Vec<SharedMount>,
 }
 
 impl Executor for Init {
@@ -90,6 +94,13 @@ impl Executor for Init {
             view.mount().map_err(|e| {
                 ExecutorValidationError::ArgValidationError(format!(
                     "cannot mount the control groups: {e}"
+                ))
+            })?;
+        }
+        for shared in &self.shared {
+            shared.mount().map_err(|e| {
+                ExecutorValidationError::ArgValidationError(format!(
+                    "cannot mount what is shared with the host: {e}"
                 ))
             })?;
         }
@@ -197,6 +208,7 @@ pub fn create(
             launch: plan.launch.clone(),
             report: report.child.as_raw_fd(),
             view: view.as_ref().map(View::for_child),
+            shared: plan.shared.for_child(),
         }),
         no_pivot: false,
         stdin: stdio.as_ref().and_then(|s| raw(&s.stdin)),

@@ -1,5 +1,6 @@
 //! A container's specification, taken apart: what the runtime is told, and what is done beside it.
 
+use super::Shared;
 use crate::{error::ShimError, launch::Launch};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ pub struct Plan {
     pub own_pids: bool,
     /// Where the version 1 control groups shall appear, and whether read-only.
     pub view: Option<(PathBuf, bool)>,
+    /// Binds that are shared with the host.
+    pub shared: Shared,
     /// For the process's last steps.
     pub launch: Launch,
     /// Adjustment of the out-of-memory score.
@@ -95,6 +98,7 @@ impl Plan {
             own_network,
             own_pids,
             view,
+            shared: Shared::default(),
             launch: Launch {
                 process,
                 caps,

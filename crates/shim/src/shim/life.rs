@@ -4,7 +4,7 @@ use super::{Phase, Role, Shim};
 use crate::{
     caps::CapSet,
     cgroup::Cgroup,
-    container::{self, Plan, Report},
+    container::{self, Plan, Report, Shared},
     error::{ShimError, chain},
     launch::{Failure, Launch},
     log::Log,
@@ -88,6 +88,7 @@ impl Shim {
                 None => Some(seccomp::default_filter(caps)?),
             },
         };
+        plan.shared = Shared::take(&mut plan.spec)?;
         let mut flags = UnshareFlags::NEWNS;
         if plan.own_network {
             flags |= UnshareFlags::NEWNET;

@@ -163,6 +163,7 @@ impl Bench {
                 path: self.state_dir(id).join("x.log"),
                 max_size: 10 << 20,
                 max_files: 2,
+                attrs: Default::default(),
             }),
             terminal: false,
             terminal_size: None,

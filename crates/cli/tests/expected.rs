@@ -1,0 +1,435 @@
+//! What somebody who has used docker for years would expect, where it is easily missed.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Daemon, errors, text, until};
+use std::fs;
+use std::process::Command;
+
+/// Fails, with these words.
+fn refused(d: &Daemon, args: &[&str], words: &str) {
+    let output = d.command().args(args).output().unwrap();
+    let said = errors(&output);
+    assert!(!output.status.success(), "{args:?}: {}", text(&output));
+    assert!(said.contains(words), "{args:?}: {said}");
+}
+
+#[test]
+fn what_means_nothing_is_refused() {
+    let d = Daemon::start();
+    d.ok(["run", "-d", "--name", "peer", "bb", "sleep", "1000"]);
+    for (args, words) in [
+        (
+            &["--cap-add", "flying"][..],
+            "invalid capability: \"flying\"",
+        ),
+        (&["--stop-signal", "NOPE"], "Invalid signal: NOPE"),
+        (&["--restart", "on-failure:-1"], "negative"),
+        (
+            &["--uts", "host", "--hostname", "x"],
+            "hostname and the UTS mode",
+        ),
+        (
+            &["-m", "32m", "--memory-reservation", "64m"],
+            "reservation limit",
+        ),
+        (
+            &["--health-cmd", "true", "--health-interval", "1ns"],
+            "less than 1ms",
+        ),
+        (
+            &["--network", "container:peer", "-p", "80"],
+            "port publishing and the container type network mode",
+        ),
+        (
+            &["--network", "container:peer", "--hostname", "x"],
+            "hostname and the network mode",
+        ),
+        (
+            &["--network", "container:peer", "--dns", "1.1.1.1"],
+            "dns and the network mode",
+        ),
+        (
+            &["--network", "container:peer", "--add-host", "a:1.1.1.1"],
+            "host-to-IP",
+        ),
+        (&["--log-opt", "max-file=many"], "max-file"),
+        (&["--log-opt", "compress=true"], "compress"),
+    ] {
+        let all = [&["create"], args, &["bb", "true"]].concat();
+        refused(&d, &all, words);
+    }
+    // What is not there is said, and nobody goes to a registry for it.
+    for args in [
+        &["--network", "nope"][..],
+        &["--network", "container:nope"],
+        &["--volumes-from", "nope"],
+    ] {
+        let all = [&["run", "--rm"], args, &["bb", "true"]].concat();
+        let output = d.docker_raw(&all);
+        let said = errors(&output);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(
+            said.contains("nope") && !said.contains("Unable to find image"),
+            "{said}"
+        );
+    }
+    let output = d.docker_raw(&["create", "--platform", "linux/arm64", "bb", "true"]);
+    assert!(
+        errors(&output).contains("does not match the specified platform"),
+        "{output:?}"
+    );
+    refused(
+        &d,
+        &["inspect", "--type", "image", "nope"],
+        "No such image: nope:latest",
+    );
+    assert_eq!(d.ok(["ps", "-aq"]).lines().count(), 1);
+}
+
+#[test]
+fn inside_a_container() {
+    let d = Daemon::start();
+    let run = |args: &[&str], script: &str| {
+        let mut command = d.command();
+        command.args(["run", "--rm"]).args(args);
+        let output = command.args(["bb", "sh", "-c", script]).output().unwrap();
+        assert!(output.status.success(), "{args:?} {}", errors(&output));
+        text(&output)
+    };
+    // Programs look for it to find out where they are.
+    assert_eq!(run(&[], "ls -a / | grep dockerenv"), ".dockerenv");
+    // Who may be kept out by a group has to be in it.
+    assert_eq!(
+        run(&[], "grep Groups /proc/self/status")
+            .split_whitespace()
+            .last(),
+        Some("0")
+    );
+    assert!(run(&["--user", "33"], "grep Groups /proc/self/status").ends_with("33"));
+    let hosts = run(&["--hostname", "web.example.org"], "grep web /etc/hosts");
+    assert!(hosts.ends_with("web.example.org web"), "{hosts}");
+    let written = "for f in hosts hostname resolv.conf; do echo x >> /etc/$f || true; done; ls /";
+    let mut command = d.command();
+    let output = command
+        .args(["run", "--rm", "--read-only", "bb", "sh", "-c", written])
+        .output();
+    assert_eq!(errors(&output.unwrap()).matches("Read-only").count(), 3);
+    assert_eq!(
+        run(&["--device", "/dev/net"], "ls /dev/net"),
+        run(&["--device", "/dev/net/tun"], "ls /dev/net")
+    );
+    // Its own name is known to its first instruction.
+    d.ok(["network", "create", "own"]);
+    for _ in 0..20 {
+        run(
+            &["--network", "own", "--name", "first"],
+            "nslookup first 2>&1 | grep -q Address",
+        );
+    }
+}
+
+#[test]
+fn what_restarts_can_be_ended() {
+    let d = Daemon::start();
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "loop",
+        "--restart",
+        "always",
+        "bb",
+        "false",
+    ]);
+    until("it waits for its next start", || {
+        d.field("loop", ".State.Restarting") == "true"
+    });
+    refused(&d, &["exec", "loop", "true"], "restarting");
+    d.ok(["kill", "loop"]);
+    until("it has ended", || {
+        d.field("loop", ".State.Status") == "exited"
+    });
+    // A process that cannot be had in a running container is its own failure.
+    d.ok(["run", "-d", "--name", "web", "bb", "sleep", "1000"]);
+    let output = d.coracle(["exec", "-w", "/no/such", "web", "true"]);
+    assert_eq!(output.status.code(), Some(126), "{}", errors(&output));
+    let titles = d.ok(["top", "web", "-o", "pid,comm"]);
+    assert!(titles.contains("sleep"), "{titles}");
+}
+
+#[test]
+fn what_happened_is_told_as_docker_tells_it() {
+    let d = Daemon::start();
+    d.ok(["run", "--name", "one", "-v", "data:/data", "bb", "true"]);
+    d.ok(["start", "-a", "one"]);
+    d.ok(["run", "-d", "--name", "two", "bb", "sleep", "1000"]);
+    d.ok(["exec", "two", "true"]);
+    d.ok(["stop", "-t", "0", "two"]);
+    d.ok(["commit", "two", "made:1"]);
+    d.ok(["rmi", "made:1"]);
+    d.ok(["container", "prune", "-f"]);
+    let all = d.docker_ok([
+        "events",
+        "--since",
+        "10m",
+        "--until=-1s",
+        "--format",
+        "{{.Type}} {{.Action}}",
+    ]);
+    let of = |kind: &str| -> Vec<&str> {
+        let lines = all.lines().filter_map(|l| l.split_once(' '));
+        lines.filter(|(k, _)| *k == kind).map(|(_, a)| a).collect()
+    };
+    let containers = of("container");
+    for action in [
+        "attach",
+        "create",
+        "start",
+        "die",
+        "exec_create: true",
+        "exec_start: true",
+        "exec_die",
+        "kill",
+        "stop",
+        "commit",
+        "destroy",
+        "prune",
+    ] {
+        assert!(containers.contains(&action), "{action}: {containers:?}");
+    }
+    assert_eq!(
+        of("network"),
+        [
+            "connect",
+            "disconnect",
+            "connect",
+            "disconnect",
+            "connect",
+            "disconnect"
+        ]
+    );
+    assert_eq!(of("volume"), ["mount", "unmount", "mount", "unmount"]);
+    assert!(
+        of("image").ends_with(&["tag", "untag", "delete"]),
+        "{:?}",
+        of("image")
+    );
+}
+
+#[test]
+fn volumes_whose_data_is_elsewhere() {
+    let mut d = Daemon::start();
+    let host = d.dir.path().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("f"), "host\n").unwrap();
+    let device = format!("device={}", host.display());
+    d.ok([
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        &device,
+        "bound",
+    ]);
+    assert_eq!(
+        d.ok(["run", "--rm", "-v", "bound:/b", "bb", "cat", "/b/f"]),
+        "host"
+    );
+    let found = d.ok([
+        "volume",
+        "inspect",
+        "--format",
+        "{{index .Options \"o\"}}",
+        "bound",
+    ]);
+    assert_eq!(found, "bind");
+    d.ok(["volume", "rm", "bound"]);
+    assert!(host.join("f").exists());
+
+    let make = [
+        "volume",
+        "create",
+        "-o",
+        "type=tmpfs",
+        "-o",
+        "o=size=1m,noexec",
+        "-o",
+        "device=tmpfs",
+        "mem",
+    ];
+    d.docker_ok(make);
+    let at = d.ok(["volume", "inspect", "--format", "{{.Mountpoint}}", "mem"]);
+    let write = "echo kept > /m/f; grep ' /m ' /proc/mounts";
+    let mount = d.ok(["run", "--rm", "-v", "mem:/m", "bb", "sh", "-c", write]);
+    assert!(
+        mount.contains("size=1024k") && mount.contains("noexec"),
+        "{mount}"
+    );
+    // It is one for all containers, and stays over a daemon's end.
+    d.kill();
+    d.up();
+    assert_eq!(
+        d.ok(["run", "--rm", "-v", "mem:/m", "bb", "cat", "/m/f"]),
+        "kept"
+    );
+    let mounts = || {
+        fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .contains(&at)
+    };
+    assert!(mounts());
+    d.ok(["volume", "rm", "mem"]);
+    assert!(!mounts() && !std::path::Path::new(&at).exists());
+
+    // What the kernel does not take is said, with what was asked.
+    d.ok([
+        "volume",
+        "create",
+        "-o",
+        "type=nosuchfs",
+        "-o",
+        "device=/dev/null",
+        "bad",
+    ]);
+    refused(
+        &d,
+        &["run", "--rm", "-v", "bad:/x", "bb", "true"],
+        "/dev/null",
+    );
+    refused(&d, &["volume", "create", "-o", "size=1g", "x"], "size");
+    refused(&d, &["volume", "create", "-o", "type=tmpfs", "x"], "device");
+    d.ok([
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        "device=/no/such",
+        "gone",
+    ]);
+    refused(
+        &d,
+        &["run", "--rm", "-v", "gone:/x", "bb", "true"],
+        "/no/such",
+    );
+    // A volume of a mount's own options, as compose writes them.
+    let mount = format!(
+        "type=volume,dst=/c,src=inline,volume-opt=type=none,volume-opt=o=bind,volume-opt={device}"
+    );
+    assert_eq!(
+        d.ok(["run", "--rm", "--mount", &mount, "bb", "cat", "/c/f"]),
+        "host"
+    );
+    // Everything down takes these mounts along.
+    d.docker_ok(make);
+    d.ok(["run", "--rm", "-v", "mem:/m", "bb", "true"]);
+    assert!(mounts());
+    d.ok(["system", "down", "-t", "0"]);
+    assert!(!mounts());
+    let left = Command::new("findmnt").arg(&at).output().unwrap();
+    assert!(!left.status.success());
+}
+
+#[test]
+fn what_a_log_says_besides() {
+    let d = Daemon::start();
+    d.ok([
+        "run",
+        "--name",
+        "said",
+        "--label",
+        "team=blue",
+        "-e",
+        "STAGE=a b",
+        "--log-opt",
+        "labels=team",
+        "--log-opt",
+        "env=STAGE",
+        "--log-opt",
+        "tag={{.Name}}",
+        "bb",
+        "echo",
+        "hello",
+    ]);
+    assert_eq!(d.ok(["logs", "said"]), "hello");
+    for said in [
+        d.ok(["logs", "--details", "said"]),
+        d.docker_ok(["logs", "--details", "said"]),
+    ] {
+        assert_eq!(said, "STAGE=a+b,tag=said,team=blue hello");
+    }
+    d.ok([
+        "run",
+        "--name",
+        "local",
+        "--log-driver",
+        "local",
+        "--log-opt",
+        "max-size=1m",
+        "bb",
+        "echo",
+        "hello",
+    ]);
+    assert_eq!(d.docker_ok(["logs", "local"]), "hello");
+    // A long log does not go through memory as a whole, and its tail is exact.
+    let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
+    d.ok(["run", "--name", "long", "bb", "sh", "-c", script]);
+    let all = d.ok(["logs", "long"]);
+    assert_eq!(all.lines().count(), 20_000);
+    assert_eq!(
+        d.ok(["logs", "--tail", "2", "long"]),
+        "line 19998\nline 19999"
+    );
+}
+
+#[test]
+fn the_last_network_can_be_left_and_another_joined() {
+    let mut d = Daemon::start();
+    for name in ["n1", "n2"] {
+        d.ok(["network", "create", name]);
+    }
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "peer",
+        "--network",
+        "n1",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    d.ok([
+        "run", "-d", "--name", "mover", "-p", "8080:80", "bb", "sleep", "1000",
+    ]);
+    let reaches = |d: &Daemon| {
+        until("it reaches its peer by name", || {
+            let asked = d.coracle(["exec", "mover", "nslookup", "peer"]);
+            asked.status.success()
+        });
+    };
+    d.ok(["network", "disconnect", "bridge", "mover"]);
+    d.ok(["network", "connect", "n1", "mover"]);
+    reaches(&d);
+    // Also with another one that comes and goes in between.
+    d.ok(["network", "connect", "n2", "mover"]);
+    d.ok(["network", "disconnect", "n2", "mover"]);
+    d.ok(["network", "connect", "bridge", "mover"]);
+    reaches(&d);
+    d.ok(["restart", "-t", "0", "mover"]);
+    reaches(&d);
+    d.kill();
+    d.up();
+    reaches(&d);
+    // Its new name is known at once.
+    d.ok(["rename", "mover", "moved"]);
+    d.ok(["exec", "peer", "nslookup", "moved"]);
+    d.ok(["exec", "peer", "nslookup", "moved.n1"]);
+}

@@ -1,0 +1,257 @@
+//! What registries are asked without pulling: what stands behind a name, whether they know somebody, and what they have.
+
+use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::credentials::Credentials;
+use crate::digest::Digest;
+use crate::error::{ImageError, Result};
+use crate::manifest::{self, CONFIG_MAX, Document, MANIFEST_MAX, Named};
+use crate::reference::{DEFAULT_DOMAIN, Reference};
+use crate::registry::{Registry, RegistryError};
+use crate::store::ImageStore;
+
+/// Where docker.io is searched; its registry itself has no search.
+const HUB_SEARCH: &str = "index.docker.io";
+/// Longest answer to a search or page of tags that is read, in bytes.
+const LIST_MAX: u64 = 4 << 20;
+/// More tags than these are not asked for.
+const TAGS_MAX: usize = 100_000;
+
+/// What stands behind a name in a registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// Media type of its manifest or index.
+    pub media_type: String,
+    /// Digest of that document.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The platforms it is for, as OCI's `platform` objects: of an index in its order, of a single image out of its config.
+    pub platforms: Vec<Value>,
+}
+
+/// A repository that a search has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SearchResult {
+    /// Its name.
+    pub name: String,
+    /// What its owner says of it.
+    pub description: String,
+    /// How many people marked it.
+    pub star_count: i64,
+    /// Whether the registry's owners look after it.
+    pub is_official: bool,
+    /// Always false today; registries built images by themselves once.
+    pub is_automated: bool,
+}
+
+#[derive(Deserialize)]
+struct SearchAnswer {
+    #[serde(default)]
+    results: Vec<SearchResult>,
+}
+
+#[derive(Default, Deserialize)]
+struct TagList {
+    tags: Option<Vec<String>>,
+}
+
+impl ImageStore {
+    /// Asks for what a name stands for: mirrors first, then its registry. No layer is fetched.
+    ///
+    /// # Errors
+    /// [`ImageError::Pull`] with what the registry said, [`ImageError::Manifest`] for what is no manifest.
+    pub async fn describe(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Described> {
+        let reference = &Reference::parse_normalized(&reference.to_string())?;
+        let config = &self.0.config;
+        let of = reference.familiar();
+        let failed = |source| ImageError::Pull {
+            image: of.clone(),
+            source,
+        };
+        for mirror in config.mirrors_of(reference.domain()) {
+            let registry = Registry::mirror(config, mirror, reference.path()).map_err(failed)?;
+            match described(&registry, reference, &of).await {
+                Err(error) => tracing::info!(mirror, image = of, %error, "the mirror does not say"),
+                found => return found,
+            }
+        }
+        let registry = Registry::open(config, reference.domain(), reference.path(), credentials)
+            .await
+            .map_err(failed)?;
+        described(&registry, reference, &of).await
+    }
+
+    /// The tags of a repository, as its registry lists them.
+    ///
+    /// # Errors
+    /// [`ImageError::Pull`] with what the registry said.
+    pub async fn tags(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<String>> {
+        let reference = &Reference::parse_normalized(&reference.to_string())?;
+        let ask = async || -> Result<Vec<String>, RegistryError> {
+            let (host, path) = (reference.domain(), reference.path());
+            let registry = Registry::open(&self.0.config, host, path, credentials).await?;
+            registry.tags(path).await
+        };
+        ask().await.map_err(|source| ImageError::Pull {
+            image: reference.familiar_name(),
+            source,
+        })
+    }
+
+    /// Asks a registry whether it lets somebody in. `server` is its name, or an address as docker's clients keep them
+    /// (`https://index.docker.io/v1/`).
+    ///
+    /// # Errors
+    /// [`ImageError::Ask`]: of the kind Unauthorized if the registry says no.
+    pub async fn log_in(&self, server: &str, credentials: &Credentials) -> Result<()> {
+        let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
+        let host = match bare.split('/').next().unwrap_or_default() {
+            "" | "index.docker.io" | "registry-1.docker.io" => DEFAULT_DOMAIN,
+            host => host,
+        };
+        let ask = async || -> Result<(), RegistryError> {
+            let registry = Registry::open(&self.0.config, host, "", Some(credentials)).await?;
+            registry.enter().await
+        };
+        ask().await.map_err(|source| ImageError::Ask {
+            registry: host.to_owned(),
+            source,
+        })
+    }
+
+    /// Searches a registry for repositories: `term` is `[registry/]words`, docker.io if there is no registry. At most `limit`
+    /// results. Docker's index protocol, version 1; few other registries have it.
+    ///
+    /// # Errors
+    /// [`ImageError::Ask`].
+    pub async fn search(
+        &self,
+        term: &str,
+        limit: u32,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<SearchResult>> {
+        let named = term.split_once('/').filter(|(host, _)| {
+            *host == "localhost" || host.contains(['.', ':']) && *host != HUB_SEARCH
+        });
+        let (host, words) = named.unwrap_or((
+            HUB_SEARCH,
+            term.trim_start_matches("index.docker.io/")
+                .trim_start_matches("docker.io/"),
+        ));
+        let ask = async || -> Result<Vec<u8>, RegistryError> {
+            let registry = Registry::open(&self.0.config, host, "", credentials).await?;
+            let query = [("q", words), ("n", &limit.to_string())];
+            registry.question("/v1/search", &query, LIST_MAX).await
+        };
+        let failed = |source| ImageError::Ask {
+            registry: host.to_owned(),
+            source,
+        };
+        let bytes = ask().await.map_err(failed)?;
+        let answer: SearchAnswer = serde_json::from_slice(&bytes).map_err(|e| {
+            failed(RegistryError::Status {
+                url: format!("{host}/v1/search"),
+                status: StatusCode::OK.as_u16(),
+                message: format!("its answer is no list of repositories: {e}"),
+                retry_after: None,
+            })
+        })?;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(answer.results.into_iter().take(most).collect())
+    }
+}
+
+async fn described(registry: &Registry<'_>, reference: &Reference, of: &str) -> Result<Described> {
+    let asked = match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or(crate::reference::DEFAULT_TAG).to_owned(),
+    };
+    let failed = |source| ImageError::Pull {
+        image: of.to_owned(),
+        source,
+    };
+    let refused = |source| ImageError::Manifest {
+        image: of.to_owned(),
+        source,
+    };
+    let got = registry.manifest(&asked, MANIFEST_MAX).await;
+    let (bytes, kind) = got.map_err(failed)?;
+    let document = manifest::read(&bytes, kind.as_deref()).map_err(refused)?;
+    let platforms = match document {
+        Document::Index(entries) => entries
+            .iter()
+            .filter_map(|e| serde_json::to_value(e.platform().as_ref()?).ok())
+            .collect(),
+        Document::Image(image) => vec![platform_of(registry, image.config).await.map_err(failed)?],
+    };
+    Ok(Described {
+        media_type: manifest::media_type(&bytes),
+        digest: Digest::of(&bytes),
+        size: bytes.len() as u64,
+        platforms,
+    })
+}
+
+/// What an image's config says that it is for; what it leaves out stays out.
+async fn platform_of(registry: &Registry<'_>, config: Named) -> Result<Value, RegistryError> {
+    let digest = config.digest.to_string();
+    let bytes = registry.small_blob(&digest, CONFIG_MAX).await?;
+    let config: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let mut platform = serde_json::Map::new();
+    for key in ["architecture", "os", "os.version", "os.features", "variant"] {
+        if let Some(value) = config.get(key).filter(|v| !v.is_null()) {
+            platform.insert(key.to_owned(), value.clone());
+        }
+    }
+    Ok(Value::Object(platform))
+}
+
+impl Registry<'_> {
+    /// Knocks: succeeds if the registry lets us in as who we are.
+    async fn enter(&self) -> Result<(), RegistryError> {
+        self.question("/v2/", &[], LIST_MAX).await.map(drop)
+    }
+
+    /// Every tag of a repository, page by page.
+    async fn tags(&self, path: &str) -> Result<Vec<String>, RegistryError> {
+        let mut url = self.at_path(&format!("/v2/{path}/tags/list"));
+        let mut all = Vec::new();
+        loop {
+            let (bytes, next) = self.page(url, LIST_MAX).await?;
+            let list: TagList = serde_json::from_slice(&bytes).unwrap_or_default();
+            let before = all.len();
+            all.extend(list.tags.into_iter().flatten());
+            match next {
+                // A page without tags cannot be followed for ever.
+                Some(next) if all.len() > before && all.len() < TAGS_MAX => url = next,
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Asks for something beside repositories.
+    async fn question(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let mut url: Url = self.at_path(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(self.page(url, limit).await?.0)
+    }
+}

@@ -1,0 +1,117 @@
+//! Binds that are shared: what the container mounts below them shows on the host, and the other way round.
+//!
+//! A mount is shared with those that were copied from it while it was shared. The shim's own mounts are none of these any more, as
+//! nothing of a container's is to show on the host. So copies are made before the shim leaves the host's mount namespace, and put
+//! into the container's, over the bind that the runtime has made there, when its root is finished.
+
+use crate::error::ShimError;
+use coracle_sys::mounts::mount_of;
+use oci_spec::runtime::Spec;
+use rustix::{
+    fs::{CWD, StatVfsMountFlags, statvfs},
+    mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree},
+};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::PathBuf,
+};
+
+/// Copies of the host's mounts, for one container.
+#[derive(Debug, Default)]
+pub struct Shared(Vec<(OwnedFd, PathBuf, bool)>);
+
+/// One of them as the container's init has it; the descriptor is inherited.
+#[derive(Debug, Clone)]
+pub struct SharedMount {
+    copy: RawFd,
+    target: PathBuf,
+    read_only: bool,
+}
+
+impl Shared {
+    /// Copies the sources of shared binds, and has the runtime make private ones of these.
+    ///
+    /// # Errors
+    /// [`ShimError::Invalid`] if a source is not on a shared mount, [`ShimError::File`] if it cannot be copied.
+    pub fn take(spec: &mut Spec) -> Result<Self, ShimError> {
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        let mut copies = Vec::new();
+        for mount in &mut mounts {
+            let mut options = mount.options().clone().unwrap_or_default();
+            let Some(mode) = options
+                .iter_mut()
+                .find(|o| matches!(o.as_str(), "shared" | "rshared"))
+            else {
+                continue;
+            };
+            "rprivate".clone_into(mode);
+            let source = mount.source().clone().unwrap_or_default();
+            let on = mount_of(&source).map_err(ShimError::file("look at the mount of", &source))?;
+            if !on.shared {
+                return Err(ShimError::Invalid(format!(
+                    "path {} is mounted on {} but it is not a shared mount; run `mount --make-shared {}` on the host, or \
+                     use another propagation",
+                    source.display(),
+                    on.point.display(),
+                    on.point.display(),
+                )));
+            }
+            let has = |option: &str| options.iter().any(|o| o == option);
+            let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            if has("rbind") {
+                flags |= OpenTreeFlags::AT_RECURSIVE;
+            }
+            let copy = open_tree(CWD, &source, flags)
+                .map_err(|e| ShimError::file("copy the mount of", &source)(e.into()))?;
+            copies.push((copy, mount.destination().clone(), has("ro")));
+            mount.set_options(Some(options));
+        }
+        if !copies.is_empty() {
+            spec.set_mounts(Some(mounts));
+        }
+        Ok(Self(copies))
+    }
+
+    /// For a process that will be forked while `self` lives.
+    pub fn for_child(&self) -> Vec<SharedMount> {
+        let one = |(copy, target, read_only): &(OwnedFd, PathBuf, bool)| SharedMount {
+            copy: copy.as_raw_fd(),
+            target: target.clone(),
+            read_only: *read_only,
+        };
+        self.0.iter().map(one).collect()
+    }
+}
+
+impl SharedMount {
+    /// What the mount forbids already: a remount has to name it again.
+    fn flags(&self) -> io::Result<MountFlags> {
+        let now = statvfs(&self.target)?.f_flag;
+        let kept = [
+            (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+            (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+            (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+            (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+            (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+            (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+        ];
+        let kept = kept.iter().filter(|(flag, _)| now.contains(*flag));
+        Ok(kept.fold(MountFlags::BIND, |all, (_, flag)| all | *flag))
+    }
+
+    /// Puts it in its place; the caller's root is the container's, and it is still privileged.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn mount(&self) -> io::Result<()> {
+        // SAFETY: the parent keeps the descriptor open until this process has been made, so this is a copy of it.
+        let copy = unsafe { BorrowedFd::borrow_raw(self.copy) };
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(copy, "", CWD, &self.target, flags)?;
+        if self.read_only {
+            mount_remount(&self.target, self.flags()? | MountFlags::RDONLY, "")?;
+        }
+        Ok(())
+    }
+}
