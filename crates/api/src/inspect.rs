@@ -243,6 +243,7 @@ pub fn networks(engine: &Engine, record: &Record, version: ApiVersion) -> Value 
             .endpoints
             .iter()
             .find(|e| e.network_name == *name);
+        let v6 = here.and_then(|e| e.v6);
         let running = record.state.phase == Phase::Running;
         let mut names = config.aliases.clone();
         names.insert(0, record.name.clone());
@@ -262,9 +263,9 @@ pub fn networks(engine: &Engine, record: &Record, version: ApiVersion) -> Value 
                 "Gateway": here.map_or_else(String::new, |e| e.gateway.to_string()),
                 "IPAddress": here.map_or_else(String::new, |e| e.ip.to_string()),
                 "IPPrefixLen": here.map_or(0, |e| e.prefix),
-                "IPv6Gateway": "",
-                "GlobalIPv6Address": "",
-                "GlobalIPv6PrefixLen": 0,
+                "IPv6Gateway": v6.map_or_else(String::new, |v6| v6.gateway.to_string()),
+                "GlobalIPv6Address": v6.map_or_else(String::new, |v6| v6.ip.to_string()),
+                "GlobalIPv6PrefixLen": v6.map_or(0, |v6| v6.prefix),
                 "MacAddress": mac.unwrap_or_else(|| config.mac_address.clone()),
                 "DriverOpts": null,
         });
@@ -272,7 +273,7 @@ pub fn networks(engine: &Engine, record: &Record, version: ApiVersion) -> Value 
             settings["DNSNames"] = json!(names);
         }
         if version.from(48) {
-            settings["GwPriority"] = config.other.get("GwPriority").cloned().unwrap_or(json!(0));
+            settings["GwPriority"] = json!(config.gw_priority);
         }
         all.insert(name.clone(), settings);
     }
@@ -295,11 +296,11 @@ fn network_settings(engine: &Engine, record: &Record, version: ApiVersion) -> Va
         "SecondaryIPv6Addresses": null,
         "EndpointID": field("EndpointID", json!("")),
         "Gateway": field("Gateway", json!("")),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": field("GlobalIPv6Address", json!("")),
+        "GlobalIPv6PrefixLen": field("GlobalIPv6PrefixLen", json!(0)),
         "IPAddress": field("IPAddress", json!("")),
         "IPPrefixLen": field("IPPrefixLen", json!(0)),
-        "IPv6Gateway": "",
+        "IPv6Gateway": field("IPv6Gateway", json!("")),
         "MacAddress": field("MacAddress", json!("")),
         "Ports": ports(record),
         "Networks": networks,
@@ -313,7 +314,7 @@ fn ports(record: &Record) -> Value {
             all.insert(port.clone(), Value::Null);
         }
     }
-    for port in &record.state.ports {
+    for port in record.state.published() {
         let key = format!("{}/{}", port.container_port, port.protocol);
         let binding = json!({ "HostIp": port.host_ip, "HostPort": port.host_port.to_string() });
         match all.entry(key).or_insert(Value::Null) {

@@ -145,13 +145,13 @@ fn fits(engine: &Engine, snapshot: &Snapshot, filters: &Filters) -> bool {
             .iter()
             .any(|m| m.name.as_deref() == Some(wanted) || m.target == std::path::Path::new(wanted))
     };
-    let published =
-        |wanted: &str| {
-            let wanted = wanted.split('/').next().unwrap_or(wanted);
-            record.state.ports.iter().any(|p| {
-                p.host_port.to_string() == wanted || p.container_port.to_string() == wanted
-            })
-        };
+    let published = |wanted: &str| {
+        let wanted = wanted.split('/').next().unwrap_or(wanted);
+        record
+            .state
+            .published()
+            .any(|p| p.host_port.to_string() == wanted || p.container_port.to_string() == wanted)
+    };
     let exposed = |wanted: &str| {
         record
             .config
@@ -270,7 +270,7 @@ fn row(
 
 fn ports(record: &Record) -> Value {
     let mut list: Vec<Value> = Vec::new();
-    for port in &record.state.ports {
+    for port in record.state.published() {
         list.push(json!({
             "IP": port.host_ip,
             "PrivatePort": port.container_port,
@@ -284,9 +284,9 @@ fn ports(record: &Record) -> Value {
             let Ok(number) = number.parse::<u16>() else {
                 continue;
             };
-            let published = record.state.ports.iter();
-            if !published
-                .clone()
+            if !record
+                .state
+                .published()
                 .any(|p| p.container_port == number && p.protocol.to_string() == protocol)
             {
                 list.push(json!({ "PrivatePort": number, "Type": protocol }));

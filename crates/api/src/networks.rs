@@ -43,20 +43,11 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool, version: Ap
                     "EndpointID": e.container_id,
                     "MacAddress": mac,
                     "IPv4Address": format!("{}/{}", e.ip, e.prefix),
-                    "IPv6Address": "",
+                    "IPv6Address": e.v6.map_or_else(String::new, |v6| format!("{}/{}", v6.ip, v6.prefix)),
                 }),
             );
         }
     }
-    let config = if network.driver == Driver::Bridge {
-        let mut one = json!({ "Subnet": network.subnet, "Gateway": network.gateway });
-        if let Some(range) = &network.ip_range {
-            one["IPRange"] = json!(range);
-        }
-        json!([one])
-    } else {
-        json!([])
-    };
     let created = i64::try_from(network.created)
         .ok()
         .and_then(|s| DateTime::from_timestamp(s, 0));
@@ -66,8 +57,8 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool, version: Ap
         "Created": crate::inspect::moment(created),
         "Scope": "local",
         "Driver": driver(network),
-        "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": config },
+        "EnableIPv6": network.v6().is_some(),
+        "IPAM": { "Driver": "default", "Options": null, "Config": ipam(network) },
         "Internal": network.internal,
         "Attachable": false,
         "Ingress": false,
@@ -81,6 +72,37 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool, version: Ap
         answer["EnableIPv4"] = json!(true);
     }
     answer
+}
+
+/// Docker's `IPAMConfig`s, one for each family.
+fn ipam(network: &Network) -> Vec<Value> {
+    if network.driver != Driver::Bridge {
+        return Vec::new();
+    }
+    let one = |subnet: Value, gateway: Value, range: Option<Value>, v6: bool| {
+        let mut config = json!({ "Subnet": subnet, "Gateway": gateway });
+        if let Some(range) = range {
+            config["IPRange"] = range;
+        }
+        let reserved = network.reserved.iter().filter(|(_, ip)| ip.is_ipv6() == v6);
+        let reserved: BTreeMap<_, _> = reserved.collect();
+        if !reserved.is_empty() {
+            config["AuxiliaryAddresses"] = json!(reserved);
+        }
+        config
+    };
+    let range = network.ip_range.map(|r| json!(r));
+    let mut configs = vec![one(
+        json!(network.subnet),
+        json!(network.gateway),
+        range,
+        false,
+    )];
+    if let Some((subnet, gateway)) = network.v6() {
+        let range = network.ip_range6.map(|r| json!(r));
+        configs.push(one(json!(subnet), json!(gateway), range, true));
+    }
+    configs
 }
 
 fn predefined(network: &Network) -> bool {
@@ -208,7 +230,10 @@ fn spec(asked: Create) -> Result<NetworkSpec> {
         return Err(unsupported("Scope (a network of more than this machine)"));
     }
     if asked.enable_ipv4 == Some(false) {
-        return Err(unsupported("EnableIPv4=false (a network without IPv4)"));
+        return Err(ApiError::invalid(
+            "EnableIPv4=false (a network without IPv4) is not supported by this release; leave it out: with EnableIPv6 \
+             its containers have addresses of both families",
+        ));
     }
     let ipam = asked.ipam.unwrap_or_default();
     if !matches!(ipam.driver.as_deref(), None | Some("" | "default")) {
@@ -217,31 +242,31 @@ fn spec(asked: Create) -> Result<NetworkSpec> {
     if ipam.options.is_some_and(|o| !o.is_empty()) {
         return Err(unsupported("IPAM.Options (options of IPAM drivers)"));
     }
-    let configs = ipam.config.unwrap_or_default();
-    if configs.len() > 1 {
-        return Err(unsupported("more than one subnet"));
-    }
-    let config = configs.into_iter().next().unwrap_or_default();
-    if config.auxiliary_addresses.is_some_and(|a| !a.is_empty()) {
-        return Err(unsupported("an auxiliary address"));
-    }
-    fn read<T: std::str::FromStr>(what: &str, text: Option<String>) -> Result<Option<T>> {
-        let parse = |t: String| {
-            t.parse()
-                .map_err(|_| ApiError::invalid(format!("invalid {what} \"{t}\"")))
-        };
-        text.filter(|t| !t.is_empty()).map(parse).transpose()
-    }
-    Ok(NetworkSpec {
+    let mut spec = NetworkSpec {
         name: asked.name,
-        subnet: read("subnet", config.subnet)?,
-        gateway: read("gateway", config.gateway)?,
-        ip_range: read("range of addresses", config.ip_range)?,
         internal: asked.internal,
-        ipv6: asked.enable_ipv6 == Some(true),
         labels: asked.labels.unwrap_or_default(),
         options: asked.options.unwrap_or_default(),
-    })
+        ..NetworkSpec::default()
+    };
+    for config in ipam.config.unwrap_or_default() {
+        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        if let Some(subnet) = given(&config.subnet) {
+            spec.add_subnet(&subnet)?;
+        }
+        if let Some(gateway) = given(&config.gateway) {
+            spec.add_gateway(&gateway)?;
+        }
+        if let Some(range) = given(&config.ip_range) {
+            spec.add_range(&range)?;
+        }
+        for (name, ip) in config.auxiliary_addresses.unwrap_or_default() {
+            spec.reserve(&name, &ip)?;
+        }
+    }
+    // An IPv6 subnet asks for IPv6 unless it is said that there is to be none.
+    spec.ipv6 = asked.enable_ipv6.unwrap_or_else(|| spec.names_ipv6());
+    Ok(spec)
 }
 
 pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {

@@ -93,10 +93,14 @@ impl Engine {
         let images = ImageStore::open(&options.state_dir, options.registry.clone())?;
         crate::skeleton::make(&options.state_dir)?;
         let volumes = Volumes::open(&options.state_dir, &options.run_dir)?;
-        let (dir, network) = (options.state_dir.clone(), options.network.clone());
+        let machine_id = crate::machine::id(&options.state_dir)?;
+        let dir = options.state_dir.clone();
+        let network = coracle_network::Options {
+            ula: coracle_network::Options::ula_of(&machine_id),
+            ..options.network.clone()
+        };
         let networks = tokio::task::spawn_blocking(move || Networks::open(&dir, network)).await??;
         let cgroups = Layout::detect()?;
-        let machine_id = crate::machine::id(&options.state_dir)?;
         let holder = crate::holder::find_or_start(&options).await?;
         let engine = Self(Arc::new(Inner {
             images,

@@ -3,8 +3,9 @@
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::model::EndpointConfig;
+use crate::ports::endpoint_request;
 use crate::record::{Phase, Record};
-use coracle_network::{Driver, EndpointRequest, Network, NetworkSpec};
+use coracle_network::{Driver, Network, NetworkSpec};
 use std::os::fd::AsFd;
 
 impl Engine {
@@ -90,17 +91,7 @@ impl Engine {
             )));
         }
         if record.state.phase == Phase::Running {
-            let request = EndpointRequest {
-                container_id: container.id.to_string(),
-                container_name: record.name.clone(),
-                network: network.id.to_string(),
-                ip: config
-                    .ipam_config
-                    .as_ref()
-                    .and_then(|i| i.ipv4_address.parse().ok()),
-                mac: None,
-                aliases: config.aliases.clone(),
-            };
+            let request = endpoint_request(&record, network.id.as_str(), &config)?;
             let (networks, pid) = (self.0.networks.clone(), record.state.pid);
             let id = container.id.to_string();
             let endpoint = tokio::task::spawn_blocking(move || -> Result<_> {
@@ -110,7 +101,7 @@ impl Engine {
                 let connected = netns
                     .and_then(|n| networks.connect(n.as_fd(), std::slice::from_ref(&endpoint)));
                 if let Err(error) = connected {
-                    let _ = networks.disconnect(&id, endpoint.network.as_str());
+                    let _ = networks.disconnect(&id, endpoint.network.as_str(), None);
                     return Err(error.into());
                 }
                 Ok(endpoint)
@@ -152,7 +143,15 @@ impl Engine {
                 container.id.to_string(),
                 network.id.to_string(),
             );
-            tokio::task::spawn_blocking(move || networks.disconnect(&id, &of)).await??;
+            let pid = container.read(|r| r.state.pid);
+            let published = tokio::task::spawn_blocking(move || -> Result<_> {
+                // One that is about to end needs no routes any more.
+                let netns = coracle_sys::netns::of_pid(pid).ok();
+                networks.disconnect(&id, &of, netns.as_ref().map(AsFd::as_fd))?;
+                Ok(networks.published(&id))
+            })
+            .await??;
+            container.happened(false, |r| r.state.set_published(published));
         }
         container.change(|r| {
             r.networking.endpoints_config.remove(&network.name);

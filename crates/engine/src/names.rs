@@ -2,8 +2,8 @@
 
 use crate::engine::Engine;
 use crate::record::Phase;
-use coracle_network::dns::{self, Container as Named, NetworkView, Records};
-use coracle_network::{Driver, Network};
+use coracle_network::dns::{self, Container as Named, NetworkView, Place, Records};
+use coracle_network::{Driver, Endpoint, Network};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -34,12 +34,7 @@ impl Engine {
                     aliases,
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
                     healthy: health.map_or_else(|| !r.is_tested(), |h| h.is_good()),
-                    addresses: r
-                        .state
-                        .endpoints
-                        .iter()
-                        .map(|e| (e.network.as_str().to_owned(), e.ip))
-                        .collect(),
+                    places: r.state.endpoints.iter().map(place).collect(),
                 });
             });
         }
@@ -53,6 +48,7 @@ impl Engine {
             .map(|n| NetworkView {
                 id: n.id.as_str().to_owned(),
                 gateway: n.gateway,
+                gateway6: n.gateway6,
             })
             .collect();
         self.0.zone.replace(Records::new(named, views));
@@ -160,6 +156,14 @@ impl Engine {
             }
         })
         .await;
+    }
+}
+
+fn place(endpoint: &Endpoint) -> Place {
+    Place {
+        network: endpoint.network.as_str().to_owned(),
+        ip: endpoint.ip,
+        ip6: endpoint.v6.map(|v6| v6.ip),
     }
 }
 

@@ -16,11 +16,11 @@ use crate::copyup;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::{self, Facts};
-use crate::ports::{fixed_address, fixed_mac, ports};
+use crate::ports::{endpoint_request, ports};
 use crate::record::{Phase, Record};
 use crate::spec::{self, Inputs, user};
 use chrono::Utc;
-use coracle_network::{Driver, Endpoint, EndpointRequest, PortMapping};
+use coracle_network::{Driver, Endpoint, PortMapping};
 use coracle_shim_protocol::PROTOCOL_VERSION;
 use coracle_shim_protocol::shim::{LogConfig, Request, Rootfs, ShimSpec, Workload};
 use std::fs;
@@ -111,8 +111,7 @@ impl Engine {
         container.happened(true, |r| {
             r.state.starting = false;
             r.state.started_by = None;
-            r.state.endpoints.clear();
-            r.state.ports.clear();
+            r.state.clear_network();
             r.state.pid = 0;
             r.state.shim_pid = 0;
             r.state.exit_code = code;
@@ -135,7 +134,7 @@ impl Engine {
         first: impl FnOnce(&mut Record) + Send,
     ) -> Result<Shim> {
         let record = container.record();
-        let endpoints = self.reserve(container, &record)?;
+        let endpoints = self.reserve(&record)?;
         let shim = self.launch(container, &record, &endpoints, first).await;
         if shim.is_err() {
             self.abandon(container).await;
@@ -183,7 +182,7 @@ impl Engine {
             r.state.pid = pid;
             r.state.shim_pid = shim_pid;
             r.state.started_at = Some(Utc::now());
-            r.state.ports = ports;
+            r.state.set_published(ports);
             r.state.exit_code = 0;
             r.state.oom_killed = false;
         });
@@ -325,7 +324,9 @@ impl Engine {
                 hostname: &record.config.hostname,
                 domainname: &record.config.domainname,
                 ip: first.map(|e| e.ip),
+                ip6: endpoints.iter().find_map(|e| e.v6).map(|v6| v6.ip),
                 gateway: first.map(|e| e.gateway),
+                gateway6: first.and_then(|e| e.v6).map(|v6| v6.gateway),
                 host_resolv_conf: &resolv,
                 host_hosts: host_hosts.as_deref(),
             },
@@ -333,7 +334,7 @@ impl Engine {
     }
 
     /// Decides the addresses. What is reserved is given back by [`Self::give_back`].
-    fn reserve(&self, container: &Container, record: &Record) -> Result<Vec<Endpoint>> {
+    fn reserve(&self, record: &Record) -> Result<Vec<Endpoint>> {
         let mode = record.host_config.network_mode.as_str();
         if mode.starts_with("container:") {
             return Ok(Vec::new());
@@ -349,14 +350,8 @@ impl Engine {
                 continue;
             }
             let config = configs.get(name).cloned().flatten().unwrap_or_default();
-            endpoints.push(self.0.networks.reserve(&EndpointRequest {
-                container_id: container.id.to_string(),
-                container_name: record.name.clone(),
-                network: name.clone(),
-                ip: fixed_address(&config)?,
-                mac: fixed_mac(&config.mac_address)?,
-                aliases: config.aliases.clone(),
-            })?);
+            let request = endpoint_request(record, name, &config)?;
+            endpoints.push(self.0.networks.reserve(&request)?);
         }
         Ok(endpoints)
     }
@@ -386,10 +381,10 @@ impl Engine {
             let netns = coracle_sys::netns::of_pid(shim_pid)
                 .map_err(coracle_network::NetworkError::from)?;
             networks.connect(netns.as_fd(), &endpoints)?;
-            match endpoints.first() {
-                Some(first) if !wanted.is_empty() => Ok(networks.publish(&id, first.ip, &wanted)?),
-                _ => Ok(Vec::new()),
+            if wanted.is_empty() {
+                return Ok(Vec::new());
             }
+            Ok(networks.publish(&id, &wanted)?)
         })
         .await?
     }

@@ -70,6 +70,15 @@ pub(super) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
+/// An address before a port: one of IPv6 in brackets.
+fn bracketed(ip: &str) -> String {
+    if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    }
+}
+
 /// Published and exposed ports as docker shows them.
 pub fn ports(list: &Value) -> String {
     let mut all: Vec<String> = list
@@ -79,7 +88,7 @@ pub fn ports(list: &Value) -> String {
         .map(|p| {
             let inside = format!("{}/{}", p["PrivatePort"], text(p, "Type"));
             match p["PublicPort"].as_u64() {
-                Some(outside) => format!("{}:{outside}->{inside}", text(p, "IP")),
+                Some(outside) => format!("{}:{outside}->{inside}", bracketed(&text(p, "IP"))),
                 None => inside,
             }
         })
@@ -360,7 +369,7 @@ pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<(
         .flatten()
     {
         for b in bindings.as_array().into_iter().flatten() {
-            let place = format!("{}:{}", text(b, "HostIp"), text(b, "HostPort"));
+            let place = format!("{}:{}", bracketed(&text(b, "HostIp")), text(b, "HostPort"));
             match &wanted {
                 Some(w) if w == port => lines.push_str(&format!("{place}\n")),
                 Some(_) => {}

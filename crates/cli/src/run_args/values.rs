@@ -136,6 +136,44 @@ pub(super) fn publish(text: &str, bindings: &mut Bindings) -> Result<()> {
     Ok(())
 }
 
+/// Reads `--network`: a name, or docker's long form `name=NETWORK,ip6=ADDRESS,…`. Gives the name and its settings.
+pub(super) fn network(text: &str) -> Result<(String, Value)> {
+    let mut endpoint = json!({});
+    if !text.contains('=') {
+        return Ok((text.to_owned(), endpoint));
+    }
+    let mut name = None;
+    let push = |slot: &mut Value, value: &str| match slot {
+        Value::Array(list) => list.push(json!(value)),
+        other => *other = json!([value]),
+    };
+    for part in text.split(',') {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        match key {
+            "name" => name = Some(value.to_owned()),
+            "alias" => push(&mut endpoint["Aliases"], value),
+            "ip" => endpoint["IPAMConfig"]["IPv4Address"] = json!(value),
+            "ip6" => endpoint["IPAMConfig"]["IPv6Address"] = json!(value),
+            "link-local-ip" => push(&mut endpoint["IPAMConfig"]["LinkLocalIPs"], value),
+            "mac-address" => endpoint["MacAddress"] = json!(value),
+            "gw-priority" => {
+                let number: i64 = value
+                    .parse()
+                    .map_err(|_| bad("network", text, "gw-priority is a whole number"))?;
+                endpoint["GwPriority"] = json!(number);
+            }
+            _ => {
+                let way_out = format!(
+                    "{key} is not known; name, alias, ip, ip6, link-local-ip, mac-address and gw-priority are"
+                );
+                return Err(bad("network", text, &way_out));
+            }
+        }
+    }
+    let name = name.ok_or_else(|| bad("network", text, "write name=NETWORK,…"))?;
+    Ok((name, endpoint))
+}
+
 pub(super) fn mount(text: &str) -> Result<Value> {
     let mut mount = Map::from_iter([("Type".to_owned(), json!("volume"))]);
     for part in text.split(',') {

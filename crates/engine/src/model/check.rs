@@ -2,6 +2,7 @@
 
 use super::{CreateRequest, EndpointConfig, HostConfig, Mount};
 use crate::error::{EngineError, Result};
+use crate::ports::{fixed_address, fixed_address6, link_local};
 use serde_json::Value;
 
 /// Fields that clients send with their zero value and that have no effect then.
@@ -215,7 +216,6 @@ pub fn endpoint(config: &EndpointConfig) -> Result<()> {
     for (key, what) in [
         ("Links", "legacy links"),
         ("DriverOpts", "options of network drivers"),
-        ("GwPriority", "priorities of gateways"),
     ] {
         if config.other.get(key).is_some_and(|v| !is_zero(v)) {
             return Err(refuse(
@@ -224,22 +224,9 @@ pub fn endpoint(config: &EndpointConfig) -> Result<()> {
             ));
         }
     }
-    let Some(addresses) = &config.ipam_config else {
-        return Ok(());
-    };
-    if !addresses.ipv6_address.is_empty() {
-        return Err(refuse(
-            "IPAMConfig.IPv6Address (--ip6)",
-            "networks are IPv4 only; leave it out",
-        ));
-    }
-    if !addresses.link_local_ips.is_empty() {
-        return Err(refuse(
-            "IPAMConfig.LinkLocalIPs (--link-local-ip)",
-            "leave it out",
-        ));
-    }
-    Ok(())
+    fixed_address(config)?;
+    fixed_address6(config)?;
+    link_local(config).map(drop)
 }
 
 /// Checks limits and the restart policy.

@@ -4,7 +4,7 @@
 //! the address on B; a container on A that asks for `db` gets "no such name".
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A network as the resolver needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,29 @@ pub struct NetworkView {
     pub id: String,
     /// The machine's address on it.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 address there, if the network has IPv6.
+    pub gateway6: Option<Ipv6Addr>,
+}
+
+/// A container's place on a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Network id.
+    pub network: String,
+    /// Its address there.
+    pub ip: Ipv4Addr,
+    /// Its IPv6 address there, if the network has IPv6.
+    pub ip6: Option<Ipv6Addr>,
+}
+
+impl Place {
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        both(self.ip, self.ip6)
+    }
+}
+
+fn both(ip: Ipv4Addr, ip6: Option<Ipv6Addr>) -> impl Iterator<Item = IpAddr> {
+    std::iter::once(ip.into()).chain(ip6.map(IpAddr::V6))
 }
 
 /// A running container.
@@ -28,15 +51,15 @@ pub struct Container {
     pub service: Option<String>,
     /// Only healthy instances are listed for a service.
     pub healthy: bool,
-    /// Network id and address.
-    pub addresses: Vec<(String, Ipv4Addr)>,
+    /// Where it is.
+    pub places: Vec<Place>,
 }
 
 /// What the resolver says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// A known name and its addresses (perhaps none).
-    Addresses(Vec<Ipv4Addr>),
+    /// A known name and its addresses of both families (perhaps none).
+    Addresses(Vec<IpAddr>),
     /// The name behind an address.
     Pointer(String),
     /// No such name.
@@ -86,9 +109,9 @@ impl Records {
         let of = self
             .containers
             .iter()
-            .find(|c| c.addresses.iter().any(|a| a.1 == asker));
+            .find(|c| c.places.iter().any(|p| p.ip == asker));
         match of {
-            Some(c) => c.addresses.iter().map(|a| a.0.as_str()).collect(),
+            Some(c) => c.places.iter().map(|p| p.network.as_str()).collect(),
             None => self
                 .networks
                 .iter()
@@ -104,25 +127,29 @@ impl Records {
         let short = lower.strip_suffix(DOMAIN).unwrap_or(&lower);
         let view = self.view(asker);
         if short == "host" && lower != short || lower == "host.docker.internal" {
-            let gateways = self
-                .networks
-                .iter()
-                .filter(|n| view.contains(&n.id.as_str()))
-                .map(|n| n.gateway);
-            return Answer::Addresses(gateways.take(1).collect());
+            let mut here = self.networks.iter();
+            let first = here.find(|n| view.contains(&n.id.as_str()));
+            let gateways = first.into_iter().flat_map(|n| both(n.gateway, n.gateway6));
+            return Answer::Addresses(gateways.collect());
         }
         let known = self.names.get(short).map(Vec::as_slice).unwrap_or_default();
         let mut visible = false;
         let mut found = Vec::new();
         for c in known.iter().map(|i| &self.containers[*i]) {
-            let shared = c.addresses.iter().find(|a| view.contains(&a.0.as_str()));
+            let mut shared = c
+                .places
+                .iter()
+                .filter(|p| view.contains(&p.network.as_str()))
+                .peekable();
             let as_service = c.service.as_ref().is_some_and(|s| {
                 s.eq_ignore_ascii_case(short.strip_prefix("tasks.").unwrap_or(short))
             });
-            if let Some((_, ip)) = shared {
+            if let Some(first) = shared.peek() {
                 visible = true;
                 if c.healthy || !as_service {
-                    found.push(*ip);
+                    found.push(first.ip.into());
+                    // The first network that both are on may have IPv4 only.
+                    found.extend(shared.find_map(|p| p.ip6).map(IpAddr::V6));
                 }
             }
         }
@@ -136,12 +163,14 @@ impl Records {
     }
 
     /// The name of the container at `ip`, if the asker shares a network with it.
-    pub fn reverse(&self, asker: Ipv4Addr, ip: Ipv4Addr) -> Answer {
+    pub fn reverse(&self, asker: Ipv4Addr, ip: IpAddr) -> Answer {
         let view = self.view(asker);
         let here = |c: &&Container| {
-            c.addresses
+            let mut shared = c
+                .places
                 .iter()
-                .any(|a| a.1 == ip && view.contains(&a.0.as_str()))
+                .filter(|p| view.contains(&p.network.as_str()));
+            shared.any(|p| p.all().any(|a| a == ip))
         };
         self.containers
             .iter()
@@ -159,51 +188,52 @@ mod tests {
     #[test]
     fn answers_depend_on_who_asks() {
         let ip = |n, h| Ipv4Addr::new(10, 0, n, h);
-        let make = |name: &str,
-                    service: Option<&str>,
-                    healthy,
-                    addresses: Vec<(String, Ipv4Addr)>| Container {
+        let ip6 = |n, h| Ipv6Addr::new(0xfd00, n, 0, 0, 0, 0, 0, h);
+        // On network B, of index 1, there is IPv6.
+        let place = |n: u8, h: u8| Place {
+            network: if n == 0 { "A" } else { "B" }.into(),
+            ip: ip(n, h),
+            ip6: (n == 1).then(|| ip6(1, h.into())),
+        };
+        let make = |name: &str, service: Option<&str>, healthy, places: Vec<Place>| Container {
             id: "ab".repeat(32),
             name: name.into(),
             service: service.map(Into::into),
             healthy,
-            addresses,
+            places,
             ..Container::default()
         };
         let records = Records::new(
             vec![
-                make(
-                    "web-1",
-                    Some("web"),
-                    true,
-                    vec![("A".into(), ip(0, 2)), ("B".into(), ip(1, 2))],
-                ),
-                make("web-2", Some("web"), false, vec![("B".into(), ip(1, 3))]),
-                make("db", None, false, vec![("B".into(), ip(1, 4))]),
-                make("solo", None, true, vec![("A".into(), ip(0, 5))]),
+                make("web-1", Some("web"), true, vec![place(0, 2), place(1, 2)]),
+                make("web-2", Some("web"), false, vec![place(1, 3)]),
+                make("db", None, false, vec![place(1, 4)]),
+                make("solo", None, true, vec![place(0, 5)]),
             ],
             vec![NetworkView {
                 id: "A".into(),
                 gateway: ip(0, 1),
+                gateway6: Some(ip6(0, 1)),
             }],
         );
-        let one = |i| Answer::Addresses(vec![i]);
-        assert_eq!(records.lookup(ip(1, 4), "WEB-1"), one(ip(1, 2)));
+        let one = |i: Ipv4Addr| Answer::Addresses(vec![i.into()]);
+        let two = |h: u8| Answer::Addresses(vec![ip(1, h).into(), ip6(1, h.into()).into()]);
+        assert_eq!(records.lookup(ip(1, 4), "WEB-1"), two(2));
         assert_eq!(
             records.lookup(ip(0, 5), "web-1.coracle.internal"),
             one(ip(0, 2))
         );
-        assert_eq!(records.lookup(ip(1, 4), "tasks.web"), one(ip(1, 2)));
-        assert_eq!(records.lookup(ip(1, 4), "db"), one(ip(1, 4)));
+        assert_eq!(records.lookup(ip(1, 4), "tasks.web"), two(2));
+        assert_eq!(records.lookup(ip(1, 4), "db"), two(4));
         assert_eq!(records.lookup(ip(0, 5), "db"), Answer::NoSuchName);
         assert_eq!(records.lookup(ip(0, 5), "example.org"), Answer::Forward);
         assert_eq!(
             records.lookup(ip(0, 5), "host.docker.internal"),
-            one(ip(0, 1))
+            Answer::Addresses(vec![ip(0, 1).into(), ip6(0, 1).into()])
         );
-        assert_eq!(
-            records.reverse(ip(1, 4), ip(1, 3)),
-            Answer::Pointer("web-2.coracle.internal".into())
-        );
+        let pointer = || Answer::Pointer("web-2.coracle.internal".into());
+        assert_eq!(records.reverse(ip(1, 4), ip(1, 3).into()), pointer());
+        assert_eq!(records.reverse(ip(1, 4), ip6(1, 3).into()), pointer());
+        assert_eq!(records.reverse(ip(0, 5), ip6(1, 3).into()), Answer::Forward);
     }
 }
