@@ -317,12 +317,34 @@ fn no_link_local(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
-/// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside.
+/// What is to be done with the inner end of an endpoint's link: its addresses, and up.
+fn inner_end(endpoint: &Endpoint, index: u32, config: &mut Vec<Request>) {
+    let mut raise = LinkMessage::default();
+    raise.header.index = index;
+    config.push(add(address(
+        index,
+        Ipv4Net::new_assert(endpoint.ip, endpoint.prefix),
+    )));
+    if let Some(v6) = endpoint.v6 {
+        config.push(add(address(index, Ipv6Net::new_assert(v6.ip, v6.prefix))));
+    } else if v6::in_kernel() {
+        config.push(Request::route(
+            RouteNetlinkMessage::SetLink(no_link_local(raise.clone())),
+            0,
+        ));
+    }
+    config.extend(endpoint.link_local.iter().map(|ip| link_local(index, *ip)));
+    config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
+}
+
+/// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside. A `fresh` one has
+/// only its loopback yet.
 pub(crate) fn connect(
     host: &mut Netlink,
     inside: BorrowedFd<'_>,
     endpoints: &[(Endpoint, u32)],
     routes: &Routes,
+    fresh: bool,
 ) -> Result<(), NetworkError> {
     let with_ipv6 = endpoints.iter().any(|(e, _)| e.v6.is_some());
     let enter = || {
@@ -332,26 +354,20 @@ pub(crate) fn connect(
         Netlink::route().map_err(failed("open netlink in the container"))
     };
     let mut ns = netns::run_in(inside, enter)??;
-    let ipv6_known = v6::in_kernel();
-    let present = if endpoints.is_empty() {
-        Vec::new()
-    } else {
-        links(&mut ns)?
-    };
-    let first_index = present.iter().map(|l| l.0).max().unwrap_or(1) + 1;
-    let mut free = (0..)
+    let present = if fresh { Vec::new() } else { links(&mut ns)? };
+    let names: Vec<_> = (0..)
         .map(|n| format!("eth{n}"))
-        .filter(|n| !present.iter().any(|l| &l.1 == n));
+        .filter(|n| !present.iter().any(|l| &l.1 == n))
+        .take(endpoints.len())
+        .collect();
     let mut pairs = Vec::new();
     // The loopback link has index 1 in every namespace.
     let mut lo = LinkMessage::default();
     lo.header.index = 1;
     let mut config = vec![Request::route(RouteNetlinkMessage::SetLink(up(lo)), 0)];
-    for (offset, (endpoint, bridge)) in endpoints.iter().enumerate() {
-        let index = first_index + offset as u32;
+    for ((endpoint, bridge), name) in endpoints.iter().zip(&names) {
         // A veth end cannot go up before its peer exists, so the inner one is raised afterwards.
-        let mut peer = named(&free.next().unwrap_or_default());
-        peer.header.index = index;
+        let mut peer = named(name);
         peer.attributes
             .push(LinkAttribute::Address(endpoint.mac.to_vec()));
         peer.attributes
@@ -373,31 +389,27 @@ pub(crate) fn connect(
             )])),
         ]));
         pairs.push(Request::route(RouteNetlinkMessage::NewLink(port), 0));
-        let mut raise = LinkMessage::default();
-        raise.header.index = index;
-        config.push(add(address(
-            index,
-            Ipv4Net::new_assert(endpoint.ip, endpoint.prefix),
-        )));
-        if let Some(v6) = endpoint.v6 {
-            config.push(add(address(index, Ipv6Net::new_assert(v6.ip, v6.prefix))));
-        } else if ipv6_known {
-            config.push(Request::route(
-                RouteNetlinkMessage::SetLink(no_link_local(raise.clone())),
-                0,
-            ));
-        }
-        config.extend(endpoint.link_local.iter().map(|ip| link_local(index, *ip)));
-        config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
     }
-    config.extend(routes.requests());
+    let configure = |ns: &mut Netlink| {
+        // Which number a link gets is the kernel's to say: it counts on over those that are gone.
+        let present = if endpoints.is_empty() {
+            Vec::new()
+        } else {
+            links(ns)?
+        };
+        for ((endpoint, _), name) in endpoints.iter().zip(&names) {
+            let index = present.iter().find(|l| &l.1 == name).map(|l| l.0);
+            let index = index.ok_or_else(|| NetworkError::NotFound(name.clone()))?;
+            inner_end(endpoint, index, &mut config);
+        }
+        config.extend(routes.requests());
+        ns.batch(&config)
+            .map_err(failed("configure the container's links"))
+    };
     let built = host
         .batch(&pairs)
         .map_err(failed("create the container's links"))
-        .and_then(|()| {
-            ns.batch(&config)
-                .map_err(failed("configure the container's links"))
-        });
+        .and_then(|()| configure(&mut ns));
     if built.is_err() {
         let names: Vec<_> = endpoints.iter().map(|e| e.0.host_link.clone()).collect();
         let _ = remove(host, &names);
