@@ -166,10 +166,10 @@ fn addresses_of_both_families() {
     assert!(routes().contains("default via fd00:9::fe "), "{}", routes());
     // A release before IPv6 reads what is written.
     older_releases_read(&d);
-    let started = d.field("serves", ".State.StartedAt");
+    let process = d.field("serves", ".State.Pid");
     d.kill();
     d.up();
-    assert_eq!(d.field("serves", ".State.StartedAt"), started);
+    assert_eq!(d.field("serves", ".State.Pid"), process);
     fields(&d);
     talk(&d);
     // Rules that something else removed come back.

@@ -390,7 +390,7 @@ pub(crate) fn connect(
         ]));
         pairs.push(Request::route(RouteNetlinkMessage::NewLink(port), 0));
     }
-    let configure = |ns: &mut Netlink| {
+    let mut configure = |ns: &mut Netlink| {
         // Which number a link gets is the kernel's to say: it counts on over those that are gone.
         let present = if endpoints.is_empty() {
             Vec::new()

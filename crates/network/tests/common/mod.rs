@@ -63,6 +63,9 @@ pub fn container(networks: &Networks, n: u8, network: &str) -> (OwnedFd, Endpoin
     (ns, endpoint)
 }
 
+/// Time for a packet that was lost while links came up to be sent again, twice.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 /// Serves in `ns`, on both families: answers every client with the address it is seen under.
 pub fn serve(ns: &OwnedFd, port: u16) {
     let listener = netns::run_in(ns.as_fd(), || {
@@ -81,7 +84,7 @@ pub fn serve(ns: &OwnedFd, port: u16) {
 pub fn ask(ns: &OwnedFd, ip: impl Into<IpAddr>, port: u16) -> Option<String> {
     let to = SocketAddr::new(ip.into(), port);
     netns::run_in(ns.as_fd(), || {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(1)).ok()?;
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         Some(text)
