@@ -71,6 +71,12 @@ impl Engine {
         image: &Image,
         step: bool,
     ) -> Result<Created> {
+        if let Some(other) = request.host_config.network_mode.strip_prefix("container:") {
+            // Who shares the network shares its names.
+            let other = self.find(other)?.read(|r| r.config.clone());
+            request.config.hostname = other.hostname;
+            request.config.domainname = other.domainname;
+        }
         if request.config.hostname.is_empty() {
             request.config.hostname = if request.host_config.network_mode == "host" {
                 rustix::system::uname()
@@ -171,6 +177,14 @@ impl Engine {
     /// Refuses namespaces of containers that are not there, or do not give theirs.
     fn settle_namespaces(&self, request: &CreateRequest) -> Result<()> {
         let host = &request.host_config;
+        let networks = request
+            .networking_config
+            .endpoints_config
+            .values()
+            .flatten();
+        for text in host.links.iter().chain(networks.flat_map(|e| &e.links)) {
+            self.find(crate::names::link(text).0)?;
+        }
         if let Some(other) = host.pid_mode.strip_prefix("container:") {
             self.find(other)?;
         }

@@ -111,9 +111,11 @@ pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
             bindings
         };
         for binding in bindings {
+            let ports = host_ports(&binding.host_port)?;
             wanted.push(PortRequest {
                 host_ip: host_address(&binding.host_ip)?,
-                host_port: host_port(&binding.host_port)?,
+                host_port: ports.0,
+                host_last: ports.1,
                 container_port,
                 protocol,
             });
@@ -129,6 +131,7 @@ pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
                 wanted.push(PortRequest {
                     host_ip: None,
                     host_port: 0,
+                    host_last: 0,
                     container_port,
                     protocol,
                 });
@@ -169,15 +172,20 @@ pub(crate) fn host_address(text: &str) -> Result<Option<IpAddr>> {
     })
 }
 
-pub(crate) fn host_port(text: &str) -> Result<u16> {
+/// Reads a port of the host, or a range to choose from (`8000-8010`); nothing or 0 is any that is free.
+pub(crate) fn host_ports(text: &str) -> Result<(u16, u16)> {
     if text.is_empty() {
-        return Ok(0);
+        return Ok((0, 0));
     }
-    text.parse().map_err(|_| {
-        EngineError::Invalid(format!(
-            "invalid host port \"{text}\": give one port from 1 to 65535, or 0 for one that is free"
-        ))
-    })
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let ports = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+    ports
+        .filter(|(first, last)| first <= last && (*first > 0 || *last == 0))
+        .ok_or_else(|| {
+            EngineError::Invalid(format!(
+                "invalid host port \"{text}\": give one port from 1 to 65535, a range such as 8000-8010, or 0 for one that is free"
+            ))
+        })
 }
 
 #[cfg(test)]

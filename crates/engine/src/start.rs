@@ -298,7 +298,7 @@ impl Engine {
         }
     }
 
-    fn write_files(
+    pub(crate) fn write_files(
         &self,
         container: &Container,
         record: &Record,

@@ -251,6 +251,8 @@ pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<
         .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
             InfoKind::Bridge,
         )]));
+    let mtu = crate::options::of(&network.options).mtu;
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     let create = Request::route(RouteNetlinkMessage::NewLink(message), NEW);
     match netlink.batch(&[create]) {
         Err(e) if e.exists() => {
@@ -317,14 +319,26 @@ fn no_link_local(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
+/// An endpoint and how it is plugged in.
+#[derive(Debug, Clone)]
+pub(crate) struct Plug {
+    pub endpoint: Endpoint,
+    /// Index of the bridge.
+    pub bridge: u32,
+    /// Largest packet in bytes; the kernel's own if absent.
+    pub mtu: Option<u32>,
+    /// It reaches nothing that is isolated too.
+    pub isolated: bool,
+}
+
 /// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside.
 pub(crate) fn connect(
     host: &mut Netlink,
     inside: BorrowedFd<'_>,
-    endpoints: &[(Endpoint, u32)],
+    endpoints: &[Plug],
     routes: &Routes,
 ) -> Result<(), NetworkError> {
-    let with_ipv6 = endpoints.iter().any(|(e, _)| e.v6.is_some());
+    let with_ipv6 = endpoints.iter().any(|p| p.endpoint.v6.is_some());
     let enter = || {
         if with_ipv6 {
             v6::enable_namespace()?;
@@ -338,26 +352,31 @@ pub(crate) fn connect(
     } else {
         links(&mut ns)?
     };
-    let first_index = present.iter().map(|l| l.0).max().unwrap_or(1) + 1;
     let mut free = (0..)
         .map(|n| format!("eth{n}"))
         .filter(|n| !present.iter().any(|l| &l.1 == n));
-    let mut pairs = Vec::new();
+    let (mut pairs, mut inner_names) = (Vec::new(), Vec::new());
     // The loopback link has index 1 in every namespace.
     let mut lo = LinkMessage::default();
     lo.header.index = 1;
     let mut config = vec![Request::route(RouteNetlinkMessage::SetLink(up(lo)), 0)];
-    for (offset, (endpoint, bridge)) in endpoints.iter().enumerate() {
-        let index = first_index + offset as u32;
+    for plug in endpoints {
+        let endpoint = &plug.endpoint;
+        let inner_name = free.next().unwrap_or_default();
         // A veth end cannot go up before its peer exists, so the inner one is raised afterwards.
-        let mut peer = named(&free.next().unwrap_or_default());
-        peer.header.index = index;
+        let mut peer = named(&inner_name);
+        inner_names.push(inner_name);
+        let mtu = plug.mtu.map(LinkAttribute::Mtu);
+        peer.attributes.extend(mtu.clone());
         peer.attributes
             .push(LinkAttribute::Address(endpoint.mac.to_vec()));
         peer.attributes
             .push(LinkAttribute::NetNsFd(inside.as_raw_fd()));
         let mut message = up(named(&endpoint.host_link));
-        message.attributes.push(LinkAttribute::Controller(*bridge));
+        message.attributes.extend(mtu);
+        message
+            .attributes
+            .push(LinkAttribute::Controller(plug.bridge));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -366,13 +385,35 @@ pub(crate) fn connect(
         // With br_netfilter a container's packet to its own published port is turned round inside
         // the bridge, which drops it unless the port may send back where it received.
         let mut port = named(&endpoint.host_link);
+        let mut flags = vec![InfoBridgePort::HairpinMode(true)];
+        if plug.isolated {
+            flags.push(InfoBridgePort::Isolated(true));
+        }
         port.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                true,
-            )])),
+            LinkInfo::PortData(InfoPortData::BridgePort(flags)),
         ]));
         pairs.push(Request::route(RouteNetlinkMessage::NewLink(port), 0));
+    }
+    let unplug = |host: &mut Netlink| {
+        let names = endpoints.iter().map(|p| p.endpoint.host_link.clone());
+        let _ = remove(host, &names.collect::<Vec<_>>());
+    };
+    if let Err(error) = host.batch(&pairs) {
+        unplug(host);
+        return Err(failed("create the container's links")(error));
+    }
+    // Which indexes the kernel has given is known to it alone.
+    let known = if endpoints.is_empty() {
+        Ok(Vec::new())
+    } else {
+        links(&mut ns)
+    };
+    let known = known.inspect_err(|_| unplug(host))?;
+    for (plug, inner_name) in endpoints.iter().zip(&inner_names) {
+        let endpoint = &plug.endpoint;
+        let index = known.iter().find(|l| l.1 == *inner_name);
+        let index = index.map(|l| l.0).unwrap_or_default();
         let mut raise = LinkMessage::default();
         raise.header.index = index;
         config.push(add(address(
@@ -391,16 +432,11 @@ pub(crate) fn connect(
         config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
     }
     config.extend(routes.requests());
-    let built = host
-        .batch(&pairs)
-        .map_err(failed("create the container's links"))
-        .and_then(|()| {
-            ns.batch(&config)
-                .map_err(failed("configure the container's links"))
-        });
+    let built = ns
+        .batch(&config)
+        .map_err(failed("configure the container's links"));
     if built.is_err() {
-        let names: Vec<_> = endpoints.iter().map(|e| e.0.host_link.clone()).collect();
-        let _ = remove(host, &names);
+        unplug(host);
     }
     built
 }

@@ -213,16 +213,11 @@ pub fn changeable(asked: &HostConfig) -> Result<()> {
 /// # Errors
 /// [`EngineError::Invalid`] naming the field.
 pub fn endpoint(config: &EndpointConfig) -> Result<()> {
-    for (key, what) in [
-        ("Links", "legacy links"),
-        ("DriverOpts", "options of network drivers"),
-    ] {
-        if config.other.get(key).is_some_and(|v| !is_zero(v)) {
-            return Err(refuse(
-                &format!("EndpointSettings.{key} ({what})"),
-                "leave it out",
-            ));
-        }
+    if config.other.get("DriverOpts").is_some_and(|v| !is_zero(v)) {
+        return Err(refuse(
+            "EndpointSettings.DriverOpts (options of network drivers)",
+            "leave it out",
+        ));
     }
     fixed_address(config)?;
     fixed_address6(config)?;
@@ -308,12 +303,6 @@ fn check_modes(host: &HostConfig) -> Result<()> {
         // The first is what `inspect` says: whoever makes a container anew from that gets the same.
         "coracle" | "" | "runc" | "io.containerd.runc.v2" => {}
         other => return Err(refuse(&format!("runtime \"{other}\""), "leave it out")),
-    }
-    if !host.links.is_empty() {
-        return Err(refuse(
-            "--link",
-            "containers on one network find each other by name",
-        ));
     }
     if !host.cgroup_parent.is_empty() {
         return Err(refuse("--cgroup-parent", "leave it out"));
