@@ -224,6 +224,20 @@ impl Engine {
         if chosen || endpoints.is_empty() {
             endpoints.entry(mode.clone()).or_default();
         }
+        // The older place of the hardware address.
+        let mac = request.config.mac_address.as_deref().unwrap_or_default();
+        if let Some(settings) = endpoints.get_mut(&mode).filter(|_| !mac.is_empty()) {
+            crate::ports::fixed_mac(mac)?;
+            let settings = settings.get_or_insert_default();
+            if !settings.mac_address.is_empty() && settings.mac_address != mac {
+                return Err(EngineError::Invalid(
+                    "the container-wide MAC address must match the endpoint-specific MAC address for the main network, \
+                     or be left empty"
+                        .into(),
+                ));
+            }
+            mac.clone_into(&mut settings.mac_address);
+        }
         for name in endpoints.keys() {
             self.0.networks.get(name)?;
         }

@@ -35,8 +35,8 @@ impl Asked<'_, '_> {
         assert!(pulled.text().contains("Status"), "{}", pulled.text());
         self.stream("CreateImageInfo", &pulled);
         // What is not there.
-        let nothing = post("/images/create?fromImage=127.0.0.1:5000/none&tag=1");
-        self.stream("CreateImageInfo", &nothing);
+        let nothing = "/images/create?fromImage=127.0.0.1:5000/none&tag=1";
+        self.ask(404, "POST /images/create", nothing, &Value::Null);
         let context = tar(
             self.d,
             "Dockerfile",

@@ -131,6 +131,11 @@ pub const UNSENT: &[Exception] = &[
         CONTAINERD,
     ),
     always("ContainerWaitResponse.Error", "of waits that fail"),
+    always("CreateImageInfo.error", "of pulls that break off midway"),
+    always(
+        "CreateImageInfo.errorDetail",
+        "of pulls that break off midway",
+    ),
     always("CreateImageInfo.progress", DRAWN),
     always("EndpointIPAMConfig.LinkLocalIPs", REFUSED),
     always("HostConfig.KernelMemoryTCP", REFUSED),
