@@ -91,6 +91,16 @@ impl Engine {
         if self.0.cgroups.is_v2() && request.host_config.oom_kill_disable == Some(true) {
             warnings.push("OomKillDisable has no meaning on cgroup v2; it was left out".to_owned());
         }
+        let host = &request.host_config;
+        if host.network_mode == "host" && !host.port_bindings.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".to_owned());
+        }
+        if host.oom_kill_disable == Some(true) && host.memory == 0 {
+            warnings.push(
+                "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
+                    .to_owned(),
+            );
+        }
         let mounts = self.mounts_of(&request)?;
         let dir = self.container_dir(id);
         let make = |path: &std::path::Path, mode| {

@@ -142,7 +142,8 @@ impl Engine {
                 container.id, network.name
             )));
         }
-        if container.phase() == Phase::Running {
+        // `none` is a network by name only.
+        if container.phase() == Phase::Running && network.driver == Driver::Bridge {
             let (networks, id, of) = (
                 self.0.networks.clone(),
                 container.id.to_string(),
@@ -179,7 +180,7 @@ impl Engine {
         let endpoints = &record.state.endpoints;
         let known = std::fs::read_to_string(container.dir.join("resolv.conf")).unwrap_or_default();
         let asks = |e: &Endpoint| known.contains(&format!("nameserver {}\n", e.gateway));
-        if !record.host_config.dns.is_empty() || endpoints.iter().any(asks) {
+        if endpoints.iter().any(asks) {
             return;
         }
         if let Err(error) = self.write_files(container, &record, endpoints) {

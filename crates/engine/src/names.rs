@@ -30,6 +30,12 @@ impl Engine {
                     name: r.name.clone(),
                     aliases: vec![r.config.hostname.clone()],
                     links: links.clone(),
+                    upstream: r
+                        .host_config
+                        .dns
+                        .iter()
+                        .filter_map(|d| d.parse().ok())
+                        .collect(),
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
                     healthy: health.map_or_else(|| !r.is_tested(), |h| h.is_good()),
                     places: r.state.endpoints.iter().map(place).collect(),

@@ -1,7 +1,7 @@
 //! Published ports and fixed addresses, as they are written.
 
 use crate::error::{EngineError, Result};
-use crate::model::{EndpointConfig, IpamConfig, PortBinding};
+use crate::model::{ContainerConfig, EndpointConfig, HostConfig, IpamConfig, PortBinding};
 use crate::record::Record;
 use coracle_network::{EndpointRequest, PortRequest, Protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -99,9 +99,8 @@ pub(crate) fn fixed_mac(text: &str) -> Result<Option<[u8; 6]>> {
 }
 
 /// The ports asked for, as the network takes them; 0 lets it choose.
-pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
+pub(crate) fn ports(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<PortRequest>> {
     let mut wanted = Vec::new();
-    let host = &record.host_config;
     for (port, bindings) in &host.port_bindings {
         let (container_port, protocol) = port_of(port)?;
         let bindings = bindings.clone().unwrap_or_default();
@@ -122,7 +121,7 @@ pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
         }
     }
     if host.publish_all_ports {
-        for port in record.config.exposed_ports.keys() {
+        for port in config.exposed_ports.keys() {
             let (container_port, protocol) = port_of(port)?;
             if !wanted
                 .iter()

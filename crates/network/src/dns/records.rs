@@ -52,6 +52,8 @@ pub struct Container {
     pub name: String,
     /// Further names, wherever it is.
     pub aliases: Vec<String>,
+    /// Who answers it what is not ours; the machine's resolvers if nobody.
+    pub upstream: Vec<IpAddr>,
     /// Names of its own for other containers: name and id.
     pub links: Vec<(String, String)>,
     /// The service it is an instance of.
@@ -170,6 +172,11 @@ impl Records {
             }
             None => Answer::Forward,
         }
+    }
+
+    /// Who answers the client at `asker` what is not ours, if it has resolvers of its own.
+    pub fn upstream(&self, asker: Ipv4Addr) -> &[IpAddr] {
+        self.asking(asker).map_or(&[], |c| &c.upstream)
     }
 
     /// The addresses of whom the asker has a link of this name to.
