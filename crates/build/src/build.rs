@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub file: Dockerfile,
     pub plan: Plan,
     pub context: Context,
-    pub work: Work,
+    pub work: Arc<Work>,
     pub platform: Platform,
     /// `SOURCE_DATE_EPOCH`, if it is given.
     pub epoch: Option<DateTime<Utc>>,
@@ -119,7 +119,7 @@ impl Shared {
 pub(crate) async fn build(
     engine: Engine,
     caches: Arc<Caches>,
-    work: Work,
+    work: Arc<Work>,
     context: Context,
     options: BuildOptions,
     events: UnboundedSender<Event>,

@@ -76,7 +76,7 @@ impl Stage {
         let job = Arc::new(job);
         let (items, part) = {
             let job = job.clone();
-            tokio::task::spawn_blocking(move || job.find()).await??
+            crate::within(&self.shared.work, move || job.find()).await?
         };
         let key = Key::new("copy 1")
             .add(self.state.chain().to_string())
@@ -254,11 +254,11 @@ impl Stage {
         };
         let images = self.shared.engine.images().clone();
         let newest = self.shared.epoch;
-        let made = tokio::task::spawn_blocking(move || {
+        let made = crate::within(&self.shared.work, move || {
             view::inside(&parts, put)??;
-            Ok::<_, BuildError>(images.adopt(&parts.upper, newest)?)
+            Ok(images.adopt(&parts.upper, newest)?)
         });
-        let adopted = made.await??;
+        let adopted = made.await?;
         let mut record = CacheRecord::new(key, adopted.diff_id, created_by.to_owned());
         record.created = self.shared.now();
         self.state.layer(

@@ -93,12 +93,13 @@ impl Builder {
         options: BuildOptions,
         events: UnboundedSender<Event>,
     ) -> Result<Built> {
-        let work = Work::new(&self.work)?;
+        let work = Arc::new(Work::new(&self.work)?);
         let path = work.path().join("context");
         let context = match source {
             Source::Archive(archive) => {
                 let archive = SyncIoBridge::new(archive);
-                tokio::task::spawn_blocking(move || Context::unpack(&path, archive)).await??
+                let unpack = move || Context::unpack(&path, archive);
+                within(&work, unpack).await?
             }
             Source::Remote(url) => {
                 let to = work.place("remote");
@@ -107,7 +108,7 @@ impl Builder {
                     url,
                     why: coracle_engine::full_error(&e),
                 })?;
-                tokio::task::spawn_blocking(move || Context::of_file(&path, &to)).await??
+                within(&work, move || Context::of_file(&path, &to)).await?
             }
         };
         let (engine, caches) = (self.engine.clone(), self.caches.clone());
@@ -141,4 +142,18 @@ impl Builder {
         });
         pruned.await?
     }
+}
+
+/// Does blocking work in a build's directory, which stays until the work is done, also if nobody waits for it any more.
+pub(crate) async fn within<T: Send + 'static>(
+    work: &Arc<Work>,
+    blocking: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let held = work.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        let done = blocking();
+        drop(held);
+        done
+    });
+    done.await?
 }

@@ -397,9 +397,12 @@ impl Stage {
         }
         let (upper, images, newest) = (step.upper(), engine.images().clone(), self.shared.epoch);
         let root = self.open(&self.state.layers)?;
-        let taken = tokio::task::spawn_blocking(move || {
-            stubs.remove(root.as_fd(), &upper)?;
-            Ok::<_, BuildError>(images.adopt(&upper, newest)?)
+        // The container goes when its files are taken, not before, whoever waits.
+        let (step, taken) = crate::within(&self.shared.work, move || {
+            let taken = stubs
+                .remove(root.as_fd(), &upper)
+                .and_then(|()| Ok(images.adopt(&upper, newest)?));
+            Ok((step, taken))
         })
         .await?;
         step.remove().await?;
