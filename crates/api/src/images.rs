@@ -367,7 +367,11 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
         if let Ok(removed) = app
             .engine
             .images()
-            .remove(&image.id.to_string(), true, &|id| user(&app.engine, id))
+            .remove(&image.id.to_string(), true, &|id| {
+                // One that a container was made of meanwhile is not to lose its names.
+                let user = user(&app.engine, id);
+                user.map(|u| InUse { running: true, ..u })
+            })
         {
             bytes += size;
             rows.extend(removed.iter().map(|r| match r {

@@ -57,6 +57,9 @@ pub(crate) struct Record {
     /// When a container was made of it last, as far as that was written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<DateTime<Utc>>,
+    /// It was removed, and stays out of sight as long as containers need it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// How a name was understood.
@@ -91,9 +94,11 @@ impl Index {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         if let Ok(digest) = Digest::from_hex(hex) {
             let id = ImageId::from(digest);
+            let visible = |r: &Record| !r.removed;
             return self
                 .images
-                .contains_key(&id)
+                .get(&id)
+                .is_some_and(visible)
                 .then_some(Found::Id(id))
                 .ok_or_else(not_found);
         }
@@ -112,7 +117,10 @@ impl Index {
             }
             return Err(not_found());
         }
-        let mut fits = self.images.keys().filter(|id| id.hex().starts_with(hex));
+        let visible = self.images.iter().filter(|(_, r)| !r.removed);
+        let mut fits = visible
+            .map(|(id, _)| id)
+            .filter(|id| id.hex().starts_with(hex));
         match (fits.next(), fits.count()) {
             (None, _) => Err(not_found()),
             (Some(id), 0) => Ok(Found::Id(*id)),
@@ -180,6 +188,7 @@ mod tests {
                 blobs: vec![],
                 labels: BTreeMap::new(),
                 last_used: None,
+                removed: false,
             };
             index.images.insert(image, record);
         }

@@ -48,6 +48,6 @@ pub use push::Pushed;
 pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use remove::{InUse, Removed};
-pub use store::ImageStore;
+pub use store::{Claim, ImageStore};
 pub use transient::Transient;
 pub use unpack::{CopyInto, LayerError, Limits, copy_into, is_tar};
