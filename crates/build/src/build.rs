@@ -45,7 +45,6 @@ pub(crate) struct Shared {
     pub consumed: Mutex<BTreeSet<String>>,
     /// Serialises pulls, so that two stages do not ask for one image twice.
     pub pulling: tokio::sync::Mutex<()>,
-    pub author: Mutex<Option<String>>,
 }
 
 /// What a build made.
@@ -170,7 +169,6 @@ pub(crate) async fn build(
         records: Mutex::default(),
         consumed: Mutex::default(),
         pulling: tokio::sync::Mutex::new(()),
-        author: Mutex::default(),
     });
     let guard = Settle(shared.clone());
     let ended = stages_of(&shared, &events).await;
@@ -278,10 +276,9 @@ async fn finish(
         );
         let _ = events.send(Event::Warning(text));
     }
-    let author = shared.author.lock().map(|a| a.clone()).unwrap_or_default();
     // The same image as before is as old as before: the same digest.
     let key = Key::new("image 1")
-        .add(state.document(DateTime::UNIX_EPOCH, author.as_deref()))
+        .add(state.document(DateTime::UNIX_EPOCH))
         .finish();
     let now = match shared.cached(&key) {
         Some(record) if shared.epoch.is_none() => record.created,
@@ -292,7 +289,7 @@ async fn finish(
             record.created
         }
     };
-    let document = state.document(now, author.as_deref());
+    let document = state.document(now);
     let images = shared.engine.images().clone();
     let names: Vec<Reference> = shared.options.tags.clone();
     let layers = state.layers.clone();

@@ -37,6 +37,8 @@ struct Job {
     chmod: Option<String>,
     exclude: Vec<String>,
     unpack: bool,
+    /// Whether what came from the web is unpacked as well.
+    unpack_web: bool,
     parents: bool,
     stamp: i64,
     epoch: Option<i64>,
@@ -136,6 +138,7 @@ impl Stage {
             chmod,
             exclude,
             unpack: copy.unpack.unwrap_or(command == "ADD"),
+            unpack_web: copy.unpack == Some(true),
             parents: copy.parents,
             stamp: self.state.stamp,
             epoch: self.shared.epoch.map(|e| e.timestamp()),
@@ -201,17 +204,18 @@ impl Stage {
                 )));
             }
         }
-        let name = if job.into {
-            fetched.name
-        } else {
-            "file".into()
+        let name = match fetched.name {
+            name if !name.is_empty() => name,
+            _ if job.into => {
+                return Err(failed(
+                    "the address names no file; give the destination a name".into(),
+                ));
+            }
+            // As BuildKit calls it, should the destination turn out to be a directory.
+            _ => "__unnamed__".into(),
         };
-        if name.is_empty() {
-            return Err(failed(
-                "the address names no file; give the destination a name".into(),
-            ));
-        }
-        let path = dir.join(&name);
+        // Of its own, since the file may be called as anything else here.
+        let path = self.shared.work.directory("named")?.join(&name);
         fs::rename(dir.join("file"), &path).map_err(file("renaming", &path))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(&path, private).map_err(file("setting the mode of", &path))?;
@@ -333,17 +337,11 @@ impl Job {
                 place: Place::Context,
                 parents: false,
                 // What came from the web is kept as it is, unless it is asked for.
-                unpack: false,
+                unpack: self.unpack_web,
                 ..search
             };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             items.extend(search.find(&name.replace(['*', '?', '[', '\\'], "?"))?);
-        }
-        if items.len() > 1 && !self.into {
-            return Err(invalid(format!(
-                "When using {} with more than one source file, the destination must be a directory and end with a /",
-                self.command
-            )));
         }
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
         let mut key = Key::new("job 1")
@@ -387,6 +385,15 @@ impl Job {
             excluded: &|p: &Path| exclude.as_ref().is_some_and(|e| leaves_out(e, p)),
         };
         let target = tree::resolve(root, &self.target).map_err(|e| BuildError::Copy(e.into()))?;
+        if items.len() > 1 && !self.into {
+            let there = tree::stat(root, &target).map_err(|e| BuildError::Copy(e.into()))?;
+            if there.as_ref().map(tree::kind) != Some(FileType::Directory) {
+                return Err(invalid(format!(
+                    "When using {} with more than one source file, the destination must be a directory and end with a /",
+                    self.command
+                )));
+            }
+        }
         let mut placer = Placer::new(root, owner);
         placer.copy(items, &target, self.into, &change)?;
         placer.finish(self.stamp, self.epoch)

@@ -76,6 +76,7 @@ impl Builder {
         let dir = engine.options().state_dir.join("build");
         let work = dir.join("work");
         work::clear(&work)?;
+        work::clear(&run::secrets_dir(&engine))?;
         Ok(Self {
             caches: Caches::open(&dir.join("mounts"))?,
             engine,

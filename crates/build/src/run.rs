@@ -256,15 +256,16 @@ impl Stage {
 
     /// Writes a secret where it does not outlive the power.
     fn secret(&self, mount: &RunMount, content: &[u8], all: &mut Mounts) -> Result<PathBuf> {
-        let run_dir = &self.shared.engine.options().run_dir;
+        let run_dir = secrets_dir(&self.shared.engine);
+        crate::work::make(&run_dir, 0o700)?;
         let dir = match &all.secrets {
             Some(dir) => dir,
             None => {
                 let dir = tempfile::Builder::new()
                     .prefix("secrets-")
-                    .tempdir_in(run_dir);
+                    .tempdir_in(&run_dir);
                 all.secrets
-                    .insert(dir.map_err(file("making a directory in", run_dir))?)
+                    .insert(dir.map_err(file("making a directory in", &run_dir))?)
             }
         };
         let path = dir.path().join(all.mounts.len().to_string());
@@ -409,6 +410,11 @@ impl Stage {
         drop(image);
         taken
     }
+}
+
+/// Where secrets are as long as a command runs that gets them.
+pub(crate) fn secrets_dir(engine: &coracle_engine::Engine) -> PathBuf {
+    engine.options().run_dir.join("build-secrets")
 }
 
 fn bind(source: &Path, target: &str, read_only: bool) -> Mount {

@@ -131,6 +131,25 @@ impl Index {
         }
     }
 
+    /// What a name means that is saved: images, with the names that they are to have. A name alone means all its tags.
+    pub fn named_to_save(&self, text: &str) -> Result<Vec<(ImageId, Option<Reference>)>> {
+        let alone = Reference::parse_familiar(text)
+            .ok()
+            .filter(|r| r.tag().is_none() && r.digest().is_none());
+        let of_id = Digest::from_hex(text.strip_prefix("sha256:").unwrap_or(text)).is_ok();
+        if let Some(alone) = alone.filter(|_| !of_id) {
+            let tags = self.tags.iter().filter(|(t, _)| t.name() == alone.name());
+            let all: Vec<_> = tags.map(|(t, id)| (*id, Some(t.clone()))).collect();
+            if !all.is_empty() {
+                return Ok(all);
+            }
+        }
+        Ok(vec![match self.find(text)? {
+            Found::Tag(name, id) => (id, Some(name)),
+            other => (other.id(), None),
+        }])
+    }
+
     fn named(&self, reference: &Reference) -> Option<Found> {
         if let Some(digest) = reference.digest() {
             let key = reference.with_digest(digest);
@@ -228,6 +247,28 @@ mod tests {
         ));
         assert!(matches!(index.find("Redis"), Err(ImageError::Reference(_))));
         assert!(matches!(index.find(""), Err(ImageError::Reference(_))));
+    }
+
+    #[test]
+    fn what_is_saved() {
+        let (mut index, a, b) = sample();
+        index
+            .tags
+            .insert(Reference::parse_normalized("redis:7").unwrap(), b);
+        let saved = |text: &str| {
+            let all = index.named_to_save(text).unwrap().into_iter();
+            all.map(|(id, name)| (id, name.map_or_else(String::new, |n| n.familiar())))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            saved("redis"),
+            [(b, "redis:7".into()), (a, "redis:latest".into())]
+        );
+        assert_eq!(saved("redis:7"), [(b, "redis:7".into())]);
+        assert_eq!(saved("ac"), [(a, "ac:latest".into())], "a name, not an id");
+        assert_eq!(saved("aca"), [(b, String::new())]);
+        assert_eq!(saved(&a.to_string()), [(a, String::new())]);
+        assert!(index.named_to_save("nothing").is_err());
     }
 
     #[test]
