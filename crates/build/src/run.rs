@@ -8,10 +8,11 @@ use crate::stage::{PROXIES, Stage};
 use crate::stubs::Stubs;
 use crate::tree;
 use crate::work::Mounted;
-use coracle_dockerfile::{Command, Mount as RunMount, MountKind, Run};
+use coracle_dockerfile::{Command, Mount as RunMount, MountKind, Run, Sharing};
 use coracle_engine::model::config::Args;
 use coracle_engine::model::{ContainerConfig, CreateRequest, Mount};
 use coracle_image::CacheRecord;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Default)]
 struct Mounts {
     mounts: Vec<Mount>,
-    _caches: Vec<Used>,
+    caches: BTreeMap<String, Used>,
     _mounted: Vec<Mounted>,
     secrets: Option<tempfile::TempDir>,
 }
@@ -203,15 +204,12 @@ impl Stage {
     }
 
     async fn mount(&self, wanted: &[RunMount]) -> Result<Mounts> {
-        let mut all = Mounts::default();
+        let mut all = Mounts {
+            caches: self.caches(wanted).await?,
+            ..Mounts::default()
+        };
         for mount in wanted {
-            let target = |default: Option<String>| {
-                let target = mount.target.clone().or(default);
-                let target = target.ok_or_else(|| invalid("RUN --mount needs target=PATH"))?;
-                Ok::<_, BuildError>(crate::stage::clean(
-                    &Path::new(self.state.workdir()).join(target),
-                ))
-            };
+            let target = |default| self.mount_target(mount, default);
             match mount.kind {
                 MountKind::Tmpfs => {
                     let mut tmpfs = Mount {
@@ -229,7 +227,13 @@ impl Stage {
                     all.mounts.push(tmpfs);
                 }
                 MountKind::Bind => self.bind_mount(mount, &target(None)?, &mut all).await?,
-                MountKind::Cache => self.cache_mount(mount, &target(None)?, &mut all).await?,
+                MountKind::Cache => {
+                    let target = target(None)?;
+                    if let Some(used) = all.caches.get(&self.cache_id(mount)?) {
+                        let read_only = mount.read_only.unwrap_or(false);
+                        all.mounts.push(bind(&used.path, &target, read_only));
+                    }
+                }
                 MountKind::Secret => {
                     let id = mount.id.clone().or_else(|| {
                         let name = Path::new(mount.target.as_deref()?).file_name()?;
@@ -302,24 +306,54 @@ impl Stage {
         Ok(())
     }
 
-    async fn cache_mount(&self, mount: &RunMount, target: &str, all: &mut Mounts) -> Result<()> {
-        let id = mount.id.clone().unwrap_or_else(|| target.to_owned());
-        let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
-        let mode = mount.mode.unwrap_or(0o755);
-        let used = self
-            .shared
-            .caches
-            .take(&id, &mount.sharing, mode, owner)
-            .await?;
-        if let (true, Some(from)) = (used.new, &mount.from) {
-            let root = self.root_of(from).await?;
-            let (source, to) = (mount.source.clone().unwrap_or_default(), used.path.clone());
-            tokio::task::spawn_blocking(move || fill(&root, Path::new(&source), &to)).await??;
+    /// Takes the caches that a command wants, by their names.
+    async fn caches(&self, wanted: &[RunMount]) -> Result<BTreeMap<String, Used>> {
+        let mut plans: BTreeMap<String, (Sharing, &RunMount)> = BTreeMap::new();
+        for mount in wanted.iter().filter(|m| m.kind == MountKind::Cache) {
+            let id = self.cache_id(mount)?;
+            let plan = plans.entry(id).or_insert((mount.sharing, mount));
+            if mount.sharing == Sharing::Locked {
+                plan.0 = Sharing::Locked;
+            }
         }
-        all.mounts
-            .push(bind(&used.path, target, mount.read_only.unwrap_or(false)));
-        all._caches.push(used);
-        Ok(())
+        // Stages are waited for before anything is locked that they may wait for.
+        let mut begins = Vec::new();
+        for (id, (sharing, mount)) in plans {
+            let from = match &mount.from {
+                Some(from) => Some(self.root_of(from).await?),
+                None => None,
+            };
+            begins.push((id, sharing, mount, from));
+        }
+        let mut taken = BTreeMap::new();
+        for (id, sharing, mount, from) in begins {
+            let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+            let mode = mount.mode.unwrap_or(0o755);
+            let source = PathBuf::from(mount.source.clone().unwrap_or_default());
+            let begin = move |to: &Path| match from {
+                Some(root) => fill(&root, &source, to),
+                None => Ok(()),
+            };
+            let caches = &self.shared.caches;
+            let used = caches.take(&id, &sharing, mode, owner, begin).await?;
+            taken.insert(id, used);
+        }
+        Ok(taken)
+    }
+
+    fn cache_id(&self, mount: &RunMount) -> Result<String> {
+        match &mount.id {
+            Some(id) => Ok(id.clone()),
+            None => self.mount_target(mount, None),
+        }
+    }
+
+    fn mount_target(&self, mount: &RunMount, default: Option<String>) -> Result<String> {
+        let target = mount.target.clone().or(default);
+        let target = target.ok_or_else(|| invalid("RUN --mount needs target=PATH"))?;
+        Ok(crate::stage::clean(
+            &Path::new(self.state.workdir()).join(target),
+        ))
     }
 
     fn request(
