@@ -43,7 +43,9 @@ fn unexplained(
         all.push(format!("{version}: {what}: {place}"));
     }
     for place in known.difference(found) {
-        all.push(format!("{version}: the table has, but this is not {what}: {place}"));
+        all.push(format!(
+            "{version}: the table has, but this is not {what}: {place}"
+        ));
     }
     all
 }

@@ -103,7 +103,12 @@ impl ImageStore {
 /// The name of a file at an address, without percent signs. One that is no plain name is none.
 fn name(url: &Url) -> String {
     let path = url.path().trim_end_matches('/');
-    let mut bytes = path.rsplit('/').next().unwrap_or_default().as_bytes().iter();
+    let mut bytes = path
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .as_bytes()
+        .iter();
     let mut name = Vec::new();
     while let Some(&byte) = bytes.next() {
         let pair = bytes.as_slice().get(..2).filter(|_| byte == b'%');
@@ -135,8 +140,6 @@ fn full(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
-
     #[test]
     fn names_of_files() {
         let name = |text: &str| super::name(&text.parse().unwrap());
@@ -144,7 +147,13 @@ mod tests {
         assert_eq!(name("http://h/a%20b%c3%a4"), "a bä");
         assert_eq!(name("http://h/dir/"), "dir");
         assert_eq!(name("http://h/100%"), "100%");
-        for none in ["http://h", "http://h/", "http://h/a%2fb", "http://h/%00", "http://h/%ff"] {
+        for none in [
+            "http://h",
+            "http://h/",
+            "http://h/a%2fb",
+            "http://h/%00",
+            "http://h/%ff",
+        ] {
             assert_eq!(name(none), "", "{none}");
         }
     }

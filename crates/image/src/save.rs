@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncRead;
-use tokio_util::io::SyncIoBridge;
 
 use crate::content::LayerFile;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::image::Image;
 use crate::manifest::{self, media};
+use crate::produced::{Produced, produced};
 use crate::reference::Reference;
 use crate::store::{ImageStore, Pinned};
 
@@ -36,8 +35,8 @@ impl ImageStore {
     ///
     /// # Errors
     /// [`ImageError::NotFound`] and [`ImageError::Missing`], before anything is sent. An error while the archive is being
-    /// sent ends it early, which its readers notice.
-    pub async fn save(&self, names: &[String]) -> Result<impl AsyncRead + Send + Unpin + 'static> {
+    /// sent is its reader's.
+    pub async fn save(&self, names: &[String]) -> Result<Produced> {
         let mut parts: Vec<Part> = Vec::new();
         for name in names {
             let named = self.0.index().named_to_save(name)?;
@@ -55,13 +54,14 @@ impl ImageStore {
                 }
             }
         }
-        let (reader, writer) = tokio::io::duplex(WAITING);
+        let (reader, writer, ending) = produced(WAITING);
         let store = self.clone();
-        let writer = SyncIoBridge::new(writer);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.write(&parts, writer) {
+            let written = store.write(&parts, writer);
+            if let Err(error) = &written {
                 tracing::warn!(%error, "an archive of images was not written to its end");
             }
+            ending.tell(written);
         });
         Ok(reader)
     }

@@ -106,7 +106,11 @@ impl Definition {
             let name = name.as_str().unwrap();
             let path = name.strip_prefix('#').unwrap();
             let target = self.root.pointer(path);
-            parts.push(target.unwrap_or_else(|| panic!("{name} is not there")).clone());
+            parts.push(
+                target
+                    .unwrap_or_else(|| panic!("{name} is not there"))
+                    .clone(),
+            );
         }
         if let Some(Value::Array(all)) = own.remove("allOf") {
             parts.extend(all);
@@ -216,6 +220,8 @@ impl<'a> Endpoint<'a> {
 
     /// Whether a status is among its answers.
     pub fn answers(&self, status: u16) -> bool {
-        self.operation["responses"].get(status.to_string()).is_some()
+        self.operation["responses"]
+            .get(status.to_string())
+            .is_some()
     }
 }

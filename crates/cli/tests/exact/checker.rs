@@ -44,7 +44,8 @@ impl<'a> Checker<'a> {
         if let Some(allowed) = schema["enum"].as_array()
             && !allowed.contains(value)
         {
-            self.wrong.insert(format!("{place}: {value} is none of {allowed:?}"));
+            self.wrong
+                .insert(format!("{place}: {value} is none of {allowed:?}"));
         }
         let kind = schema["type"].as_str().unwrap_or_default();
         let fits = match kind {
@@ -73,11 +74,15 @@ impl<'a> Checker<'a> {
 
     fn object(&mut self, place: &str, schema: &Value, value: &Value) {
         let value = value.as_object().unwrap();
-        let properties = schema["properties"].as_object().cloned().unwrap_or_default();
+        let properties = schema["properties"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
         for name in schema["required"].as_array().into_iter().flatten() {
             let name = name.as_str().unwrap();
             if !value.contains_key(name) {
-                self.wrong.insert(format!("{place}: no {name}, which is required"));
+                self.wrong
+                    .insert(format!("{place}: no {name}, which is required"));
             }
         }
         for name in properties.keys() {
@@ -110,14 +115,16 @@ impl<'a> Checker<'a> {
         };
         if !fits {
             let format = &schema["format"];
-            self.wrong.insert(format!("{place}: {value} is no {format}"));
+            self.wrong
+                .insert(format!("{place}: {value} is no {format}"));
         }
         let bound = |key: &str| schema[key].as_f64();
         let number = value.as_f64();
         let low = number.zip(bound("minimum")).is_some_and(|(n, m)| n < m);
         let high = number.zip(bound("maximum")).is_some_and(|(n, m)| n > m);
         if low || high {
-            self.wrong.insert(format!("{place}: {value} is out of its bounds"));
+            self.wrong
+                .insert(format!("{place}: {value} is out of its bounds"));
         }
     }
 }

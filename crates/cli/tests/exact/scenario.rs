@@ -73,7 +73,10 @@ impl<'a> Scenario<'a> {
                 json!({ "Name": "back", "Labels": { "of": "test" }, "IPAM": { "Config": [
                     { "Subnet": "10.77.0.0/16", "IPRange": "10.77.1.0/24", "Gateway": "10.77.0.1" } ] } }),
             ),
-            ("/volumes/create", json!({ "Name": "data", "Labels": { "of": "test" } })),
+            (
+                "/volumes/create",
+                json!({ "Name": "data", "Labels": { "of": "test" } }),
+            ),
             (
                 "/containers/create?name=web",
                 json!({
@@ -99,9 +102,18 @@ impl<'a> Scenario<'a> {
                 }),
             ),
             ("/networks/bridge/connect", json!({ "Container": "web" })),
-            ("/containers/create?name=done", json!({ "Image": "bb", "Cmd": ["sh", "-c", "exit 3"] })),
-            ("/containers/create?name=idle", json!({ "Image": "bb", "Cmd": ["true"] })),
-            ("/containers/create?name=still", json!({ "Image": "bb", "Cmd": ["sleep", "1000"] })),
+            (
+                "/containers/create?name=done",
+                json!({ "Image": "bb", "Cmd": ["sh", "-c", "exit 3"] }),
+            ),
+            (
+                "/containers/create?name=idle",
+                json!({ "Image": "bb", "Cmd": ["true"] }),
+            ),
+            (
+                "/containers/create?name=still",
+                json!({ "Image": "bb", "Cmd": ["sleep", "1000"] }),
+            ),
             ("/containers/web/start", Value::Null),
             ("/containers/done/start", Value::Null),
             ("/containers/still/start", Value::Null),
@@ -113,9 +125,17 @@ impl<'a> Scenario<'a> {
         let head = ["Content-Type: application/x-tar"];
         let context = tar(d, "Dockerfile", DOCKERFILE);
         let built = send(d, "POST", "/build?t=full", &head, &context);
-        assert!(built.text().contains("Successfully tagged"), "{}", built.text());
-        until("it is healthy", || d.field("web", ".State.Health.Status") == "healthy");
-        until("it has ended", || d.field("done", ".State.Status") == "exited");
+        assert!(
+            built.text().contains("Successfully tagged"),
+            "{}",
+            built.text()
+        );
+        until("it is healthy", || {
+            d.field("web", ".State.Health.Status") == "healthy"
+        });
+        until("it has ended", || {
+            d.field("done", ".State.Status") == "exited"
+        });
         scenario
     }
 
@@ -159,14 +179,20 @@ impl Asked<'_, '_> {
     fn hold(&mut self, status: u16, endpoint: &str, path: &str, answer: &Answer) {
         let what = format!("{endpoint} ({path})");
         if answer.status != status {
-            self.wrong(format!("{what}: {} instead of {status}: {}", answer.status, answer.text()));
+            self.wrong(format!(
+                "{what}: {} instead of {status}: {}",
+                answer.status,
+                answer.text()
+            ));
             return;
         }
         let of = self.definition.endpoint(endpoint);
         if !of.answers(status) {
             self.wrong(format!("{what}: {status} is not in the definition"));
         }
-        let json = answer.header("content-type").is_some_and(|t| t.starts_with("application/json"));
+        let json = answer
+            .header("content-type")
+            .is_some_and(|t| t.starts_with("application/json"));
         if let (Some(schema), true) = (of.answer(status), json) {
             for value in answer.lines() {
                 self.checker.check(endpoint, schema, &value);
@@ -190,12 +216,18 @@ impl Asked<'_, '_> {
         self.get("GET /containers/{id}/top", "/containers/web/top");
         self.get("GET /containers/{id}/changes", "/containers/web/changes");
         for name in ["web", "done"] {
-            self.get("GET /containers/{id}/stats", &format!("/containers/{name}/stats?stream=0"));
+            self.get(
+                "GET /containers/{id}/stats",
+                &format!("/containers/{name}/stats?stream=0"),
+            );
         }
         self.get("GET /images/json", "/images/json?all=1");
         for name in ["bb", "full"] {
             self.get("GET /images/{name}/json", &format!("/images/{name}/json"));
-            self.get("GET /images/{name}/history", &format!("/images/{name}/history"));
+            self.get(
+                "GET /images/{name}/history",
+                &format!("/images/{name}/history"),
+            );
         }
         self.get("GET /networks", "/networks");
         for name in ["bridge", "back", "host", "none"] {
@@ -209,7 +241,12 @@ impl Asked<'_, '_> {
         self.get("GET /plugins", "/plugins");
         self.get("GET /events", "/events?since=1&until=1");
         let now = chrono::Utc::now().timestamp();
-        let events = self.ask(200, "GET /events", &format!("/events?since=1&until={now}"), &Value::Null);
+        let events = self.ask(
+            200,
+            "GET /events",
+            &format!("/events?since=1&until={now}"),
+            &Value::Null,
+        );
         if events.lines().is_empty() {
             self.wrong("no events".into());
         }
@@ -220,35 +257,95 @@ impl Asked<'_, '_> {
         let post = |rest: &str| format!("/containers/{name}{rest}");
         let create = "POST /containers/create";
         let body = json!({ "Image": "bb", "Cmd": ["sleep", "1000"], "StopTimeout": 0 });
-        self.ask(201, create, &format!("/containers/create?name={name}"), &body);
+        self.ask(
+            201,
+            create,
+            &format!("/containers/create?name={name}"),
+            &body,
+        );
         let start = "POST /containers/{id}/start";
         self.ask(204, start, &post("/start"), &Value::Null);
         self.ask(304, start, &post("/start"), &Value::Null);
         let update = json!({ "Memory": 128 << 20, "MemorySwap": -1 });
-        self.ask(200, "POST /containers/{id}/update", &post("/update"), &update);
-        self.ask(204, "POST /containers/{id}/pause", &post("/pause"), &Value::Null);
-        self.ask(204, "POST /containers/{id}/unpause", &post("/unpause"), &Value::Null);
+        self.ask(
+            200,
+            "POST /containers/{id}/update",
+            &post("/update"),
+            &update,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/pause",
+            &post("/pause"),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/unpause",
+            &post("/unpause"),
+            &Value::Null,
+        );
         let exec = json!({ "Cmd": ["sh", "-c", "exit 4"], "AttachStdout": true, "Env": ["A=b"], "User": "web" });
         let made = self.ask(201, "POST /containers/{id}/exec", &post("/exec"), &exec);
         let id = made.json()["Id"].as_str().unwrap().to_owned();
         let inspect = format!("/exec/{id}/json");
         self.get("GET /exec/{id}/json", &inspect);
         let start_exec = format!("/exec/{id}/start");
-        self.ask(200, "POST /exec/{id}/start", &start_exec, &json!({ "Detach": true }));
+        self.ask(
+            200,
+            "POST /exec/{id}/start",
+            &start_exec,
+            &json!({ "Detach": true }),
+        );
         let mut left = Value::Null;
         until("the exec has ended", || {
             left = ask(self.d, "GET", &inspect, &Value::Null).json();
             left["Running"] == false && left["ExitCode"] == 4
         });
         self.get("GET /exec/{id}/json", &inspect);
-        self.ask(204, "POST /containers/{id}/rename", &post(&format!("/rename?name={name}x")), &Value::Null);
-        self.ask(204, "POST /containers/{id}/rename", &format!("/containers/{name}x/rename?name={name}"), &Value::Null);
-        self.ask(204, "POST /containers/{id}/restart", &post("/restart?t=0"), &Value::Null);
-        self.ask(204, "POST /containers/{id}/stop", &post("/stop?t=0"), &Value::Null);
-        self.ask(304, "POST /containers/{id}/stop", &post("/stop"), &Value::Null);
-        self.ask(200, "POST /containers/{id}/wait", &post("/wait"), &Value::Null);
+        self.ask(
+            204,
+            "POST /containers/{id}/rename",
+            &post(&format!("/rename?name={name}x")),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/rename",
+            &format!("/containers/{name}x/rename?name={name}"),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/restart",
+            &post("/restart?t=0"),
+            &Value::Null,
+        );
+        self.ask(
+            204,
+            "POST /containers/{id}/stop",
+            &post("/stop?t=0"),
+            &Value::Null,
+        );
+        self.ask(
+            304,
+            "POST /containers/{id}/stop",
+            &post("/stop"),
+            &Value::Null,
+        );
+        self.ask(
+            200,
+            "POST /containers/{id}/wait",
+            &post("/wait"),
+            &Value::Null,
+        );
         let commit = format!("/commit?container={name}&repo=made&tag={name}");
-        self.ask(201, "POST /commit", &commit, &json!({ "Labels": { "of": "test" } }));
+        self.ask(
+            201,
+            "POST /commit",
+            &commit,
+            &json!({ "Labels": { "of": "test" } }),
+        );
     }
 
     fn stream(&mut self, schema: &str, answer: &Answer) {
@@ -262,13 +359,21 @@ impl Asked<'_, '_> {
         let v = self.version.to_owned();
         let post = |path: &str| ask(self.d, "POST", &format!("/v{v}{path}"), &Value::Null);
         let name = format!("127.0.0.1:5000/made-{}", v.replace('.', "-"));
-        assert_eq!(post(&format!("/images/full/tag?repo={name}&tag=1")).status, 201);
+        assert_eq!(
+            post(&format!("/images/full/tag?repo={name}&tag=1")).status,
+            201
+        );
         let pushed = post(&format!("/images/{name}/push?tag=1"));
         assert!(pushed.text().contains("digest"), "{}", pushed.text());
         self.stream("PushImageInfo", &pushed);
         let missing = post(&format!("/images/{name}/push?tag=none"));
         self.stream("PushImageInfo", &missing);
-        self.ask(200, "DELETE /images/{name}", &format!("/images/{name}:1"), &Value::Null);
+        self.ask(
+            200,
+            "DELETE /images/{name}",
+            &format!("/images/{name}:1"),
+            &Value::Null,
+        );
         let pulled = post(&format!("/images/create?fromImage={name}&tag=1"));
         assert!(pulled.text().contains("Status"), "{}", pulled.text());
         self.stream("CreateImageInfo", &pulled);
@@ -279,13 +384,30 @@ impl Asked<'_, '_> {
         );
         let head = ["Content-Type: application/x-tar"];
         let built = send(self.d, "POST", &format!("/v{v}/build"), &head, &context);
-        assert!(built.text().contains("returned a non-zero code"), "{}", built.text());
+        assert!(
+            built.text().contains("returned a non-zero code"),
+            "{}",
+            built.text()
+        );
         self.stream("BuildInfo", &built);
         let context = tar(self.d, "Dockerfile", &format!("FROM bb\nLABEL v={v}\n"));
-        let built = send(self.d, "POST", &format!("/v{v}/build?t=v{v}"), &head, &context);
-        assert!(built.text().contains("Successfully built"), "{}", built.text());
+        let built = send(
+            self.d,
+            "POST",
+            &format!("/v{v}/build?t=v{v}"),
+            &head,
+            &context,
+        );
+        assert!(
+            built.text().contains("Successfully built"),
+            "{}",
+            built.text()
+        );
         self.stream("BuildInfo", &built);
-        self.get("GET /images/json", &format!("/images/json?filters={{\"reference\":[\"{name}\"]}}"));
+        self.get(
+            "GET /images/json",
+            &format!("/images/json?filters={{\"reference\":[\"{name}\"]}}"),
+        );
         self.get("GET /images/{name}/json", &format!("/images/{name}:1/json"));
     }
 
@@ -296,25 +418,80 @@ impl Asked<'_, '_> {
         self.ask(201, "POST /volumes/create", "/volumes/create", &body);
         self.ask(201, "POST /volumes/create", "/volumes/create", &json!({}));
         let idle = json!({ "Container": "idle" });
-        self.ask(200, "POST /networks/{id}/connect", &format!("/networks/{v}/connect"), &idle);
+        self.ask(
+            200,
+            "POST /networks/{id}/connect",
+            &format!("/networks/{v}/connect"),
+            &idle,
+        );
         self.get("GET /containers/{id}/json", "/containers/idle/json");
-        self.ask(200, "POST /networks/{id}/disconnect", &format!("/networks/{v}/disconnect"), &idle);
+        self.ask(
+            200,
+            "POST /networks/{id}/disconnect",
+            &format!("/networks/{v}/disconnect"),
+            &idle,
+        );
     }
 
     /// What is wrong, in the form of errors.
     fn refused(&mut self) {
         for (status, endpoint, path, body) in [
-            (400, "GET /containers/json", "/containers/json?filters=x", Value::Null),
-            (404, "GET /containers/{id}/json", "/containers/nope/json", Value::Null),
-            (400, "POST /containers/create", "/containers/create", json!({ "Image": "bb", "HostConfig": { "Memory": 1 } })),
-            (404, "POST /containers/create", "/containers/create", json!({ "Image": "nope", "Cmd": ["x"] })),
-            (409, "POST /containers/create", "/containers/create?name=web", json!({ "Image": "bb" })),
-            (409, "POST /containers/{id}/kill", "/containers/idle/kill", Value::Null),
-            (409, "DELETE /containers/{id}", "/containers/web", Value::Null),
-            (404, "GET /images/{name}/json", "/images/nope/json", Value::Null),
+            (
+                400,
+                "GET /containers/json",
+                "/containers/json?filters=x",
+                Value::Null,
+            ),
+            (
+                404,
+                "GET /containers/{id}/json",
+                "/containers/nope/json",
+                Value::Null,
+            ),
+            (
+                400,
+                "POST /containers/create",
+                "/containers/create",
+                json!({ "Image": "bb", "HostConfig": { "Memory": 1 } }),
+            ),
+            (
+                404,
+                "POST /containers/create",
+                "/containers/create",
+                json!({ "Image": "nope", "Cmd": ["x"] }),
+            ),
+            (
+                409,
+                "POST /containers/create",
+                "/containers/create?name=web",
+                json!({ "Image": "bb" }),
+            ),
+            (
+                409,
+                "POST /containers/{id}/kill",
+                "/containers/idle/kill",
+                Value::Null,
+            ),
+            (
+                409,
+                "DELETE /containers/{id}",
+                "/containers/web",
+                Value::Null,
+            ),
+            (
+                404,
+                "GET /images/{name}/json",
+                "/images/nope/json",
+                Value::Null,
+            ),
             (409, "DELETE /images/{name}", "/images/bb", Value::Null),
             (404, "GET /networks/{id}", "/networks/nope", Value::Null),
-            (403, "DELETE /networks/{id}", "/networks/bridge", Value::Null),
+            (
+                403,
+                "DELETE /networks/{id}",
+                "/networks/bridge",
+                Value::Null,
+            ),
             (404, "GET /volumes/{name}", "/volumes/nope", Value::Null),
             (409, "DELETE /volumes/{name}", "/volumes/data", Value::Null),
             (404, "GET /exec/{id}/json", "/exec/nope/json", Value::Null),
@@ -326,12 +503,22 @@ impl Asked<'_, '_> {
 
     fn prunes(&mut self) {
         let v = self.version.to_owned();
-        let gone = self.ask(200, "DELETE /images/{name}", &format!("/images/v{v}"), &Value::Null);
+        let gone = self.ask(
+            200,
+            "DELETE /images/{name}",
+            &format!("/images/v{v}"),
+            &Value::Null,
+        );
         assert!(gone.text().contains("Untagged"), "{}", gone.text());
         let one = |label: &str| format!("?filters={{\"label\":[\"{label}\"]}}");
         let body = json!({ "Image": "bb", "Cmd": ["true"], "Labels": { "prune": "me" } });
         self.ask(201, "POST /containers/create", "/containers/create", &body);
-        self.ask(200, "POST /containers/prune", &format!("/containers/prune{}", one("prune=me")), &Value::Null);
+        self.ask(
+            200,
+            "POST /containers/prune",
+            &format!("/containers/prune{}", one("prune=me")),
+            &Value::Null,
+        );
         self.ask(200, "POST /networks/prune", "/networks/prune", &Value::Null);
         self.ask(200, "POST /volumes/prune", "/volumes/prune", &Value::Null);
         self.ask(200, "POST /images/prune", "/images/prune", &Value::Null);

@@ -47,8 +47,18 @@ impl Answer {
 
 /// Asks with a JSON body.
 pub fn ask(d: &Daemon, method: &str, path: &str, body: &Value) -> Answer {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    send(d, method, path, &["Content-Type: application/json"], body.as_bytes())
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    send(
+        d,
+        method,
+        path,
+        &["Content-Type: application/json"],
+        body.as_bytes(),
+    )
 }
 
 /// Asks without one.
@@ -74,7 +84,9 @@ pub fn send(d: &Daemon, method: &str, path: &str, headers: &[&str], body: &[u8])
     let end = end.unwrap_or_else(|| panic!("{method} {path}: no answer"));
     let head = String::from_utf8_lossy(&all[..end]).into_owned();
     let body = all[end + 4..].to_vec();
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
     Answer {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         body: if chunked { whole(&body) } else { body },
