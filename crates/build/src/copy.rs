@@ -84,9 +84,8 @@ impl Stage {
             .add(self.state.chain().to_string())
             .add(part.to_string())
             .finish();
-        if let Some(record) = self.shared.cached(&key) {
+        if let Some((record, pin)) = self.shared.cached(&key) {
             self.voice.say(Event::Cached);
-            let pin = self.hold(&record);
             self.state.layer(source, record.layer, record.created, pin);
             return Ok(());
         }
@@ -172,11 +171,6 @@ impl Stage {
             dirs.push(self.shared.work.directory("nothing")?);
         }
         Ok(dirs)
-    }
-
-    pub fn hold(&self, record: &CacheRecord) -> Option<coracle_image::Pin> {
-        let layer = record.layer?;
-        Some(self.shared.engine.images().hold(&[layer]))
     }
 
     async fn download(&self, url: &str, copy: &Copy, job: &Job) -> Result<PathBuf> {
@@ -292,9 +286,8 @@ impl Stage {
             .add(self.state.chain().to_string())
             .add(path)
             .finish();
-        if let Some(record) = self.shared.cached(&key) {
+        if let Some((record, pin)) = self.shared.cached(&key) {
             self.voice.say(Event::Cached);
-            let pin = self.hold(&record);
             self.state.layer(line, record.layer, record.created, pin);
             return Ok(());
         }

@@ -41,7 +41,6 @@ use coracle_image::CacheQuery;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::AsyncRead;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::io::SyncIoBridge;
 
 pub use build::Built;
@@ -49,7 +48,7 @@ pub use caches::CacheMount;
 pub use collect::{Collected, Marks};
 pub use error::{BuildError, Result};
 pub use options::BuildOptions;
-pub use report::Event;
+pub use report::{Event, Events, Heard, events};
 
 /// Builds images. Cheap to clone; all clones are one builder.
 #[derive(Clone)]
@@ -92,7 +91,7 @@ impl Builder {
         &self,
         source: Source<R>,
         options: BuildOptions,
-        events: UnboundedSender<Event>,
+        events: Events,
     ) -> Result<Built> {
         let work = Arc::new(Work::new(&self.work)?);
         let path = work.path().join("context");

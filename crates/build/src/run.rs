@@ -94,9 +94,8 @@ impl Stage {
             }
         }
         let key = key.finish();
-        if let Some(record) = self.shared.cached(&key) {
+        if let Some((record, pin)) = self.shared.cached(&key) {
             self.voice.say(Event::Cached);
-            let pin = self.hold(&record);
             self.state.layer(line, record.layer, record.created, pin);
             return Ok(());
         }
@@ -419,6 +418,9 @@ impl Stage {
             let text = String::from_utf8_lossy(&rest[..whole]).into_owned();
             rest.drain(..whole);
             voice.output(text);
+            let voice = voice.clone();
+            // Nobody who does not listen is sent more and more.
+            Box::pin(async move { voice.ready().await }) as coracle_engine::step::Heard
         };
         let ended = step.run(&mut output).await?;
         if ended.code != 0 {

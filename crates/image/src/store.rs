@@ -195,9 +195,27 @@ impl ImageStore {
         })
     }
 
-    /// Notes that a container is made of an image. It is written down with the next change of the index.
+    /// Notes that a container or a build is made of an image. It is written down with the next change of the index, or by
+    /// [`Self::write_down`].
     pub fn used(&self, id: &ImageId) {
         self.0.used().insert(*id, Utc::now());
+    }
+
+    /// Writes down when images were used. Blocking.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn write_down(&self) -> Result<()> {
+        let changed = {
+            let (index, used) = (self.0.index(), self.0.used());
+            let old = |id: &ImageId| index.images.get(id).and_then(|r| r.last_used);
+            used.iter()
+                .any(|(id, time)| index.images.contains_key(id) && old(id) != Some(*time))
+        };
+        if changed {
+            self.0.update(|_| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// The manifest that the image came with or was given here.
