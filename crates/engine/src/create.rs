@@ -39,7 +39,8 @@ impl Engine {
         step: bool,
     ) -> Result<Created> {
         check::check(&request)?;
-        let image = self.0.images.get(&request.config.image)?;
+        // Nobody removes it before the container is known.
+        let (image, _claim) = self.0.images.claim(&request.config.image)?;
         inherit(&mut request.config, &image);
         let args = request.config.entrypoint.iter().chain(&request.config.cmd);
         if args.flat_map(|a| &a.0).all(String::is_empty) {

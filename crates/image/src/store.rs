@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     index: Mutex<Index>,
     /// Content of work in progress, which no collection takes away.
     pins: Mutex<HashMap<Digest, usize>>,
+    /// Images of which containers are being made, by how many.
+    claims: Mutex<HashMap<ImageId, usize>>,
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     /// Layers that are in their place and perhaps not on the disk yet.
     pub unsettled: Mutex<BTreeSet<Digest>>,
@@ -77,6 +79,7 @@ impl ImageStore {
             downloads: Semaphore::new(config.downloads.max(1)),
             index: Mutex::new(index.unwrap_or_default()),
             pins: Mutex::default(),
+            claims: Mutex::default(),
             locks: Mutex::default(),
             unsettled: Mutex::default(),
             used: Mutex::default(),
@@ -97,6 +100,7 @@ impl ImageStore {
         let mut all: Vec<_> = index
             .images
             .iter()
+            .filter(|(_, record)| !record.removed)
             .map(|(id, record)| ImageSummary {
                 id: *id,
                 repo_tags: familiar(index.tags_of(*id)),
@@ -124,7 +128,30 @@ impl ImageStore {
         self.image(id)
     }
 
-    pub(crate) fn image(&self, id: ImageId) -> Result<Image> {
+    /// As [`Self::get`], for a container that is being made: the image stays until the guard is dropped. By then the container must
+    /// be known to those who remove images.
+    ///
+    /// # Errors
+    /// As [`Self::get`]'s.
+    pub fn claim(&self, name_or_id: &str) -> Result<(Image, Claim)> {
+        if let Some(image) = self.transient_of(name_or_id) {
+            return Ok((Image::clone(&image), Claim(None)));
+        }
+        let id = {
+            let index = self.0.index();
+            let id = index.find(name_or_id)?.id();
+            *self.0.claims().entry(id).or_default() += 1;
+            id
+        };
+        let claim = Claim(Some((self.clone(), id)));
+        Ok((self.image(id)?, claim))
+    }
+
+    /// An image that a container was made of, also if it was removed meanwhile.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] and [`ImageError::Missing`].
+    pub fn image(&self, id: ImageId) -> Result<Image> {
         let missing = || ImageError::Missing {
             image: id.to_string(),
             digest: id.digest(),
@@ -168,9 +195,27 @@ impl ImageStore {
         })
     }
 
-    /// Notes that a container is made of an image. It is written down with the next change of the index.
+    /// Notes that a container or a build is made of an image. It is written down with the next change of the index, or by
+    /// [`Self::write_down`].
     pub fn used(&self, id: &ImageId) {
         self.0.used().insert(*id, Utc::now());
+    }
+
+    /// Writes down when images were used. Blocking.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn write_down(&self) -> Result<()> {
+        let changed = {
+            let (index, used) = (self.0.index(), self.0.used());
+            let old = |id: &ImageId| index.images.get(id).and_then(|r| r.last_used);
+            used.iter()
+                .any(|(id, time)| index.images.contains_key(id) && old(id) != Some(*time))
+        };
+        if changed {
+            self.0.update(|_| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// The manifest that the image came with or was given here.
@@ -193,7 +238,8 @@ impl ImageStore {
     }
 
     /// Takes a name away, and with its last name the image with all that no other image needs, by the
-    /// rules of docker's `rmi`. `in_use` tells of a container made from the image, a running one first.
+    /// rules of docker's `rmi`. `in_use` tells of a container made from the image, a running one first. What a container needs is
+    /// kept out of sight until [`Self::release`].
     ///
     /// # Errors
     /// [`ImageError::Conflict`] when a container or other names hold on to it, [`ImageError::NotFound`], and
@@ -204,9 +250,16 @@ impl ImageStore {
         force: bool,
         in_use: &dyn Fn(&ImageId) -> Option<InUse>,
     ) -> Result<Vec<Removed>> {
-        let id = self.0.index().find(name_or_id)?.id();
-        let claim = in_use(&id);
         let removed = self.0.update(|index| {
+            let id = index.find(name_or_id)?.id();
+            let claim = if self.0.claims().contains_key(&id) {
+                Some(InUse {
+                    container: "that is being made".into(),
+                    running: true,
+                })
+            } else {
+                in_use(&id)
+            };
             let plan = remove::plan(index, name_or_id, force, claim.as_ref())?;
             let mut removed = Vec::new();
             for name in plan.names {
@@ -215,13 +268,33 @@ impl ImageStore {
                 removed.push(Removed::Untagged(name.familiar()));
             }
             if plan.delete {
-                index.images.remove(&plan.id);
+                match index.images.get_mut(&plan.id) {
+                    Some(record) if claim.is_some() => record.removed = true,
+                    _ => _ = index.images.remove(&plan.id),
+                }
                 removed.push(Removed::Deleted(plan.id));
             }
             Ok(removed)
         })?;
         self.collect()?;
         Ok(removed)
+    }
+
+    /// Takes away images that were removed while containers needed them, and that none needs any more.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn release(&self, needed: &dyn Fn(&ImageId) -> bool) -> Result<()> {
+        if !self.0.index().images.values().any(|r| r.removed) {
+            return Ok(());
+        }
+        self.0.update(|index| {
+            let claims = self.0.claims();
+            let free = |id: &ImageId| !claims.contains_key(id) && !needed(id);
+            index.images.retain(|id, r| !r.removed || !free(id));
+            Ok(())
+        })?;
+        self.collect()
     }
 
     /// The directories of the image's layers, topmost first, as overlayfs wants them.
@@ -353,6 +426,8 @@ impl ImageStore {
                 blobs,
                 labels: labels.into_iter().collect(),
                 last_used: known.and_then(|k| k.last_used),
+                // It came again.
+                removed: false,
             };
             // The same image by another manifest: what is kept for the old names stays.
             record
@@ -411,6 +486,10 @@ impl Inner {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn claims(&self) -> MutexGuard<'_, HashMap<ImageId, usize>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn used(&self) -> MutexGuard<'_, HashMap<ImageId, DateTime<Utc>>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -451,6 +530,20 @@ impl Drop for Pinned {
                 Some(count) if *count > 1 => *count -= 1,
                 _ => drop(pins.remove(digest)),
             }
+        }
+    }
+}
+
+/// Keeps an image for a container that is being made of it.
+pub struct Claim(Option<(ImageStore, ImageId)>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some((store, id)) = &self.0 else { return };
+        let mut claims = store.0.claims();
+        match claims.get_mut(id) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(claims.remove(id)),
         }
     }
 }
