@@ -71,6 +71,8 @@ pub(crate) fn read(options: &BTreeMap<String, String>) -> Result<Driven, Network
                     .parse()
                     .map_err(|_| bad("write an IPv4 address of this machine"))?;
             }
+            // Others' remarks say nothing to docker's driver, nor to ours.
+            key if !key.starts_with("com.docker.network.") => {}
             _ => {
                 return Err(bad(
                     "it is not supported by this release; com.docker.network.driver.mtu and \

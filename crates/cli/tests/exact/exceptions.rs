@@ -137,7 +137,7 @@ pub const UNSENT: &[Exception] = &[
         "of pulls that break off midway",
     ),
     always("CreateImageInfo.progress", DRAWN),
-    always("EndpointIPAMConfig.LinkLocalIPs", REFUSED),
+    always("EndpointIPAMConfig.LinkLocalIPs", LEFT_OUT),
     always("HostConfig.KernelMemoryTCP", REFUSED),
     always("HostConfig.StorageOpt", REFUSED),
     always("IPAMConfig.AuxiliaryAddresses", LEFT_OUT),
