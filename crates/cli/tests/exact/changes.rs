@@ -23,6 +23,10 @@ impl Asked<'_, '_> {
         let pushed = post(&format!("/images/{name}/push?tag=1"));
         assert!(pushed.text().contains("digest"), "{}", pushed.text());
         self.stream("PushImageInfo", &pushed);
+        self.get(
+            "GET /distribution/{name}/json",
+            &format!("/distribution/{name}:1/json"),
+        );
         let missing = post(&format!("/images/{name}/push?tag=none"));
         self.stream("PushImageInfo", &missing);
         self.ask(
