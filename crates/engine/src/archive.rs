@@ -84,7 +84,7 @@ impl Engine {
         Ok((stat, reader))
     }
 
-    /// Copies a tar archive, plain or compressed with gzip or zstd, into a directory of a container.
+    /// Copies a tar archive, plain or compressed with gzip, zstd, xz or bzip2, into a directory of a container.
     ///
     /// # Errors
     /// [`EngineError::NotFound`] of the container or the directory, [`EngineError::Invalid`] for what is no directory and for
