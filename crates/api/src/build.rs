@@ -363,6 +363,14 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
             }
         }
     }
+    if query
+        .number::<i64>("min-free-space")?
+        .is_some_and(|b| b != 0)
+    {
+        return Err(ApiError::invalid(
+            "parameter min-free-space is not supported by this release; use reserved-space, or the daemon's marks",
+        ));
+    }
     for key in ["keep-storage", "reserved-space", "max-used-space"] {
         if let Some(bytes) = query.number::<u64>(key)?.filter(|b| *b > 0) {
             asked.keep = Some(bytes);

@@ -30,8 +30,12 @@ pub fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T>
 
 pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -> Result {
     let request: CreateRequest = body(&bytes)?;
-    if let Some(platform) = query.text("platform") {
-        of_platform(&app, &request.config.image, platform)?;
+    if app.engine.images().get(&request.config.image).is_ok() {
+        crate::platform::check_platform(
+            &app.engine,
+            &request.config.image,
+            query.text("platform"),
+        )?;
     }
     let created = app
         .engine
@@ -56,25 +60,6 @@ pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -
         })?;
     let answer = json!({ "Id": created.id, "Warnings": created.warnings });
     Ok((StatusCode::CREATED, Json(answer)).into_response())
-}
-
-/// Refuses an image of another platform than the one asked for, as if it were not there: clients pull it then.
-fn of_platform(app: &App, name: &str, platform: &str) -> Result<()> {
-    let wanted: coracle_image::Platform = platform.parse().map_err(|_| {
-        ApiError::invalid(format!(
-            "invalid platform \"{platform}\"; write for example linux/amd64"
-        ))
-    })?;
-    let Ok(image) = app.engine.images().get(name) else {
-        return Ok(());
-    };
-    let actual = image.platform();
-    if wanted.runs(&actual) {
-        return Ok(());
-    }
-    Err(ApiError::not_found(format!(
-        "image with reference {name} was found but does not match the specified platform: wanted {wanted}, actual: {actual}"
-    )))
 }
 
 /// Header with an id of the request that its client made up. A start that is asked again with it, because the daemon went

@@ -124,7 +124,16 @@ fn network_status(error: &NetworkError) -> StatusCode {
         N::Predefined(_) | N::InUse { .. } | N::NotConnected { .. } => StatusCode::FORBIDDEN,
         N::BadName(_)
         | N::Ambiguous(_)
-        | N::Ipv6Unsupported(_)
+        | N::NoIpv6 { .. }
+        | N::NoKernelIpv6(_)
+        | N::Ipv6NotAsked { .. }
+        | N::Unreadable { .. }
+        | N::Second(_)
+        | N::ReservedTwice(_)
+        | N::Option { .. }
+        | N::LinkTaken(_)
+        | N::BadSubnet6(_)
+        | N::NoIpv6Backend { .. }
         | N::Overlap { .. }
         | N::OutsideSubnet { .. }
         | N::AddressTaken { .. } => StatusCode::BAD_REQUEST,

@@ -16,6 +16,7 @@ use std::convert::Infallible;
 use tokio::sync::broadcast::error::RecvError;
 
 const FILTERS: &[&str] = &[
+    "config",
     "container",
     "daemon",
     "event",
@@ -24,7 +25,11 @@ const FILTERS: &[&str] = &[
     "label",
     "name",
     "network",
+    "node",
+    "plugin",
     "scope",
+    "secret",
+    "service",
     "type",
     "volume",
 ];
@@ -102,6 +107,8 @@ fn fits(event: &Event, filters: &Filters) -> bool {
         && is("network")
         && is("volume")
         && is("daemon")
+        // There are none of these, so nothing happens to them.
+        && ["config", "node", "plugin", "secret", "service"].into_iter().all(is)
 }
 
 /// With the fields of older versions of the API too.

@@ -5,8 +5,10 @@ use crate::containers::body;
 use crate::error::{ApiError, Result};
 use crate::filters::Filters;
 use crate::inspect::moment;
+use crate::platform::check_platform;
 use crate::query::Query;
 use crate::transfer::{push, save};
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode};
@@ -18,20 +20,29 @@ use coracle_engine::record::Phase;
 use coracle_image::{ImageId, ImageSummary, InUse, Reference, Removed};
 use serde_json::{Value, json};
 
-/// A line of the list; `containers` counts users, if that was asked.
-pub fn row(image: &ImageSummary, containers: Option<usize>) -> Value {
-    json!({
+/// A line of the list; `containers` counts users, if that was asked, `shared` what it has in common with others.
+pub fn row(
+    image: &ImageSummary,
+    containers: Option<usize>,
+    shared: Option<u64>,
+    version: ApiVersion,
+) -> Value {
+    let count = |n: u64| i64::try_from(n).unwrap_or(-1);
+    let mut row = json!({
         "Id": image.id.to_string(),
         "ParentId": "",
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
         "Created": image.created.map_or(0, |t| t.timestamp()),
         "Size": image.size,
-        "SharedSize": -1,
-        "VirtualSize": image.size,
+        "SharedSize": shared.map_or(-1, count),
         "Labels": image.labels,
         "Containers": containers.map_or(-1, |n| i64::try_from(n).unwrap_or(-1)),
-    })
+    });
+    if !version.from(44) {
+        row["VirtualSize"] = json!(image.size);
+    }
+    row
 }
 
 /// `POST /commit`.
@@ -81,7 +92,11 @@ const FILTERS: &[&str] = &[
     "until",
 ];
 
-pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+pub async fn list(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let images = app.engine.images();
     let created = |key: &str| -> Result<_> {
@@ -110,6 +125,15 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
                 .is_none_or(|d| d == i.repo_tags.is_empty())
             && filters.labels(&i.labels)
     };
+    // What is shared costs a look at every layer.
+    let shared = query
+        .flag("shared-size")
+        .then(|| images.usage(&Default::default()).shared);
+    let all = app.engine.list();
+    let users = |i: &ImageSummary| {
+        let id = i.id.to_string();
+        all.iter().filter(|s| s.record.image_id == id).count()
+    };
     Ok(Json(
         images
             .list()
@@ -121,7 +145,9 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
                 let named = |n: &String| filters.any("reference", |p| reference_fits(n, p));
                 shown.repo_tags.retain(named);
                 shown.repo_digests.retain(named);
-                row(&shown, None)
+                let containers = version.from(51).then(|| users(i));
+                let shared = shared.as_ref().map(|s| s.get(&i.id).copied().unwrap_or(0));
+                row(&shown, containers, shared, version)
             })
             .collect(),
     ))
@@ -155,16 +181,23 @@ pub async fn named(
     State(app): State<App>,
     Path(rest): Path<String>,
     query: Query,
+    version: ApiVersion,
     request: Request,
 ) -> Result {
     let method = request.method().clone();
     let (name, verb) = rest.rsplit_once('/').unwrap_or((&rest, ""));
+    if method != Method::DELETE && matches!(verb, "json" | "history" | "get" | "push") {
+        check_platform(&app.engine, name, query.text("platform"))?;
+    }
     match (method, verb) {
-        (Method::GET, "json") => inspect(&app.engine, name),
+        (Method::GET, "json") => inspect(&app.engine, name, version),
         (Method::GET, "history") => history(&app.engine, name),
         (Method::GET, "get") => save(&app.engine, vec![name.to_owned()]).await,
         (Method::POST, "tag") => tag(&app.engine, name, &query),
         (Method::POST, "push") => push(app.engine, name, &query, request.headers()),
+        (Method::DELETE, _) if query.text("platforms").is_some() => Err(ApiError::invalid(
+            "parameter platforms is not supported: an image here is for one platform; remove it by its name",
+        )),
         (Method::DELETE, _) => remove(&app.engine, &rest, query.flag("force")),
         _ => Err(ApiError::not_found(format!(
             "/images/{rest}: page not found, or not served by this release"
@@ -172,7 +205,7 @@ pub async fn named(
     }
 }
 
-fn inspect(engine: &Engine, name: &str) -> Result {
+fn inspect(engine: &Engine, name: &str, version: ApiVersion) -> Result {
     let image = engine.images().get(name)?;
     let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
     let dirs = engine.images().layer_dirs(&image.id)?;
@@ -182,7 +215,7 @@ fn inspect(engine: &Engine, name: &str) -> Result {
         .last()
         .and_then(|h| h["comment"].as_str())
         .unwrap_or_default();
-    let answer = json!({
+    let mut answer = json!({
         "Id": image.id.to_string(),
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
@@ -191,12 +224,11 @@ fn inspect(engine: &Engine, name: &str) -> Result {
         "Created": moment(image.created),
         "DockerVersion": raw["docker_version"].as_str().unwrap_or_default(),
         "Author": raw["author"].as_str().unwrap_or_default(),
-        "Config": config(&raw),
+        "Config": config(&raw["config"], version),
         "Architecture": raw["architecture"],
         "Variant": raw["variant"].as_str().unwrap_or_default(),
         "Os": raw["os"],
         "Size": image.size,
-        "VirtualSize": image.size,
         "GraphDriver": {
             "Name": "overlay2",
             "Data": {
@@ -207,14 +239,51 @@ fn inspect(engine: &Engine, name: &str) -> Result {
         "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>() },
         "Metadata": { "LastTagTime": moment(Some(image.added)) },
     });
+    if !version.from(44) {
+        answer["VirtualSize"] = json!(image.size);
+    }
+    if !version.from(45) {
+        answer["Container"] = json!(raw["container"].as_str().unwrap_or_default());
+        answer["ContainerConfig"] = config(&raw["container_config"], version);
+    }
     Ok(Json(answer).into_response())
 }
 
-/// The image's config with the fields that clients expect to be there.
-fn config(raw: &Value) -> Value {
-    let mut config = raw["config"].clone();
+/// What the config of an image has by the OCI image specification and Docker's extensions of it.
+const OF_IMAGES: &[&str] = &[
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+    "ArgsEscaped",
+    "Healthcheck",
+    "OnBuild",
+    "Shell",
+];
+
+/// The image's config: what it says, as of version 1.50; with the fields of containers that clients expected before.
+fn config(raw: &Value, version: ApiVersion) -> Value {
+    let mut config = raw.clone();
     if !config.is_object() {
         config = json!({});
+    }
+    if version.from(50) {
+        let says = |v: &Value| match v {
+            Value::Null | Value::Bool(false) => false,
+            Value::String(s) => !s.is_empty(),
+            Value::Array(a) => !a.is_empty(),
+            Value::Object(o) => !o.is_empty(),
+            _ => true,
+        };
+        if let Some(map) = config.as_object_mut() {
+            map.retain(|key, value| OF_IMAGES.contains(&key.as_str()) && says(value));
+        }
+        return config;
     }
     for (key, empty) in [
         ("Hostname", json!("")),
@@ -300,6 +369,11 @@ fn tag(engine: &Engine, name: &str, query: &Query) -> Result {
     let mut target = Reference::parse_normalized(repository)?;
     if let Some(tag) = query.text("tag") {
         target = target.with_tag(tag)?;
+    }
+    if target.familiar_name() == "sha256" {
+        return Err(ApiError::invalid(
+            "refusing to create an ambiguous tag using digest algorithm as name; choose another name",
+        ));
     }
     engine.images().tag(name, &target)?;
     let id = engine.images().get(name)?.id.to_string();

@@ -3,6 +3,7 @@
 use crate::App;
 use crate::error::Result;
 use crate::query::Query;
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::{Path, State};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -25,6 +26,7 @@ pub async fn inspect(
     State(app): State<App>,
     Path(id): Path<String>,
     query: Query,
+    version: ApiVersion,
 ) -> Result<Json<Value>> {
     let snapshot = app.engine.get(&id)?;
     let record = &snapshot.record;
@@ -64,7 +66,7 @@ pub async fn inspect(
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": execs(engine, record),
-        "HostConfig": host_config(record),
+        "HostConfig": host_config(engine, record),
         "GraphDriver": {
             "Name": "overlay2",
             "Data": {
@@ -80,8 +82,8 @@ pub async fn inspect(
             },
         },
         "Mounts": mounts(record),
-        "Config": record.config,
-        "NetworkSettings": network_settings(engine, record),
+        "Config": config(record),
+        "NetworkSettings": network_settings(engine, record, version),
     });
     if query.flag("size") {
         let (writable, root) = sizes(engine, record);
@@ -89,6 +91,14 @@ pub async fn inspect(
         answer["SizeRootFs"] = json!(root);
     }
     Ok(Json(answer))
+}
+
+fn config(record: &Record) -> Value {
+    let mut config = json!(record.config);
+    if record.config.on_build.is_empty() {
+        config["OnBuild"] = Value::Null;
+    }
+    config
 }
 
 fn layers(engine: &Engine, record: &Record) -> Vec<String> {
@@ -135,7 +145,7 @@ fn state(snapshot: &coracle_engine::Snapshot) -> Value {
 }
 
 /// As asked, with what Docker shows for what was left out.
-fn host_config(record: &Record) -> Value {
+fn host_config(engine: &Engine, record: &Record) -> Value {
     let mut value = json!(record.host_config);
     if let Some(map) = value.as_object_mut() {
         let mut default = |key: &str, empty: &[Value], shown: Value| {
@@ -148,6 +158,36 @@ fn host_config(record: &Record) -> Value {
         default("CgroupnsMode", &[json!("")], json!("host"));
         default("ShmSize", &[json!(0)], json!(64 << 20));
         default("Runtime", &[json!("")], json!("coracle"));
+        // What cannot be asked for is shown as not asked for.
+        for key in [
+            "BlkioWeightDevice",
+            "BlkioDeviceReadBps",
+            "BlkioDeviceWriteBps",
+            "BlkioDeviceReadIOps",
+            "BlkioDeviceWriteIOps",
+            "DeviceRequests",
+        ] {
+            default(key, &[], json!([]));
+        }
+        for key in [
+            "CpuRealtimePeriod",
+            "CpuRealtimeRuntime",
+            "CpuCount",
+            "CpuPercent",
+            "IOMaximumIOps",
+            "IOMaximumBandwidth",
+        ] {
+            default(key, &[], json!(0));
+        }
+        for key in ["Cgroup", "Isolation"] {
+            default(key, &[], json!(""));
+        }
+        if !engine.cgroups().is_v2() {
+            default("OomKillDisable", &[], json!(false));
+        }
+        let (masked, read_only) = coracle_engine::spec::hidden(&record.host_config);
+        default("MaskedPaths", &[], json!(masked));
+        default("ReadonlyPaths", &[], json!(read_only));
         if record.host_config.restart_policy.name.is_empty() {
             map.insert(
                 "RestartPolicy".into(),
@@ -192,7 +232,7 @@ pub fn mounts(record: &Record) -> Value {
 }
 
 /// Docker's `EndpointSettings` by network name; of a container that does not run, the networks it will join.
-pub fn networks(engine: &Engine, record: &Record) -> Value {
+pub fn networks(engine: &Engine, record: &Record, version: ApiVersion) -> Value {
     let mut all = Map::new();
     for (name, config) in &record.networking.endpoints_config {
         let network = engine.networks().get(name).ok();
@@ -203,37 +243,45 @@ pub fn networks(engine: &Engine, record: &Record) -> Value {
             .endpoints
             .iter()
             .find(|e| e.network_name == *name);
+        let v6 = here.and_then(|e| e.v6);
         let running = record.state.phase == Phase::Running;
         let mut names = config.aliases.clone();
         names.insert(0, record.name.clone());
         names.push(record.id.short().to_owned());
         names.dedup();
+        let mut aliases = config.aliases.clone();
+        if !version.from(45) && !matches!(name.as_str(), "bridge" | "host" | "none") {
+            aliases.push(record.id.short().to_owned());
+        }
         let mac = here.map(|e| e.mac.map(|b| format!("{b:02x}")).join(":"));
-        all.insert(
-            name.clone(),
-            json!({
+        let mut settings = json!({
                 "IPAMConfig": config.ipam_config,
                 "Links": null,
-                "Aliases": if config.aliases.is_empty() { Value::Null } else { json!(config.aliases) },
+                "Aliases": if aliases.is_empty() { Value::Null } else { json!(aliases) },
                 "NetworkID": network.as_ref().map_or("", |n| n.id.as_str()),
                 "EndpointID": if running { record.id.as_str() } else { "" },
                 "Gateway": here.map_or_else(String::new, |e| e.gateway.to_string()),
                 "IPAddress": here.map_or_else(String::new, |e| e.ip.to_string()),
                 "IPPrefixLen": here.map_or(0, |e| e.prefix),
-                "IPv6Gateway": "",
-                "GlobalIPv6Address": "",
-                "GlobalIPv6PrefixLen": 0,
+                "IPv6Gateway": v6.map_or_else(String::new, |v6| v6.gateway.to_string()),
+                "GlobalIPv6Address": v6.map_or_else(String::new, |v6| v6.ip.to_string()),
+                "GlobalIPv6PrefixLen": v6.map_or(0, |v6| v6.prefix),
                 "MacAddress": mac.unwrap_or_else(|| config.mac_address.clone()),
                 "DriverOpts": null,
-                "DNSNames": names,
-            }),
-        );
+        });
+        if version.from(44) {
+            settings["DNSNames"] = json!(names);
+        }
+        if version.from(48) {
+            settings["GwPriority"] = json!(config.gw_priority);
+        }
+        all.insert(name.clone(), settings);
     }
     Value::Object(all)
 }
 
-fn network_settings(engine: &Engine, record: &Record) -> Value {
-    let networks = networks(engine, record);
+fn network_settings(engine: &Engine, record: &Record, version: ApiVersion) -> Value {
+    let networks = networks(engine, record, version);
     let bridge = networks.get("bridge").cloned().unwrap_or_default();
     let field = |key: &str, empty: Value| bridge.get(key).cloned().unwrap_or(empty);
     let pid = record.state.pid;
@@ -248,11 +296,11 @@ fn network_settings(engine: &Engine, record: &Record) -> Value {
         "SecondaryIPv6Addresses": null,
         "EndpointID": field("EndpointID", json!("")),
         "Gateway": field("Gateway", json!("")),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": field("GlobalIPv6Address", json!("")),
+        "GlobalIPv6PrefixLen": field("GlobalIPv6PrefixLen", json!(0)),
         "IPAddress": field("IPAddress", json!("")),
         "IPPrefixLen": field("IPPrefixLen", json!(0)),
-        "IPv6Gateway": "",
+        "IPv6Gateway": field("IPv6Gateway", json!("")),
         "MacAddress": field("MacAddress", json!("")),
         "Ports": ports(record),
         "Networks": networks,
@@ -266,7 +314,7 @@ fn ports(record: &Record) -> Value {
             all.insert(port.clone(), Value::Null);
         }
     }
-    for port in &record.state.ports {
+    for port in record.state.published() {
         let key = format!("{}/{}", port.container_port, port.protocol);
         let binding = json!({ "HostIp": port.host_ip, "HostPort": port.host_port.to_string() });
         match all.entry(key).or_insert(Value::Null) {

@@ -1,4 +1,4 @@
-//! HTTP: the Docker Engine API (versions 1.40 to 1.51, exact from 1.44 on) and our own API under `/v1`.
+//! HTTP: the Docker Engine API (versions 1.24 to 1.51, exact from 1.44 on) and our own API under `/v1`.
 //!
 //! A path may carry Docker's version (`/v1.44/containers/json`); it is taken off before routing, and handlers whose answers
 //! differ ask for it ([`ApiVersion`]). Bodies, codes and error texts are those of the Engine API's definition; where
@@ -18,6 +18,7 @@ mod images;
 mod inspect;
 mod list;
 mod networks;
+mod platform;
 mod query;
 mod registries;
 mod rest;
@@ -50,7 +51,7 @@ pub use version::ApiVersion;
 /// Version of the Docker Engine API that is spoken.
 pub const API_VERSION: &str = "1.51";
 /// Oldest version of it that clients may ask for.
-pub const MIN_API_VERSION: &str = "1.40";
+pub const MIN_API_VERSION: &str = "1.24";
 /// This release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -1,24 +1,96 @@
 //! `GET /containers/json`.
 
 use crate::App;
-use crate::error::Result;
+use crate::error::{ApiError, Result};
 use crate::filters::{Filters, name_fits};
 use crate::query::Query;
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use coracle_engine::record::{Phase, Record};
-use coracle_engine::{Engine, Snapshot};
+use coracle_engine::{ContainerId, Engine, Snapshot};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+const STATES: &[&str] = &[
+    "created",
+    "restarting",
+    "running",
+    "removing",
+    "paused",
+    "exited",
+    "dead",
+];
+const HEALTHS: &[&str] = &["none", "starting", "healthy", "unhealthy"];
 const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "label", "label!", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
-pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+/// A container in the list.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Row {
+    Slim(Slim),
+    Whole(Value),
+}
+
+/// What a table for people has, and nothing else: our own parameter, for lists of hundreds.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Slim {
+    id: ContainerId,
+    names: [String; 1],
+    image: String,
+    command: String,
+    created: i64,
+    ports: Value,
+    status: String,
+}
+
+pub async fn list(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Vec<Row>>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
+    for (key, known) in [("status", STATES), ("health", HEALTHS)] {
+        if let Some(value) = filters
+            .of(key)
+            .iter()
+            .find(|v| !known.contains(&v.as_str()))
+        {
+            return Err(ApiError::invalid(format!(
+                "invalid filter '{key}={value}'; use one of {}",
+                known.join(", ")
+            )));
+        }
+    }
+    if let Some(value) = filters
+        .of("exited")
+        .iter()
+        .find(|v| v.parse::<i32>().is_err())
+    {
+        return Err(ApiError::invalid(format!(
+            "invalid filter 'exited={value}'; write an exit code"
+        )));
+    }
     let limit: Option<i64> = query.number("limit")?;
     let asked = limit.filter(|l| *l > 0);
     // A filter on the state shows containers in that state, running or not.
@@ -30,7 +102,8 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     let since = moment_of(&app.engine, &filters, "since")?;
     let mut images = Names::default();
     let mut found = Vec::new();
-    for snapshot in app.engine.list() {
+    let slimmed = query.flag("slim");
+    for snapshot in app.engine.snapshots() {
         let record = &snapshot.record;
         let shown = all || matches!(record.state.phase, Phase::Running | Phase::Restarting);
         if shown
@@ -38,17 +111,23 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
             && since.is_none_or(|t| record.created > t)
             && fits(&app.engine, &snapshot, &filters)
         {
-            found.push(if query.flag("slim") {
-                slim(&app.engine, &snapshot, &mut images)
+            found.push(if slimmed {
+                Row::Slim(slim(&app.engine, &snapshot, &mut images))
             } else {
-                row(&app.engine, &snapshot, &mut images, query.flag("size"))
+                Row::Whole(row(
+                    &app.engine,
+                    &snapshot,
+                    &mut images,
+                    query.flag("size"),
+                    version,
+                ))
             });
         }
         if asked.is_some_and(|l| i64::try_from(found.len()).unwrap_or(i64::MAX) >= l) {
             break;
         }
     }
-    Ok(Json(Value::Array(found)))
+    Ok(Json(found))
 }
 
 fn moment_of(engine: &Engine, filters: &Filters, key: &str) -> Result<Option<DateTime<Utc>>> {
@@ -97,13 +176,13 @@ fn fits(engine: &Engine, snapshot: &Snapshot, filters: &Filters) -> bool {
             .iter()
             .any(|m| m.name.as_deref() == Some(wanted) || m.target == std::path::Path::new(wanted))
     };
-    let published =
-        |wanted: &str| {
-            let wanted = wanted.split('/').next().unwrap_or(wanted);
-            record.state.ports.iter().any(|p| {
-                p.host_port.to_string() == wanted || p.container_port.to_string() == wanted
-            })
-        };
+    let published = |wanted: &str| {
+        let wanted = wanted.split('/').next().unwrap_or(wanted);
+        record
+            .state
+            .published()
+            .any(|p| p.host_port.to_string() == wanted || p.container_port.to_string() == wanted)
+    };
     let exposed = |wanted: &str| {
         record
             .config
@@ -119,6 +198,9 @@ fn fits(engine: &Engine, snapshot: &Snapshot, filters: &Filters) -> bool {
             record.state.phase == Phase::Exited && record.state.exit_code.to_string() == c
         })
         && filters.any("health", |h| h == health)
+        // No container is a task of a swarm, and only Windows isolates otherwise.
+        && filters.any("is-task", |t| matches!(t, "false" | "0"))
+        && filters.any("isolation", str::is_empty)
         && filters.any("ancestor", image)
         && filters.any("network", network)
         && filters.any("volume", volume)
@@ -169,21 +251,26 @@ pub fn command(record: &Record) -> String {
     args.collect::<Vec<_>>().join(" ")
 }
 
-/// What a table for people has, and nothing else: our own parameter, for lists of hundreds.
-fn slim(engine: &Engine, snapshot: &Snapshot, images: &mut Names) -> Value {
+fn slim(engine: &Engine, snapshot: &Snapshot, images: &mut Names) -> Slim {
     let record = &snapshot.record;
-    json!({
-        "Id": record.id,
-        "Names": [format!("/{}", record.name)],
-        "Image": images.of(engine, record),
-        "Command": command(record),
-        "Created": record.created.timestamp(),
-        "Ports": ports(record),
-        "Status": status(snapshot),
-    })
+    Slim {
+        id: record.id.clone(),
+        names: [format!("/{}", record.name)],
+        image: images.of(engine, record),
+        command: command(record),
+        created: record.created.timestamp(),
+        ports: ports(record),
+        status: status(snapshot),
+    }
 }
 
-fn row(engine: &Engine, snapshot: &Snapshot, images: &mut Names, size: bool) -> Value {
+fn row(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    images: &mut Names,
+    size: bool,
+    version: ApiVersion,
+) -> Value {
     let record = &snapshot.record;
     let mut row = json!({
         "Id": record.id,
@@ -197,9 +284,13 @@ fn row(engine: &Engine, snapshot: &Snapshot, images: &mut Names, size: bool) -> 
         "State": status_word(record),
         "Status": status(snapshot),
         "HostConfig": { "NetworkMode": record.host_config.network_mode },
-        "NetworkSettings": { "Networks": crate::inspect::networks(engine, record) },
+        "NetworkSettings": { "Networks": crate::inspect::networks(engine, record, version) },
         "Mounts": crate::inspect::mounts(record),
     });
+    let annotations = &record.host_config.annotations;
+    if version.from(46) && !annotations.is_empty() {
+        row["HostConfig"]["Annotations"] = json!(annotations);
+    }
     if size {
         let (writable, root) = crate::inspect::sizes(engine, record);
         row["SizeRw"] = json!(writable);
@@ -210,7 +301,7 @@ fn row(engine: &Engine, snapshot: &Snapshot, images: &mut Names, size: bool) -> 
 
 fn ports(record: &Record) -> Value {
     let mut list: Vec<Value> = Vec::new();
-    for port in &record.state.ports {
+    for port in record.state.published() {
         list.push(json!({
             "IP": port.host_ip,
             "PrivatePort": port.container_port,
@@ -224,9 +315,9 @@ fn ports(record: &Record) -> Value {
             let Ok(number) = number.parse::<u16>() else {
                 continue;
             };
-            let published = record.state.ports.iter();
-            if !published
-                .clone()
+            if !record
+                .state
+                .published()
                 .any(|p| p.container_port == number && p.protocol.to_string() == protocol)
             {
                 list.push(json!({ "PrivatePort": number, "Type": protocol }));

@@ -5,6 +5,7 @@ use crate::containers::body;
 use crate::error::{ApiError, Result};
 use crate::filters::{Filters, name_fits};
 use crate::query::Query;
+use crate::version::ApiVersion;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -25,7 +26,7 @@ fn driver(network: &Network) -> &'static str {
     }
 }
 
-fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
+fn answer(engine: &Engine, network: &Network, with_containers: bool, version: ApiVersion) -> Value {
     let mut containers = Map::new();
     if with_containers {
         for e in engine
@@ -42,31 +43,22 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
                     "EndpointID": e.container_id,
                     "MacAddress": mac,
                     "IPv4Address": format!("{}/{}", e.ip, e.prefix),
-                    "IPv6Address": "",
+                    "IPv6Address": e.v6.map_or_else(String::new, |v6| format!("{}/{}", v6.ip, v6.prefix)),
                 }),
             );
         }
     }
-    let config = if network.driver == Driver::Bridge {
-        let mut one = json!({ "Subnet": network.subnet, "Gateway": network.gateway });
-        if let Some(range) = &network.ip_range {
-            one["IPRange"] = json!(range);
-        }
-        json!([one])
-    } else {
-        json!([])
-    };
     let created = i64::try_from(network.created)
         .ok()
         .and_then(|s| DateTime::from_timestamp(s, 0));
-    json!({
+    let mut answer = json!({
         "Name": network.name,
         "Id": network.id,
         "Created": crate::inspect::moment(created),
         "Scope": "local",
         "Driver": driver(network),
-        "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": config },
+        "EnableIPv6": network.v6().is_some(),
+        "IPAM": { "Driver": "default", "Options": null, "Config": ipam(network) },
         "Internal": network.internal,
         "Attachable": false,
         "Ingress": false,
@@ -75,7 +67,42 @@ fn answer(engine: &Engine, network: &Network, with_containers: bool) -> Value {
         "Containers": containers,
         "Options": network.options,
         "Labels": network.labels,
-    })
+    });
+    if version.from(47) {
+        answer["EnableIPv4"] = json!(true);
+    }
+    answer
+}
+
+/// Docker's `IPAMConfig`s, one for each family.
+fn ipam(network: &Network) -> Vec<Value> {
+    if network.driver != Driver::Bridge {
+        return Vec::new();
+    }
+    let one = |subnet: Value, gateway: Value, range: Option<Value>, v6: bool| {
+        let mut config = json!({ "Subnet": subnet, "Gateway": gateway });
+        if let Some(range) = range {
+            config["IPRange"] = range;
+        }
+        let reserved = network.reserved.iter().filter(|(_, ip)| ip.is_ipv6() == v6);
+        let reserved: BTreeMap<_, _> = reserved.collect();
+        if !reserved.is_empty() {
+            config["AuxiliaryAddresses"] = json!(reserved);
+        }
+        config
+    };
+    let range = network.ip_range.map(|r| json!(r));
+    let mut configs = vec![one(
+        json!(network.subnet),
+        json!(network.gateway),
+        range,
+        false,
+    )];
+    if let Some((subnet, gateway)) = network.v6() {
+        let range = network.ip_range6.map(|r| json!(r));
+        configs.push(one(json!(subnet), json!(gateway), range, true));
+    }
+    configs
 }
 
 fn predefined(network: &Network) -> bool {
@@ -86,7 +113,11 @@ const FILTERS: &[&str] = &[
     "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
 ];
 
-pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+pub async fn list(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let endpoints = app.engine.networks().endpoints();
     let fits = |n: &Network| {
@@ -105,14 +136,23 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     Ok(Json(
         all.iter()
             .filter(|n| fits(n))
-            .map(|n| answer(&app.engine, n, false))
+            .map(|n| answer(&app.engine, n, false, version))
             .collect(),
     ))
 }
 
-pub async fn inspect(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>> {
+pub async fn inspect(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
     let network = find(&app.engine, &id)?;
-    Ok(Json(answer(&app.engine, &network, true)))
+    // Every network is of this machine.
+    if query.text("scope").is_some_and(|s| s != "local") {
+        return Err(ApiError::not_found(format!("network {id} not found")));
+    }
+    Ok(Json(answer(&app.engine, &network, true, version)))
 }
 
 fn find(engine: &Engine, id: &str) -> Result<Network> {
@@ -138,12 +178,17 @@ struct Create {
     labels: Option<BTreeMap<String, String>>,
     ingress: bool,
     config_only: bool,
+    config_from: Option<Value>,
+    scope: Option<String>,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Ipam {
     driver: Option<String>,
+    options: Option<BTreeMap<String, String>>,
     config: Option<Vec<IpamConfig>>,
 }
 
@@ -175,35 +220,53 @@ fn spec(asked: Create) -> Result<NetworkSpec> {
     if asked.ingress || asked.config_only {
         return Err(unsupported("an ingress or configuration-only network"));
     }
+    let named = |v: &Value| v["Network"].as_str().is_some_and(|n| !n.is_empty());
+    if asked.config_from.as_ref().is_some_and(named) {
+        return Err(unsupported(
+            "ConfigFrom (the configuration of another network)",
+        ));
+    }
+    if !matches!(asked.scope.as_deref(), None | Some("" | "local")) {
+        return Err(unsupported("Scope (a network of more than this machine)"));
+    }
+    if asked.enable_ipv4 == Some(false) {
+        return Err(ApiError::invalid(
+            "EnableIPv4=false (a network without IPv4) is not supported by this release; leave it out: with EnableIPv6 \
+             its containers have addresses of both families",
+        ));
+    }
     let ipam = asked.ipam.unwrap_or_default();
     if !matches!(ipam.driver.as_deref(), None | Some("" | "default")) {
         return Err(unsupported("an IPAM driver"));
     }
-    let configs = ipam.config.unwrap_or_default();
-    if configs.len() > 1 {
-        return Err(unsupported("more than one subnet"));
+    if ipam.options.is_some_and(|o| !o.is_empty()) {
+        return Err(unsupported("IPAM.Options (options of IPAM drivers)"));
     }
-    let config = configs.into_iter().next().unwrap_or_default();
-    if config.auxiliary_addresses.is_some_and(|a| !a.is_empty()) {
-        return Err(unsupported("an auxiliary address"));
-    }
-    fn read<T: std::str::FromStr>(what: &str, text: Option<String>) -> Result<Option<T>> {
-        let parse = |t: String| {
-            t.parse()
-                .map_err(|_| ApiError::invalid(format!("invalid {what} \"{t}\"")))
-        };
-        text.filter(|t| !t.is_empty()).map(parse).transpose()
-    }
-    Ok(NetworkSpec {
+    let mut spec = NetworkSpec {
         name: asked.name,
-        subnet: read("subnet", config.subnet)?,
-        gateway: read("gateway", config.gateway)?,
-        ip_range: read("range of addresses", config.ip_range)?,
         internal: asked.internal,
-        ipv6: asked.enable_ipv6 == Some(true),
         labels: asked.labels.unwrap_or_default(),
         options: asked.options.unwrap_or_default(),
-    })
+        ..NetworkSpec::default()
+    };
+    for config in ipam.config.unwrap_or_default() {
+        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        if let Some(subnet) = given(&config.subnet) {
+            spec.add_subnet(&subnet)?;
+        }
+        if let Some(gateway) = given(&config.gateway) {
+            spec.add_gateway(&gateway)?;
+        }
+        if let Some(range) = given(&config.ip_range) {
+            spec.add_range(&range)?;
+        }
+        for (name, ip) in config.auxiliary_addresses.unwrap_or_default() {
+            spec.reserve(&name, &ip)?;
+        }
+    }
+    // An IPv6 subnet asks for IPv6 unless it is said that there is to be none.
+    spec.ipv6 = asked.enable_ipv6.unwrap_or_else(|| spec.names_ipv6());
+    Ok(spec)
 }
 
 pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {

@@ -105,6 +105,7 @@ fn answer(id: &str, name: &str, before: &Sample, now: &Sample) -> Value {
         "memory_stats": {
             "usage": s.memory_usage,
             "max_usage": s.memory_peak,
+            "failcnt": s.memory_failures,
             "limit": s.memory_limit.unwrap_or(now.machine_memory),
             // Clients take the name that their kind of control groups has off the usage.
             "stats": {
@@ -118,6 +119,14 @@ fn answer(id: &str, name: &str, before: &Sample, now: &Sample) -> Value {
                 { "major": 0, "minor": 0, "op": "Read", "value": s.io_read_bytes },
                 { "major": 0, "minor": 0, "op": "Write", "value": s.io_write_bytes },
             ],
+            // Only old schedulers count these.
+            "io_serviced_recursive": null,
+            "io_queue_recursive": null,
+            "io_service_time_recursive": null,
+            "io_wait_time_recursive": null,
+            "io_merged_recursive": null,
+            "io_time_recursive": null,
+            "sectors_recursive": null,
         },
     });
     if !networks.is_empty() {

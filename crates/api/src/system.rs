@@ -1,8 +1,9 @@
 //! The machine and the daemon as a whole.
 
-use crate::error::Result;
+use crate::error::{ApiError, Result};
 use crate::inspect::{sizes, tree_size};
 use crate::query::Query;
+use crate::version::ApiVersion;
 use crate::{API_VERSION, App, MIN_API_VERSION, VERSION};
 use axum::Json;
 use axum::extract::State;
@@ -76,7 +77,17 @@ fn operating_system() -> (String, String) {
     (field("PRETTY_NAME"), field("VERSION_ID"))
 }
 
-pub async fn info(State(app): State<App>) -> Json<Value> {
+/// Whether bridged frames pass the firewall's rules of packets.
+fn bridge_passes(file: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/sys/net/bridge/{file}")).is_ok_and(|t| t.trim() == "1")
+}
+
+/// Descriptors that the daemon has open.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+pub async fn info(State(app): State<App>, version: ApiVersion) -> Json<Value> {
     let engine = &app.engine;
     let all = engine.list();
     let in_phase = |phase: Phase| all.iter().filter(|s| s.record.state.phase == phase).count();
@@ -91,7 +102,14 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         .to_string_lossy()
         .into_owned();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Json(json!({
+    // Runtime, init and supervisor are parts of this program.
+    let commit = if version.from(49) {
+        json!({ "ID": VERSION })
+    } else {
+        json!({ "ID": VERSION, "Expected": VERSION })
+    };
+    let mirrors = engine.options().registry.mirrors_of("docker.io");
+    let mut answer = json!({
         "ID": id.trim(),
         "Containers": all.len(),
         "ContainersRunning": running - paused,
@@ -112,7 +130,9 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "PidsLimit": true,
         "IPv4Forwarding": true,
         "OomKillDisable": !v2,
+        "KernelMemoryTCP": false,
         "Debug": false,
+        "NFd": descriptors(),
         "NGoroutines": 0,
         "SystemTime": chrono::Utc::now().to_rfc3339(),
         "LoggingDriver": "json-file",
@@ -127,9 +147,15 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": {
             "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
-            "IndexConfigs": {},
-            "Mirrors": engine.options().registry.mirrors_of("docker.io"),
+            "IndexConfigs": { "docker.io": { "Name": "docker.io", "Mirrors": mirrors, "Secure": true, "Official": true } },
+            "Mirrors": mirrors,
         },
+        "GenericResources": [],
+        "ContainerdCommit": commit,
+        "RuncCommit": commit,
+        "InitCommit": commit,
+        "DefaultAddressPools": [{ "Base": engine.options().network.default_pool, "Size": 24 }],
+        "CDISpecDirs": [],
         "NCPU": cpus,
         "MemTotal": coracle_engine::stats::machine_memory(),
         "DockerRootDir": engine.options().state_dir,
@@ -149,12 +175,37 @@ pub async fn info(State(app): State<App>) -> Json<Value> {
         "InitBinary": "",
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Warnings": engine.networks().diagnose(),
-    }))
+    });
+    if version.from(49) {
+        answer["FirewallBackend"] = json!({ "Driver": "nftables", "Info": [] });
+    } else {
+        answer["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = json!([]);
+        answer["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = json!([]);
+    }
+    if !version.from(50) {
+        answer["BridgeNfIptables"] = json!(bridge_passes("bridge-nf-call-iptables"));
+        answer["BridgeNfIp6tables"] = json!(bridge_passes("bridge-nf-call-ip6tables"));
+    }
+    Json(answer)
 }
+
+/// What `type=` may ask for.
+const KINDS: &[&str] = &["container", "image", "volume", "build-cache"];
 
 /// `GET /system/df`. Our own parameter `reclaimable` asks for what docker's answer has no place for: bytes of layers that no
 /// image with a container has.
-pub async fn disk_usage(State(app): State<App>, query: Query) -> Result<Json<Value>> {
+pub async fn disk_usage(
+    State(app): State<App>,
+    query: Query,
+    version: ApiVersion,
+) -> Result<Json<Value>> {
+    let kinds = query.all("type");
+    if let Some(kind) = kinds.iter().find(|k| !KINDS.contains(&k.as_str())) {
+        return Err(ApiError::invalid(format!(
+            "invalid type \"{kind}\" of object; use one of {}",
+            KINDS.join(", ")
+        )));
+    }
     let reclaimable = query.flag("reclaimable");
     let cache = crate::build::usage(&app).await?;
     let engine = app.engine;
@@ -171,9 +222,8 @@ pub async fn disk_usage(State(app): State<App>, query: Query) -> Result<Json<Val
                     .iter()
                     .filter(|s| s.record.image_id == i.id.to_string())
                     .count();
-                let mut row = crate::images::row(i, Some(users));
-                row["SharedSize"] = json!(usage.shared.get(&i.id));
-                row
+                let shared = usage.shared.get(&i.id).copied().unwrap_or(0);
+                crate::images::row(i, Some(users), Some(shared), version)
             })
             .collect();
         let containers: Vec<Value> = all
@@ -202,8 +252,18 @@ pub async fn disk_usage(State(app): State<App>, query: Query) -> Result<Json<Val
                 row
             })
             .collect();
-        let mut answer = json!({ "LayersSize": usage.total, "Images": image_rows, "Containers": containers,
-            "Volumes": volumes, "BuildCache": cache });
+        let mut answer = json!({});
+        for (kind, key, value) in [
+            ("image", "LayersSize", json!(usage.total)),
+            ("image", "Images", json!(image_rows)),
+            ("container", "Containers", json!(containers)),
+            ("volume", "Volumes", json!(volumes)),
+            ("build-cache", "BuildCache", json!(cache)),
+        ] {
+            if kinds.is_empty() || kinds.iter().any(|k| k == kind) {
+                answer[key] = value;
+            }
+        }
         if reclaimable {
             answer["ImagesReclaimable"] = json!(usage.free);
         }

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Once;
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 
@@ -61,11 +62,17 @@ pub fn failed(error: &dyn std::error::Error) -> Value {
 pub async fn create(State(app): State<App>, query: Query, request: Request) -> Result {
     if query.text("fromImage").is_some() {
         pull(app.engine, &query, request.headers()).await
-    } else if query.text("fromSrc") == Some("-") {
-        import(app.engine, &query, request).await
+    } else if let Some(from) = query.text("fromSrc") {
+        if from == "-" {
+            return import(app.engine, &query, reader(request)).await;
+        }
+        let archive = app.engine.images().open_url(from).await.map_err(|e| {
+            ApiError::invalid(format!("cannot import from {from}: {}", full_error(&e)))
+        })?;
+        import(app.engine, &query, archive).await
     } else {
         Err(ApiError::invalid(
-            "parameter fromImage (pull) or fromSrc=- (import) is missing; importing from a URL is not supported: fetch it first",
+            "parameter fromImage (pull) or fromSrc (import: - or an address) is missing",
         ))
     }
 }
@@ -274,7 +281,11 @@ pub fn reader(request: Request) -> impl tokio::io::AsyncRead + Send + Unpin {
     ))
 }
 
-async fn import(engine: Engine, query: &Query, request: Request) -> Result {
+async fn import(
+    engine: Engine,
+    query: &Query,
+    archive: impl AsyncRead + Send + Unpin + 'static,
+) -> Result {
     let reference = query
         .text("repo")
         .map(|repository| match query.text("tag") {
@@ -293,7 +304,7 @@ async fn import(engine: Engine, query: &Query, request: Request) -> Result {
             .transpose()
             .map_err(|_| ApiError::invalid("invalid platform; write for example linux/amd64"))?,
     };
-    let image: Image = engine.images().import(reader(request), options).await?;
+    let image: Image = engine.images().import(archive, options).await?;
     let id = image.id.to_string();
     tell(
         &engine,
@@ -307,7 +318,12 @@ async fn import(engine: Engine, query: &Query, request: Request) -> Result {
     ))))
 }
 
-pub async fn load(State(app): State<App>, request: Request) -> Result {
+pub async fn load(State(app): State<App>, query: Query, request: Request) -> Result {
+    if query.text("platform").is_some() {
+        return Err(ApiError::invalid(
+            "parameter platform is not supported: an archive is loaded for this machine's; leave it out",
+        ));
+    }
     let (sender, receiver) = mpsc::unbounded_channel();
     let engine = app.engine;
     let mut refused = false;
@@ -359,6 +375,9 @@ pub async fn save_many(State(app): State<App>, query: Query) -> Result {
         return Err(ApiError::invalid(
             "parameter names is missing: the images to save",
         ));
+    }
+    for name in &names {
+        crate::platform::check_platform(&app.engine, name, query.text("platform"))?;
     }
     save(&app.engine, names).await
 }

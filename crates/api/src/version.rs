@@ -23,8 +23,8 @@ pub struct ApiVersion {
 impl ApiVersion {
     /// Newest that is served.
     pub const LATEST: Self = Self::new(51);
-    /// Oldest that is served.
-    pub const OLDEST: Self = Self::new(40);
+    /// Oldest that is served: what docker's own engine served for ten years, and some clients still ask for.
+    pub const OLDEST: Self = Self::new(24);
 
     /// Version 1.`minor`.
     pub const fn new(minor: u16) -> Self {
@@ -117,11 +117,11 @@ mod tests {
     fn what_is_served() {
         assert_eq!(ApiVersion::LATEST.to_string(), API_VERSION);
         assert_eq!(ApiVersion::OLDEST.to_string(), MIN_API_VERSION);
-        for minor in 40..=51 {
+        for minor in 24..=51 {
             assert!(ApiVersion::new(minor).served().is_ok());
         }
         let told = |v: ApiVersion| v.served().unwrap_err().message().to_owned();
-        assert!(told(ApiVersion::new(39)).starts_with("client version 1.39 is too old"));
+        assert!(told(ApiVersion::new(23)).starts_with("client version 1.23 is too old"));
         assert!(told(ApiVersion::new(52)).starts_with("client version 1.52 is too new"));
         let two = ApiVersion { major: 2, minor: 0 };
         assert!(two.served().is_err() && two.from(51));

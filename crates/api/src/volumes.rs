@@ -78,6 +78,7 @@ struct Create {
     driver: Option<String>,
     driver_opts: Option<BTreeMap<String, String>>,
     labels: Option<BTreeMap<String, String>>,
+    cluster_volume_spec: Option<Value>,
 }
 
 pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {
@@ -87,6 +88,11 @@ pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {
             "volume driver \"{driver}\" is not supported by this release; use local, whose options type, device and o mount \
              what the kernel can"
         )));
+    }
+    if asked.cluster_volume_spec.is_some_and(|s| !s.is_null()) {
+        return Err(ApiError::invalid(
+            "ClusterVolumeSpec is not supported: volumes are of this machine; leave it out",
+        ));
     }
     let name = asked.name.filter(|n| !n.is_empty());
     let (volume, made) = app.engine.volumes().ensure(

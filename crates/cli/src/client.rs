@@ -8,6 +8,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -212,12 +213,23 @@ impl Client {
 
     /// Asks and reads the answer as JSON; an empty one is null.
     pub async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let (answer, sender) = self.asked(method, path, body).await?;
-        let bytes = answer.into_body().collect().await?.to_bytes();
-        *locked(&self.idle) = Some(sender);
+        let bytes = self.bytes(method, path, body).await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    async fn bytes(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
+        let (answer, sender) = self.asked(method, path, body).await?;
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        *locked(&self.idle) = Some(sender);
+        Ok(bytes)
+    }
+
+    /// Gets JSON of a known form, which is read in a fraction of the time.
+    pub async fn get_as<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let bytes = self.bytes(Method::GET, path, None).await?;
         Ok(serde_json::from_slice(&bytes)?)
     }
 

@@ -8,6 +8,8 @@ mod common;
 mod definition;
 mod http;
 
+#[path = "exact/changes.rs"]
+mod changes;
 #[path = "exact/checker.rs"]
 mod checker;
 #[path = "exact/exceptions.rs"]
@@ -30,22 +32,20 @@ fn unexplained(
     table: &[Exception],
 ) -> Vec<String> {
     let concerns = |e: &&Exception| e.versions.is_empty() || e.versions.contains(&version);
-    let known: BTreeSet<String> = table
-        .iter()
-        .filter(concerns)
-        .map(|e| {
-            assert!(!e.reason.is_empty());
-            e.place.to_owned()
-        })
-        .collect();
+    let known: Vec<&Exception> = table.iter().filter(concerns).collect();
     let mut all: Vec<String> = Vec::new();
-    for place in found.difference(&known) {
-        all.push(format!("{version}: {what}: {place}"));
+    for place in found {
+        if !known.iter().any(|e| e.place == place) {
+            all.push(format!("{version}: {what}: {place}"));
+        }
     }
-    for place in known.difference(found) {
-        all.push(format!(
-            "{version}: the table has, but this is not {what}: {place}"
-        ));
+    for e in known {
+        if !e.sometimes && !found.contains(e.place) {
+            let (place, reason) = (e.place, e.reason);
+            all.push(format!(
+                "{version}: not {what}, as the table has it ({reason}): {place}"
+            ));
+        }
     }
     all
 }

@@ -75,11 +75,6 @@ fn what_means_nothing_is_refused() {
             "{said}"
         );
     }
-    let output = d.docker_raw(&["create", "--platform", "linux/arm64", "bb", "true"]);
-    assert!(
-        errors(&output).contains("does not match the specified platform"),
-        "{output:?}"
-    );
     refused(
         &d,
         &["inspect", "--type", "image", "nope"],
@@ -390,46 +385,126 @@ fn what_a_log_says_besides() {
 }
 
 #[test]
-fn the_last_network_can_be_left_and_another_joined() {
-    let mut d = Daemon::start();
-    for name in ["n1", "n2"] {
-        d.ok(["network", "create", name]);
-    }
+fn namespaces_of_another_container() {
+    let d = Daemon::start();
     d.ok([
         "run",
         "-d",
         "--name",
-        "peer",
-        "--network",
-        "n1",
+        "donor",
+        "--ipc",
+        "shareable",
         "bb",
         "sleep",
         "1000",
     ]);
-    d.ok([
-        "run", "-d", "--name", "mover", "-p", "8080:80", "bb", "sleep", "1000",
-    ]);
-    let reaches = |d: &Daemon| {
-        until("it reaches its peer by name", || {
-            let asked = d.coracle(["exec", "mover", "nslookup", "peer"]);
-            asked.status.success()
-        });
+    d.ok(["exec", "donor", "sh", "-c", "echo shared > /dev/shm/f"]);
+    let here = |kind: &str, args: &[&str]| {
+        let link = format!("ls -l /proc/self/ns/{kind}");
+        let mut command = d.command();
+        command.args(["run", "--rm"]).args(args);
+        let output = command.args(["bb", "sh", "-c", &link]).output().unwrap();
+        assert!(output.status.success(), "{}", errors(&output));
+        text(&output).rsplit(' ').next().unwrap().to_owned()
     };
-    d.ok(["network", "disconnect", "bridge", "mover"]);
-    d.ok(["network", "connect", "n1", "mover"]);
-    reaches(&d);
-    // Also with another one that comes and goes in between.
-    d.ok(["network", "connect", "n2", "mover"]);
-    d.ok(["network", "disconnect", "n2", "mover"]);
-    d.ok(["network", "connect", "bridge", "mover"]);
-    reaches(&d);
-    d.ok(["restart", "-t", "0", "mover"]);
-    reaches(&d);
-    d.kill();
-    d.up();
-    reaches(&d);
-    // Its new name is known at once.
-    d.ok(["rename", "mover", "moved"]);
-    d.ok(["exec", "peer", "nslookup", "moved"]);
-    d.ok(["exec", "peer", "nslookup", "moved.n1"]);
+    let donors = |kind: &str| {
+        let link = format!("ls -l /proc/self/ns/{kind}");
+        let said = d.ok(["exec", "donor", "sh", "-c", &link]);
+        said.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(here("ipc", &["--ipc", "container:donor"]), donors("ipc"));
+    assert_ne!(here("ipc", &[]), donors("ipc"));
+    let read = [
+        "run",
+        "--rm",
+        "--ipc",
+        "container:donor",
+        "bb",
+        "sh",
+        "-c",
+        "cat /dev/shm/f; echo more > /dev/shm/g",
+    ];
+    assert_eq!(d.ok(read), "shared");
+    assert_eq!(d.ok(["exec", "donor", "cat", "/dev/shm/g"]), "more");
+    // Its processes are seen, and ours end with us.
+    assert_eq!(here("pid", &["--pid", "container:donor"]), donors("pid"));
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "guest",
+        "--pid",
+        "container:donor",
+        "bb",
+        "sh",
+        "-c",
+        "sleep 4321 & exec sleep 1234",
+    ]);
+    let seen = "for p in /proc/[0-9]*; do cat $p/cmdline; echo; done";
+    let seen = |d: &Daemon| d.ok(["exec", "donor", "sh", "-c", seen]);
+    until("the donor sees the guest's processes", || {
+        let all = seen(&d);
+        all.contains("4321") && all.contains("1234")
+    });
+    d.ok(["exec", "guest", "kill", "-0", "1"]);
+    d.ok(["rm", "-f", "guest"]);
+    assert!(!seen(&d).contains("4321"));
+    d.docker_ok([
+        "run",
+        "--rm",
+        "--pid",
+        "container:donor",
+        "--network",
+        "container:donor",
+        "bb",
+        "true",
+    ]);
+    d.ok(["run", "-d", "--name", "private", "bb", "sleep", "1000"]);
+    refused(
+        &d,
+        &["create", "--ipc", "container:private", "bb", "true"],
+        "non-shareable IPC",
+    );
+    refused(
+        &d,
+        &["create", "--pid", "container:nope", "bb", "true"],
+        "nope",
+    );
+    d.ok(["stop", "-t", "0", "donor"]);
+    refused(
+        &d,
+        &["run", "--rm", "--pid", "container:donor", "bb", "true"],
+        "start it first",
+    );
+}
+
+#[test]
+fn a_profile_as_docker_writes_it() {
+    let d = Daemon::start();
+    let profile = r#"{ "defaultAction": "SCMP_ACT_ALLOW",
+        "archMap": [{ "architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"] },
+                    { "architecture": "SCMP_ARCH_AARCH64", "subArchitectures": [] }],
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [], "comment": "",
+                       "includes": {}, "excludes": { "caps": ["CAP_SYS_ADMIN"] } }] }"#;
+    let file = d.dir.path().join("profile.json");
+    fs::write(&file, profile).unwrap();
+    let option = format!("seccomp={}", file.display());
+    let make = |more: &[&str]| {
+        let mut args = vec!["run", "--rm", "--security-opt", &option];
+        args.extend(more);
+        args.extend(["bb", "mkdir", "/made"]);
+        [
+            d.docker_raw(&args),
+            d.command().args(&args).output().unwrap(),
+        ]
+    };
+    for output in make(&[]) {
+        assert!(
+            errors(&output).contains("Operation not permitted"),
+            "{output:?}"
+        );
+    }
+    for output in make(&["--cap-add", "SYS_ADMIN"]) {
+        assert!(output.status.success(), "{}", errors(&output));
+    }
 }

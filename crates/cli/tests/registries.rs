@@ -220,16 +220,16 @@ fn searches() {
 #[test]
 fn versions_that_are_served() {
     let d = Daemon::bare();
-    for version in ["v1.40", "v1.44", "v1.51"] {
+    for version in ["v1.24", "v1.40", "v1.44", "v1.51"] {
         let (status, said) = ask(&d, "GET", &format!("/{version}/version"), &[]);
         assert_eq!(status, 200);
         assert_eq!(said["ApiVersion"], "1.51");
-        assert_eq!(said["MinAPIVersion"], "1.40");
+        assert_eq!(said["MinAPIVersion"], "1.24");
     }
     for (version, words) in [
         (
-            "v1.39",
-            "client version 1.39 is too old. Minimum supported API version is 1.40",
+            "v1.23",
+            "client version 1.23 is too old. Minimum supported API version is 1.24",
         ),
         (
             "v1.52",

@@ -257,6 +257,20 @@ fn networks_and_volumes_are_asked_as_docker_asks() {
             "n",
         ],
         &["network", "create", "-o", "x=y", "n"],
+        &[
+            "network",
+            "create",
+            "--ipv6",
+            "--subnet",
+            "fd00:2::/64",
+            "--gateway",
+            "fd00:2::fe",
+            "--ip-range",
+            "fd00:2::100/120",
+            "--aux-address",
+            "router=fd00:2::9",
+            "n",
+        ],
         &["volume", "create", "--label", "a=b", "data"],
     ]);
 }

@@ -383,17 +383,8 @@ const OF_SWARMS: &[&str] = &[
     "config-only",
     "ingress",
 ];
-/// Of networks that are not ours yet: IPv6, drivers, priorities.
-const OF_NETWORKS: &[&str] = &[
-    "aux-address",
-    "ipam-opt",
-    "ipv4",
-    "driver-opt",
-    "gw-priority",
-    "ip6",
-    "link",
-    "link-local-ip",
-];
+/// Of networks that are not ours: drivers, links of old.
+const OF_NETWORKS: &[&str] = &["ipam-opt", "driver-opt", "link"];
 
 fn flags(help: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

@@ -20,6 +20,7 @@ const OF_IMAGES: &[&str] = &[
     "StopSignal",
     "Healthcheck",
     "Shell",
+    "OnBuild",
 ];
 
 /// What the new image shall be.

@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub events: Events,
     pub holder: Holder,
     pub zone: Arc<Zone>,
+    /// Held while the names are made anew.
+    pub naming: std::sync::Mutex<()>,
     pub cgroups: Layout,
     /// This daemon's part of each hierarchy.
     pub cgroup_root: String,
@@ -93,10 +95,14 @@ impl Engine {
         let images = ImageStore::open(&options.state_dir, options.registry.clone())?;
         crate::skeleton::make(&options.state_dir)?;
         let volumes = Volumes::open(&options.state_dir, &options.run_dir)?;
-        let (dir, network) = (options.state_dir.clone(), options.network.clone());
+        let machine_id = crate::machine::id(&options.state_dir)?;
+        let dir = options.state_dir.clone();
+        let network = coracle_network::Options {
+            ula: coracle_network::Options::ula_of(&machine_id),
+            ..options.network.clone()
+        };
         let networks = tokio::task::spawn_blocking(move || Networks::open(&dir, network)).await??;
         let cgroups = Layout::detect()?;
-        let machine_id = crate::machine::id(&options.state_dir)?;
         let holder = crate::holder::find_or_start(&options).await?;
         let engine = Self(Arc::new(Inner {
             images,
@@ -105,6 +111,7 @@ impl Engine {
             events: Events::default(),
             holder,
             zone: Arc::default(),
+            naming: std::sync::Mutex::default(),
             cgroups,
             cgroup_root: format!("/coracle/{}", &machine_id[..12]),
             machine_id,
@@ -158,9 +165,14 @@ impl Engine {
 
     /// Every container, the newest first.
     pub fn list(&self) -> Vec<Snapshot> {
-        let mut all: Vec<_> = self.containers().iter().map(|c| c.snapshot()).collect();
-        all.sort_by_key(|s| std::cmp::Reverse(s.record.created));
-        all
+        self.snapshots().collect()
+    }
+
+    /// As [`Self::list`], each copied when it is asked for.
+    pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + use<> {
+        let mut all = self.containers();
+        all.sort_by_cached_key(|c| std::cmp::Reverse(c.read(|r| r.created)));
+        all.into_iter().map(|c| c.snapshot())
     }
 
     /// Past events that are kept, and those to come.

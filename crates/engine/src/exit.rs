@@ -144,8 +144,7 @@ impl Engine {
             state.error = status.error.clone().unwrap_or_default();
             state.starting = false;
             state.finished_at = Some(status.finished_at);
-            state.endpoints.clear();
-            state.ports.clear();
+            state.clear_network();
         });
         if status.oom_killed {
             self.tell(container, "oom", &[]);

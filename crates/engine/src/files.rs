@@ -4,7 +4,7 @@ use crate::error::{EngineError, Result};
 use crate::model::HostConfig;
 use std::fmt::Write;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 /// What goes into them.
@@ -16,8 +16,14 @@ pub struct Facts<'a> {
     pub domainname: &'a str,
     /// Its first address.
     pub ip: Option<Ipv4Addr>,
+    /// Its first IPv6 address.
+    pub ip6: Option<Ipv6Addr>,
     /// The network's gateway, which also answers DNS.
     pub gateway: Option<Ipv4Addr>,
+    /// The network's IPv6 gateway.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Whether names of other containers are looked up: then the gateway is asked for all, and knows whom to ask further.
+    pub own_names: bool,
     /// The host's own resolv.conf, for containers on the host's network.
     pub host_resolv_conf: &'a str,
     /// The host's own hosts file, likewise.
@@ -38,6 +44,29 @@ pub fn write(dir: &Path, host: &HostConfig, facts: &Facts<'_>) -> Result<()> {
     put("resolv.conf", resolv_conf(host, facts))
 }
 
+/// Reads `name:address`; no address is `host-gateway`.
+///
+/// # Errors
+/// [`EngineError::Invalid`] quoting it.
+pub fn extra_host(entry: &str) -> Result<(&str, Option<IpAddr>)> {
+    let parts = entry.split_once(':').or_else(|| entry.split_once('='));
+    let (name, address) = parts.ok_or_else(|| {
+        EngineError::Invalid(format!(
+            "bad format for add-host: \"{entry}\"; write NAME:ADDRESS or NAME:host-gateway"
+        ))
+    })?;
+    if address == "host-gateway" {
+        return Ok((name, None));
+    }
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse().map_err(|_| {
+        EngineError::Invalid(format!(
+            "invalid IP address in add-host: \"{address}\" (of {name})"
+        ))
+    })?;
+    Ok((name, Some(address)))
+}
+
 fn hosts(host: &HostConfig, facts: &Facts<'_>) -> Result<String> {
     let mut text = facts.host_hosts.map_or_else(
         || {
@@ -51,30 +80,25 @@ fn hosts(host: &HostConfig, facts: &Facts<'_>) -> Result<String> {
         text.push('\n');
     }
     for entry in &host.extra_hosts {
-        let (name, address) = entry
-            .split_once(':')
-            .or_else(|| entry.split_once('='))
-            .ok_or_else(|| {
-                EngineError::Invalid(format!(
-                    "bad format for add-host: \"{entry}\"; write NAME:ADDRESS or NAME:host-gateway"
-                ))
-            })?;
-        let address = if address == "host-gateway" {
-            facts.gateway.unwrap_or(Ipv4Addr::LOCALHOST).to_string()
-        } else {
-            let bare = address.trim_start_matches('[').trim_end_matches(']');
-            bare.parse::<IpAddr>()
-                .map_err(|_| {
-                    EngineError::Invalid(format!(
-                        "invalid IP address in add-host: \"{address}\" (of {name})"
-                    ))
-                })?
-                .to_string()
+        let (name, address) = extra_host(entry)?;
+        let gateway = || facts.gateway.unwrap_or(Ipv4Addr::LOCALHOST).into();
+        let addresses: Vec<IpAddr> = match address {
+            Some(address) => vec![address],
+            None => std::iter::once(gateway())
+                .chain(facts.gateway6.map(IpAddr::V6))
+                .collect(),
         };
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{address}\t{name}");
+        for address in addresses {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{address}\t{name}");
+        }
     }
-    if let (Some(ip), None) = (facts.ip, facts.host_hosts) {
+    let own = facts
+        .ip
+        .map(IpAddr::V4)
+        .into_iter()
+        .chain(facts.ip6.map(IpAddr::V6));
+    for ip in own.filter(|_| facts.host_hosts.is_none()) {
         let whole = match facts.domainname {
             "" => facts.hostname.to_owned(),
             domain => format!("{}.{domain}", facts.hostname),
@@ -105,12 +129,11 @@ fn resolv_conf(host: &HostConfig, facts: &Facts<'_>) -> String {
             asked.to_vec()
         }
     };
-    let servers = or(
-        &host.dns,
-        facts
-            .gateway
-            .map_or_else(|| lines("nameserver"), |gateway| vec![gateway.to_string()]),
-    );
+    let gateway = facts.gateway.map(|gateway| vec![gateway.to_string()]);
+    let servers = match gateway {
+        Some(gateway) if facts.own_names => gateway,
+        gateway => or(&host.dns, gateway.unwrap_or_else(|| lines("nameserver"))),
+    };
     let search = or(&host.dns_search, lines("search"));
     let default_options = if facts.gateway.is_some() {
         vec!["ndots:0".to_owned()]
@@ -170,6 +193,32 @@ mod tests {
             resolv_conf(&host, &bridge()),
             "nameserver 10.210.0.1\nsearch example.org\noptions ndots:0\n"
         );
+    }
+
+    #[test]
+    fn on_a_bridge_with_ipv6() {
+        let host = HostConfig {
+            extra_hosts: vec!["me:host-gateway".into(), "six:[fd00::6]".into()],
+            dns: vec!["2001:db8::53".into()],
+            ..HostConfig::default()
+        };
+        let facts = Facts {
+            ip6: Some("fd00:9::2".parse().unwrap()),
+            gateway6: Some("fd00:9::1".parse().unwrap()),
+            domainname: "example.org",
+            ..bridge()
+        };
+        let text = hosts(&host, &facts).unwrap();
+        for line in [
+            "10.210.0.2\tweb.example.org web",
+            "fd00:9::2\tweb.example.org web",
+            "10.210.0.1\tme",
+            "fd00:9::1\tme",
+            "fd00::6\tsix",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+        assert!(resolv_conf(&host, &facts).starts_with("nameserver 2001:db8::53\n"));
     }
 
     #[test]

@@ -19,6 +19,8 @@ struct Wanted {
     propagation: String,
     /// A missing host directory is made (`-v`) or an error (`--mount`).
     make_source: bool,
+    /// A read-only mount is so with all that is mounted below it.
+    deep: bool,
     labels: BTreeMap<String, String>,
     /// Of a volume that is made for it.
     driver_options: BTreeMap<String, String>,
@@ -79,7 +81,7 @@ fn wanted(request: &CreateRequest) -> Result<Vec<Wanted>> {
     for (target, options) in &host.tmpfs {
         all.push(Wanted {
             kind: "tmpfs",
-            options: tmpfs_options(options),
+            options: tmpfs_options(options)?,
             ..volume(target, String::new())
         });
     }
@@ -112,6 +114,7 @@ fn volume(target: &str, source: String) -> Wanted {
         writable: true,
         propagation: String::new(),
         make_source: true,
+        deep: true,
         labels: BTreeMap::new(),
         driver_options: BTreeMap::new(),
         subpath: String::new(),
@@ -166,6 +169,7 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
             }
             if let Some(options) = &mount.bind_options {
                 wanted.make_source = options.create_mountpoint;
+                wanted.deep = !options.read_only_non_recursive;
                 options.propagation.clone_into(&mut wanted.propagation);
                 check_propagation(&options.propagation)?;
                 if options.non_recursive {
@@ -190,13 +194,21 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
         }
         "tmpfs" => {
             wanted.kind = "tmpfs";
-            wanted.options = tmpfs_options("");
+            wanted.options = tmpfs_options("")?;
             if let Some(options) = &mount.tmpfs_options {
                 if options.size_bytes > 0 {
                     wanted.options.push(format!("size={}", options.size_bytes));
                 }
                 if options.mode > 0 {
                     wanted.options.push(format!("mode={:o}", options.mode));
+                }
+                for option in &options.options {
+                    if option.is_empty() || option.len() > 2 {
+                        return Err(invalid(format!(
+                            "invalid tmpfs option {option:?}; write a name, or a name and a value"
+                        )));
+                    }
+                    add_tmpfs_option(&mut wanted.options, &option.join("="))?;
                 }
             }
             if mount.read_only {
@@ -212,21 +224,67 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
     Ok(wanted)
 }
 
-fn tmpfs_options(asked: &str) -> Vec<String> {
+fn tmpfs_options(asked: &str) -> Result<Vec<String>> {
     let mut options: Vec<String> = ["noexec", "nosuid", "nodev"]
         .iter()
         .map(|o| (*o).to_owned())
         .collect();
     for option in asked.split(',').filter(|o| !o.is_empty()) {
-        // `exec` takes back `noexec`, and so on.
-        options.retain(|o| {
-            *o != format!("no{option}") && Some(o.as_str()) != option.strip_prefix("no")
-        });
-        if !matches!(option, "exec" | "suid" | "dev") {
-            options.push(option.to_owned());
-        }
+        add_tmpfs_option(&mut options, option)?;
+    }
+    Ok(options)
+}
+
+/// `exec` takes back `noexec`, and so on.
+fn add_tmpfs_option(options: &mut Vec<String>, option: &str) -> Result<()> {
+    const WORDS: [&str; 20] = [
+        "ro",
+        "rw",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "sync",
+        "async",
+        "dirsync",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "defaults",
+    ];
+    const KEYS: [&str; 9] = [
+        "size",
+        "mode",
+        "uid",
+        "gid",
+        "nr_inodes",
+        "nr_blocks",
+        "mpol",
+        "huge",
+        "inode64",
+    ];
+    let known = match option.split_once('=') {
+        Some((key, value)) => KEYS.contains(&key) && !value.is_empty(),
+        None => WORDS.contains(&option) || option == "inode64",
+    };
+    if !known {
+        return Err(invalid(format!(
+            "invalid tmpfs option \"{option}\"; they are listed in tmpfs(5)"
+        )));
     }
     options
+        .retain(|o| *o != format!("no{option}") && Some(o.as_str()) != option.strip_prefix("no"));
+    if !matches!(option, "exec" | "suid" | "dev" | "defaults") {
+        options.push(option.to_owned());
+    }
+    Ok(())
 }
 
 fn clean_target(target: &str) -> Result<String> {
@@ -301,6 +359,9 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
             mount.propagation.as_str()
         };
         options.push(propagation.to_owned());
+        if mount.kind == "bind" && !mount.writable && mount.deep && options[0] == "rbind" {
+            options.push("rro".into());
+        }
     }
     Ok(ResolvedMount {
         kind: mount.kind.into(),
@@ -370,7 +431,7 @@ mod tests {
         assert_eq!(mounts.len(), 4);
         assert_eq!(by("/data").name.as_deref(), Some("db"));
         assert!(!by("/data").anonymous && by("/cache").anonymous);
-        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate"]);
+        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate", "rro"]);
         assert_eq!(by("/run").options, ["nosuid", "nodev", "size=1m"]);
     }
 

@@ -141,9 +141,12 @@ pub struct State {
     /// Addresses of the present run.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
-    /// Ports of the present run.
+    /// Ports of the present run that are published on IPv4 addresses.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// Those on IPv6 addresses, apart from the others since releases before IPv6 read only these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports6: Vec<PortMapping>,
     /// A start is on its way that has not come to a run yet.
     #[serde(default)]
     pub starting: bool,
@@ -168,9 +171,28 @@ impl Default for State {
             stopped_by_hand: false,
             endpoints: Vec::new(),
             ports: Vec::new(),
+            ports6: Vec::new(),
             starting: false,
             started_by: None,
         }
+    }
+}
+
+impl State {
+    /// Ports of the present run, of both families.
+    pub fn published(&self) -> impl Iterator<Item = &PortMapping> {
+        self.ports.iter().chain(&self.ports6)
+    }
+
+    /// Keeps what is published now.
+    pub fn set_published(&mut self, ports: Vec<PortMapping>) {
+        (self.ports6, self.ports) = ports.into_iter().partition(|p| p.host_ip.is_ipv6());
+    }
+
+    /// Nothing of the network is the container's any more.
+    pub fn clear_network(&mut self) {
+        self.endpoints.clear();
+        self.set_published(Vec::new());
     }
 }
 

@@ -189,8 +189,7 @@ impl Engine {
         container.happened(false, |r| {
             r.state.starting = false;
             r.state.started_by = None;
-            r.state.endpoints.clear();
-            r.state.ports.clear();
+            r.state.clear_network();
         });
     }
 
@@ -246,8 +245,10 @@ impl Engine {
 }
 
 fn restored_endpoints(container: &Container) -> Vec<RestoredEndpoint> {
-    let (endpoints, mut ports) =
-        container.read(|r| (r.state.endpoints.clone(), r.state.ports.clone()));
+    let (endpoints, mut ports): (_, Vec<_>) = container.read(|r| {
+        let ports = r.state.published().copied().collect();
+        (r.state.endpoints.clone(), ports)
+    });
     endpoints
         .into_iter()
         // Ports belong to the container: they are given once.

@@ -16,11 +16,11 @@ use crate::copyup;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::{self, Facts};
-use crate::ports::{fixed_address, fixed_mac, ports};
+use crate::ports::{endpoint_request, ports};
 use crate::record::{Phase, Record};
 use crate::spec::{self, Inputs, user};
 use chrono::Utc;
-use coracle_network::{Driver, Endpoint, EndpointRequest, PortMapping};
+use coracle_network::{Driver, Endpoint, PortMapping};
 use coracle_shim_protocol::PROTOCOL_VERSION;
 use coracle_shim_protocol::shim::{LogConfig, Request, Rootfs, ShimSpec, Workload};
 use std::fs;
@@ -111,8 +111,7 @@ impl Engine {
         container.happened(true, |r| {
             r.state.starting = false;
             r.state.started_by = None;
-            r.state.endpoints.clear();
-            r.state.ports.clear();
+            r.state.clear_network();
             r.state.pid = 0;
             r.state.shim_pid = 0;
             r.state.exit_code = code;
@@ -135,7 +134,7 @@ impl Engine {
         first: impl FnOnce(&mut Record) + Send,
     ) -> Result<Shim> {
         let record = container.record();
-        let endpoints = self.reserve(container, &record)?;
+        let endpoints = self.reserve(&record)?;
         let shim = self.launch(container, &record, &endpoints, first).await;
         if shim.is_err() {
             self.abandon(container).await;
@@ -183,7 +182,7 @@ impl Engine {
             r.state.pid = pid;
             r.state.shim_pid = shim_pid;
             r.state.started_at = Some(Utc::now());
-            r.state.ports = ports;
+            r.state.set_published(ports);
             r.state.exit_code = 0;
             r.state.oom_killed = false;
         });
@@ -238,7 +237,11 @@ impl Engine {
             cgroup_v2: self.0.cgroups.is_v2(),
             cgroup: container.cgroup(),
             own_network: mode != "host" && !mode.starts_with("container:"),
-            network_path: self.joined_network(mode)?,
+            network_path: self
+                .joined(mode, "network")?
+                .map(|pid| format!("/proc/{pid}/ns/net").into()),
+            pids_of: self.joined(&record.host_config.pid_mode, "PID namespace")?,
+            ipc_of: self.joined(&record.host_config.ipc_mode, "IPC namespace")?,
             init: self.init(record)?,
         })?;
         Ok(ShimSpec {
@@ -256,7 +259,7 @@ impl Engine {
                     upper,
                     work: container.dir.join("work"),
                 },
-                seccomp: spec::seccomp(record)?,
+                seccomp: spec::seccomp(record, &self.0.available_caps)?,
             },
             log: log_config(container, record)?,
             terminal: record.config.tty,
@@ -280,22 +283,22 @@ impl Engine {
         crate::holder::init_program(&self.0.options).map(Some)
     }
 
-    /// The namespace of `container:<name>`.
-    fn joined_network(&self, mode: &str) -> Result<Option<PathBuf>> {
+    /// The first process of `container:<name>`, whose namespace is joined.
+    fn joined(&self, mode: &str, what: &str) -> Result<Option<u32>> {
         let Some(other) = mode.strip_prefix("container:") else {
             return Ok(None);
         };
         let other = self.find(other)?;
         match other.read(|r| (r.state.phase, r.state.pid)) {
-            (Phase::Running, pid) => Ok(Some(format!("/proc/{pid}/ns/net").into())),
+            (Phase::Running, pid) => Ok(Some(pid)),
             _ => Err(EngineError::Conflict(format!(
-                "cannot join network of a non running container: {}; start it first",
+                "cannot join {what} of a non running container: {}; start it first",
                 other.name()
             ))),
         }
     }
 
-    fn write_files(
+    pub(crate) fn write_files(
         &self,
         container: &Container,
         record: &Record,
@@ -321,7 +324,11 @@ impl Engine {
                 hostname: &record.config.hostname,
                 domainname: &record.config.domainname,
                 ip: first.map(|e| e.ip),
+                ip6: endpoints.iter().find_map(|e| e.v6).map(|v6| v6.ip),
                 gateway: first.map(|e| e.gateway),
+                gateway6: first.and_then(|e| e.v6).map(|v6| v6.gateway),
+                // On the default network docker looks no names up, and who names resolvers there gets those.
+                own_names: endpoints.iter().any(|e| e.network_name != "bridge"),
                 host_resolv_conf: &resolv,
                 host_hosts: host_hosts.as_deref(),
             },
@@ -329,7 +336,7 @@ impl Engine {
     }
 
     /// Decides the addresses. What is reserved is given back by [`Self::give_back`].
-    fn reserve(&self, container: &Container, record: &Record) -> Result<Vec<Endpoint>> {
+    fn reserve(&self, record: &Record) -> Result<Vec<Endpoint>> {
         let mode = record.host_config.network_mode.as_str();
         if mode.starts_with("container:") {
             return Ok(Vec::new());
@@ -345,14 +352,8 @@ impl Engine {
                 continue;
             }
             let config = configs.get(name).cloned().flatten().unwrap_or_default();
-            endpoints.push(self.0.networks.reserve(&EndpointRequest {
-                container_id: container.id.to_string(),
-                container_name: record.name.clone(),
-                network: name.clone(),
-                ip: fixed_address(&config)?,
-                mac: fixed_mac(&config.mac_address)?,
-                aliases: config.aliases.clone(),
-            })?);
+            let request = endpoint_request(record, name, &config)?;
+            endpoints.push(self.0.networks.reserve(&request)?);
         }
         Ok(endpoints)
     }
@@ -369,7 +370,7 @@ impl Engine {
         if mode == "host" || mode.starts_with("container:") {
             return Ok(Vec::new());
         }
-        let wanted = ports(record)?;
+        let wanted = ports(&record.config, &record.host_config)?;
         if endpoints.is_empty() {
             return Ok(Vec::new());
         }
@@ -382,10 +383,10 @@ impl Engine {
             let netns = coracle_sys::netns::of_pid(shim_pid)
                 .map_err(coracle_network::NetworkError::from)?;
             networks.connect(netns.as_fd(), &endpoints)?;
-            match endpoints.first() {
-                Some(first) if !wanted.is_empty() => Ok(networks.publish(&id, first.ip, &wanted)?),
-                _ => Ok(Vec::new()),
+            if wanted.is_empty() {
+                return Ok(Vec::new());
             }
+            Ok(networks.publish(&id, &wanted)?)
         })
         .await?
     }

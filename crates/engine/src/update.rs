@@ -15,7 +15,7 @@ impl Engine {
     /// [`EngineError::Invalid`] for what cannot be honoured and what contradicts what is set already, by name;
     /// [`EngineError::Cgroup`] if the kernel refuses a limit, as one below what is in use.
     pub async fn update(&self, key: &str, asked: HostConfig) -> Result<()> {
-        check::honoured(&asked)?;
+        check::changeable(&asked)?;
         let container = self.find(key)?;
         let _op = container.op.lock().await;
         let (now, runs) = container.read(|r| {

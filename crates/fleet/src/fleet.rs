@@ -307,13 +307,8 @@ impl Fleet {
             .as_deref()
             .and_then(|id| self.0.engine.get(id).ok());
         let ports = container.as_ref().map_or_else(Vec::new, |c| {
-            let port = |p: &coracle_network::PortMapping| {
-                format!(
-                    "{}:{}->{}/{}",
-                    p.host_ip, p.host_port, p.container_port, p.protocol
-                )
-            };
-            c.record.state.ports.iter().map(port).collect()
+            let ports = c.record.state.published();
+            ports.map(ToString::to_string).collect()
         });
         UnitView {
             name: unit.name.to_string(),

@@ -406,13 +406,12 @@ impl Translator<'_> {
 
     fn networking(&self) -> Result<NetworkingConfig> {
         let c = self.container;
-        if let Some(ip) = c.ip6 {
-            return Err(self.unsupported(
-                "IP6",
-                ip.to_string(),
-                "networks have IPv4 addresses only; use IP=",
-            ));
-        }
+        let text = |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
+        let fixed = c.ip.or(c.ip6).map(|_| IpamConfig {
+            ipv4_address: text(c.ip),
+            ipv6_address: text(c.ip6),
+            ..IpamConfig::default()
+        });
         let mut all = BTreeMap::new();
         for (number, network) in c.networks.iter().enumerate() {
             if c.networks.len() > 1 && matches!(network, Network::Host | Network::None) {
@@ -424,10 +423,7 @@ impl Translator<'_> {
             }
             let endpoint = EndpointConfig {
                 aliases: self.list("NetworkAlias"),
-                ipam_config: c.ip.filter(|_| number == 0).map(|ip| IpamConfig {
-                    ipv4_address: ip.to_string(),
-                    ..IpamConfig::default()
-                }),
+                ipam_config: fixed.clone().filter(|_| number == 0),
                 ..EndpointConfig::default()
             };
             all.insert(self.network(network)?, Some(endpoint));

@@ -202,24 +202,26 @@ impl Fleet {
         if self.engine().networks().get(&network.network_name).is_ok() {
             return Ok(());
         }
-        let bad = |what: &str, text: &str| NotUp::new(1, format!("{what}={text} cannot be read"));
-        let first = |list: &[String]| list.first().cloned();
-        let spec = NetworkSpec {
+        let mut spec = NetworkSpec {
             name: network.network_name.clone(),
-            subnet: first(&network.subnets)
-                .map(|t| t.parse().map_err(|_| bad("Subnet", &t)))
-                .transpose()?,
-            gateway: first(&network.gateways)
-                .map(|t| t.parse().map_err(|_| bad("Gateway", &t)))
-                .transpose()?,
-            ip_range: first(&network.ip_ranges)
-                .map(|t| t.parse().map_err(|_| bad("IPRange", &t)))
-                .transpose()?,
             internal: network.internal,
-            ipv6: network.ipv6,
             labels: network.labels.clone(),
             ..NetworkSpec::default()
         };
+        type Take = fn(&mut NetworkSpec, &str) -> Result<(), coracle_network::NetworkError>;
+        let lists: [(&str, &[String], Take); 3] = [
+            ("Subnet", &network.subnets, NetworkSpec::add_subnet),
+            ("Gateway", &network.gateways, NetworkSpec::add_gateway),
+            ("IPRange", &network.ip_ranges, NetworkSpec::add_range),
+        ];
+        for (key, texts, take) in lists {
+            for text in texts {
+                let bad = |e| NotUp::new(1, format!("{key}={text} cannot be honoured: {e}"));
+                take(&mut spec, text).map_err(bad)?;
+            }
+        }
+        // As Podman has it, an IPv6 subnet says enough.
+        spec.ipv6 = network.ipv6 || spec.names_ipv6();
         self.engine().create_network(spec).await?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! A directory that overlayfs wrote becomes a layer without being copied: it is read once, for its digest, and moved to its place.
-//! Its archive is not kept: packing gives the same bytes again, and whoever asks for them is told if it does not.
+//! Its archive is not kept: packing gives the same bytes again, and whoever asks for them is told if it does not. So it is with a layer
+//! that came as a plain archive, by its outline.
 //!
 //! Builds place many layers one after the other. They are not flushed each; whoever makes something of one that must outlive the
 //! power, an image or a record of the build cache, flushes first ([`ImageStore::settle`]).
@@ -18,6 +19,7 @@ use crate::content::LayerFile;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::ingest::{Compression, Ingested};
+use crate::outline;
 use crate::pack::{Tree, pack_dir};
 use crate::store::{ImageStore, Pinned};
 use crate::unpack::Unpacked;
@@ -178,11 +180,22 @@ impl ImageStore {
             opened => return Ok(Box::new(opened?)),
         }
         let (reader, writer) = io::pipe()?;
-        let tree = self.0.layout.layer(&layer.diff_id).join("fs");
+        let directory = self.0.layout.layer(&layer.diff_id);
+        let tree = directory.join("fs");
+        let outline = directory.join("outline");
+        let outline = outline.is_file().then_some(outline);
         let packing = std::thread::Builder::new().name("pack".into());
         packing.spawn(move || {
             // Who reads sees by the digest that it ended early.
-            if let Err(error) = pack_dir(&tree, Tree::Layer, BufWriter::with_capacity(256 << 10, writer)) {
+            let mut writer = BufWriter::with_capacity(256 << 10, writer);
+            let packed = match outline {
+                Some(outline) => File::open(&tree).and_then(|tree| {
+                    outline::replay(&outline, tree, &mut writer)?;
+                    writer.flush()
+                }),
+                None => pack_dir(&tree, Tree::Layer, writer).map(drop),
+            };
+            if let Err(error) = packed {
                 tracing::debug!(%error, tree = %tree.display(), "a layer was not packed to its end");
             }
         })?;

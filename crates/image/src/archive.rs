@@ -228,7 +228,7 @@ impl ImageStore {
                 blob: named.map(|n| n.digest),
                 blob_size: named.map(|n| n.size),
                 diff_id: Some(*diff_id),
-                repack: true,
+                verbatim: false,
             };
             let tell = |current| {
                 progress.event(ProgressEvent {
@@ -339,7 +339,7 @@ fn spool(store: &ImageStore, stream: impl Read + Send) -> Result<Archive> {
 }
 
 /// Takes a member as a layer.
-fn take(store: &ImageStore, name: &str, size: u64, mut stream: impl Read) -> Member {
+fn take(store: &ImageStore, name: &str, size: u64, stream: impl Read) -> Member {
     let digest = name
         .strip_prefix("blobs/sha256/")
         .and_then(|h| Digest::from_hex(h).ok());
@@ -347,27 +347,9 @@ fn take(store: &ImageStore, name: &str, size: u64, mut stream: impl Read) -> Mem
         blob: digest,
         blob_size: Some(size),
         diff_id: None,
-        repack: true,
+        verbatim: false,
     };
-    let taken =
-        std::thread::scope(|scope| {
-            let (reader, writer) = io::pipe().map_err(ImageError::io("make", "a pipe"))?;
-            // The reader of the archive stays on this thread.
-            let taking = scope.spawn(|| {
-                let reader = BufReader::with_capacity(256 << 10, reader);
-                store.take_layer_soon(reader, expected, (name, "the archive"), |_| {})
-            });
-            let mut writer = BufWriter::with_capacity(256 << 10, writer);
-            let copied = io::copy(&mut stream, &mut writer).and_then(|_| writer.flush());
-            drop(writer);
-            let taken = taking.join().unwrap_or(Err(ImageError::Interrupted));
-            match (taken, copied) {
-                (Ok(_), Err(source)) => Err(ImageError::Archive(ArchiveError::Tar(
-                    LayerError::io("read the archive")(source),
-                ))),
-                (taken, _) => taken,
-            }
-        });
+    let taken = store.take_layer_soon(stream, expected, (name, "the archive"), |_| {});
     Member::Layer(Box::new(taken.map_err(|e| Mutex::new(Some(e)))))
 }
 

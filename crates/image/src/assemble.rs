@@ -25,10 +25,10 @@ impl ImageStore {
     /// Reads a layer from `stream` and puts it in its place. `name` and `of` are what errors call it.
     pub(crate) fn take_layer(
         &self,
-        stream: impl Read + Send,
+        stream: impl Read,
         expected: Expected,
         (name, of): (&str, &str),
-        read: impl FnMut(u64) + Send,
+        read: impl FnMut(u64),
     ) -> Result<Placed> {
         let (work, layer) = self.taken(stream, expected, (name, of), read)?;
         let pin = self.pin([layer.diff_id, layer.blob]);
@@ -39,10 +39,10 @@ impl ImageStore {
     /// As [`Self::take_layer`], without waiting for the disk: whoever makes an image of it does.
     pub(crate) fn take_layer_soon(
         &self,
-        stream: impl Read + Send,
+        stream: impl Read,
         expected: Expected,
         (name, of): (&str, &str),
-        read: impl FnMut(u64) + Send,
+        read: impl FnMut(u64),
     ) -> Result<Placed> {
         let (work, layer) = self.taken(stream, expected, (name, of), read)?;
         let pin = self.pin([layer.diff_id, layer.blob]);
@@ -53,15 +53,13 @@ impl ImageStore {
 
     fn taken(
         &self,
-        stream: impl Read + Send,
+        stream: impl Read,
         expected: Expected,
         (name, of): (&str, &str),
-        read: impl FnMut(u64) + Send,
+        read: impl FnMut(u64),
     ) -> Result<(WorkDir, Ingested)> {
         let work = self.0.layout.work("layer")?;
-        let path = work.path().join("blob");
-        let blob = File::create_new(&path).map_err(ImageError::io("make", &path))?;
-        let layer = ingest(stream, blob, expected, &self.0.config.limits, &work, read);
+        let layer = ingest(stream, expected, &self.0.config.limits, &work, read);
         let layer = layer.map_err(|source| ImageError::Layer {
             layer: name.to_owned(),
             image: of.to_owned(),

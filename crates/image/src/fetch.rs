@@ -100,6 +100,37 @@ impl ImageStore {
     }
 }
 
+impl ImageStore {
+    /// What is at `url`, as it comes. Without a scheme http is meant, as docker has it.
+    ///
+    /// # Errors
+    /// [`FetchError`]; what breaks later is an error of reading.
+    pub async fn open_url(
+        &self,
+        url: &str,
+    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>, FetchError> {
+        let url = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("http://{url}")
+        };
+        let url: Url = url.parse().map_err(|_| FetchError::Address)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(FetchError::Address);
+        }
+        let http = |e: reqwest::Error| FetchError::Http(full(&e.without_url()));
+        let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
+        let answer = client.get(url).send().await.map_err(http)?;
+        if !answer.status().is_success() {
+            return Err(FetchError::Status(answer.status().as_u16()));
+        }
+        let stream = answer
+            .bytes_stream()
+            .map(|b| b.map_err(std::io::Error::other));
+        Ok(tokio_util::io::StreamReader::new(Box::pin(stream)))
+    }
+}
+
 /// The name of a file at an address, without percent signs. One that is no plain name is none.
 fn name(url: &Url) -> String {
     let path = url.path().trim_end_matches('/');

@@ -4,14 +4,13 @@
 //! ```text
 //! stream -> hash, count, keep the blob -> decompress  ==buffers==>  hash -> read tar -> write files
 //! ```
-//! A layer that comes plain, and whose digest nobody names, is kept compressed with gzip.
+//! Of a layer that comes plain an outline is kept instead of the blob, see [`crate::outline`].
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::WorkDir;
@@ -79,8 +78,8 @@ pub(crate) struct Expected {
     pub blob_size: Option<u64>,
     /// Digest of the uncompressed bytes.
     pub diff_id: Option<Digest>,
-    /// Whether it may be kept compressed also if it comes plain under a digest of its own.
-    pub repack: bool,
+    /// Whether it is kept as it came also if it came plain.
+    pub verbatim: bool,
 }
 
 /// What it turned out to be.
@@ -93,15 +92,14 @@ pub(crate) struct Ingested {
     pub unpacked: Unpacked,
 }
 
-/// Reads the whole layer into `work`: `layer/fs/` is the tree. Nothing is visible to others yet. `read` hears of
-/// the compressed bytes as they are taken.
+/// Reads the whole layer into `work`: `layer/fs/` is the tree, and `layer/outline` or `blob` what is kept of the archive. Nothing is
+/// visible to others yet. `read` hears of the compressed bytes as they are taken.
 pub(crate) fn ingest(
-    stream: impl Read + Send,
-    keep: File,
+    stream: impl Read,
     expected: Expected,
     limits: &Limits,
     work: &WorkDir,
-    read: impl FnMut(u64) + Send,
+    read: impl FnMut(u64),
 ) -> Result<Ingested, LayerError> {
     let make = |name: &str| {
         let path = work.path().join(name);
@@ -111,34 +109,57 @@ pub(crate) fn ingest(
     make("layer")?;
     let (root, trash) = (make("layer/fs")?, make("trash")?);
     make_plain(&root)?;
-    let (full_tx, full_rx) = sync_channel(BUFFERS);
-    let (empty_tx, empty_rx) = sync_channel(BUFFERS);
-    let source = Source {
+    let mut source = Source {
         stream,
-        keep: Some(Keep::Undecided(keep, Vec::new())),
+        keep: None,
         count: 0,
         expected,
         read,
         error: None,
     };
+    let (start, failed) = first_bytes(&mut source);
+    let compression = Compression::of(&start)?;
+    let outlined = compression == Compression::None && !expected.verbatim;
+    if !outlined {
+        let keep = Hashed::create(&work.path().join("blob"), &start);
+        source.keep = Some(keep.map_err(LayerError::io(KEEP))?);
+    }
+    let outline = outlined.then(|| work.path().join("layer/outline"));
+    let (full_tx, full_rx) = sync_channel(BUFFERS);
+    let (empty_tx, empty_rx) = sync_channel(BUFFERS);
     std::thread::scope(|scope| {
-        let decompressor = scope.spawn(move || decompress(source, &full_tx, &empty_rx, limits));
-        let mut pipe = Pipe::new(full_rx, empty_tx);
-        let unpacked = unpack::unpack(&mut pipe, &root, &trash, limits);
-        let hasher = pipe.finish();
-        let source = decompressor.join().unwrap_or(Err(LayerError::Interrupted));
+        let unpacker = scope.spawn(|| {
+            let mut pipe = Pipe::new(full_rx, empty_tx);
+            let unpacked = unpack::unpack(&mut pipe, &root, &trash, outline.as_deref(), limits);
+            (unpacked, pipe.finish())
+        });
+        // The stream stays on this thread: not all may be moved.
+        let rest = io::Cursor::new(start);
+        let source = decompress(
+            source,
+            (rest, failed),
+            compression,
+            &full_tx,
+            &empty_rx,
+            limits,
+        );
+        drop((full_tx, empty_rx));
+        let (unpacked, hasher) = match unpacker.join() {
+            Ok((unpacked, hasher)) => (unpacked, hasher),
+            Err(_) => (Err(LayerError::Interrupted), Sha256::new()),
+        };
         match (unpacked, source) {
             (Ok(unpacked), Ok(kept)) => {
                 let diff_id = Digest::finish(hasher);
                 check("uncompressed (diff id)", expected.diff_id, diff_id)?;
-                if kept.packed {
+                if kept.blob.is_none() {
                     check("uncompressed", expected.blob, diff_id)?;
                 }
                 Ok(Ingested {
                     diff_id,
-                    blob: kept.blob,
+                    blob: kept.blob.unwrap_or(diff_id),
                     blob_size: kept.length,
-                    compression: kept.compression,
+                    compression,
                     unpacked,
                 })
             }
@@ -167,98 +188,45 @@ fn check(what: &'static str, expected: Option<Digest>, actual: Digest) -> Result
     }
 }
 
-/// A file whose content is hashed and counted as it is written.
+/// A file whose content is hashed as it is written.
 struct Hashed {
     file: File,
     hasher: Sha256,
-    count: u64,
 }
 
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all(bytes)?;
-        self.hasher.update(bytes);
-        self.count += bytes.len() as u64;
-        Ok(bytes.len())
+impl Hashed {
+    /// A new file that begins with these bytes.
+    fn create(path: &Path, start: &[u8]) -> io::Result<Self> {
+        let mut hashed = Self {
+            file: File::create_new(path)?,
+            hasher: Sha256::new(),
+        };
+        hashed.write(start)?;
+        Ok(hashed)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
     }
 }
 
 /// What was kept of a stream.
 struct Kept {
-    blob: Digest,
+    /// Digest of the blob that is kept; none of an archive that only has an outline.
+    blob: Option<Digest>,
+    /// Bytes of the stream.
     length: u64,
-    compression: Compression,
-    /// It came plain and was compressed here.
-    packed: bool,
 }
 
-/// What is kept of the stream.
-enum Keep {
-    /// How it is compressed is not known yet.
-    Undecided(File, Vec<u8>),
-    /// As it came.
-    Raw(Hashed),
-    /// It came plain and nobody knows it by that digest: a third of the disk will do, and a push need not compress it again.
-    Packed(Box<GzEncoder<BufWriter<Hashed>>>),
-}
-
-impl Keep {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Undecided(_, held) => {
-                held.extend_from_slice(bytes);
-                Ok(())
-            }
-            Self::Raw(hashed) => hashed.write_all(bytes),
-            Self::Packed(packed) => packed.write_all(bytes),
-        }
-    }
-
-    /// The compression is known now.
-    fn decide(self, pack: bool) -> io::Result<Self> {
-        let Self::Undecided(file, held) = self else {
-            return Ok(self);
-        };
-        let hashed = Hashed {
-            file,
-            hasher: Sha256::new(),
-            count: 0,
-        };
-        let mut keep = if pack {
-            let buffered = BufWriter::with_capacity(256 << 10, hashed);
-            Self::Packed(Box::new(GzEncoder::new(
-                buffered,
-                flate2::Compression::fast(),
-            )))
-        } else {
-            Self::Raw(hashed)
-        };
-        keep.write(&held)?;
-        Ok(keep)
-    }
-
-    /// Digest and length of what is kept.
-    fn finish(self) -> io::Result<(Digest, u64)> {
-        let hashed = match self.decide(false)? {
-            Self::Packed(packed) => packed
-                .finish()?
-                .into_inner()
-                .map_err(io::IntoInnerError::into_error)?,
-            Self::Raw(hashed) => hashed,
-            Self::Undecided(..) => return Err(io::ErrorKind::Other.into()),
-        };
-        Ok((Digest::finish(hashed.hasher), hashed.count))
-    }
-}
+/// What is tried when a blob cannot be written.
+const KEEP: &str = "keep the layer";
 
 /// The compressed stream, hashed, counted and kept on its way.
 struct Source<S, P> {
     stream: S,
-    keep: Option<Keep>,
+    /// Where it is kept, if it is.
+    keep: Option<Hashed>,
     count: u64,
     expected: Expected,
     read: P,
@@ -289,7 +257,7 @@ impl<S: Read, P: FnMut(u64)> Source<S, P> {
         }
         if let Some(keep) = &mut self.keep {
             keep.write(&buffer[..length])
-                .map_err(LayerError::io("keep the layer"))?;
+                .map_err(LayerError::io(KEEP))?;
         }
         (self.read)(self.count);
         Ok(length)
@@ -305,26 +273,19 @@ impl<S: Read, P: FnMut(u64)> Read for Source<S, P> {
     }
 }
 
+/// Reads the stream, of which the first bytes have been read already.
 fn decompress<S: Read, P: FnMut(u64)>(
     mut source: Source<S, P>,
+    (start, mut failed): (io::Cursor<Vec<u8>>, Option<io::Error>),
+    compression: Compression,
     full: &SyncSender<Vec<u8>>,
     empty: &Receiver<Vec<u8>>,
     limits: &Limits,
 ) -> Result<Kept, LayerError> {
-    let (start, mut failed) = first_bytes(&mut source);
-    let mut compression = Compression::of(&start)?;
-    let read_as = compression;
-    let nameless = source.expected.blob.is_none() || source.expected.repack;
-    let pack = compression == Compression::None && nameless;
-    if pack {
-        compression = Compression::Gzip;
-    }
-    let decided = source.keep.take().map(|k| k.decide(pack)).transpose();
-    source.keep = decided.map_err(LayerError::io("keep the layer"))?;
-    let rest = io::Cursor::new(start).chain(&mut source);
+    let rest = start.chain(&mut source);
     let mut buffered = BufReader::with_capacity(128 * 1024, rest);
     if failed.is_none() {
-        failed = pump(read_as, &mut buffered, full, empty, limits)?;
+        failed = pump(compression, &mut buffered, full, empty, limits)?;
     }
     // Bytes after the compressed stream's end belong to the blob all the same.
     if failed.is_none() {
@@ -353,18 +314,15 @@ fn decompress<S: Read, P: FnMut(u64)>(
             actual: source.count,
         });
     }
-    let keep = source.keep.take().ok_or(LayerError::Interrupted)?;
-    let (blob, length) = keep.finish().map_err(LayerError::io("keep the layer"))?;
-    if !pack {
+    let blob = source.keep.map(|k| Digest::finish(k.hasher));
+    if let Some(blob) = blob {
         check("compressed", source.expected.blob, blob)?;
     }
     // An empty buffer is the end mark: it is only sent when everything before it was right.
     let _ = full.send(Vec::new());
     Ok(Kept {
         blob,
-        length,
-        compression,
-        packed: pack,
+        length: source.count,
     })
 }
 

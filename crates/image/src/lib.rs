@@ -20,6 +20,7 @@ mod index;
 mod ingest;
 mod manifest;
 mod old;
+mod outline;
 pub mod pack;
 pub mod platform;
 mod produced;

@@ -274,7 +274,7 @@ impl ImageStore {
             blob: Some(layer.digest),
             blob_size: Some(layer.size),
             diff_id: Some(diff_id),
-            repack: false,
+            verbatim: true,
         };
         let (name, image) = (layer.digest.short(), of.to_owned());
         let unpacking = tokio::task::spawn_blocking(move || {

@@ -4,7 +4,7 @@
 //! where layers were never compressed (they were imported or made here) they are compressed on their way, always to the same bytes.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use flate2::{Compression, GzBuilder};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use crate::content::{LayerFile, WorkDir};
 use crate::credentials::Credentials;
@@ -28,6 +29,9 @@ use crate::store::{ImageStore, normalized_tag};
 
 /// Progress is told about this often.
 const STEP: Duration = Duration::from_millis(200);
+
+/// Bytes that are compressed at once.
+const PIECE: usize = 256 << 10;
 
 /// What a registry has now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +131,7 @@ impl ImageStore {
             return Err(refused(ManifestError::MediaType("an index".into())));
         };
         let layout = &self.0.layout;
-        let blob = |digest: Digest, size: u64| {
+        let blob = &|digest: Digest, size: u64| {
             let file = layout.blob(&digest);
             if file.is_file() {
                 return Ok(Blob { digest, size, file });
@@ -137,21 +141,27 @@ impl ImageStore {
                 digest,
             })
         };
-        let (mut layers, mut another) = (Vec::new(), false);
-        for (n, layer) in read.layers.iter().enumerate() {
+        // Two and more at once, as there are processors.
+        let slots = std::thread::available_parallelism().map_or(1, usize::from);
+        let slots = &Semaphore::new(slots);
+        let each = read.layers.iter().enumerate().map(|(n, layer)| {
             let plain = document["layers"][n]["mediaType"] == media::OCI_LAYER;
-            if !plain && layout.has_blob(&layer.digest) {
-                layers.push(blob(layer.digest, layer.size)?);
-                continue;
-            }
-            // Not compressed, or here from another source than this manifest, and compressed in another way.
-            let missing = || ImageError::Missing {
-                image: of.to_owned(),
-                digest: layer.digest,
-            };
-            let diff_id = image.layers.get(n).ok_or_else(missing)?;
-            let here = LayerFile::read(layout, diff_id)?.ok_or_else(missing)?;
-            let (found, compression) = if here.compression == "none" {
+            async move {
+                if !plain && layout.has_blob(&layer.digest) {
+                    // It is found under its own digest, so what it is compressed with does not matter.
+                    return Ok::<_, ImageError>((blob(layer.digest, layer.size)?, String::new()));
+                }
+                // Not compressed, or here from another source than this manifest, and compressed in another way.
+                let missing = || ImageError::Missing {
+                    image: of.to_owned(),
+                    digest: layer.digest,
+                };
+                let diff_id = image.layers.get(n).ok_or_else(missing)?;
+                let here = LayerFile::read(layout, diff_id)?.ok_or_else(missing)?;
+                if here.compression != "none" {
+                    return Ok((blob(here.blob, here.blob_size)?, here.compression));
+                }
+                let _slot = slots.acquire().await.map_err(|_| ImageError::Interrupted)?;
                 let (store, work, to) =
                     (self.clone(), work.clone(), work.path().join(n.to_string()));
                 let failed = ImageError::io("compress", layout.layer(&here.diff_id));
@@ -161,10 +171,12 @@ impl ImageStore {
                     compress(store.content(&here)?, to)
                 });
                 let compressed = compressed.await.map_err(|_| ImageError::Interrupted)?;
-                (compressed.map_err(failed)?, "gzip".to_owned())
-            } else {
-                (blob(here.blob, here.blob_size)?, here.compression)
-            };
+                Ok((compressed.map_err(failed)?, "gzip".to_owned()))
+            }
+        });
+        let each = try_join_all(each).await?;
+        let (mut layers, mut another) = (Vec::new(), false);
+        for (n, (layer, (found, compression))) in read.layers.iter().zip(each).enumerate() {
             if found.digest != layer.digest {
                 another = true;
                 let docker =
@@ -256,8 +268,7 @@ impl<W: Write> Write for Counted<W> {
 }
 
 /// Compresses with gzip; the same bytes give the same bytes.
-fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
-    let mut reader = BufReader::with_capacity(256 << 10, from);
+fn compress(mut from: impl Read, to: PathBuf) -> io::Result<Blob> {
     let counted = Counted {
         to: BufWriter::with_capacity(256 << 10, File::create_new(&to)?),
         hasher: Sha256::new(),
@@ -267,13 +278,11 @@ fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
     let mut encoder = GzBuilder::new()
         .mtime(0)
         .write(counted, Compression::default());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let length = reader.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        encoder.write_all(&buffer[..length])?;
+    // What it writes depends on the pieces that it is given. Those of a pipe have any length.
+    let mut piece = Vec::with_capacity(PIECE);
+    while (&mut from).take(PIECE as u64).read_to_end(&mut piece)? > 0 {
+        encoder.write_all(&piece)?;
+        piece.clear();
     }
     let mut counted = encoder.finish()?;
     counted.flush()?;
@@ -282,4 +291,37 @@ fn compress(from: impl Read, to: PathBuf) -> io::Result<Blob> {
         size: counted.bytes,
         file: to,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Gives what it has in pieces, each longer than the one before.
+    struct Pieces<'a>(&'a [u8], usize);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            let length = self.1.min(buffer.len());
+            (&mut self.0).take(length as u64).read(buffer)
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_length_give_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..1_000_000_u32)
+            .map(|n| (n.wrapping_mul(n) >> 11) as u8)
+            .collect();
+        let whole = compress(&bytes[..], dir.path().join("whole")).unwrap();
+        let pieces = compress(Pieces(&bytes, 0), dir.path().join("pieces")).unwrap();
+        assert_eq!(whole.digest, pieces.digest);
+        let mut again = Vec::new();
+        let file = File::open(pieces.file).unwrap();
+        let mut decoder = flate2::read::GzDecoder::new(file);
+        decoder.read_to_end(&mut again).unwrap();
+        assert!(again == bytes);
+    }
 }

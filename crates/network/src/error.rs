@@ -1,12 +1,12 @@
 //! What can go wrong, with the thing, the cause and the way out.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use coracle_sys::netlink::NetlinkError;
 use coracle_sys::netns::NetnsError;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::model::Protocol;
 
@@ -14,17 +14,17 @@ use crate::model::Protocol;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say it; the fields are the names in them.
 pub enum NetworkError {
-    #[error("no such network: {0}")]
+    #[error("network {0} not found")]
     NotFound(String),
     #[error("network id prefix {0} fits several networks; give more of it")]
     Ambiguous(String),
-    #[error("network {0} exists already")]
+    #[error("network with name {0} already exists")]
     NameTaken(String),
     #[error("network name {0:?} is not valid: [a-zA-Z0-9][a-zA-Z0-9_.-]* is")]
     BadName(String),
-    #[error("network {0} is predefined and cannot be created or removed")]
+    #[error("operation is not permitted on predefined {0} network")]
     Predefined(String),
-    #[error("network {network} is in use by {}; stop or disconnect them first", .containers.join(", "))]
+    #[error("network {network} has active endpoints ({}); stop or disconnect them first", .containers.join(", "))]
     InUse {
         network: String,
         containers: Vec<String>,
@@ -33,40 +33,82 @@ pub enum NetworkError {
     AlreadyConnected { container: String, network: String },
     #[error("container {container} is not connected to network {network}")]
     NotConnected { container: String, network: String },
-    #[error("IPv6 networks are not supported yet (network {0}); leave IPv6 out")]
-    Ipv6Unsupported(String),
+    #[error(
+        "network {network} has no IPv6, so its containers have no address such as {ip}; leave it out, or make the network with --ipv6"
+    )]
+    NoIpv6 { network: String, ip: IpAddr },
+    #[error(
+        "this machine's kernel has no IPv6 (see ipv6.disable in /proc/cmdline), which network {0} asks for; leave IPv6 out"
+    )]
+    NoKernelIpv6(String),
+    #[error(
+        "network {network} names the IPv6 subnet, gateway or range {what} without asking for IPv6; add --ipv6 (EnableIPv6), or leave it out"
+    )]
+    Ipv6NotAsked { network: String, what: String },
+    #[error("invalid {what} \"{text}\"")]
+    Unreadable { what: &'static str, text: String },
+    #[error(
+        "more than one {0} of one family is not supported by this release; leave it out, or make another network"
+    )]
+    Second(&'static str),
+    #[error("auxiliary address {0} is given twice; give each a name of its own")]
+    ReservedTwice(String),
+    #[error(
+        "IPv6 subnet {0} is no range for a network's addresses; choose one such as fd00:9::/64"
+    )]
+    BadSubnet6(Ipv6Net),
+    #[error(
+        "port {port}/{protocol} cannot be published on {ip}: the container has no IPv6 address; let it join a network that was made with --ipv6, or publish on an IPv4 address"
+    )]
+    NoIpv6Backend {
+        ip: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    },
+    #[error("container {0} is on no network, so its ports cannot be published")]
+    NoNetwork(String),
     #[error("subnet {subnet} of network {network} overlaps {other}; choose another subnet")]
     Overlap {
         network: String,
-        subnet: Ipv4Net,
+        subnet: IpNet,
         other: String,
     },
     #[error("address {ip} does not lie inside {subnet}")]
-    OutsideSubnet { ip: Ipv4Addr, subnet: Ipv4Net },
+    OutsideSubnet { ip: IpAddr, subnet: IpNet },
     #[error("address {ip} on network {network} is taken by {by}")]
     AddressTaken {
-        ip: Ipv4Addr,
+        ip: IpAddr,
         network: String,
         by: String,
     },
     #[error("network {0} has no free address left; remove containers or make a larger network")]
     Exhausted(String),
     #[error("no free subnet is left in {0}; give one with --subnet")]
-    NoSubnet(Ipv4Net),
-    #[error("port {port}/{protocol} on {ip} is in use")]
+    NoSubnet(IpNet),
+    #[error("Bind for {}/{protocol} failed: port is already allocated", std::net::SocketAddr::new(*.ip, *.port))]
     PortInUse {
-        ip: Ipv4Addr,
+        ip: IpAddr,
         port: u16,
         protocol: Protocol,
     },
     #[error("cannot bind port {port}/{protocol} on {ip}")]
     Bind {
-        ip: Ipv4Addr,
+        ip: IpAddr,
         port: u16,
         protocol: Protocol,
         #[source]
         source: io::Error,
     },
+    #[error("network option {key}={value}: {why}")]
+    Option {
+        key: String,
+        value: String,
+        why: &'static str,
+    },
+    #[error(
+        "a link with name {0} exists already on this machine; choose another com.docker.network.bridge.name"
+    )]
+    LinkTaken(String),
     #[error("cannot {what}")]
     Netlink {
         what: String,

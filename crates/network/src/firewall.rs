@@ -1,59 +1,141 @@
 //! The one nftables table of ours, `inet coracle`.
 //!
 //! The whole table is rendered from memory and loaded in one transaction, so it is either the old
-//! one or the new one, never half. Published ports are elements of two maps for each protocol: one
-//! keyed by host address and port, one by port alone. Publishing adds elements only.
+//! one or the new one, never half. Published ports are elements of two maps for each protocol and family: one
+//! keyed by host address and port, one by port alone. Publishing adds elements only. What is of IPv6 stands there only
+//! while some network has IPv6.
 //!
 //! Worked example: `127.0.0.1:8080 -> 10.210.0.2:80` is the element
 //! `127.0.0.1 . 8080 : 10.210.0.2 . 80` of `publish_tcp`. A local client's packet is translated in
 //! `output`, leaves by the bridge (its `route_localnet` lets 127/8 through) and is masqueraded, as
 //! the container could not answer 127.0.0.1. From elsewhere a packet to 127/8 is dropped in
 //! `guard`, before any translation.
+//!
+//! IPv6 has no `route_localnet`: what comes in by a bridge for `::1` is dropped by the kernel, also an answer that was
+//! translated back. So `[::1]:8080 -> [fd00:9::2]:80` takes a detour. `loop_out` gives a packet from ::1 to a published
+//! port of ::1 two other addresses of this machine, [`LOOPBACK_STAND_INS`], before connections are tracked. That is
+//! translated and masqueraded as the above. Of the answer, `loop_in` makes one from ::1 to ::1, after all other rules, and
+//! of answers only: no packet of a container's own making ever gets the address ::1. The map's key is the second stand-in.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::{Command, Stdio};
+
+use ipnet::Ipv6Net;
 
 use crate::error::NetworkError;
 use crate::model::{Driver, Network, Protocol};
 
 /// Host side of a published port.
-pub(crate) type Published = (Protocol, Ipv4Addr, u16);
+pub(crate) type Published = (Protocol, IpAddr, u16);
 
-/// Published ports and where each goes.
-pub(crate) type Elements = BTreeMap<Published, (Ipv4Addr, u16)>;
+/// Published ports and where each goes. Both addresses are of one family.
+pub(crate) type Elements = BTreeMap<Published, (IpAddr, u16)>;
 
+/// Addresses that stand in for `::1`, the client's and the port's: of the range that no network may use (RFC 6666), and
+/// never seen outside of this machine.
+pub(crate) const LOOPBACK_STAND_INS: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xc0, 0), 126);
+const CLIENT: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xc0, 1);
+const PORT: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xc0, 2);
+
+/// The map of a published port and its key there.
 fn element((protocol, ip, port): &Published) -> (String, String) {
+    let family = if ip.is_ipv6() { "6" } else { "" };
     if ip.is_unspecified() {
-        (format!("publish_any_{protocol}"), port.to_string())
-    } else {
-        (format!("publish_{protocol}"), format!("{ip} . {port}"))
+        return (format!("publish{family}_any_{protocol}"), port.to_string());
+    }
+    let loopback6 = *ip == Ipv6Addr::LOCALHOST;
+    let ip = if loopback6 { PORT.into() } else { *ip };
+    (
+        format!("publish{family}_{protocol}"),
+        format!("{ip} . {port}"),
+    )
+}
+
+/// Whether local clients reach the port at `::1`.
+fn on_loopback6((_, ip, _): &Published) -> bool {
+    ip.is_ipv6() && (ip.is_unspecified() || ip.is_loopback())
+}
+
+fn change(out: &mut String, verb: &str, key: &Published, to: Option<&(IpAddr, u16)>) {
+    let (map, element) = element(key);
+    let to = to.map_or_else(String::new, |(ip, port)| format!(" : {ip} . {port}"));
+    let _ = writeln!(out, "{verb} element inet coracle {map} {{ {element}{to} }}");
+    if on_loopback6(key) {
+        let (protocol, _, port) = key;
+        let _ = writeln!(
+            out,
+            "{verb} element inet coracle loop_{protocol} {{ {port} }}"
+        );
     }
 }
 
 /// The text that adds `elements` to the loaded table.
 pub(crate) fn add(elements: &Elements) -> String {
+    let mut out = String::new();
     elements
         .iter()
-        .fold(String::new(), |mut out, (key, (ip, port))| {
-            let (map, key) = element(key);
-            let _ = writeln!(
-                out,
-                "add element inet coracle {map} {{ {key} : {ip} . {port} }}"
-            );
-            out
-        })
+        .for_each(|(key, to)| change(&mut out, "add", key, Some(to)));
+    out
 }
 
 /// The text that takes the elements with these keys out of the loaded table.
 pub(crate) fn delete<'a>(keys: impl Iterator<Item = &'a Published>) -> String {
-    keys.fold(String::new(), |mut out, key| {
-        let (map, key) = element(key);
-        let _ = writeln!(out, "delete element inet coracle {map} {{ {key} }}");
-        out
-    })
+    let mut out = String::new();
+    keys.for_each(|key| change(&mut out, "delete", key, None));
+    out
+}
+
+/// What the table has for IPv6.
+#[derive(Default)]
+struct Six {
+    maps: String,
+    guard: String,
+    publish: String,
+    chains: String,
+}
+
+impl Six {
+    fn new() -> Self {
+        let mut six = Self::default();
+        let set = |(from, to)| format!("ip6 saddr set {from} ip6 daddr set {to}");
+        for protocol in ["tcp", "udp"] {
+            let _ = writeln!(
+                six.maps,
+                "  map publish6_{protocol} {{ type ipv6_addr . inet_service : ipv6_addr . inet_service; }}\n  \
+                 map publish6_any_{protocol} {{ type inet_service : ipv6_addr . inet_service; }}\n  \
+                 set loop_{protocol} {{ type inet_service; }}"
+            );
+            let _ = writeln!(
+                six.publish,
+                "    meta nfproto ipv6 dnat ip6 to ip6 daddr . {protocol} dport map @publish6_{protocol}\n    \
+                 meta nfproto ipv6 dnat ip6 to {protocol} dport map @publish6_any_{protocol}"
+            );
+        }
+        let _ = writeln!(
+            six.guard,
+            "    iifname != \"lo\" ip6 daddr {{ ::1, {LOOPBACK_STAND_INS} }} drop"
+        );
+        let out = set((CLIENT, PORT));
+        let back = set((Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST));
+        let _ = write!(
+            six.chains,
+            r#"  chain loop_out {{
+    type route hook output priority -300; policy accept;
+    ip6 saddr ::1 ip6 daddr ::1 tcp dport @loop_tcp {out}
+    ip6 saddr ::1 ip6 daddr ::1 udp dport @loop_udp {out}
+  }}
+  chain loop_in {{
+    type filter hook input priority 200; policy accept;
+    ip6 saddr {PORT} ip6 daddr {CLIENT} ct direction reply {back}
+  }}
+"#
+        );
+        six
+    }
 }
 
 /// The text of the whole table, in place of whatever stands there.
@@ -76,13 +158,32 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
             postrouting,
             "    oifname \"{b}\" ip saddr 127.0.0.0/8 masquerade"
         );
-        if !n.internal {
+        let leads_out = !n.internal && crate::options::of(&n.options).masquerade;
+        if leads_out {
             let _ = writeln!(
                 postrouting,
                 "    oifname != \"{b}\" ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
             );
         }
+        let Some((s, _)) = n.v6() else { continue };
+        let _ = writeln!(
+            postrouting,
+            "    oifname \"{b}\" ip6 saddr {s} ct status dnat masquerade\n    \
+             oifname \"{b}\" ip6 saddr {CLIENT} masquerade"
+        );
+        if leads_out {
+            let _ = writeln!(
+                postrouting,
+                "    oifname != \"{b}\" ip6 saddr {s} masquerade"
+            );
+        }
     }
+    let six = if bridges.iter().any(|n| n.v6().is_some()) {
+        Six::new()
+    } else {
+        Six::default()
+    };
+    let (maps6, guard6, publish6, chains6) = (six.maps, six.guard, six.publish, six.chains);
     for n in bridges.iter().filter(|n| n.internal) {
         let _ = writeln!(
             forward,
@@ -105,11 +206,11 @@ table inet coracle {{
   map publish_udp {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; }}
   map publish_any_tcp {{ type inet_service : ipv4_addr . inet_service; }}
   map publish_any_udp {{ type inet_service : ipv4_addr . inet_service; }}
-  chain guard {{
+{maps6}  chain guard {{
     type filter hook prerouting priority -300; policy accept;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
-  }}
-  chain prerouting {{
+{guard6}  }}
+{chains6}  chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
     fib daddr type local jump publish
   }}
@@ -122,7 +223,7 @@ table inet coracle {{
     meta nfproto ipv4 dnat ip to ip daddr . udp dport map @publish_udp
     meta nfproto ipv4 dnat ip to tcp dport map @publish_any_tcp
     meta nfproto ipv4 dnat ip to udp dport map @publish_any_udp
-  }}
+{publish6}  }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
     ct state established,related accept
@@ -187,16 +288,19 @@ const LINKS: [&str; 2] = ["coracle0", "cor-+"];
 /// The chains of foreign firewalls that are meant for others' rules, and what we may ask there.
 /// docker's takes both directions. ufw's takes only what containers send: whether a published port
 /// is open stays the host firewall's decision, and `diagnose` names the command that opens it.
-const HOOKS: [(&str, &[&str]); 2] = [
-    ("DOCKER-USER", &["-i", "-o"]),
-    ("ufw-user-forward", &["-i"]),
+const HOOKS: [(&str, &str, &[&str]); 4] = [
+    ("iptables", "DOCKER-USER", &["-i", "-o"]),
+    ("iptables", "ufw-user-forward", &["-i"]),
+    ("ip6tables", "DOCKER-USER", &["-i", "-o"]),
+    ("ip6tables", "ufw6-user-forward", &["-i"]),
 ];
 
-/// Asks a foreign firewall that drops forwarded packets to let ours through. `present` false takes
-/// the rules out again.
-pub(crate) fn foreign_hooks(present: bool) {
-    for (chain, directions) in HOOKS {
-        if run("iptables", &["-w", "-n", "-L", chain]).is_none() {
+/// Asks a foreign firewall that drops forwarded packets to let ours through, those of IPv6 too if `ipv6`. `present`
+/// false takes the rules out again.
+pub(crate) fn foreign_hooks(present: bool, ipv6: bool) {
+    for (program, chain, directions) in HOOKS {
+        let other_family = program == "ip6tables" && !ipv6;
+        if other_family || run(program, &["-w", "-n", "-L", chain]).is_none() {
             continue;
         }
         for (link, direction) in LINKS
@@ -210,11 +314,15 @@ pub(crate) fn foreign_hooks(present: bool) {
                     .chain(rule)
                     .collect::<Vec<_>>()
             };
-            let there = run("iptables", &with("-C")).is_some();
-            if there != present
-                && run("iptables", &with(if present { "-I" } else { "-D" })).is_none()
+            let there = run(program, &with("-C")).is_some();
+            if there != present && run(program, &with(if present { "-I" } else { "-D" })).is_none()
             {
-                tracing::warn!(chain, link, "cannot change the host firewall's chain");
+                tracing::warn!(
+                    program,
+                    chain,
+                    link,
+                    "cannot change the host firewall's chain"
+                );
             }
         }
     }

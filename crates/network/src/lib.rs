@@ -4,16 +4,23 @@
 //! container's life here: `reserve` decides address and MAC in memory, `connect` builds the links
 //! in its namespace, `publish` claims host ports, `release` takes all of it back.
 
+mod addresses;
 pub mod dns;
 mod error;
 mod firewall;
 mod link;
 mod model;
 mod networks;
+mod options;
+mod ports;
+mod spec;
+mod subnets;
+mod v6;
+mod ways;
 
 pub use error::NetworkError;
 pub use model::{
-    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping,
-    Protocol, RestoredEndpoint,
+    Address6, Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options,
+    PortMapping, PortRequest, Protocol, RestoredEndpoint,
 };
 pub use networks::Networks;

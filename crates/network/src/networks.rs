@@ -3,13 +3,11 @@
 mod inner;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use coracle_sys::netlink::Netlink;
-use rustix::net::{AddressFamily, SocketType, bind, getsockname};
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
@@ -17,8 +15,12 @@ use crate::firewall::{self, Published};
 use crate::link;
 use crate::model::{
     Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping,
-    Protocol, RestoredEndpoint,
+    PortRequest, RestoredEndpoint,
 };
+use crate::options;
+use crate::ports::Port;
+use crate::v6;
+use crate::ways::ways;
 
 const VERSION: u64 = 1;
 const DEFAULT_BRIDGE: &str = "coracle0";
@@ -30,21 +32,15 @@ struct Stored {
     network: Network,
 }
 
-struct Port {
-    container: String,
-    to: (Ipv4Addr, u16),
-    /// Holds the host port against every other program.
-    _claim: OwnedFd,
-}
-
-struct Inner {
+pub(crate) struct Inner {
     dir: PathBuf,
-    options: Options,
-    netlink: Netlink,
-    networks: BTreeMap<NetworkId, Network>,
+    pub(crate) options: Options,
+    pub(crate) netlink: Netlink,
+    pub(crate) networks: BTreeMap<NetworkId, Network>,
     bridges: BTreeMap<NetworkId, u32>,
-    endpoints: Vec<Endpoint>,
-    ports: BTreeMap<Published, Port>,
+    /// In the order that they were reserved.
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) ports: BTreeMap<Published, Port>,
 }
 
 /// The networks of one daemon; every method locks, none is async.
@@ -92,10 +88,19 @@ impl Networks {
         }
         for network in inner.networks.clone().into_values() {
             inner.build(&network)?;
+            if let Err(error) = inner.build6(&network) {
+                // What has IPv4 is not to stand still for it.
+                let (network, error) = (&network.name, &error as &dyn std::error::Error);
+                tracing::error!(
+                    network,
+                    error,
+                    "a network goes without the IPv6 that it is to have"
+                );
+            }
         }
         sysctl("net/ipv4/ip_forward", "1")?;
         inner.reload()?;
-        firewall::foreign_hooks(true);
+        firewall::foreign_hooks(true, inner.has_ipv6());
         Ok(Self {
             inner: Mutex::new(inner),
         })
@@ -112,10 +117,18 @@ impl Networks {
         if matches!(spec.name.as_str(), "bridge" | "host" | "none" | "default") {
             return Err(NetworkError::Predefined(spec.name));
         }
+        let first_ipv6 = spec.ipv6 && !inner.has_ipv6();
         let network = inner.add(spec, Driver::Bridge)?;
-        if let Err(error) = inner.build(&network).and_then(|()| inner.reload()) {
+        let built = inner
+            .build(&network)
+            .and_then(|()| inner.build6(&network))
+            .and_then(|()| inner.reload());
+        if let Err(error) = built {
             let _ = inner.forget(&network);
             return Err(error);
+        }
+        if first_ipv6 {
+            firewall::foreign_hooks(true, true);
         }
         Ok(network)
     }
@@ -161,8 +174,11 @@ impl Networks {
         self.lock().reserve(request)
     }
 
-    /// Builds the links of reserved endpoints in `netns`, loopback too; the first endpoint's gateway
-    /// becomes the default route. An empty list brings up loopback only.
+    /// Builds the links of reserved endpoints in `netns`, loopback too, and sets the default route of each family: by the
+    /// first endpoint of the highest priority that leads out. An empty list brings up loopback only.
+    ///
+    /// A network that joins a running container takes a default route over only with a higher priority; the published
+    /// ports go with it.
     pub fn connect(
         &self,
         netns: BorrowedFd<'_>,
@@ -173,46 +189,91 @@ impl Networks {
         let mut with_bridge = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let bridge = inner.bridges.get(&endpoint.network);
-            let bridge =
-                *bridge.ok_or_else(|| NetworkError::NotFound(endpoint.network_name.clone()))?;
-            with_bridge.push((endpoint.clone(), bridge));
+            let network = inner.networks.get(&endpoint.network);
+            let (bridge, network) = bridge
+                .zip(network)
+                .ok_or_else(|| NetworkError::NotFound(endpoint.network_name.clone()))?;
+            let options = options::of(&network.options);
+            with_bridge.push(link::Plug {
+                endpoint: endpoint.clone(),
+                bridge: *bridge,
+                mtu: options.mtu,
+                isolated: !options.together,
+            });
         }
-        // A network that joins a running container leaves its default route alone.
-        let default = endpoints.first().is_some_and(|first| {
-            !inner.endpoints.iter().any(|e| {
-                e.container_id == first.container_id
-                    && !endpoints.iter().any(|n| n.network == e.network)
-            })
-        });
-        link::connect(&mut inner.netlink, netns, &with_bridge, default)
+        let Some(container) = endpoints.first().map(|e| e.container_id.clone()) else {
+            return link::connect(&mut inner.netlink, netns, &[], &link::Routes::default());
+        };
+        let mine = || {
+            inner
+                .endpoints
+                .iter()
+                .filter(|e| e.container_id == container)
+        };
+        let before = ways(mine().filter(|e| !endpoints.iter().any(|n| n.network == e.network)));
+        let routes = link::Routes::between(&before, &ways(mine()));
+        let backends = before.backends();
+        link::connect(&mut inner.netlink, netns, &with_bridge, &routes)?;
+        inner.follow(&container, backends)
     }
 
-    /// Takes a container, running or not, off one network.
-    pub fn disconnect(&self, container_id: &str, network: &str) -> Result<(), NetworkError> {
-        let mut inner = self.lock();
+    /// Takes a container, running or not, off one network. Its default routes, in `netns` if it runs, and its published
+    /// ports go over to another of its networks, if one has addresses of the family.
+    pub fn disconnect(
+        &self,
+        container_id: &str,
+        network: &str,
+        netns: Option<BorrowedFd<'_>>,
+    ) -> Result<(), NetworkError> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
         let network = inner.get(network)?;
-        let mine = |e: &Endpoint| e.container_id == container_id && e.network == network.id;
-        let Some(at) = inner.endpoints.iter().position(mine) else {
+        let mine = |e: &&Endpoint| e.container_id == container_id;
+        let Some(endpoint) = inner
+            .endpoints
+            .iter()
+            .filter(mine)
+            .find(|e| e.network == network.id)
+        else {
             return Err(NetworkError::NotConnected {
                 container: container_id.into(),
                 network: network.name,
             });
         };
-        let endpoint = inner.endpoints[at].clone();
-        link::remove(&mut inner.netlink, &[endpoint.host_link])?;
-        inner.endpoints.remove(at);
-        inner.unpublish(|port| port.container == container_id && port.to.0 == endpoint.ip)
+        link::remove(
+            &mut inner.netlink,
+            std::slice::from_ref(&endpoint.host_link),
+        )?;
+        let before = ways(inner.endpoints.iter().filter(mine));
+        let rest = inner
+            .endpoints
+            .iter()
+            .filter(|e| mine(e) && e.network != network.id);
+        let routes = link::Routes::between(&before, &ways(rest));
+        let backends = before.backends();
+        inner
+            .endpoints
+            .retain(|e| e.container_id != container_id || e.network != network.id);
+        inner.follow(container_id, backends)?;
+        match netns {
+            Some(netns) => link::set_routes(netns, &routes),
+            None => Ok(()),
+        }
     }
 
     /// Claims the host ports and opens them; all or nothing. Returns the mappings with the chosen
-    /// ports filled in.
+    /// ports filled in, one for each family that a request without an address means.
     pub fn publish(
         &self,
         container_id: &str,
-        ip: Ipv4Addr,
-        ports: &[PortMapping],
+        ports: &[PortRequest],
     ) -> Result<Vec<PortMapping>, NetworkError> {
-        self.lock().publish(container_id, ip, ports, true)
+        self.lock().publish(container_id, ports, true)
+    }
+
+    /// What a container has published now.
+    pub fn published(&self, container_id: &str) -> Vec<PortMapping> {
+        self.lock().published(container_id)
     }
 
     /// Gives back all that a container has: addresses, links, ports. Does nothing the second time.
@@ -246,9 +307,13 @@ impl Networks {
         let mut inner = self.lock();
         inner.endpoints = restored.iter().map(|r| r.endpoint.clone()).collect();
         inner.ports.clear();
+        let mut failed = Ok(());
         for r in restored {
-            let (id, ip) = (r.endpoint.container_id.clone(), r.endpoint.ip);
-            inner.publish(&id, ip, &r.ports, false)?;
+            // One that cannot be had keeps no other from coming back.
+            for port in &r.ports {
+                let again = inner.publish(&r.endpoint.container_id, &[(*port).into()], false);
+                failed = failed.and(again.map(drop));
+            }
         }
         let keep: BTreeSet<_> = restored
             .iter()
@@ -261,13 +326,14 @@ impl Networks {
             .filter(|name| !inner.networks.values().any(|n| &n.bridge == name))
             .collect();
         link::remove(&mut inner.netlink, &stale)?;
-        inner.reload()
+        inner.reload()?;
+        failed
     }
 
     /// Loads the firewall again if something removed it; true if that was needed.
     pub fn ensure_firewall(&self) -> Result<bool, NetworkError> {
         let inner = self.lock();
-        firewall::foreign_hooks(true);
+        firewall::foreign_hooks(true, inner.has_ipv6());
         if firewall::loaded() {
             return Ok(false);
         }
@@ -291,20 +357,23 @@ impl Networks {
         inner.endpoints.clear();
         inner.ports.clear();
         inner.bridges.clear();
-        firewall::foreign_hooks(false);
+        if inner.has_ipv6() {
+            link::loopback_stand_in(&mut inner.netlink, false)?;
+        }
+        firewall::foreign_hooks(false, inner.has_ipv6());
         firewall::unload()
     }
 }
 
 /// Link names are `coracle0`, `cor-` and 11 hexadecimal digits, `v` and 14.
-fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     let hex = |s: &str, n| s.len() == n && s.bytes().all(|b| b.is_ascii_hexdigit());
     name == DEFAULT_BRIDGE
         || name.strip_prefix("cor-").is_some_and(|s| hex(s, 11))
         || name.strip_prefix('v').is_some_and(|s| hex(s, 14))
 }
 
-fn sysctl(key: &str, value: &str) -> Result<(), NetworkError> {
+pub(crate) fn sysctl(key: &str, value: &str) -> Result<(), NetworkError> {
     let path = Path::new("/proc/sys").join(key);
     if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
         return Ok(());
@@ -340,31 +409,4 @@ fn read_all(dir: &Path) -> Result<BTreeMap<NetworkId, Network>, NetworkError> {
         found.insert(stored.network.id.clone(), stored.network);
     }
     Ok(found)
-}
-
-fn claim(ip: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(OwnedFd, u16), NetworkError> {
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
-    };
-    let open = || -> Result<_, rustix::io::Errno> {
-        let fd = rustix::net::socket_with(
-            AddressFamily::INET,
-            kind,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )?;
-        bind(&fd, &SocketAddrV4::new(ip, port))?;
-        let bound = SocketAddrV4::try_from(getsockname(&fd)?)?;
-        Ok((fd, bound.port()))
-    };
-    open().map_err(|e| match e {
-        rustix::io::Errno::ADDRINUSE => NetworkError::PortInUse { ip, port, protocol },
-        e => NetworkError::Bind {
-            ip,
-            port,
-            protocol,
-            source: e.into(),
-        },
-    })
 }

@@ -1,127 +1,15 @@
 //! Whole paths over real bridges, each test inside a network namespace of its own.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
-use std::time::Duration;
+mod common;
 
-use coracle_network::{
-    Endpoint, EndpointRequest, NetworkError, NetworkSpec, Networks, Options, PortMapping, Protocol,
-    RestoredEndpoint,
-};
+use common::{ask, container, machine, mapping, outside, run, serve};
+use coracle_network::{NetworkError, NetworkSpec, Networks, Options, RestoredEndpoint};
 use coracle_sys::netns;
+use std::net::{IpAddr, Ipv4Addr};
 
-fn machine(work: impl FnOnce(&std::path::Path) + Send) {
-    let ns = netns::create_anonymous().unwrap();
-    let dir = tempdir();
-    netns::run_in(ns.as_fd(), || {
-        run("ip", &["link", "set", "lo", "up"]);
-        work(&dir.0)
-    })
-    .unwrap();
-}
-
-struct Dir(std::path::PathBuf);
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn tempdir() -> Dir {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).unwrap();
-    let dir = std::env::temp_dir().join(format!("coracle-network-{}", hex::encode(random)));
-    std::fs::create_dir(&dir).unwrap();
-    Dir(dir)
-}
-
-fn run(program: &str, args: &[&str]) -> String {
-    let out = Command::new(program).args(args).output().unwrap();
-    assert!(
-        out.status.success(),
-        "{program} {args:?}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn container(networks: &Networks, n: u8, network: &str) -> (OwnedFd, Endpoint) {
-    let request = EndpointRequest {
-        container_id: format!("{n:02x}").repeat(32),
-        container_name: format!("c{n}"),
-        network: network.into(),
-        ..EndpointRequest::default()
-    };
-    let endpoint = networks.reserve(&request).unwrap();
-    let ns = netns::create_anonymous().unwrap();
-    networks
-        .connect(ns.as_fd(), std::slice::from_ref(&endpoint))
-        .unwrap();
-    (ns, endpoint)
-}
-
-/// Serves in `ns`: answers every client with the address it is seen under.
-fn serve(ns: &OwnedFd, port: u16) {
-    let listener = netns::run_in(ns.as_fd(), || {
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
-    })
-    .unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let peer = stream.peer_addr().unwrap().ip().to_string();
-            let _ = stream.write_all(peer.as_bytes());
-        }
-    });
-}
-
-fn ask(ns: &OwnedFd, ip: Ipv4Addr, port: u16) -> Option<String> {
-    netns::run_in(ns.as_fd(), || {
-        let to = SocketAddr::V4(SocketAddrV4::new(ip, port));
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(1)).ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text)
-    })
-    .unwrap()
-}
-
-fn mapping(host_ip: Ipv4Addr, host_port: u16) -> PortMapping {
-    PortMapping {
-        host_ip,
-        host_port,
-        container_port: 80,
-        protocol: Protocol::Tcp,
-    }
-}
-
-/// A third namespace behind a veth pair: 192.0.2.1 is the machine, 192.0.2.2 the outside.
-fn outside() -> OwnedFd {
-    let ns = netns::create_anonymous().unwrap();
-    let path = format!(
-        "/proc/{}/fd/{}",
-        std::process::id(),
-        std::os::fd::AsRawFd::as_raw_fd(&ns)
-    );
-    run(
-        "ip",
-        &[
-            "link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", &path,
-        ],
-    );
-    run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
-    run("ip", &["link", "set", "up0", "up"]);
-    netns::run_in(ns.as_fd(), || {
-        run("ip", &["addr", "add", "192.0.2.2/24", "dev", "out0"]);
-        run("ip", &["link", "set", "out0", "up"]);
-        run("ip", &["route", "add", "default", "via", "192.0.2.1"]);
-    })
-    .unwrap();
-    ns
-}
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 #[test]
 fn siblings_talk_and_other_networks_do_not() {
@@ -151,14 +39,10 @@ fn published_ports_keep_the_source_and_obey_their_address() {
         let host = netns::current().unwrap();
         let out = outside();
         let (a, ea) = container(&networks, 1, "bridge");
-        let (b, _) = container(&networks, 2, "bridge");
+        let (b, eb) = container(&networks, 2, "bridge");
         serve(&a, 80);
-        let ports = [
-            mapping(Ipv4Addr::UNSPECIFIED, 8080),
-            mapping(Ipv4Addr::LOCALHOST, 8081),
-            mapping(Ipv4Addr::UNSPECIFIED, 0),
-        ];
-        let resolved = networks.publish(&ea.container_id, ea.ip, &ports).unwrap();
+        let ports = [mapping(ANY, 8080), mapping(LOOPBACK, 8081), mapping(ANY, 0)];
+        let resolved = networks.publish(&ea.container_id, &ports).unwrap();
         assert_ne!(resolved[2].host_port, 0);
         let wide = Ipv4Addr::new(192, 0, 2, 1);
         assert_eq!(ask(&out, wide, 8080).as_deref(), Some("192.0.2.2"));
@@ -169,10 +53,13 @@ fn published_ports_keep_the_source_and_obey_their_address() {
         assert!(ask(&b, wide, 8080).is_some(), "hairpin from a sibling");
         assert!(ask(&a, wide, 8080).is_some(), "hairpin from itself");
         let taken = networks
-            .publish("other", ea.ip, &[mapping(Ipv4Addr::UNSPECIFIED, 8080)])
+            .publish(&eb.container_id, &[mapping(ANY, 8080)])
             .unwrap_err();
         assert!(matches!(taken, NetworkError::PortInUse { .. }));
-        assert_eq!(taken.to_string(), "port 8080/tcp on 0.0.0.0 is in use");
+        assert_eq!(
+            taken.to_string(),
+            "Bind for 0.0.0.0:8080/tcp failed: port is already allocated"
+        );
         run("nft", &["flush", "ruleset"]);
         assert_eq!(ask(&out, wide, 8080), None);
         assert!(networks.ensure_firewall().unwrap());
@@ -191,11 +78,7 @@ fn restore_removes_what_belongs_to_nobody() {
         let (_b, eb) = container(&networks, 2, "bridge");
         serve(&a, 80);
         let ports = networks
-            .publish(
-                &ea.container_id,
-                ea.ip,
-                &[mapping(Ipv4Addr::LOCALHOST, 8080)],
-            )
+            .publish(&ea.container_id, &[mapping(LOOPBACK, 8080)])
             .unwrap();
         drop(networks);
         let networks = Networks::open(dir, Options::default()).unwrap();
@@ -240,11 +123,7 @@ fn docker_and_its_forward_drop_let_us_through() {
         let (a, ea) = container(&networks, 1, "bridge");
         serve(&a, 80);
         networks
-            .publish(
-                &ea.container_id,
-                ea.ip,
-                &[mapping(Ipv4Addr::UNSPECIFIED, 8080)],
-            )
+            .publish(&ea.container_id, &[mapping(ANY, 8080)])
             .unwrap();
         assert_eq!(
             ask(&out, Ipv4Addr::new(192, 0, 2, 1), 8080).as_deref(),

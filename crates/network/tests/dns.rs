@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
-use coracle_network::dns::{Container, Records, Zone, bind_dns, serve};
+use coracle_network::dns::{Container, Place, Records, Zone, bind_dns, serve};
 use coracle_sys::netns;
 
 struct Kill(Child);
@@ -58,11 +58,20 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
         let here = |name: &str, ip: &str| Container {
             name: name.into(),
             healthy: true,
-            addresses: vec![("A".into(), ip.parse().unwrap())],
+            places: vec![Place {
+                network: "A".into(),
+                ip: ip.parse().unwrap(),
+                ip6: (name == "both").then(|| "fd00:9::9".parse().unwrap()),
+                aliases: Vec::new(),
+            }],
             ..Container::default()
         };
         zone.replace(Records::new(
-            vec![here("me", "127.0.0.1"), here("web", "10.0.0.9")],
+            vec![
+                here("me", "127.0.0.1"),
+                here("web", "10.0.0.9"),
+                here("both", "10.0.0.8"),
+            ],
             vec![],
         ));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,6 +97,14 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
                 "10.0.0.9\n"
             );
             assert!(dig(&["web", "AAAA"]).contains("status: NOERROR"));
+            assert_eq!(dig(&["+short", "web", "AAAA"]), "");
+            assert_eq!(dig(&["+short", "both", "AAAA"]), "fd00:9::9\n");
+            assert_eq!(dig(&["+short", "both"]), "10.0.0.8\n");
+            assert!(dig(&["nobody", "AAAA"]).contains("status: NXDOMAIN"));
+            assert_eq!(
+                dig(&["+short", "-x", "fd00:9::9"]),
+                "both.coracle.internal.\n"
+            );
             assert!(dig(&["nobody"]).contains("status: NXDOMAIN"));
             assert_eq!(
                 dig(&["+short", "-x", "10.0.0.9"]),

@@ -91,12 +91,41 @@ pub fn of_process(
     })
 }
 
-/// A copy of the mount that is a namespace's root.
-fn alone(namespace: &OwnedFd) -> Result<OwnedFd, ViewError> {
+/// A copy of the mounts at and below a path as a process sees them, to be put anywhere else.
+///
+/// # Errors
+/// [`ViewError::Step`] if there is no such process or path, [`ViewError::Thread`].
+pub fn tree_of(pid: u32, path: &Path) -> Result<OwnedFd, ViewError> {
+    let namespace = format!("/proc/{pid}/ns/mnt");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace =
+        open(&namespace, flags, Mode::empty()).map_err(step(format!("open {namespace}")))?;
+    let path = path.to_owned();
+    let copy = move || {
+        enter(&namespace)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        open_tree(CWD, &path, flags).map_err(step(format!("copy the mount of {}", path.display())))
+    };
+    let thread = std::thread::Builder::new().spawn(copy);
+    let thread = thread.map_err(ViewError::Thread)?;
+    thread
+        .join()
+        .map_err(|_| ViewError::Thread(io::Error::other("the thread has panicked")))?
+}
+
+/// Enters a mount namespace for the rest of this thread's life.
+fn enter(namespace: &OwnedFd) -> Result<(), ViewError> {
     // SAFETY: concerns this thread alone, which ends here: its own root and working directories.
     unsafe { unshare_unsafe(UnshareFlags::FS) }.map_err(step("unshare"))?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
-        .map_err(step("enter the mount namespace"))?;
+        .map_err(step("enter the mount namespace"))
+}
+
+/// A copy of the mount that is a namespace's root.
+fn alone(namespace: &OwnedFd) -> Result<OwnedFd, ViewError> {
+    enter(namespace)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, "/", flags).map_err(step("copy the root's mount"))
 }

@@ -8,7 +8,6 @@ use crate::terminal::is_terminal;
 use clap::Args;
 use coracle_engine::full_error;
 use hyper::Method;
-use std::fs;
 use std::path::PathBuf;
 
 /// `coracle export`

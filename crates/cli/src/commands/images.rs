@@ -7,7 +7,6 @@ use crate::format::words::{ago, cut, short, size};
 use crate::format::{Table, out, row};
 use crate::terminal::is_terminal;
 use chrono::DateTime;
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -54,7 +53,7 @@ pub struct Import {
     /// Platform of the image
     #[arg(long, default_value = "")]
     pub platform: String,
-    /// Archive; - for stdin
+    /// Archive, or its address (http, https); - for stdin
     pub file: String,
     /// Name of the image
     pub name: Option<String>,
@@ -174,14 +173,19 @@ pub async fn images(client: &Client, args: &Images) -> Result<()> {
 }
 
 pub async fn import(client: &Client, args: &Import) -> Result<()> {
+    let address = ["http://", "https://"]
+        .iter()
+        .any(|scheme| args.file.starts_with(scheme));
     let mut pairs = vec![
-        ("fromSrc", "-".to_owned()),
+        ("fromSrc", if address { &args.file } else { "-" }.to_owned()),
         ("repo", args.name.clone().unwrap_or_default()),
         ("message", args.message.clone()),
         ("platform", args.platform.clone()),
     ];
     pairs.extend(args.change.iter().map(|c| ("changes", c.clone())));
-    let body = if args.file == "-" {
+    let body = if address {
+        crate::client::empty()
+    } else if args.file == "-" {
         stream(tokio::io::stdin())
     } else {
         stream(open(&args.file).await?)

@@ -7,6 +7,7 @@ use crate::format::words::{ago, cut, short, size};
 use crate::format::{Table, align, inspected, out, row};
 use chrono::DateTime;
 use hyper::Method;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// `coracle ps`
@@ -69,6 +70,15 @@ pub(super) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
+/// An address before a port: one of IPv6 in brackets.
+fn bracketed(ip: &str) -> String {
+    if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    }
+}
+
 /// Published and exposed ports as docker shows them.
 pub fn ports(list: &Value) -> String {
     let mut all: Vec<String> = list
@@ -78,7 +88,7 @@ pub fn ports(list: &Value) -> String {
         .map(|p| {
             let inside = format!("{}/{}", p["PrivatePort"], text(p, "Type"));
             match p["PublicPort"].as_u64() {
-                Some(outside) => format!("{}:{outside}->{inside}", text(p, "IP")),
+                Some(outside) => format!("{}:{outside}->{inside}", bracketed(&text(p, "IP"))),
                 None => inside,
             }
         })
@@ -86,6 +96,16 @@ pub fn ports(list: &Value) -> String {
     all.sort();
     all.join(", ")
 }
+
+const COLUMNS: [(&str, &str); 7] = [
+    ("CONTAINER ID", "ID"),
+    ("IMAGE", "Image"),
+    ("COMMAND", "Command"),
+    ("CREATED", "RunningFor"),
+    ("STATUS", "Status"),
+    ("PORTS", "Ports"),
+    ("NAMES", "Names"),
+];
 
 pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
     let limit = if args.latest { 1 } else { args.last };
@@ -105,21 +125,18 @@ pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
         ("slim", if slim { "1" } else { "" }.into()),
         ("filters", filters(&args.filter)?),
     ]);
-    let found = client.get(&format!("/containers/json{asked}")).await?;
+    let path = format!("/containers/json{asked}");
+    if slim {
+        let list: Vec<Line> = client.get_as(&path).await?;
+        return out(&plain(&list, args));
+    }
+    let found = client.get(&path).await?;
     let list = found.as_array().cloned().unwrap_or_default();
     if args.quiet {
         let ids = list.iter().map(|c| if args.no_trunc { text(c, "Id") } else { short(&text(c, "Id")) } + "\n");
         return out(&ids.collect::<String>());
     }
-    let mut columns = vec![
-        ("CONTAINER ID", "ID"),
-        ("IMAGE", "Image"),
-        ("COMMAND", "Command"),
-        ("CREATED", "RunningFor"),
-        ("STATUS", "Status"),
-        ("PORTS", "Ports"),
-        ("NAMES", "Names"),
-    ];
+    let mut columns = COLUMNS.to_vec();
     if args.size {
         columns.push(("SIZE", "Size"));
     }
@@ -128,6 +145,65 @@ pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
         .map(|c| container_row(c, args.no_trunc))
         .collect();
     Table { columns, rows }.print(args.format.as_deref())
+}
+
+/// A container with what the table for people has.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Line {
+    id: String,
+    names: Vec<String>,
+    image: String,
+    command: String,
+    created: i64,
+    #[serde(default)]
+    ports: Value,
+    status: String,
+}
+
+/// The table without a format of its own, or the ids alone.
+fn plain(list: &[Line], args: &Ps) -> String {
+    let id = |c: &Line| {
+        if args.no_trunc {
+            c.id.clone()
+        } else {
+            short(&c.id)
+        }
+    };
+    if args.quiet {
+        return list.iter().map(|c| id(c) + "\n").collect();
+    }
+    let header = COLUMNS.iter().map(|(header, _)| (*header).to_owned());
+    let rows = list.iter().map(|c| {
+        let names: Vec<&str> = c.names.iter().map(|n| n.trim_start_matches('/')).collect();
+        let created = DateTime::from_timestamp(c.created, 0).unwrap_or_default();
+        vec![
+            id(c),
+            image_shown(&c.image, args.no_trunc),
+            command_shown(&c.command, args.no_trunc),
+            ago(created),
+            c.status.clone(),
+            ports(&c.ports),
+            names.join(","),
+        ]
+    });
+    align(std::iter::once(header.collect()).chain(rows).collect())
+}
+
+fn image_shown(image: &str, whole: bool) -> String {
+    if image.starts_with("sha256:") && !whole {
+        short(image)
+    } else {
+        image.to_owned()
+    }
+}
+
+fn command_shown(command: &str, whole: bool) -> String {
+    if whole {
+        format!("\"{command}\"")
+    } else {
+        format!("\"{}\"", cut(command, 20))
+    }
 }
 
 fn container_row(c: &Value, whole: bool) -> Map<String, Value> {
@@ -164,12 +240,7 @@ fn container_row(c: &Value, whole: bool) -> Map<String, Value> {
                 .to_owned()
         })
         .collect();
-    let image = text(c, "Image");
-    let image = if image.starts_with("sha256:") && !whole {
-        short(&image)
-    } else {
-        image
-    };
+    let image = image_shown(&text(c, "Image"), whole);
     let sizes = c["SizeRw"].as_f64().map_or_else(
         || "0B".into(),
         |own| {
@@ -183,13 +254,7 @@ fn container_row(c: &Value, whole: bool) -> Map<String, Value> {
     row([
         ("ID", json!(if whole { id } else { short(&id) })),
         ("Image", json!(image)),
-        (
-            "Command",
-            json!(format!(
-                "\"{}\"",
-                if whole { command } else { cut(&command, 20) }
-            )),
-        ),
+        ("Command", json!(command_shown(&command, whole))),
         (
             "CreatedAt",
             json!(created.format("%Y-%m-%d %H:%M:%S %z UTC").to_string()),
@@ -304,7 +369,7 @@ pub async fn port(client: &Client, name: &str, wanted: Option<&str>) -> Result<(
         .flatten()
     {
         for b in bindings.as_array().into_iter().flatten() {
-            let place = format!("{}:{}", text(b, "HostIp"), text(b, "HostPort"));
+            let place = format!("{}:{}", bracketed(&text(b, "HostIp")), text(b, "HostPort"));
             match &wanted {
                 Some(w) if w == port => lines.push_str(&format!("{place}\n")),
                 Some(_) => {}
@@ -394,4 +459,39 @@ pub async fn events(client: &Client, args: &Events) -> Result<()> {
         out(&format!("{line}\n"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_plain_table_is_the_table_of_all_fields() {
+        let port = json!({"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"});
+        let found = json!([
+            {
+                "Id": "0123456789abcdef", "Names": ["/web"], "Image": "nginx", "Command": "nginx -g daemon off; and more",
+                "Created": 1_700_000_000, "Ports": [port], "Status": "Up 2 hours",
+            },
+            {
+                "Id": "fedcba9876543210", "Names": ["/a", "/b"], "Image": "sha256:aaaaaaaaaaaabbbb", "Command": "sh",
+                "Created": 1_700_000_000, "Ports": [], "Status": "Created",
+            },
+        ]);
+        let lines: Vec<Line> = serde_json::from_value(found.clone()).unwrap();
+        for no_trunc in [false, true] {
+            let args = Ps {
+                no_trunc,
+                ..Ps::default()
+            };
+            let rows = found.as_array().unwrap().iter();
+            let rows = rows.map(|c| container_row(c, no_trunc)).collect();
+            let table = Table {
+                columns: COLUMNS.to_vec(),
+                rows,
+            };
+            assert_eq!(plain(&lines, &args), table.text(None).unwrap());
+        }
+    }
 }

@@ -30,20 +30,31 @@ pub enum Network {
         no_trunc: bool,
     },
     /// Make a bridge network
-    #[command(after_help = "Example:\n  coracle network create --subnet 10.9.0.0/24 back")]
+    #[command(
+        after_help = "Examples:\n  coracle network create --subnet 10.9.0.0/24 back\n  \
+                      coracle network create --ipv6 --subnet 10.9.0.0/24 --subnet fd00:9::/64 both"
+    )]
     Create {
         /// bridge
         #[arg(short, long, default_value = "bridge")]
         driver: String,
-        /// Subnet, such as 10.9.0.0/24
-        #[arg(long, default_value = "")]
-        subnet: String,
-        /// The bridge's own address
-        #[arg(long, default_value = "")]
-        gateway: String,
-        /// Part of the subnet that addresses are taken from
-        #[arg(long, default_value = "")]
-        ip_range: String,
+        /// Subnet, such as 10.9.0.0/24; one of each family
+        #[arg(long)]
+        subnet: Vec<String>,
+        /// The bridge's own address; one of each family
+        #[arg(long)]
+        gateway: Vec<String>,
+        /// Part of the subnet that addresses are taken from; one of each family
+        #[arg(long)]
+        ip_range: Vec<String>,
+        /// Address that no container gets, such as router=10.9.0.2
+        #[arg(long, value_name = "NAME=ADDRESS")]
+        aux_address: Vec<String>,
+        /// IPv6 addresses too; without a subnet one is chosen from the machine's own range
+        #[arg(long)]
+        ipv6: bool,
+        #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        ipv4: Option<bool>,
         /// No way in or out
         #[arg(long)]
         internal: bool,
@@ -56,8 +67,6 @@ pub enum Network {
         /// For docker's sake: containers may always join by hand
         #[arg(long)]
         attachable: bool,
-        #[arg(long, hide = true)]
-        ipv6: bool,
         #[arg(long, hide = true, default_value = "")]
         ipam_driver: String,
         #[arg(long, hide = true, default_value = "")]
@@ -94,9 +103,8 @@ pub enum Network {
         /// Further name there
         #[arg(long)]
         alias: Vec<String>,
-        /// IPv4 address there
-        #[arg(long)]
-        ip: Option<String>,
+        #[command(flatten)]
+        addresses: Addresses,
         /// Network
         network: String,
         /// Container
@@ -116,6 +124,79 @@ pub enum Network {
     /// Remove networks that no container is to join
     #[command(after_help = "Example:\n  coracle network prune -f")]
     Prune(Prune),
+}
+
+/// A container's addresses on a network.
+#[derive(Debug, clap::Args)]
+pub struct Addresses {
+    /// IPv4 address there
+    #[arg(long)]
+    ip: Option<String>,
+    /// IPv6 address there
+    #[arg(long, value_name = "IP")]
+    ip6: Option<String>,
+    /// Further address that holds on this link alone
+    #[arg(long, value_name = "IP")]
+    link_local_ip: Vec<String>,
+    /// The network of the highest priority has the default route
+    #[arg(long, value_name = "N", default_value_t, allow_hyphen_values = true)]
+    gw_priority: i64,
+}
+
+impl Addresses {
+    fn fill(&self, endpoint: &mut Value) {
+        for (key, ip) in [("IPv4Address", &self.ip), ("IPv6Address", &self.ip6)] {
+            if let Some(ip) = ip {
+                endpoint["IPAMConfig"][key] = json!(ip);
+            }
+        }
+        if !self.link_local_ip.is_empty() {
+            endpoint["IPAMConfig"]["LinkLocalIPs"] = json!(self.link_local_ip);
+        }
+        if self.gw_priority != 0 {
+            endpoint["GwPriority"] = json!(self.gw_priority);
+        }
+    }
+}
+
+/// Docker's `IPAMConfig`s: one a subnet, each with what is of its family. The daemon says what does not fit.
+fn ipam(
+    subnets: &[String],
+    gateways: &[String],
+    ranges: &[String],
+    reserved: &[String],
+) -> Result<Vec<Value>> {
+    let mut configs: Vec<(bool, Value)> = Vec::new();
+    let is_ipv6 = |text: &str| text.contains(':');
+    for (key, texts) in [
+        ("Subnet", subnets),
+        ("Gateway", gateways),
+        ("IPRange", ranges),
+    ] {
+        for text in texts {
+            let v6 = is_ipv6(text);
+            let vacant =
+                |(family, config): &&mut (bool, Value)| *family == v6 && config[key].is_null();
+            match configs.iter_mut().find(vacant) {
+                Some((_, config)) => config[key] = json!(text),
+                None => configs.push((v6, json!({ key: text }))),
+            }
+        }
+    }
+    for text in reserved {
+        let Some((name, ip)) = text.split_once('=') else {
+            return Err(CliError::Usage(format!(
+                "invalid value \"{text}\" for --aux-address: write NAME=ADDRESS"
+            )));
+        };
+        let v6 = is_ipv6(ip);
+        let at = configs.iter().position(|c| c.0 == v6).unwrap_or_else(|| {
+            configs.push((v6, json!({})));
+            configs.len() - 1
+        });
+        configs[at].1["AuxiliaryAddresses"][name] = json!(ip);
+    }
+    Ok(configs.into_iter().map(|c| c.1).collect())
 }
 
 pub async fn network(client: &Client, command: &Network) -> Result<()> {
@@ -147,6 +228,8 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
                     ("Driver", n["Driver"].clone()),
                     ("Scope", n["Scope"].clone()),
                     ("Internal", n["Internal"].clone()),
+                    ("IPv4", n["EnableIPv4"].clone()),
+                    ("IPv6", n["EnableIPv6"].clone()),
                     ("Subnet", n["IPAM"]["Config"][0]["Subnet"].clone()),
                 ])
             });
@@ -167,11 +250,13 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
             subnet,
             gateway,
             ip_range,
+            aux_address,
             internal,
             opt,
             label,
             attachable: _,
             ipv6,
+            ipv4,
             ipam_driver,
             scope,
             name,
@@ -186,22 +271,8 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
                     "--scope {scope} is not supported; leave it out"
                 )));
             }
-            let config = [
-                ("Subnet", subnet),
-                ("Gateway", gateway),
-                ("IPRange", ip_range),
-            ];
-            let config: serde_json::Map<String, Value> = config
-                .into_iter()
-                .filter(|(_, v)| !v.is_empty())
-                .map(|(k, v)| (k.to_owned(), json!(v)))
-                .collect();
-            let configs = if config.is_empty() {
-                json!([])
-            } else {
-                json!([config])
-            };
-            let body = json!({ "Name": name, "Driver": driver, "Internal": internal, "EnableIPv6": ipv6, "Options": pairs(opt), "Labels": pairs(label), "IPAM": { "Config": configs } });
+            let configs = ipam(subnet, gateway, ip_range, aux_address)?;
+            let body = json!({ "Name": name, "Driver": driver, "Internal": internal, "EnableIPv4": ipv4, "EnableIPv6": ipv6.then_some(true), "Options": pairs(opt), "Labels": pairs(label), "IPAM": { "Config": configs } });
             let made = client
                 .json(Method::POST, "/networks/create", Some(&body))
                 .await?;
@@ -227,14 +298,12 @@ pub async fn network(client: &Client, command: &Network) -> Result<()> {
         }
         Network::Connect {
             alias,
-            ip,
+            addresses,
             network,
             container,
         } => {
             let mut endpoint = json!({ "Aliases": alias });
-            if let Some(ip) = ip {
-                endpoint["IPAMConfig"] = json!({ "IPv4Address": ip });
-            }
+            addresses.fill(&mut endpoint);
             let body = json!({ "Container": container, "EndpointConfig": endpoint });
             client
                 .post(

@@ -81,9 +81,11 @@ pub struct MoreArgs {
     kernel_memory: Option<String>,
     #[arg(long, hide = true, value_name = "NAME=VALUE")]
     storage_opt: Vec<String>,
-    #[arg(long, hide = true, value_name = "ADDRESS")]
+    /// Further address that holds on the network's link alone
+    #[arg(long, value_name = "ADDRESS")]
     link_local_ip: Vec<String>,
-    #[arg(long, hide = true, value_name = "ADDRESS")]
+    /// IPv6 address on the network
+    #[arg(long, value_name = "ADDRESS")]
     ip6: Option<String>,
     #[arg(long, hide = true, value_name = "CONTAINER")]
     link: Vec<String>,

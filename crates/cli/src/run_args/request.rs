@@ -82,7 +82,7 @@ impl ContainerArgs {
             "StopTimeout": self.stop_timeout,
             "Healthcheck": self.health()?,
             "HostConfig": self.host(binds, &bindings)?,
-            "NetworkingConfig": self.networking(),
+            "NetworkingConfig": self.networking()?,
         }))
     }
 
@@ -138,7 +138,10 @@ impl ContainerArgs {
             "Binds": binds,
             "Mounts": self.mount.iter().map(|m| mount(m)).collect::<Result<Vec<_>>>()?,
             "Tmpfs": tmpfs,
-            "NetworkMode": self.network.first().cloned().unwrap_or_else(|| "default".into()),
+            "NetworkMode": match self.network.first() {
+                Some(first) => network(first)?.0,
+                None => "default".to_owned(),
+            },
             "PortBindings": bindings,
             "PublishAllPorts": self.publish_all,
             "RestartPolicy": restart,
@@ -182,20 +185,24 @@ impl ContainerArgs {
         Ok(host)
     }
 
-    fn networking(&self) -> Value {
+    fn networking(&self) -> Result<Value> {
         let mut all = Map::new();
-        for (number, network) in self.network.iter().enumerate() {
-            if network.starts_with("container:") {
+        for (number, text) in self.network.iter().enumerate() {
+            if text.starts_with("container:") {
                 continue;
             }
-            let mut endpoint = json!({ "Aliases": self.network_alias });
+            let (network, mut endpoint) = network(text)?;
+            if let (true, Value::Null) = (number == 0 || !text.contains('='), &endpoint["Aliases"])
+            {
+                endpoint["Aliases"] = json!(self.network_alias);
+            }
             if let Some(ip) = self.ip.as_ref().filter(|_| number == 0) {
-                endpoint["IPAMConfig"] = json!({ "IPv4Address": ip });
+                endpoint["IPAMConfig"]["IPv4Address"] = json!(ip);
             }
             if number == 0 {
                 self.more.endpoint(&mut endpoint);
             }
-            all.insert(network.clone(), endpoint);
+            all.insert(network, endpoint);
         }
         if self.network.is_empty() {
             let mut endpoint = json!({});
@@ -204,7 +211,7 @@ impl ContainerArgs {
                 all.insert("default".into(), endpoint);
             }
         }
-        json!({ "EndpointsConfig": all })
+        Ok(json!({ "EndpointsConfig": all }))
     }
 }
 
@@ -318,6 +325,31 @@ mod tests {
     }
 
     #[test]
+    fn networks_with_settings_of_their_own() {
+        let body = request(&[
+            "--network",
+            "name=front,alias=a,alias=b,ip6=fd00::5,gw-priority=-1",
+            "--network",
+            "back",
+            "-p",
+            "[::1]:8080:80",
+            "i",
+        ])
+        .unwrap();
+        let all = &body["NetworkingConfig"]["EndpointsConfig"];
+        assert_eq!(
+            all["front"],
+            json!({ "Aliases": ["a", "b"], "IPAMConfig": { "IPv6Address": "fd00::5" }, "GwPriority": -1 })
+        );
+        assert_eq!(all["back"], json!({ "Aliases": [] }));
+        assert_eq!(body["HostConfig"]["NetworkMode"], "front");
+        assert_eq!(
+            body["HostConfig"]["PortBindings"]["80/tcp"][0]["HostIp"],
+            "::1"
+        );
+    }
+
+    #[test]
     fn what_cannot_be_is_named() {
         for (line, word) in [
             (["-p", "x", "i"], "\"x\""),
@@ -327,6 +359,9 @@ mod tests {
             (["--ulimit", "nofile", "i"], "--ulimit"),
             (["--mount", "type=bind,what=x", "i"], "what"),
             (["--restart", "on-failure:x", "i"], "--restart"),
+            (["--network", "alias=x", "i"], "name=NETWORK"),
+            (["--network", "name=x,what=y", "i"], "what"),
+            (["--network", "name=x,gw-priority=y", "i"], "gw-priority"),
         ] {
             let error = request(&line).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

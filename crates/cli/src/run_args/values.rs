@@ -136,6 +136,44 @@ pub(super) fn publish(text: &str, bindings: &mut Bindings) -> Result<()> {
     Ok(())
 }
 
+/// Reads `--network`: a name, or docker's long form `name=NETWORK,ip6=ADDRESS,…`. Gives the name and its settings.
+pub(super) fn network(text: &str) -> Result<(String, Value)> {
+    let mut endpoint = json!({});
+    if !text.contains('=') {
+        return Ok((text.to_owned(), endpoint));
+    }
+    let mut name = None;
+    let push = |slot: &mut Value, value: &str| match slot {
+        Value::Array(list) => list.push(json!(value)),
+        other => *other = json!([value]),
+    };
+    for part in text.split(',') {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        match key {
+            "name" => name = Some(value.to_owned()),
+            "alias" => push(&mut endpoint["Aliases"], value),
+            "ip" => endpoint["IPAMConfig"]["IPv4Address"] = json!(value),
+            "ip6" => endpoint["IPAMConfig"]["IPv6Address"] = json!(value),
+            "link-local-ip" => push(&mut endpoint["IPAMConfig"]["LinkLocalIPs"], value),
+            "mac-address" => endpoint["MacAddress"] = json!(value),
+            "gw-priority" => {
+                let number: i64 = value
+                    .parse()
+                    .map_err(|_| bad("network", text, "gw-priority is a whole number"))?;
+                endpoint["GwPriority"] = json!(number);
+            }
+            _ => {
+                let way_out = format!(
+                    "{key} is not known; name, alias, ip, ip6, link-local-ip, mac-address and gw-priority are"
+                );
+                return Err(bad("network", text, &way_out));
+            }
+        }
+    }
+    let name = name.ok_or_else(|| bad("network", text, "write name=NETWORK,…"))?;
+    Ok((name, endpoint))
+}
+
 pub(super) fn mount(text: &str) -> Result<Value> {
     let mut mount = Map::from_iter([("Type".to_owned(), json!("volume"))]);
     for part in text.split(',') {
@@ -147,22 +185,72 @@ pub(super) fn mount(text: &str) -> Result<Value> {
             "readonly" | "ro" => {
                 mount.insert("ReadOnly".into(), json!(value != "false" && value != "0"))
             }
-            "bind-propagation" => {
-                mount.insert("BindOptions".into(), json!({ "Propagation": value }))
+            "bind-propagation" => inner(&mut mount, "BindOptions", "Propagation", json!(value)),
+            "bind-nonrecursive" => inner(
+                &mut mount,
+                "BindOptions",
+                "NonRecursive",
+                json!(is_on(value)),
+            ),
+            "bind-create-src" => inner(
+                &mut mount,
+                "BindOptions",
+                "CreateMountpoint",
+                json!(is_on(value)),
+            ),
+            "volume-nocopy" => inner(&mut mount, "VolumeOptions", "NoCopy", json!(is_on(value))),
+            "volume-subpath" => inner(&mut mount, "VolumeOptions", "Subpath", json!(value)),
+            "volume-label" => {
+                let (key, value) = value.split_once('=').unwrap_or((value, ""));
+                named(&mut mount, "VolumeOptions", "Labels", key, value)
             }
-            "volume-nocopy" => mount.insert(
-                "VolumeOptions".into(),
-                json!({ "NoCopy": value != "false" }),
-            ),
-            "volume-subpath" => mount.insert("VolumeOptions".into(), json!({ "Subpath": value })),
-            "tmpfs-size" => mount.insert(
-                "TmpfsOptions".into(),
-                json!({ "SizeBytes": bytes("mount", value)? }),
-            ),
+            "volume-driver" => {
+                let driver = &mut mount.entry("VolumeOptions").or_insert(json!({}))["DriverConfig"];
+                driver["Name"] = json!(value);
+                None
+            }
+            "volume-opt" => {
+                let (key, value) = value.split_once('=').unwrap_or((value, ""));
+                let driver = &mut mount.entry("VolumeOptions").or_insert(json!({}))["DriverConfig"];
+                driver["Options"][key] = json!(value);
+                None
+            }
+            "tmpfs-size" => {
+                let size = json!(bytes("mount", value)?);
+                inner(&mut mount, "TmpfsOptions", "SizeBytes", size)
+            }
+            "tmpfs-mode" => {
+                let mode = u32::from_str_radix(value, 8)
+                    .map_err(|_| bad("mount", text, "write a mode such as 1770"))?;
+                inner(&mut mount, "TmpfsOptions", "Mode", json!(mode))
+            }
             _ => return Err(bad("mount", text, &format!("\"{key}\" is not understood"))),
         };
     }
     Ok(Value::Object(mount))
+}
+
+/// Docker's words for a switch without a value, or with one.
+fn is_on(value: &str) -> bool {
+    !matches!(value, "false" | "0")
+}
+
+/// Sets a field of one of a mount's objects.
+fn inner(mount: &mut Map<String, Value>, object: &str, field: &str, value: Value) -> Option<Value> {
+    mount.entry(object).or_insert(json!({}))[field] = value;
+    None
+}
+
+/// Sets an entry of a map in one of a mount's objects.
+fn named(
+    mount: &mut Map<String, Value>,
+    object: &str,
+    field: &str,
+    key: &str,
+    value: &str,
+) -> Option<Value> {
+    mount.entry(object).or_insert(json!({}))[field][key] = json!(value);
+    None
 }
 
 pub fn ulimit(text: &str) -> Result<Value> {

@@ -1,6 +1,7 @@
 //! A real daemon in a network namespace and directories of its own, driven by our own command and by Debian's docker.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod outside;
 pub mod registry;
 
 use std::io::Write;

@@ -2,23 +2,17 @@
 //! networks; images that were made, built, pulled and pushed; what is asked of them.
 
 use crate::checker::Checker;
+use crate::common::registry::Registry;
 use crate::common::{Daemon, until};
 use crate::definition::Definition;
 use crate::http::{Answer, ask, send};
 use serde_json::{Value, json};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 pub struct Scenario<'a> {
     d: &'a Daemon,
-    registry: Child,
-}
-
-impl Drop for Scenario<'_> {
-    fn drop(&mut self) {
-        let _ = self.registry.kill();
-        let _ = self.registry.wait();
-    }
+    _registry: Registry,
 }
 
 const DOCKERFILE: &str = "FROM bb\n\
@@ -28,7 +22,7 @@ const DOCKERFILE: &str = "FROM bb\n\
     RUN echo made > /tmp-made || true\nENTRYPOINT [\"sleep\"]\nCMD [\"1000\"]\n";
 
 /// An archive with one file.
-fn tar(d: &Daemon, name: &str, content: &str) -> Vec<u8> {
+pub fn tar(d: &Daemon, name: &str, content: &str) -> Vec<u8> {
     let dir = d.dir.path().join("context");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join(name), content).unwrap();
@@ -37,35 +31,11 @@ fn tar(d: &Daemon, name: &str, content: &str) -> Vec<u8> {
     tar.output().unwrap().stdout
 }
 
-fn registry(d: &Daemon) -> Child {
-    let config = d.dir.path().join("registry.yml");
-    let settings = format!(
-        "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\nhttp:\n  addr: 127.0.0.1:5000\n",
-        d.dir.path().join("registry").display()
-    );
-    fs::write(&config, settings).unwrap();
-    let registry = d
-        .inside("docker-registry")
-        .arg("serve")
-        .arg(&config)
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("docker-registry (Debian package docker-registry)");
-    until("the registry answers", || {
-        let url = "http://127.0.0.1:5000/v2/";
-        let asked = d.inside("curl").args(["-fs", url]).output().unwrap();
-        asked.status.success()
-    });
-    registry
-}
-
 impl<'a> Scenario<'a> {
     pub fn begin(d: &'a Daemon) -> Self {
         let scenario = Self {
             d,
-            registry: registry(d),
+            _registry: Registry::start(d, 5000),
         };
         for (path, body) in [
             (
@@ -88,9 +58,16 @@ impl<'a> Scenario<'a> {
                         "PortBindings": { "80/tcp": [{ "HostPort": "8080" }] },
                         "Binds": [format!("{}:/host:ro", d.dir.path().join("root").display())],
                         "Mounts": [
-                            { "Type": "volume", "Source": "data", "Target": "/data", "VolumeOptions": { "NoCopy": true } },
-                            { "Type": "tmpfs", "Target": "/t", "TmpfsOptions": { "SizeBytes": 1 << 20, "Mode": 448 } },
+                            { "Type": "volume", "Source": "data", "Target": "/data", "VolumeOptions": {
+                                "NoCopy": true, "Subpath": ".", "DriverConfig": { "Name": "local", "Options": {} } } },
+                            { "Type": "tmpfs", "Target": "/t", "TmpfsOptions": {
+                                "SizeBytes": 1 << 20, "Mode": 448, "Options": [["uid", "33"]] } },
+                            { "Type": "bind", "Source": "/tmp", "Target": "/b", "ReadOnly": true, "Consistency": "cached",
+                                "BindOptions": { "Propagation": "rprivate", "ReadOnlyNonRecursive": true } },
+                            { "Type": "bind", "Source": "/tmp", "Target": "/c", "ReadOnly": true,
+                                "BindOptions": { "ReadOnlyForceRecursive": true } },
                         ],
+                        "Tmpfs": { "/run": "size=1m" }, "Sysctls": { "net.ipv4.ip_forward": "1" },
                         "Ulimits": [{ "Name": "nofile", "Soft": 100, "Hard": 200 }],
                         "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rwm" }],
                         "LogConfig": { "Type": "json-file", "Config": { "max-size": "1m" } },
@@ -115,6 +92,10 @@ impl<'a> Scenario<'a> {
                 json!({ "Image": "bb", "Cmd": ["sleep", "1000"] }),
             ),
             ("/containers/web/start", Value::Null),
+            (
+                "/containers/create?name=apart",
+                json!({ "Image": "bb", "NetworkDisabled": true }),
+            ),
             ("/containers/done/start", Value::Null),
             ("/containers/still/start", Value::Null),
             ("/containers/still/pause", Value::Null),
@@ -130,6 +111,13 @@ impl<'a> Scenario<'a> {
             "{}",
             built.text()
         );
+        let filled = ask(
+            d,
+            "POST",
+            "/containers/create?name=filled",
+            &json!({ "Image": "full" }),
+        );
+        assert_eq!(filled.status, 201, "{}", filled.text());
         until("it is healthy", || {
             d.field("web", ".State.Health.Status") == "healthy"
         });
@@ -156,11 +144,11 @@ impl<'a> Scenario<'a> {
     }
 }
 
-struct Asked<'a, 'b> {
-    d: &'a Daemon,
-    version: &'a str,
+pub struct Asked<'a, 'b> {
+    pub d: &'a Daemon,
+    pub version: &'a str,
     definition: &'a Definition,
-    checker: &'a mut Checker<'b>,
+    pub checker: &'a mut Checker<'b>,
 }
 
 impl Asked<'_, '_> {
@@ -169,7 +157,7 @@ impl Asked<'_, '_> {
     }
 
     /// Asks, and holds the answer against the one of that status.
-    fn ask(&mut self, status: u16, endpoint: &str, path: &str, body: &Value) -> Answer {
+    pub fn ask(&mut self, status: u16, endpoint: &str, path: &str, body: &Value) -> Answer {
         let (method, _) = endpoint.split_once(' ').unwrap();
         let answer = ask(self.d, method, &format!("/v{}{path}", self.version), body);
         self.hold(status, endpoint, path, &answer);
@@ -202,14 +190,14 @@ impl Asked<'_, '_> {
         }
     }
 
-    fn get(&mut self, endpoint: &str, path: &str) -> Value {
+    pub fn get(&mut self, endpoint: &str, path: &str) -> Value {
         let answer = self.ask(200, endpoint, path, &Value::Null);
         serde_json::from_slice(&answer.body).unwrap_or_default()
     }
 
     fn lists(&mut self) {
         self.get("GET /containers/json", "/containers/json?all=1&size=1");
-        for name in ["web", "done", "idle", "still"] {
+        for name in ["web", "done", "idle", "still", "apart", "filled"] {
             let path = format!("/containers/{name}/json?size=1");
             self.get("GET /containers/{id}/json", &path);
         }
@@ -346,184 +334,5 @@ impl Asked<'_, '_> {
             &commit,
             &json!({ "Labels": { "of": "test" } }),
         );
-    }
-
-    fn stream(&mut self, schema: &str, answer: &Answer) {
-        let schema = json!({ "$ref": format!("#/definitions/{schema}") });
-        for line in answer.lines() {
-            self.checker.check("stream", &schema, &line);
-        }
-    }
-
-    fn images(&mut self) {
-        let v = self.version.to_owned();
-        let post = |path: &str| ask(self.d, "POST", &format!("/v{v}{path}"), &Value::Null);
-        let name = format!("127.0.0.1:5000/made-{}", v.replace('.', "-"));
-        assert_eq!(
-            post(&format!("/images/full/tag?repo={name}&tag=1")).status,
-            201
-        );
-        let pushed = post(&format!("/images/{name}/push?tag=1"));
-        assert!(pushed.text().contains("digest"), "{}", pushed.text());
-        self.stream("PushImageInfo", &pushed);
-        let missing = post(&format!("/images/{name}/push?tag=none"));
-        self.stream("PushImageInfo", &missing);
-        self.ask(
-            200,
-            "DELETE /images/{name}",
-            &format!("/images/{name}:1"),
-            &Value::Null,
-        );
-        let pulled = post(&format!("/images/create?fromImage={name}&tag=1"));
-        assert!(pulled.text().contains("Status"), "{}", pulled.text());
-        self.stream("CreateImageInfo", &pulled);
-        let context = tar(
-            self.d,
-            "Dockerfile",
-            &format!("FROM full\nUSER root\nRUN echo {v}\nRUN exit 9\n"),
-        );
-        let head = ["Content-Type: application/x-tar"];
-        let built = send(self.d, "POST", &format!("/v{v}/build"), &head, &context);
-        assert!(
-            built.text().contains("returned a non-zero code"),
-            "{}",
-            built.text()
-        );
-        self.stream("BuildInfo", &built);
-        let context = tar(self.d, "Dockerfile", &format!("FROM bb\nLABEL v={v}\n"));
-        let built = send(
-            self.d,
-            "POST",
-            &format!("/v{v}/build?t=v{v}"),
-            &head,
-            &context,
-        );
-        assert!(
-            built.text().contains("Successfully built"),
-            "{}",
-            built.text()
-        );
-        self.stream("BuildInfo", &built);
-        self.get(
-            "GET /images/json",
-            &format!("/images/json?filters={{\"reference\":[\"{name}\"]}}"),
-        );
-        self.get("GET /images/{name}/json", &format!("/images/{name}:1/json"));
-    }
-
-    fn networks_and_volumes(&mut self) {
-        let v = format!("v{}", self.version);
-        let body = json!({ "Name": v, "Labels": { "of": "test" } });
-        self.ask(201, "POST /networks/create", "/networks/create", &body);
-        self.ask(201, "POST /volumes/create", "/volumes/create", &body);
-        self.ask(201, "POST /volumes/create", "/volumes/create", &json!({}));
-        let idle = json!({ "Container": "idle" });
-        self.ask(
-            200,
-            "POST /networks/{id}/connect",
-            &format!("/networks/{v}/connect"),
-            &idle,
-        );
-        self.get("GET /containers/{id}/json", "/containers/idle/json");
-        self.ask(
-            200,
-            "POST /networks/{id}/disconnect",
-            &format!("/networks/{v}/disconnect"),
-            &idle,
-        );
-    }
-
-    /// What is wrong, in the form of errors.
-    fn refused(&mut self) {
-        for (status, endpoint, path, body) in [
-            (
-                400,
-                "GET /containers/json",
-                "/containers/json?filters=x",
-                Value::Null,
-            ),
-            (
-                404,
-                "GET /containers/{id}/json",
-                "/containers/nope/json",
-                Value::Null,
-            ),
-            (
-                400,
-                "POST /containers/create",
-                "/containers/create",
-                json!({ "Image": "bb", "HostConfig": { "Memory": 1 } }),
-            ),
-            (
-                404,
-                "POST /containers/create",
-                "/containers/create",
-                json!({ "Image": "nope", "Cmd": ["x"] }),
-            ),
-            (
-                409,
-                "POST /containers/create",
-                "/containers/create?name=web",
-                json!({ "Image": "bb" }),
-            ),
-            (
-                409,
-                "POST /containers/{id}/kill",
-                "/containers/idle/kill",
-                Value::Null,
-            ),
-            (
-                409,
-                "DELETE /containers/{id}",
-                "/containers/web",
-                Value::Null,
-            ),
-            (
-                404,
-                "GET /images/{name}/json",
-                "/images/nope/json",
-                Value::Null,
-            ),
-            (409, "DELETE /images/{name}", "/images/bb", Value::Null),
-            (404, "GET /networks/{id}", "/networks/nope", Value::Null),
-            (
-                403,
-                "DELETE /networks/{id}",
-                "/networks/bridge",
-                Value::Null,
-            ),
-            (404, "GET /volumes/{name}", "/volumes/nope", Value::Null),
-            (409, "DELETE /volumes/{name}", "/volumes/data", Value::Null),
-            (404, "GET /exec/{id}/json", "/exec/nope/json", Value::Null),
-            (503, "GET /swarm", "/swarm", Value::Null),
-        ] {
-            self.ask(status, endpoint, path, &body);
-        }
-    }
-
-    fn prunes(&mut self) {
-        let v = self.version.to_owned();
-        let gone = self.ask(
-            200,
-            "DELETE /images/{name}",
-            &format!("/images/v{v}"),
-            &Value::Null,
-        );
-        assert!(gone.text().contains("Untagged"), "{}", gone.text());
-        let one = |label: &str| format!("?filters={{\"label\":[\"{label}\"]}}");
-        let body = json!({ "Image": "bb", "Cmd": ["true"], "Labels": { "prune": "me" } });
-        self.ask(201, "POST /containers/create", "/containers/create", &body);
-        self.ask(
-            200,
-            "POST /containers/prune",
-            &format!("/containers/prune{}", one("prune=me")),
-            &Value::Null,
-        );
-        self.ask(200, "POST /networks/prune", "/networks/prune", &Value::Null);
-        self.ask(200, "POST /volumes/prune", "/volumes/prune", &Value::Null);
-        self.ask(200, "POST /images/prune", "/images/prune", &Value::Null);
-        self.ask(200, "POST /build/prune", "/build/prune", &Value::Null);
-        let auth = json!({ "username": "me", "password": "p", "serveraddress": "127.0.0.1:5000" });
-        self.ask(200, "POST /auth", "/auth", &auth);
     }
 }

@@ -7,7 +7,7 @@ import docker
 
 client = docker.from_env()
 assert client.ping()
-assert client.version()["ApiVersion"] == "1.44"
+assert client.version()["ApiVersion"] == "1.51"
 assert client.info()["Swarm"]["LocalNodeState"] == "inactive"
 
 # Events are heard while things happen.

@@ -1,7 +1,8 @@
 //! Refuses what cannot be honoured, by name, before anything is made.
 
-use super::{CreateRequest, EndpointConfig, HostConfig};
+use super::{CreateRequest, EndpointConfig, HostConfig, Mount};
 use crate::error::{EngineError, Result};
+use crate::ports::{fixed_address, fixed_address6, link_local};
 use serde_json::Value;
 
 /// Fields that clients send with their zero value and that have no effect then.
@@ -57,6 +58,7 @@ pub fn check(request: &CreateRequest) -> Result<()> {
     {
         endpoint(config)?;
     }
+    host.mounts.iter().try_for_each(mount)?;
     check_modes(host)?;
     joined(request)?;
     words(request)?;
@@ -118,6 +120,22 @@ fn words(request: &CreateRequest) -> Result<()> {
     if let Some(signal) = config.stop_signal.as_deref().filter(|s| !s.is_empty()) {
         crate::stop::signal_number(signal)?;
     }
+    for entry in &host.extra_hosts {
+        crate::files::extra_host(entry)?;
+    }
+    crate::spec::security_options(&host.security_opt)?;
+    crate::ports::ports(config, host)?;
+    processors(&host.cpuset_cpus, "/sys/devices/system/cpu/online", "CPUs")?;
+    processors(
+        &host.cpuset_mems,
+        "/sys/devices/system/node/online",
+        "memory nodes",
+    )?;
+    if host.shm_size < 0 {
+        return Err(EngineError::Invalid(
+            "SHM size can not be less than 0".into(),
+        ));
+    }
     let Some(health) = &config.healthcheck else {
         return Ok(());
     };
@@ -142,6 +160,43 @@ fn words(request: &CreateRequest) -> Result<()> {
     Ok(())
 }
 
+/// Refuses processors or memory nodes that this machine does not have.
+fn processors(asked: &str, list: &str, what: &str) -> Result<()> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let read = |text: &str| -> Option<Vec<u32>> {
+        let mut found = Vec::new();
+        for part in text.trim().split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            // No machine has as many.
+            if first > last || last > 65_535 {
+                return None;
+            }
+            found.extend(first..=last);
+        }
+        Some(found)
+    };
+    let wanted = read(asked).ok_or_else(|| {
+        EngineError::Invalid(format!(
+            "Invalid value {asked} for cpuset {what}; write for example 0-2,4"
+        ))
+    })?;
+    // Without the list the kernel says what it thinks of it.
+    let Ok(text) = std::fs::read_to_string(list) else {
+        return Ok(());
+    };
+    let there = read(&text).unwrap_or_default();
+    if there.is_empty() || wanted.iter().all(|n| there.contains(n)) {
+        return Ok(());
+    }
+    Err(EngineError::Invalid(format!(
+        "Requested {what} are not available - requested {asked}, available: {}",
+        text.trim()
+    )))
+}
+
 /// Refuses settings of a host configuration that nothing here knows.
 ///
 /// # Errors
@@ -163,39 +218,63 @@ pub fn honoured(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// Refuses settings of a mount that nothing here knows.
+fn mount(mount: &Mount) -> Result<()> {
+    if let Some((key, _)) = mount.other.iter().find(|(_, v)| !is_zero(v)) {
+        return Err(refuse(&format!("Mount.{key}"), "leave it out"));
+    }
+    if let Some(options) = &mount.bind_options
+        && options.read_only_non_recursive
+        && options.read_only_force_recursive
+    {
+        return Err(EngineError::Invalid(
+            "BindOptions.ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other; leave one of them out".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be changed of a container that is there.
+///
+/// # Errors
+/// [`EngineError::Invalid`] naming the field.
+pub fn changeable(asked: &HostConfig) -> Result<()> {
+    honoured(asked)?;
+    for (key, given) in [
+        ("CgroupParent", !asked.cgroup_parent.is_empty()),
+        ("Devices", !asked.devices.is_empty()),
+        ("DeviceCgroupRules", !asked.device_cgroup_rules.is_empty()),
+        ("Init", asked.init == Some(true)),
+        (
+            "MemorySwappiness",
+            asked.memory_swappiness.is_some_and(|s| s > 0),
+        ),
+        ("OomKillDisable", asked.oom_kill_disable == Some(true)),
+        ("Ulimits", !asked.ulimits.is_empty()),
+    ] {
+        if given {
+            return Err(EngineError::Invalid(format!(
+                "{key} cannot be changed of a container that is there; make it anew"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses settings of an endpoint that nothing here knows. What the daemon itself says of an endpoint may come back.
 ///
 /// # Errors
 /// [`EngineError::Invalid`] naming the field.
 pub fn endpoint(config: &EndpointConfig) -> Result<()> {
-    for (key, what) in [
-        ("Links", "legacy links"),
-        ("DriverOpts", "options of network drivers"),
-        ("GwPriority", "priorities of gateways"),
-    ] {
-        if config.other.get(key).is_some_and(|v| !is_zero(v)) {
-            return Err(refuse(
-                &format!("EndpointSettings.{key} ({what})"),
-                "leave it out",
-            ));
-        }
-    }
-    let Some(addresses) = &config.ipam_config else {
-        return Ok(());
-    };
-    if !addresses.ipv6_address.is_empty() {
+    if config.other.get("DriverOpts").is_some_and(|v| !is_zero(v)) {
         return Err(refuse(
-            "IPAMConfig.IPv6Address (--ip6)",
-            "networks are IPv4 only; leave it out",
-        ));
-    }
-    if !addresses.link_local_ips.is_empty() {
-        return Err(refuse(
-            "IPAMConfig.LinkLocalIPs (--link-local-ip)",
+            "EndpointSettings.DriverOpts (options of network drivers)",
             "leave it out",
         ));
     }
-    Ok(())
+    fixed_address(config)?;
+    fixed_address6(config)?;
+    link_local(config).map(drop)
 }
 
 /// Checks limits and the restart policy.
@@ -229,19 +308,21 @@ pub fn limits(host: &HostConfig) -> Result<()> {
 fn check_modes(host: &HostConfig) -> Result<()> {
     match host.ipc_mode.as_str() {
         "" | "private" | "shareable" | "host" | "none" => {}
+        other if other.starts_with("container:") => {}
         other => {
             return Err(refuse(
                 &format!("ipc mode \"{other}\""),
-                "use private or host",
+                "use private, shareable, host, none or container:NAME",
             ));
         }
     }
     match host.pid_mode.as_str() {
         "" | "private" | "host" => {}
+        other if other.starts_with("container:") => {}
         other => {
             return Err(refuse(
                 &format!("pid mode \"{other}\""),
-                "use host or leave it out",
+                "use host, container:NAME or leave it out",
             ));
         }
     }
@@ -272,14 +353,9 @@ fn check_modes(host: &HostConfig) -> Result<()> {
         }
     }
     match host.runtime.as_str() {
-        "" | "runc" | "io.containerd.runc.v2" => {}
+        // The first is what `inspect` says: whoever makes a container anew from that gets the same.
+        "coracle" | "" | "runc" | "io.containerd.runc.v2" => {}
         other => return Err(refuse(&format!("runtime \"{other}\""), "leave it out")),
-    }
-    if !host.links.is_empty() {
-        return Err(refuse(
-            "--link",
-            "containers on one network find each other by name",
-        ));
     }
     if !host.cgroup_parent.is_empty() {
         return Err(refuse("--cgroup-parent", "leave it out"));
@@ -326,6 +402,23 @@ fn check_numbers(host: &HostConfig) -> Result<()> {
         if host.nano_cpus < 10_000_000 {
             return bad("Range of CPUs begins at 0.01");
         }
+    }
+    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return bad("Range of blkio weight is from 10 to 1000");
+    }
+    if host
+        .memory_swappiness
+        .is_some_and(|s| !(-1..=100).contains(&s))
+    {
+        return bad("Invalid value for memory swappiness; the range is 0 to 100");
+    }
+    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
+        return bad(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
+    }
+    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
+        return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         return bad("Invalid value for oom score adj; the range is -1000 to 1000");

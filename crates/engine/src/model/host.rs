@@ -211,6 +211,9 @@ pub struct Mount {
     /// Of a tmpfs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
+    /// Everything else a client sent, so that [`super::check`] can name it.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// Options of a bind mount.
@@ -218,7 +221,10 @@ pub struct Mount {
 #[serde(rename_all = "PascalCase", default)]
 pub struct BindOptions {
     /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub propagation: String,
     /// Without submounts.
     #[serde(deserialize_with = "nullable")]
@@ -226,6 +232,18 @@ pub struct BindOptions {
     /// Make the source directory when it is missing.
     #[serde(deserialize_with = "nullable")]
     pub create_mountpoint: bool,
+    /// Of a read-only mount: what is mounted below it stays as it is.
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub read_only_non_recursive: bool,
+    /// An error where read-only mounts cannot be so with all that is mounted below them. Every kernel that is supported can.
+    #[serde(
+        deserialize_with = "nullable",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub read_only_force_recursive: bool,
 }
 
 /// Options of a volume mount.
@@ -271,6 +289,9 @@ pub struct TmpfsOptions {
     /// Mode bits.
     #[serde(deserialize_with = "nullable")]
     pub mode: u32,
+    /// More options of tmpfs, each a name or a name and a value.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<Vec<String>>,
 }
 
 /// Docker's log settings. Drivers: `json-file` (options `max-size`, `max-file`), `none`.

@@ -24,12 +24,23 @@ pub struct EndpointConfig {
     /// More names on this network.
     #[serde(deserialize_with = "nullable")]
     pub aliases: Vec<String>,
+    /// Names of its own for other containers, `container[:name]`.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
     /// Fixed hardware address.
     #[serde(deserialize_with = "nullable")]
     pub mac_address: String,
+    /// Of several networks that of the highest priority has the default route.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_zero")]
+    pub gw_priority: i64,
     /// Everything else a client sent, so that [`super::check`] can name it.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // The form that serde asks for.
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// Fixed addresses of an endpoint.

@@ -6,9 +6,11 @@ pub mod caps;
 pub mod devices;
 pub mod mounts;
 pub mod resources;
+mod seccomp;
 pub mod user;
 
 use crate::error::{EngineError, Result};
+use crate::model::HostConfig;
 use crate::record::Record;
 use coracle_shim_protocol::shim::Seccomp;
 use oci_spec::runtime::Spec;
@@ -36,6 +38,10 @@ pub struct Inputs<'a> {
     pub own_network: bool,
     /// Namespace of another container, for `container:<name>`.
     pub network_path: Option<PathBuf>,
+    /// First process of the container whose processes are to be seen.
+    pub pids_of: Option<u32>,
+    /// First process of the container whose shared memory is to be used.
+    pub ipc_of: Option<u32>,
     /// The program that is to be process 1 and start the container's, for `--init`.
     pub init: Option<PathBuf>,
 }
@@ -118,23 +124,37 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
+/// Paths of the kernel's file systems that a container does not see, and those that it cannot write.
+pub fn hidden(host: &HostConfig) -> (Vec<String>, Vec<String>) {
+    let options = security_options(&host.security_opt).unwrap_or_default();
+    if host.privileged || options.system_paths_unconfined {
+        return (Vec::new(), Vec::new());
+    }
+    let or = |asked: &Option<Vec<String>>, default: &[&str]| {
+        let default = || default.iter().map(|p| (*p).to_owned()).collect();
+        asked.clone().unwrap_or_else(default)
+    };
+    (
+        or(&host.masked_paths, MASKED),
+        or(&host.readonly_paths, READ_ONLY),
+    )
+}
+
 /// The seccomp setting for the shim.
 ///
 /// # Errors
-/// [`EngineError::Invalid`] for a profile that is not in OCI form.
-pub fn seccomp(record: &Record) -> Result<Seccomp> {
+/// [`EngineError::Invalid`] for a profile that cannot be read.
+pub fn seccomp(record: &Record, available_caps: &[String]) -> Result<Seccomp> {
     let options = security_options(&record.host_config.security_opt)?;
     Ok(match options.seccomp {
         _ if record.host_config.privileged => Seccomp::Unconfined,
         None => Seccomp::Default,
         Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
         Some(SeccompChoice::Profile(text)) => Seccomp::Profile {
-            profile: Box::new(serde_json::from_str(&text).map_err(|e| {
-                EngineError::Invalid(format!(
-                    "the seccomp profile is not in the OCI runtime form (defaultAction, architectures, \
-                     syscalls): {e}"
-                ))
-            })?),
+            profile: Box::new(seccomp::read(
+                &text,
+                &caps::resolve(&record.host_config, available_caps),
+            )?),
         },
     })
 }
@@ -148,12 +168,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     let host = &record.host_config;
     let config = &record.config;
     let security = security_options(&host.security_opt)?;
-    let unconfined = host.privileged || security.system_paths_unconfined;
-    let paths = |asked: &Option<Vec<String>>, default: &[&str]| match asked {
-        _ if unconfined => json!([]),
-        Some(list) => json!(list),
-        None => json!(default),
-    };
+    let (masked, read_only) = hidden(host);
     let spec = json!({
         "ociVersion": "1.2.0",
         "hostname": if host.uts_mode == "host" { Value::Null } else { json!(config.hostname) },
@@ -165,8 +180,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
         "linux": {
             "cgroupsPath": inputs.cgroup,
             "namespaces": namespaces(inputs),
-            "maskedPaths": paths(&host.masked_paths, MASKED),
-            "readonlyPaths": paths(&host.readonly_paths, READ_ONLY),
+            "maskedPaths": masked,
+            "readonlyPaths": read_only,
             "sysctl": sysctls(inputs)?,
             "devices": devices::nodes(inputs)?,
             "resources": resources::all(inputs)?,
@@ -237,11 +252,16 @@ pub fn environment(record: &Record) -> Vec<String> {
 fn namespaces(inputs: &Inputs<'_>) -> Value {
     let host = &inputs.record.host_config;
     let mut list = vec![json!({ "type": "mount" })];
-    if host.pid_mode != "host" {
-        list.push(json!({ "type": "pid" }));
+    let other = |pid: u32, kind: &str| format!("/proc/{pid}/ns/{kind}");
+    match inputs.pids_of {
+        Some(pid) => list.push(json!({ "type": "pid", "path": other(pid, "pid") })),
+        None if host.pid_mode == "host" => {}
+        None => list.push(json!({ "type": "pid" })),
     }
-    if host.ipc_mode != "host" {
-        list.push(json!({ "type": "ipc" }));
+    match inputs.ipc_of {
+        Some(pid) => list.push(json!({ "type": "ipc", "path": other(pid, "ipc") })),
+        None if host.ipc_mode == "host" => {}
+        None => list.push(json!({ "type": "ipc" })),
     }
     if host.uts_mode != "host" {
         list.push(json!({ "type": "uts" }));

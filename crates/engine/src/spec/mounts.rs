@@ -21,7 +21,8 @@ pub fn all(inputs: &Inputs<'_>) -> Value {
         json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
             "options": [sys_access, "nosuid", "noexec", "nodev", "relatime"] }),
     ];
-    if host.ipc_mode == "host" {
+    // A mount of one's own shows the same queues where the host has none.
+    if host.ipc_mode == "host" && Path::new("/dev/mqueue").exists() {
         list.push(bind("/dev/mqueue", "/dev/mqueue", &["rbind"]));
     } else {
         list.push(
@@ -43,6 +44,11 @@ pub fn all(inputs: &Inputs<'_>) -> Value {
                 "options": ["nosuid", "noexec", "nodev", "mode=1777", format!("size={size}")] }),
             );
         }
+    }
+    if let Some(pid) = inputs.ipc_of {
+        // Over our own; only who is in the other's mount namespace can take it along, which the shim does.
+        let source = format!("/proc/{pid}/root/dev/shm");
+        list.push(bind(source, "/dev/shm", &["rbind", "of-process"]));
     }
     let asked = |target: &str| record.mounts.iter().any(|m| m.target == Path::new(target));
     for file in ["resolv.conf", "hostname", "hosts"] {

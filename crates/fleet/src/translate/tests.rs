@@ -84,9 +84,29 @@ fn probes_and_headless_units() {
 }
 
 #[test]
+fn fixed_addresses_of_both_families() {
+    let text = "[Container]\nImage=x\nNetwork=a\nNetwork=b\nIP6=fd00::5\nPublishPort=[::1]:80:80\n";
+    let request = translate("web.container", text).unwrap();
+    let of = |network: &str| {
+        let config = request.networking_config.endpoints_config[network].clone();
+        config.unwrap().ipam_config
+    };
+    let first = of("a").unwrap();
+    assert_eq!(
+        (first.ipv4_address.as_str(), first.ipv6_address.as_str()),
+        ("", "fd00::5")
+    );
+    assert_eq!(of("b"), None);
+    let published = request.host_config.port_bindings["80/tcp"]
+        .as_ref()
+        .unwrap();
+    assert_eq!(published[0].host_ip, "::1");
+    coracle_engine::model::check::check(&request).unwrap();
+}
+
+#[test]
 fn what_is_not_honoured_is_named() {
     for (line, word) in [
-        ("IP6=fd00::1", "IP6"),
         ("Mask=/proc/x", "Mask"),
         ("Volume=gone.volume:/x", "gone.volume"),
         ("EnvironmentFile=/no/such/file", "/no/such/file"),

@@ -50,7 +50,8 @@ fn a_tree_is_written_and_read_back_the_same() {
     let (out, trash) = (dir.path().join("out"), dir.path().join("trash"));
     fs::create_dir(&out).unwrap();
     fs::create_dir(&trash).unwrap();
-    crate::unpack::unpack(&bytes[..], &out, &trash, &crate::unpack::Limits::default()).unwrap();
+    let limits = crate::unpack::Limits::default();
+    crate::unpack::unpack(&bytes[..], &out, &trash, None, &limits).unwrap();
     let meta = |name: &str| fs::symlink_metadata(out.join(name)).unwrap();
     assert_eq!(
         (meta("a").mode() & 0o7777, meta("a").ino()),

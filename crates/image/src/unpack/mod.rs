@@ -25,15 +25,18 @@ mod path;
 mod tarfile;
 mod tree;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufRead, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::outline::Outline;
 pub use error::{EntryError, LayerError};
 pub(crate) use error::{is_no_space, shown};
 use path::Meaning;
@@ -81,11 +84,13 @@ const DEVICES: [(u32, u32); 9] = [
     (5, 2),
 ];
 
-/// Applies the archive to `root`, an empty directory; `trash` is another one on the same file system.
+/// Applies the archive to `root`, an empty directory; `trash` is another one on the same file system. Its outline goes into a new file at
+/// `outline`.
 pub(crate) fn unpack(
     archive: impl BufRead,
     root: &Path,
     trash: &Path,
+    outline: Option<&Path>,
     limits: &Limits,
 ) -> Result<Unpacked, LayerError> {
     let open = |path: &Path| {
@@ -93,11 +98,27 @@ pub(crate) fn unpack(
         rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| LayerError::io("open the work directory")(e.into()))
     };
-    fill(Tree::new(open(root)?, open(trash)?), archive, limits)
+    let failed = || LayerError::io(tarfile::OUTLINE);
+    let begin = |path| {
+        let outline = Outline::create(path, open(root)?).map_err(failed())?;
+        Ok(Rc::new(RefCell::new(outline)))
+    };
+    let outline = outline.map(begin).transpose()?;
+    let tree = Tree::new(open(root)?, open(trash)?, outline.clone());
+    let reader = TarReader::new(archive, outline.clone());
+    let unpacked = fill(tree, reader, limits)?;
+    // Tree and reader are gone.
+    if let Some(outline) = outline.and_then(Rc::into_inner) {
+        outline.into_inner().finish().map_err(failed())?;
+    }
+    Ok(unpacked)
 }
 
-fn fill(mut tree: Tree, archive: impl BufRead, limits: &Limits) -> Result<Unpacked, LayerError> {
-    let mut reader = TarReader::new(archive);
+fn fill<R: BufRead>(
+    mut tree: Tree,
+    mut reader: TarReader<R>,
+    limits: &Limits,
+) -> Result<Unpacked, LayerError> {
     let mut done = Unpacked::default();
     let mut clean = Vec::new();
     while let Some(mut entry) = reader.next()? {
@@ -181,12 +202,8 @@ pub fn copy_into(into: CopyInto, archive: impl Read) -> Result<(), LayerError> {
     let tree = Tree::live(live)
         .map_err(|e| LayerError::io("open the directory that is copied into")(e.into()))?;
     let plain = crate::ingest::plain(archive)?;
-    fill(
-        tree,
-        std::io::BufReader::with_capacity(256 << 10, plain),
-        &Limits::default(),
-    )
-    .map(drop)
+    let plain = std::io::BufReader::with_capacity(256 << 10, plain);
+    fill(tree, TarReader::new(plain, None), &Limits::default()).map(drop)
 }
 
 /// Whether what is read, plain or compressed, begins as a tar archive.
@@ -194,7 +211,7 @@ pub fn is_tar(stream: impl Read) -> bool {
     let Ok(plain) = crate::ingest::plain(stream) else {
         return false;
     };
-    let mut reader = TarReader::new(std::io::BufReader::new(plain));
+    let mut reader = TarReader::new(std::io::BufReader::new(plain), None);
     matches!(reader.next(), Ok(Some(_)))
 }
 
@@ -241,7 +258,7 @@ fn apply<R: BufRead>(
         Ok(Meaning::Plain { parent, name }) => (parent, name),
     };
     match entry.kind {
-        b'0' | b'S' => file(tree, parent, name, entry, reader),
+        b'0' | b'S' => file(tree, path, parent, name, entry, reader),
         kind => Ok(special(tree, path, parent, name, kind, entry)),
     }
 }
@@ -299,6 +316,7 @@ fn special(
 
 fn file<R: BufRead>(
     tree: &mut Tree,
+    path: &[u8],
     parent: &[u8],
     name: &[u8],
     entry: &Entry,
@@ -332,7 +350,8 @@ fn file<R: BufRead>(
             }
         }
     } else {
-        let written = reader.data(entry.size, |piece| file.write_all(piece).map_err(failed))?;
+        let write = |piece: &[u8]| file.write_all(piece).map_err(failed);
+        let written = reader.content(path, entry.size, write)?;
         if written.is_err() {
             return Ok(written);
         }

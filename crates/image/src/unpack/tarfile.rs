@@ -4,9 +4,12 @@
 //! pax records at newlines, which binary attributes contain; layers come from strangers, so we read
 //! the 512-byte blocks ourselves.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead};
+use std::rc::Rc;
 
 use super::error::{EntryError, LayerError};
+use crate::outline::Outline;
 
 const BLOCK: usize = 512;
 /// Go's archive/tar allows as much for long names and pax headers.
@@ -47,6 +50,8 @@ pub(crate) struct TarReader<R> {
     /// Bytes of data and of padding left of the present entry.
     data: u64,
     padding: u64,
+    /// Hears of all that is read.
+    outline: Option<Rc<RefCell<Outline>>>,
 }
 
 #[derive(Default)]
@@ -62,12 +67,13 @@ struct Overrides {
 }
 
 impl<R: BufRead> TarReader<R> {
-    pub fn new(inner: R) -> Self {
+    pub fn new(inner: R, outline: Option<Rc<RefCell<Outline>>>) -> Self {
         Self {
             inner,
             offset: 0,
             data: 0,
             padding: 0,
+            outline,
         }
     }
 
@@ -230,7 +236,31 @@ impl<R: BufRead> TarReader<R> {
     /// The present entry's data, piece by piece, each passed to `take`.
     pub fn data<E>(
         &mut self,
+        length: u64,
+        take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, LayerError> {
+        self.pieces(length, true, take)
+    }
+
+    /// As [`Self::data`], all of it the content of the file that lies at `path` from now on.
+    pub fn content<E>(
+        &mut self,
+        path: &[u8],
+        length: u64,
+        take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, LayerError> {
+        let referred = match &self.outline {
+            Some(outline) if length > 0 => outline.borrow_mut().content(path, length),
+            _ => Ok(false),
+        };
+        let referred = referred.map_err(LayerError::io(OUTLINE))?;
+        self.pieces(length, !referred, take)
+    }
+
+    fn pieces<E>(
+        &mut self,
         mut length: u64,
+        noted: bool,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<Result<(), E>, LayerError> {
         debug_assert!(length <= self.data);
@@ -241,6 +271,9 @@ impl<R: BufRead> TarReader<R> {
             }
             let take_now = usize::try_from(length).map_or(piece.len(), |l| l.min(piece.len()));
             let result = take(&piece[..take_now]);
+            if noted {
+                note(&self.outline, &piece[..take_now])?;
+            }
             self.inner.consume(take_now);
             self.offset += take_now as u64;
             self.data -= take_now as u64;
@@ -255,10 +288,12 @@ impl<R: BufRead> TarReader<R> {
     /// Reads what follows the archive's end, which the digest covers.
     pub fn drain(mut self) -> Result<(), LayerError> {
         loop {
-            let length = self.inner.fill_buf().map_err(read_error)?.len();
-            if length == 0 {
+            let piece = self.inner.fill_buf().map_err(read_error)?;
+            if piece.is_empty() {
                 return Ok(());
             }
+            note(&self.outline, piece)?;
+            let length = piece.len();
             self.inner.consume(length);
         }
     }
@@ -284,11 +319,12 @@ impl<R: BufRead> TarReader<R> {
 
     fn skip(&mut self, mut length: u64) -> Result<(), LayerError> {
         while length > 0 {
-            let piece = self.inner.fill_buf().map_err(read_error)?.len();
-            if piece == 0 {
+            let piece = self.inner.fill_buf().map_err(read_error)?;
+            if piece.is_empty() {
                 return Err(LayerError::Truncated);
             }
-            let now = usize::try_from(length).map_or(piece, |l| l.min(piece));
+            let now = usize::try_from(length).map_or(piece.len(), |l| l.min(piece.len()));
+            note(&self.outline, &piece[..now])?;
             self.inner.consume(now);
             self.offset += now as u64;
             length -= now as u64;
@@ -310,6 +346,7 @@ impl<R: BufRead> TarReader<R> {
             }
             let now = piece.len().min(BLOCK - filled);
             block[filled..filled + now].copy_from_slice(&piece[..now]);
+            note(&self.outline, &piece[..now])?;
             self.inner.consume(now);
             filled += now;
         }
@@ -326,6 +363,19 @@ impl<R: BufRead> TarReader<R> {
             offset: self.offset,
             reason,
         }
+    }
+}
+
+/// What is tried when an outline cannot be written.
+pub(super) const OUTLINE: &str = "keep the outline";
+
+fn note(outline: &Option<Rc<RefCell<Outline>>>, bytes: &[u8]) -> Result<(), LayerError> {
+    match outline {
+        Some(outline) => outline
+            .borrow_mut()
+            .bytes(bytes)
+            .map_err(LayerError::io(OUTLINE)),
+        None => Ok(()),
     }
 }
 

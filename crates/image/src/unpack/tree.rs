@@ -3,6 +3,9 @@
 //! Every path is resolved by the kernel with `openat2(RESOLVE_BENEATH)` from the layer's root, so no
 //! symbolic link of the layer, whenever it was made, leads outside.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
@@ -12,6 +15,7 @@ use rustix::io::Errno;
 use super::error::{EntryError, shown};
 use super::path::split;
 use super::tarfile::Entry;
+use crate::outline::Outline;
 
 const OPEN_DIR: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -39,6 +43,8 @@ pub(crate) struct Tree {
     /// A directory of its own, outside the layer, for subtrees that were replaced.
     trash: Option<OwnedFd>,
     live: Option<Live>,
+    /// Told before something is replaced.
+    outline: Option<Rc<RefCell<Outline>>>,
     trashed: u64,
     /// The directory used last: entries of one directory follow each other.
     last: Option<(Vec<u8>, OwnedFd)>,
@@ -47,11 +53,12 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    pub fn new(root: OwnedFd, trash: OwnedFd) -> Self {
+    pub fn new(root: OwnedFd, trash: OwnedFd, outline: Option<Rc<RefCell<Outline>>>) -> Self {
         Self {
             root,
             trash: Some(trash),
             live: None,
+            outline,
             trashed: 0,
             last: None,
             times: Vec::new(),
@@ -69,6 +76,7 @@ impl Tree {
             root: open_within(&live.root, base, ResolveFlags::IN_ROOT)?,
             trash: None,
             live: Some(live),
+            outline: None,
             trashed: 0,
             last: None,
             times: Vec::new(),
@@ -167,6 +175,15 @@ impl Tree {
         let Some(old) = stat(&dir, name)? else {
             return Ok(false);
         };
+        if let Some(outline) = &self.outline {
+            let failed = |source| EntryError::Io {
+                action: super::tarfile::OUTLINE,
+                source,
+            };
+            outline.borrow_mut().fill().map_err(failed)?;
+        }
+        // It may have been a link that led there.
+        self.last = None;
         if FileType::from_raw_mode(old.st_mode) != FileType::Directory {
             unlink(&dir, name)?;
             return Ok(is_whiteout(Some(&old)));
@@ -179,7 +196,6 @@ impl Tree {
             (None, _) => return Err(EntryError::DirectoryInTheWay),
         }
         self.trashed += 1;
-        self.last = None;
         Ok(false)
     }
 

@@ -3,5 +3,5 @@
 mod records;
 mod server;
 
-pub use records::{Answer, Container, NetworkView, Records};
+pub use records::{Answer, Container, NetworkView, Place, Records};
 pub use server::{Zone, bind_dns, serve};

@@ -1,14 +1,13 @@
 //! The server: answers what [`Records`] knows and forwards the rest.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{RData, Record, RecordType};
-use ipnet::IpNet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -139,7 +138,7 @@ async fn answer(
         .then(|| question.name.parse_arpa_name().ok())
         .flatten();
     let found = match reverse {
-        Some(IpNet::V4(net)) if net.prefix_len() == 32 => records.reverse(asker, net.addr()),
+        Some(net) if net.prefix_len() == net.max_prefix_len() => records.reverse(asker, net.addr()),
         _ => records.lookup(asker, question.name.to_ascii().trim_end_matches('.')),
     };
     let mut add = |data| {
@@ -148,13 +147,17 @@ async fn answer(
             .push(Record::from_rdata(question.name.clone(), TTL, data))
     };
     match found {
-        Answer::Addresses(mut all) => {
-            if let (RecordType::A, false) = (question.query_type, all.is_empty()) {
-                // The query's random id spreads clients over the instances.
-                let turn = usize::from(id) % all.len();
-                all.rotate_left(turn);
-                all.into_iter().for_each(|ip| add(RData::A(A(ip))));
-            }
+        Answer::Addresses(all) => {
+            let of_family = |ip: IpAddr| match (question.query_type, ip) {
+                (RecordType::A, IpAddr::V4(ip)) => Some(RData::A(A(ip))),
+                (RecordType::AAAA, IpAddr::V6(ip)) => Some(RData::AAAA(AAAA(ip))),
+                _ => None,
+            };
+            let mut all: Vec<RData> = all.into_iter().filter_map(of_family).collect();
+            // The query's random id spreads clients over the instances.
+            let turn = usize::from(id) % all.len().max(1);
+            all.rotate_left(turn);
+            all.into_iter().for_each(add);
         }
         Answer::Pointer(name) => {
             if let Ok(name) = format!("{name}.").parse() {
@@ -162,10 +165,12 @@ async fn answer(
             }
         }
         Answer::NoSuchName => reply.metadata.response_code = ResponseCode::NXDomain,
-        Answer::Forward => match forward(raw, upstream, tcp).await {
-            Some(answer) => return Some(answer),
-            None => reply.metadata.response_code = ResponseCode::ServFail,
-        },
+        Answer::Forward => {
+            match forward(raw, &own_or(records.upstream(asker), upstream), tcp).await {
+                Some(answer) => return Some(answer),
+                None => reply.metadata.response_code = ResponseCode::ServFail,
+            }
+        }
     }
     let limit = query
         .edns
@@ -176,6 +181,15 @@ async fn answer(
         Some(bytes)
     } else {
         reply.truncate().to_vec().ok()
+    }
+}
+
+/// A container's own resolvers, or the machine's.
+fn own_or(own: &[IpAddr], machine: &[SocketAddr]) -> Vec<SocketAddr> {
+    if own.is_empty() {
+        machine.to_vec()
+    } else {
+        own.iter().map(|ip| SocketAddr::new(*ip, 53)).collect()
     }
 }
 
@@ -191,7 +205,12 @@ async fn forward(raw: &[u8], upstream: &[SocketAddr], tcp: bool) -> Option<Vec<u
                 write(&mut stream, &query).await?;
                 return read(&mut stream).await;
             }
-            let socket = UdpSocket::bind("0.0.0.0:0").await?;
+            let any: IpAddr = if server.is_ipv4() {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            let socket = UdpSocket::bind((any, 0)).await?;
             socket.connect(server).await?;
             socket.send(&query).await?;
             let mut buffer = vec![0; 65_535];

@@ -1,15 +1,14 @@
 //! What the lock guards, and each change of it.
 
 use super::*;
+use crate::addresses::Taken;
 use crate::error::NetworkError;
-use crate::firewall::{self, Elements, Published};
+use crate::firewall::{self, Elements};
 use crate::link;
-use crate::model::{
-    Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, PortMapping, Protocol,
-};
-use coracle_sys::netlink::forget_udp_flows;
+use crate::model::{Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec};
+use crate::options;
+use crate::subnets;
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -49,8 +48,12 @@ impl Inner {
         if self.networks.values().any(|n| n.name == spec.name) {
             return Err(NetworkError::NameTaken(spec.name));
         }
-        if spec.ipv6 {
-            return Err(NetworkError::Ipv6Unsupported(spec.name));
+        let asked = options::read(&spec.options)?;
+        if let Some(name) = &asked.bridge
+            && link::links(&mut self.netlink)?.iter().any(|l| l.1 == *name)
+        {
+            // What is the machine's own is neither taken over nor removed with the network.
+            return Err(NetworkError::LinkTaken(name.clone()));
         }
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|e| NetworkError::State {
@@ -66,27 +69,16 @@ impl Inner {
                     .gateway
                     .or_else(|| subnet.hosts().next())
                     .unwrap_or(subnet.addr());
-                let named = if spec.name == "bridge" {
-                    DEFAULT_BRIDGE.into()
-                } else {
-                    format!("cor-{}", &id.0[..11])
+                let named = match asked.bridge {
+                    Some(name) => name,
+                    None if spec.name == "bridge" => DEFAULT_BRIDGE.into(),
+                    None => format!("cor-{}", &id.0[..11]),
                 };
                 (subnet, gateway, named)
             }
             Driver::Host | Driver::None => (none, Ipv4Addr::UNSPECIFIED, String::new()),
         };
-        let outside = [
-            Some(gateway),
-            spec.ip_range.map(|r| r.addr()),
-            spec.ip_range.map(|r| r.broadcast()),
-        ];
-        if let Some(ip) = outside
-            .into_iter()
-            .flatten()
-            .find(|ip| !subnet.contains(ip))
-        {
-            return Err(NetworkError::OutsideSubnet { ip, subnet });
-        }
+        let six = self.choose_ipv6(&spec)?;
         let network = Network {
             id: id.clone(),
             name: spec.name,
@@ -95,7 +87,10 @@ impl Inner {
             gateway,
             ip_range: spec.ip_range,
             internal: spec.internal,
-            ipv6: None,
+            subnet6: six.map(|s| s.0),
+            gateway6: six.map(|s| s.1),
+            ip_range6: spec.ip_range6,
+            reserved: spec.reserved,
             labels: spec.labels,
             options: spec.options,
             created: SystemTime::now()
@@ -104,6 +99,7 @@ impl Inner {
             bridge,
             dns: driver == Driver::Bridge,
         };
+        subnets::check(&network)?;
         self.write(&network)?;
         self.networks.insert(id, network.clone());
         Ok(network)
@@ -132,52 +128,35 @@ impl Inner {
         })
     }
 
-    pub(super) fn choose_subnet(&mut self, spec: &NetworkSpec) -> Result<Ipv4Net, NetworkError> {
-        let mut used: Vec<(Ipv4Net, String)> = link::used_subnets(&mut self.netlink)?
-            .into_iter()
-            .map(|net| (net, format!("route {net} of this machine")))
-            .collect();
-        let bridges = self
-            .networks
-            .values()
-            .filter(|n| n.driver == Driver::Bridge);
-        used.extend(bridges.map(|n| (n.subnet, format!("network {}", n.name))));
-        let overlap = |a: &Ipv4Net| {
-            used.iter()
-                .find(|(b, _)| b.prefix_len() > 0 && (a.contains(b) || b.contains(a)))
-                .map(|u| u.1.clone())
-        };
-        if let Some(subnet) = spec.subnet.map(|s| s.trunc()) {
-            return match overlap(&subnet) {
-                None => Ok(subnet),
-                Some(other) => Err(NetworkError::Overlap {
-                    network: spec.name.clone(),
-                    subnet,
-                    other,
-                }),
-            };
-        }
-        let pool = self.options.default_pool;
-        // The network that everybody is on unless they say otherwise has as many places as a bridge of Linux has ports.
-        let length = if spec.name == "bridge" { 22 } else { 24 };
-        let length = pool.prefix_len().max(length);
-        let free = pool
-            .subnets(length)
-            .ok()
-            .and_then(|mut all| all.find(|s| overlap(s).is_none()));
-        free.ok_or(NetworkError::NoSubnet(pool))
-    }
-
     pub(super) fn build(&mut self, network: &Network) -> Result<(), NetworkError> {
         if network.driver != Driver::Bridge {
             return Ok(());
         }
         let index = link::ensure_bridge(&mut self.netlink, network)?;
         self.bridges.insert(network.id.clone(), index);
+        if v6::in_kernel() {
+            v6::never_listen(&network.bridge)?;
+        }
         sysctl(
             &format!("net/ipv4/conf/{}/route_localnet", network.bridge),
             "1",
         )
+    }
+
+    /// The IPv6 part of a network, if it has one; what exists is left as it is.
+    pub(super) fn build6(&mut self, network: &Network) -> Result<(), NetworkError> {
+        let (Some(v6), Some(index)) = (network.v6(), self.bridges.get(&network.id)) else {
+            return Ok(());
+        };
+        v6::enable(&network.bridge)?;
+        link::add_gateway6(&mut self.netlink, *index, v6)?;
+        link::loopback_stand_in(&mut self.netlink, true)?;
+        v6::forward()
+    }
+
+    /// Whether some network has IPv6.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.networks.values().any(|n| n.v6().is_some())
     }
 
     pub(super) fn forget(&mut self, network: &Network) -> Result<(), NetworkError> {
@@ -186,10 +165,13 @@ impl Inner {
         std::fs::remove_file(&path).map_err(|source| NetworkError::State { path, source })?;
         self.bridges.remove(&network.id);
         self.networks.remove(&network.id);
+        if network.v6().is_some() && !self.has_ipv6() {
+            link::loopback_stand_in(&mut self.netlink, false)?;
+        }
         Ok(())
     }
 
-    pub(super) fn reload(&self) -> Result<(), NetworkError> {
+    pub(crate) fn reload(&self) -> Result<(), NetworkError> {
         let networks: Vec<_> = self.networks.values().cloned().collect();
         let elements: Elements = self.ports.iter().map(|(k, p)| (*k, p.to)).collect();
         firewall::load(&firewall::table(&networks, &elements))
@@ -210,43 +192,9 @@ impl Inner {
                 network: network.name,
             });
         }
-        let taken: BTreeMap<_, _> = self
-            .endpoints
-            .iter()
-            .filter(on_net)
-            .map(|e| (e.ip, e.container_name.clone()))
-            .collect();
-        let reserved = [
-            network.gateway,
-            network.subnet.network(),
-            network.subnet.broadcast(),
-        ];
-        let ip = match request.ip {
-            Some(ip) if !network.subnet.contains(&ip) => {
-                return Err(NetworkError::OutsideSubnet {
-                    ip,
-                    subnet: network.subnet,
-                });
-            }
-            Some(ip) => {
-                let by = taken.get(&ip).cloned();
-                if let Some(by) =
-                    by.or_else(|| reserved.contains(&ip).then(|| "the network itself".into()))
-                {
-                    return Err(NetworkError::AddressTaken {
-                        ip,
-                        network: network.name,
-                        by,
-                    });
-                }
-                ip
-            }
-            None => {
-                let mut range = network.ip_range.unwrap_or(network.subnet).hosts();
-                let free = range.find(|ip| !taken.contains_key(ip) && !reserved.contains(ip));
-                free.ok_or_else(|| NetworkError::Exhausted(network.name.clone()))?
-            }
-        };
+        let taken = Taken::new(&network, self.endpoints.iter().filter(on_net));
+        let ip = taken.choose4(request)?;
+        let v6 = taken.choose6(request, ip)?;
         let part = |id: &str, n: usize| {
             id.chars()
                 .chain(std::iter::repeat('0'))
@@ -270,66 +218,11 @@ impl Inner {
                 part(&network.id.0, 6)
             ),
             aliases: request.aliases.clone(),
+            v6,
+            link_local: request.link_local.clone(),
+            priority: request.priority,
         };
         self.endpoints.push(endpoint.clone());
         Ok(endpoint)
-    }
-
-    pub(super) fn publish(
-        &mut self,
-        container: &str,
-        ip: Ipv4Addr,
-        wanted: &[PortMapping],
-        load: bool,
-    ) -> Result<Vec<PortMapping>, NetworkError> {
-        let mut claimed: BTreeMap<Published, Port> = BTreeMap::new();
-        let mut resolved = Vec::with_capacity(wanted.len());
-        for mapping in wanted {
-            let (fd, port) = claim(mapping.host_ip, mapping.host_port, mapping.protocol)?;
-            let to = (ip, mapping.container_port);
-            let port_of = Port {
-                container: container.to_owned(),
-                to,
-                _claim: fd,
-            };
-            claimed.insert((mapping.protocol, mapping.host_ip, port), port_of);
-            resolved.push(PortMapping {
-                host_port: port,
-                ..*mapping
-            });
-        }
-        if load && !claimed.is_empty() {
-            let elements: Elements = claimed.iter().map(|(k, p)| (*k, p.to)).collect();
-            firewall::load(&firewall::add(&elements))?;
-        }
-        self.ports.extend(claimed);
-        Ok(resolved)
-    }
-
-    pub(super) fn unpublish(&mut self, gone: impl Fn(&Port) -> bool) -> Result<(), NetworkError> {
-        let keys: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, p)| gone(p))
-            .map(|(k, _)| *k)
-            .collect();
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let ports: Vec<_> = keys.iter().filter_map(|k| self.ports.remove(k)).collect();
-        // After a foreign flush the elements are not there to delete: the whole table sets it right.
-        firewall::load(&firewall::delete(keys.iter())).or_else(|_| self.reload())?;
-        let udp: Vec<_> = keys
-            .iter()
-            .zip(&ports)
-            .filter(|(k, _)| k.0 == Protocol::Udp)
-            .map(|(_, p)| p.to.0)
-            .collect();
-        if !udp.is_empty()
-            && let Err(error) = forget_udp_flows(&udp)
-        {
-            tracing::warn!(%error, "cannot clear the UDP flows of a removed container");
-        }
-        Ok(())
     }
 }

@@ -263,7 +263,7 @@ fn check(spec: &Spec) -> Result<(), ShimError> {
         .flatten()
         .find(|n| {
             use oci_spec::runtime::LinuxNamespaceType as T;
-            matches!(n.typ(), T::User | T::Time) || (n.typ() == T::Pid && n.path().is_some())
+            matches!(n.typ(), T::User | T::Time)
         });
     match unsupported {
         Some(namespace) => Err(ShimError::Invalid(format!(

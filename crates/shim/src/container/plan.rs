@@ -18,6 +18,8 @@ pub struct Plan {
     pub own_network: bool,
     /// Whether init gets a pid namespace, so that nobody survives it.
     pub own_pids: bool,
+    /// The pid namespace of another, which init is born in.
+    pub joined_pids: Option<PathBuf>,
     /// Where the version 1 control groups shall appear, and whether read-only.
     pub view: Option<(PathBuf, bool)>,
     /// Binds that are shared with the host.
@@ -49,6 +51,12 @@ impl Plan {
         let own_pids = namespaces
             .iter()
             .any(|n| n.typ() == LinuxNamespaceType::Pid && n.path().is_none());
+        let other = |n: &oci_spec::runtime::LinuxNamespace| {
+            n.typ() == LinuxNamespaceType::Pid && n.path().is_some()
+        };
+        let joined_pids = namespaces.iter().find(|n| other(n));
+        let joined_pids = joined_pids.and_then(|n| n.path().clone());
+        namespaces.retain(|n| !other(n));
         linux.set_namespaces(Some(namespaces));
         let mut sysctls = Vec::new();
         if own_network {
@@ -97,6 +105,7 @@ impl Plan {
             sysctls,
             own_network,
             own_pids,
+            joined_pids,
             view,
             shared: Shared::default(),
             launch: Launch {

@@ -3,10 +3,14 @@
 //! A mount is shared with those that were copied from it while it was shared. The shim's own mounts are none of these any more, as
 //! nothing of a container's is to show on the host. So copies are made before the shim leaves the host's mount namespace, and put
 //! into the container's, over the bind that the runtime has made there, when its root is finished.
+//!
+//! The same is done with what another container has mounted, its `/dev/shm` when its IPC namespace is joined: only who is in that
+//! container's mount namespace can copy it.
 
 use crate::error::ShimError;
 use coracle_sys::mounts::mount_of;
-use oci_spec::runtime::Spec;
+use coracle_sys::view::tree_of;
+use oci_spec::runtime::{Mount, Spec};
 use rustix::{
     fs::{CWD, StatVfsMountFlags, statvfs},
     mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree},
@@ -14,8 +18,20 @@ use rustix::{
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
+
+/// Option of a bind whose source is `/proc/<pid>/root/<path>`: what that process sees there.
+pub const OF_PROCESS: &str = "of-process";
+
+/// Reads `/proc/<pid>/root/<path>`.
+fn of_process(source: &Path) -> Option<(u32, PathBuf)> {
+    let (pid, path) = source
+        .to_str()?
+        .strip_prefix("/proc/")?
+        .split_once("/root/")?;
+    Some((pid.parse().ok()?, Path::new("/").join(path)))
+}
 
 /// Copies of the host's mounts, for one container.
 #[derive(Debug, Default)]
@@ -37,6 +53,18 @@ impl Shared {
     pub fn take(spec: &mut Spec) -> Result<Self, ShimError> {
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         let mut copies = Vec::new();
+        let others = |m: &Mount| m.options().iter().flatten().any(|o| o == OF_PROCESS);
+        for mount in mounts.extract_if(.., |m| others(m)) {
+            let source = mount.source().clone().unwrap_or_default();
+            let (pid, path) = of_process(&source).ok_or_else(|| {
+                ShimError::Invalid(format!("{} is no process's path", source.display()))
+            })?;
+            let copy = tree_of(pid, &path).map_err(|e| ShimError::Runtime {
+                details: None,
+                source: Box::new(e),
+            })?;
+            copies.push((copy, mount.destination().clone(), false));
+        }
         for mount in &mut mounts {
             let mut options = mount.options().clone().unwrap_or_default();
             let Some(mode) = options

@@ -17,10 +17,11 @@ use coracle_shim_protocol::shim::{Reply, Rootfs, Seccomp, Workload};
 use coracle_sys::overlay::mount_overlay;
 use rustix::{
     mount::{MountPropagationFlags, mount_change},
-    thread::UnshareFlags,
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
 };
 use std::{
-    fs,
+    fs, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -96,6 +97,13 @@ impl Shim {
         if plan.own_pids {
             // For children: init is the first of them, processes of `exec` follow.
             flags |= UnshareFlags::NEWPID;
+        }
+        if let Some(path) = &plan.joined_pids {
+            // For children, too.
+            let failed = |e: io::Error| ShimError::file("join the process namespace", path)(e);
+            let namespace = fs::File::open(path).map_err(failed)?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))
+                .map_err(|e| failed(e.into()))?;
         }
         os::unshare(flags).map_err(ShimError::system(
             "make namespaces (CAP_SYS_ADMIN is needed)",

@@ -28,6 +28,8 @@ pub struct Stats {
     pub memory_inactive_file: u64,
     /// Highest usage in bytes.
     pub memory_peak: u64,
+    /// How often a limit of memory was met.
+    pub memory_failures: u64,
     /// Tasks.
     pub pids_current: u64,
     /// Limit of tasks.
@@ -79,6 +81,7 @@ impl Layout {
             s.memory_usage = number(&dir, "memory.usage_in_bytes").unwrap_or(0);
             s.memory_limit = number(&dir, "memory.limit_in_bytes").filter(|n| *n < V1_NO_LIMIT);
             s.memory_peak = number(&dir, "memory.max_usage_in_bytes").unwrap_or(0);
+            s.memory_failures = number(&dir, "memory.failcnt").unwrap_or(0);
             let stat = table(&read(&dir, "memory.stat"));
             s.memory_cache = get(&stat, "total_cache");
             s.memory_inactive_file = get(&stat, "total_inactive_file");
@@ -113,6 +116,7 @@ impl Layout {
         s.memory_usage = number(&dir, "memory.current").unwrap_or(0);
         s.memory_limit = number(&dir, "memory.max");
         s.memory_peak = number(&dir, "memory.peak").unwrap_or(0);
+        s.memory_failures = get(&table(&read(&dir, "memory.events")), "max");
         let memory = table(&read(&dir, "memory.stat"));
         (s.memory_cache, s.memory_inactive_file) =
             (get(&memory, "file"), get(&memory, "inactive_file"));

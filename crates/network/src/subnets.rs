@@ -1,0 +1,157 @@
+//! Which subnets a network gets, and what of its request cannot be.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::addresses::at;
+use crate::error::NetworkError;
+use crate::link;
+use crate::model::{Driver, Network, NetworkSpec};
+use crate::networks::Inner;
+use crate::v6;
+
+/// Subnets in use, and by what.
+type Used = Vec<(IpNet, String)>;
+
+/// What overlaps `subnet`, if anything does.
+fn overlap(used: &Used, subnet: IpNet) -> Option<String> {
+    let overlaps = |other: &IpNet| {
+        other.prefix_len() > 0 && (subnet.contains(other) || other.contains(&subnet))
+    };
+    used.iter()
+        .find(|(net, _)| overlaps(net))
+        .map(|u| u.1.clone())
+}
+
+fn free(used: &Used, name: &str, subnet: IpNet) -> Result<(), NetworkError> {
+    match overlap(used, subnet) {
+        None => Ok(()),
+        Some(other) => Err(NetworkError::Overlap {
+            network: name.into(),
+            subnet,
+            other,
+        }),
+    }
+}
+
+impl Inner {
+    /// Subnets of one family that routes of this machine and networks have.
+    fn used(&mut self, v6: bool) -> Result<Used, NetworkError> {
+        let mut used: Used = link::used_subnets(&mut self.netlink, v6)?
+            .into_iter()
+            .map(|net| (net, format!("route {net} of this machine")))
+            .collect();
+        for network in self
+            .networks
+            .values()
+            .filter(|n| n.driver == Driver::Bridge)
+        {
+            let subnet = if v6 {
+                network.subnet6.map(IpNet::V6)
+            } else {
+                Some(network.subnet.into())
+            };
+            used.extend(subnet.map(|s| (s, format!("network {}", network.name))));
+        }
+        Ok(used)
+    }
+
+    pub(crate) fn choose_subnet(&mut self, spec: &NetworkSpec) -> Result<Ipv4Net, NetworkError> {
+        let used = self.used(false)?;
+        if let Some(subnet) = spec.subnet.map(|s| s.trunc()) {
+            return free(&used, &spec.name, subnet.into()).map(|()| subnet);
+        }
+        let pool = self.options.default_pool;
+        // The network that everybody is on unless they say otherwise has as many places as a bridge of Linux has ports.
+        let length = if spec.name == "bridge" { 22 } else { 24 };
+        let length = pool.prefix_len().max(length);
+        let found = pool
+            .subnets(length)
+            .ok()
+            .and_then(|mut all| all.find(|s| overlap(&used, (*s).into()).is_none()));
+        found.ok_or(NetworkError::NoSubnet(pool.into()))
+    }
+
+    /// IPv6 subnet and gateway, if they are asked for.
+    pub(crate) fn choose_ipv6(
+        &mut self,
+        spec: &NetworkSpec,
+    ) -> Result<Option<(Ipv6Net, Ipv6Addr)>, NetworkError> {
+        if !spec.ipv6 {
+            let subnet = spec.subnet6.or(spec.ip_range6).map(|s| s.to_string());
+            return match subnet.or(spec.gateway6.map(|g| g.to_string())) {
+                None => Ok(None),
+                Some(what) => Err(NetworkError::Ipv6NotAsked {
+                    network: spec.name.clone(),
+                    what,
+                }),
+            };
+        }
+        if !v6::in_kernel() {
+            return Err(NetworkError::NoKernelIpv6(spec.name.clone()));
+        }
+        let used = self.used(true)?;
+        let subnet = match spec.subnet6.map(|s| s.trunc()) {
+            Some(subnet) if !v6::usable(subnet) => return Err(NetworkError::BadSubnet6(subnet)),
+            Some(subnet) => free(&used, &spec.name, subnet.into()).map(|()| subnet)?,
+            None => {
+                let pool = self.options.ula;
+                let mut all = pool.subnets(64).into_iter().flatten();
+                let found = all.find(|s| overlap(&used, (*s).into()).is_none());
+                found.ok_or(NetworkError::NoSubnet(pool.into()))?
+            }
+        };
+        Ok(Some((
+            subnet,
+            spec.gateway6.unwrap_or_else(|| at(subnet, 1)),
+        )))
+    }
+}
+
+/// Refuses gateways, ranges and reserved addresses outside of the subnets, and an address that is for two things.
+pub(crate) fn check(network: &Network) -> Result<(), NetworkError> {
+    let inside = |ip: IpAddr, subnet: IpNet| {
+        if subnet.contains(&ip) {
+            return Ok(());
+        }
+        Err(NetworkError::OutsideSubnet { ip, subnet })
+    };
+    let range = |range: Option<IpNet>, subnet: IpNet| {
+        let ends = range.map(|r| [r.network(), r.broadcast()]);
+        ends.into_iter()
+            .flatten()
+            .try_for_each(|ip| inside(ip, subnet))
+    };
+    let four = IpNet::V4(network.subnet);
+    inside(network.gateway.into(), four)?;
+    range(network.ip_range.map(IpNet::V4), four)?;
+    if let Some((subnet, gateway)) = network.v6() {
+        inside(gateway.into(), subnet.into())?;
+        range(network.ip_range6.map(IpNet::V6), subnet.into())?;
+    }
+    let mut seen: Vec<(IpAddr, &str)> = vec![(network.gateway.into(), "the gateway")];
+    seen.extend(network.gateway6.map(|g| (g.into(), "the gateway")));
+    for (name, ip) in &network.reserved {
+        let subnet = match (ip, network.subnet6) {
+            (IpAddr::V4(_), _) => four,
+            (IpAddr::V6(_), Some(subnet)) => subnet.into(),
+            (IpAddr::V6(_), None) => {
+                return Err(NetworkError::Ipv6NotAsked {
+                    network: network.name.clone(),
+                    what: ip.to_string(),
+                });
+            }
+        };
+        inside(*ip, subnet)?;
+        if let Some((_, by)) = seen.iter().find(|(other, _)| other == ip) {
+            return Err(NetworkError::AddressTaken {
+                ip: *ip,
+                network: network.name.clone(),
+                by: (*by).to_owned(),
+            });
+        }
+        seen.push((*ip, name));
+    }
+    Ok(())
+}
