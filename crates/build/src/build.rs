@@ -309,8 +309,13 @@ async fn finish(shared: &Arc<Shared>, state: &Arc<State>, events: &Events) -> Re
     let document = state.document(now);
     let images = shared.engine.images().clone();
     let names: Vec<Reference> = shared.options.tags.clone();
-    let layers = state.layers.clone();
-    let made = tokio::task::spawn_blocking(move || images.compose(&document, &layers, &names));
+    // Layers stay until the image has them, also if nobody waits for it.
+    let (layers, pins) = (state.layers.clone(), state.pins.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let made = images.compose(&document, &layers, &names);
+        drop(pins);
+        made
+    });
     let image = made.await??;
     Ok(Built { image })
 }

@@ -73,7 +73,9 @@ impl Engine {
             let to = stat.name.clone();
             let _ = tell.send(Ok(stat));
             let packed = pack::pack(dir, &base, to.as_bytes(), Tree::Whole, writer);
-            if let Err(error) = &packed {
+            if let Err(error) = &packed
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
                 tracing::warn!(container = name, path = shown, %error, "an archive was not written to its end");
             }
             ending.tell(packed.map(drop));
@@ -84,7 +86,7 @@ impl Engine {
         Ok((stat, reader))
     }
 
-    /// Copies a tar archive, plain or compressed with gzip or zstd, into a directory of a container.
+    /// Copies a tar archive, plain or compressed with gzip, zstd, xz or bzip2, into a directory of a container.
     ///
     /// # Errors
     /// [`EngineError::NotFound`] of the container or the directory, [`EngineError::Invalid`] for what is no directory and for
@@ -147,7 +149,9 @@ impl Engine {
             };
             let _ = tell.send(Ok(()));
             let packed = pack::pack(root, OsStr::new(""), b"", Tree::OneMount, writer);
-            if let Err(error) = &packed {
+            if let Err(error) = &packed
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
                 tracing::warn!(container = name, %error, "an export was not written to its end");
             }
             ending.tell(packed.map(drop));

@@ -47,7 +47,7 @@ impl ImageStore {
         let archive = SyncIoBridge::new(archive);
         tokio::task::spawn_blocking(move || {
             let of = name.as_ref().map_or_else(|| "the import".to_owned(), Reference::familiar);
-            let placed = store.take_layer(crate::ingest::as_layer(archive), Expected::default(), ("archive", &of), |_| {})?;
+            let placed = store.take_layer(crate::old::as_layer(archive), Expected::default(), ("archive", &of), |_| {})?;
             let platform = options.platform.unwrap_or_else(Platform::host);
             let now = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
             let mut document = json!({

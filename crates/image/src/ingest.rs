@@ -11,12 +11,11 @@ use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use bzip2::bufread::MultiBzDecoder;
-use lzma_rust2::XzReader;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::WorkDir;
 use crate::digest::Digest;
+use crate::old::Old;
 use crate::unpack::{self, LayerError, Limits, Unpacked};
 
 /// Size of a buffer between the threads.
@@ -345,72 +344,8 @@ pub(crate) fn plain<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>
     compression.reader(whole).map_err(failed)
 }
 
-/// A stream that is plain, or compressed as layers may be. What is compressed with xz or bzip2 is made plain: no registry has layers
-/// of that kind.
-pub(crate) fn as_layer<'a>(mut stream: impl Read + Send + 'a) -> Box<dyn Read + Send + 'a> {
-    let (start, failed) = first_bytes(&mut stream);
-    let old = Old::of(&start);
-    let whole = io::Cursor::new(start).chain(Failing(failed).chain(stream));
-    match old {
-        Some(old) => Box::new(old.reader(whole)),
-        None => Box::new(whole),
-    }
-}
-
-/// Says once that reading failed.
-struct Failing(Option<io::Error>);
-
-impl Read for Failing {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
-}
-
-/// Compressions of archives that are not for layers.
-#[derive(Clone, Copy)]
-enum Old {
-    Xz,
-    Bzip2,
-}
-
-impl Old {
-    fn of(start: &[u8]) -> Option<Self> {
-        match start {
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(Self::Xz),
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Self::Bzip2),
-            _ => None,
-        }
-    }
-
-    /// The uncompressed stream. Several streams one after the other are one, as their tools have it.
-    fn reader<R: Read>(self, inner: R) -> OldReader<R> {
-        let inner = BufReader::with_capacity(128 * 1024, inner);
-        match self {
-            Self::Xz => OldReader::Xz(Box::new(XzReader::new_mem_limit(inner, true, XZ_MEMORY))),
-            Self::Bzip2 => OldReader::Bzip2(MultiBzDecoder::new(inner)),
-        }
-    }
-}
-
-enum OldReader<R: Read> {
-    Xz(Box<XzReader<BufReader<R>>>),
-    Bzip2(MultiBzDecoder<BufReader<R>>),
-}
-
-impl<R: Read> Read for OldReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Xz(reader) => reader.read(buffer),
-            Self::Bzip2(reader) => reader.read(buffer),
-        }
-    }
-}
-
-/// KiB that decoding xz may take: `xz -9` asks for 65 MiB.
-const XZ_MEMORY: u32 = 128 << 10;
-
 /// The magic number: up to six bytes, however small the pieces in which they come.
-fn first_bytes(source: impl Read) -> (Vec<u8>, Option<io::Error>) {
+pub(crate) fn first_bytes(source: impl Read) -> (Vec<u8>, Option<io::Error>) {
     let mut start = Vec::new();
     let failed = source.take(6).read_to_end(&mut start).err();
     (start, failed)

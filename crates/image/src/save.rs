@@ -58,7 +58,10 @@ impl ImageStore {
         let store = self.clone();
         tokio::task::spawn_blocking(move || {
             let written = store.write(&parts, writer);
-            if let Err(error) = &written {
+            // A reader that left knows why.
+            if let Err(error) = &written
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
                 tracing::warn!(%error, "an archive of images was not written to its end");
             }
             ending.tell(written);

@@ -17,7 +17,6 @@ use crate::error::{ImageError, Result};
 use crate::image::{self, Image, ImageSummary, ReadConfig};
 use crate::index::{Index, Record};
 use crate::reference::Reference;
-use crate::remove::{self, InUse, Removed};
 use crate::transient::Transients;
 use crate::trash;
 
@@ -35,7 +34,7 @@ pub(crate) struct Inner {
     /// Content of work in progress, which no collection takes away.
     pins: Mutex<HashMap<Digest, usize>>,
     /// Images of which containers are being made, by how many.
-    claims: Mutex<HashMap<ImageId, usize>>,
+    pub claims: Mutex<HashMap<ImageId, usize>>,
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     /// Layers that are in their place and perhaps not on the disk yet.
     pub unsettled: Mutex<BTreeSet<Digest>>,
@@ -128,25 +127,6 @@ impl ImageStore {
         self.image(id)
     }
 
-    /// As [`Self::get`], for a container that is being made: the image stays until the guard is dropped. By then the container must
-    /// be known to those who remove images.
-    ///
-    /// # Errors
-    /// As [`Self::get`]'s.
-    pub fn claim(&self, name_or_id: &str) -> Result<(Image, Claim)> {
-        if let Some(image) = self.transient_of(name_or_id) {
-            return Ok((Image::clone(&image), Claim(None)));
-        }
-        let id = {
-            let index = self.0.index();
-            let id = index.find(name_or_id)?.id();
-            *self.0.claims().entry(id).or_default() += 1;
-            id
-        };
-        let claim = Claim(Some((self.clone(), id)));
-        Ok((self.image(id)?, claim))
-    }
-
     /// An image that a container was made of, also if it was removed meanwhile.
     ///
     /// # Errors
@@ -235,66 +215,6 @@ impl ImageStore {
             index.digests.insert(name, id);
             Ok(())
         })
-    }
-
-    /// Takes a name away, and with its last name the image with all that no other image needs, by the
-    /// rules of docker's `rmi`. `in_use` tells of a container made from the image, a running one first. What a container needs is
-    /// kept out of sight until [`Self::release`].
-    ///
-    /// # Errors
-    /// [`ImageError::Conflict`] when a container or other names hold on to it, [`ImageError::NotFound`], and
-    /// I/O errors.
-    pub fn remove(
-        &self,
-        name_or_id: &str,
-        force: bool,
-        in_use: &dyn Fn(&ImageId) -> Option<InUse>,
-    ) -> Result<Vec<Removed>> {
-        let removed = self.0.update(|index| {
-            let id = index.find(name_or_id)?.id();
-            let claim = if self.0.claims().contains_key(&id) {
-                Some(InUse {
-                    container: "that is being made".into(),
-                    running: true,
-                })
-            } else {
-                in_use(&id)
-            };
-            let plan = remove::plan(index, name_or_id, force, claim.as_ref())?;
-            let mut removed = Vec::new();
-            for name in plan.names {
-                index.tags.remove(&name);
-                index.digests.remove(&name);
-                removed.push(Removed::Untagged(name.familiar()));
-            }
-            if plan.delete {
-                match index.images.get_mut(&plan.id) {
-                    Some(record) if claim.is_some() => record.removed = true,
-                    _ => _ = index.images.remove(&plan.id),
-                }
-                removed.push(Removed::Deleted(plan.id));
-            }
-            Ok(removed)
-        })?;
-        self.collect()?;
-        Ok(removed)
-    }
-
-    /// Takes away images that were removed while containers needed them, and that none needs any more.
-    ///
-    /// # Errors
-    /// I/O errors.
-    pub fn release(&self, needed: &dyn Fn(&ImageId) -> bool) -> Result<()> {
-        if !self.0.index().images.values().any(|r| r.removed) {
-            return Ok(());
-        }
-        self.0.update(|index| {
-            let claims = self.0.claims();
-            let free = |id: &ImageId| !claims.contains_key(id) && !needed(id);
-            index.images.retain(|id, r| !r.removed || !free(id));
-            Ok(())
-        })?;
-        self.collect()
     }
 
     /// The directories of the image's layers, topmost first, as overlayfs wants them.
@@ -486,16 +406,12 @@ impl Inner {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claims(&self) -> MutexGuard<'_, HashMap<ImageId, usize>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn used(&self) -> MutexGuard<'_, HashMap<ImageId, DateTime<Utc>>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the index: on the disk first, then in memory.
-    fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+    pub fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
         let mut index = self.index();
         let mut next = index.clone();
         let result = change(&mut next)?;
@@ -530,20 +446,6 @@ impl Drop for Pinned {
                 Some(count) if *count > 1 => *count -= 1,
                 _ => drop(pins.remove(digest)),
             }
-        }
-    }
-}
-
-/// Keeps an image for a container that is being made of it.
-pub struct Claim(Option<(ImageStore, ImageId)>);
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let Some((store, id)) = &self.0 else { return };
-        let mut claims = store.0.claims();
-        match claims.get_mut(id) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(claims.remove(id)),
         }
     }
 }
