@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use chrono::SecondsFormat;
 use coracle_engine::archive::{CopyOptions, PathStat};
+use coracle_image::Produced;
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
 use tokio_util::io::ReaderStream;
 
 /// Base64 of what is at the path, as JSON.
@@ -38,7 +38,7 @@ fn stat_header(stat: &PathStat) -> HeaderValue {
     HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-fn tar(archive: DuplexStream) -> Response {
+fn tar(archive: Produced) -> Response {
     let body = Body::from_stream(ReaderStream::with_capacity(archive, 256 << 10));
     ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
 }

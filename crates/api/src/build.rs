@@ -4,12 +4,14 @@
 //! image's id, `{"errorDetail": …, "error": …}` at the end of a build that failed. A client that leaves ends its build.
 
 use crate::App;
+use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
 use crate::registries::Auth;
-use crate::transfer::{failed, lines, reader};
+use crate::transfer::{failed, reader};
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use base64::Engine as _;
@@ -18,10 +20,17 @@ use coracle_build::{BuildOptions, Builder, Event, Source};
 use coracle_engine::Engine;
 use coracle_engine::model::{HostConfig, Ulimit};
 use coracle_image::{CacheQuery, Credentials, Reference};
+use futures_util::stream::unfold;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+/// Lines that wait for a client that does not read.
+const LINES: usize = 64;
+/// Bytes that are kept of what a quiet build says.
+const KEPT: usize = 4 << 20;
 
 /// Header with the files of `RUN --mount=type=secret`: base64 of a JSON object, id to base64 of the content.
 pub const SECRETS: &str = "coracle-build-secrets";
@@ -200,7 +209,7 @@ pub async fn build(State(app): State<App>, query: Query, request: Request) -> Re
             "remote context {url}: git repositories are not fetched by this release; clone it first and build the directory"
         )));
     }
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::channel(LINES);
     let App {
         engine, builder, ..
     } = app;
@@ -216,7 +225,11 @@ pub async fn build(State(app): State<App>, query: Query, request: Request) -> Re
             () = left.closed() => {}
         }
     });
-    Ok(lines(receiver))
+    let stream = unfold(receiver, |mut receiver| async move {
+        let line: Value = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(format!("{line}\r\n")), receiver))
+    });
+    Ok(json_stream(Body::from_stream(stream)))
 }
 
 async fn go<R: tokio::io::AsyncRead + Send + Unpin + 'static>(
@@ -225,21 +238,25 @@ async fn go<R: tokio::io::AsyncRead + Send + Unpin + 'static>(
     source: Source<R>,
     options: BuildOptions,
     quiet: bool,
-    sender: mpsc::UnboundedSender<Value>,
+    sender: mpsc::Sender<Value>,
 ) {
-    let say = |value: Value| _ = sender.send(value);
+    let say = async |value: Value| _ = sender.send(value).await;
     let tags: Vec<String> = options.tags.iter().map(Reference::familiar).collect();
-    let (events, mut heard) = mpsc::unbounded_channel();
+    let (events, mut heard) = coracle_build::events();
     let begun = Instant::now();
-    let mut kept = Vec::new();
+    // What a quiet build says is told if it fails: the end of it.
+    let (mut kept, mut bytes) = (VecDeque::new(), 0);
     let hearing = async {
         while let Some(event) = heard.recv().await {
             if let Some(text) = line(&event) {
-                let value = json!({ "stream": text });
                 if quiet {
-                    kept.push(value);
+                    bytes += text.len();
+                    kept.push_back(text);
+                    while bytes > KEPT {
+                        bytes -= kept.pop_front().map_or(bytes, |t: String| t.len());
+                    }
                 } else {
-                    say(value);
+                    say(json!({ "stream": text })).await;
                 }
             }
         }
@@ -249,31 +266,32 @@ async fn go<R: tokio::io::AsyncRead + Send + Unpin + 'static>(
         Ok(built) => {
             let id = built.image.id.to_string();
             if quiet {
-                say(json!({ "stream": format!("{id}\n") }));
-                say(json!({ "aux": { "ID": id } }));
+                say(json!({ "stream": format!("{id}\n") })).await;
+                say(json!({ "aux": { "ID": id } })).await;
             } else {
-                say(json!({ "aux": { "ID": id } }));
+                say(json!({ "aux": { "ID": id } })).await;
                 let seconds = begun.elapsed().as_secs_f64();
-                say(json!({ "stream": format!("Built in {seconds:.2} s\n") }));
-                say(
-                    json!({ "stream": format!("Successfully built {}\n", built.image.id.short()) }),
-                );
+                say(json!({ "stream": format!("Built in {seconds:.2} s\n") })).await;
+                let short = built.image.id.short();
+                say(json!({ "stream": format!("Successfully built {short}\n") })).await;
             }
             tell(&engine, "build", &id, &id);
             for tag in tags {
                 if !quiet {
-                    say(json!({ "stream": format!("Successfully tagged {tag}\n") }));
+                    say(json!({ "stream": format!("Successfully tagged {tag}\n") })).await;
                 }
                 tell(&engine, "tag", &id, &tag);
             }
         }
         Err(error) => {
-            kept.into_iter().for_each(say);
+            for text in kept {
+                say(json!({ "stream": text })).await;
+            }
             let mut value = failed(&error);
             if let Some(code) = code(&error) {
                 value["errorDetail"]["code"] = json!(code);
             }
-            say(value);
+            say(value).await;
         }
     }
 }

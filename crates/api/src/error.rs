@@ -130,6 +130,8 @@ fn network_status(error: &NetworkError) -> StatusCode {
         | N::Unreadable { .. }
         | N::Second(_)
         | N::ReservedTwice(_)
+        | N::Option { .. }
+        | N::LinkTaken(_)
         | N::BadSubnet6(_)
         | N::NoIpv6Backend { .. }
         | N::Overlap { .. }

@@ -171,6 +171,8 @@ async fn carry(
     };
     let options = RelayOptions {
         raw: terminal,
+        stdout: exec.config.attach_stdout,
+        stderr: exec.config.attach_stderr,
         stdin: exec.config.attach_stdin,
         close_stdin: true,
         detach_keys,

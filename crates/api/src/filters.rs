@@ -1,6 +1,7 @@
 //! Filters: `{"label":["a=b"],"status":["running"]}`, or the older `{"label":{"a=b":true}}`.
 
 use crate::error::{ApiError, Result};
+use regex::Regex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -75,22 +76,18 @@ impl Filters {
     }
 }
 
-/// Whether a name fits a filter as Docker fits names: the whole or a part of it, with `^` and `$` at its ends.
+/// Whether a name fits a filter as docker fits names: a regular expression that is found in it, with a slash before it or without. One
+/// that cannot be read fits nothing.
 pub fn name_fits(name: &str, wanted: &str) -> bool {
-    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
-    let (from, wanted) = wanted
-        .strip_prefix('^')
-        .map_or((false, wanted), |w| (true, w));
-    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
-    let (to, wanted) = wanted
-        .strip_suffix('$')
-        .map_or((false, wanted), |w| (true, w));
-    match (from, to) {
-        (true, true) => name == wanted,
-        (true, false) => name.starts_with(wanted),
-        (false, true) => name.ends_with(wanted),
-        (false, false) => name.contains(wanted),
+    // Most are plain, and a regular expression takes longer to read than to use.
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if wanted.chars().all(plain) {
+        return name.contains(wanted);
     }
+    let Ok(pattern) = Regex::new(wanted) else {
+        return false;
+    };
+    pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
 }
 
 #[cfg(test)]

@@ -418,13 +418,21 @@ fn remove(engine: &Engine, name: &str, force: bool) -> Result {
     Ok(Json(rows).into_response())
 }
 
+/// Bytes in all layers.
+async fn on_disk(engine: &Engine) -> Result<u64> {
+    let images = engine.images().clone();
+    let sum = tokio::task::spawn_blocking(move || images.layers_size());
+    Ok(sum.await.map_err(coracle_engine::EngineError::from)?)
+}
+
 pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     let filters = Filters::read(
         query.text("filters"),
         &["dangling", "label", "label!", "until"],
     )?;
     let only_dangling = filters.switch("dangling").unwrap_or(true);
-    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let mut rows = Vec::new();
+    let before = on_disk(&app.engine).await?;
     for image in app.engine.images().list() {
         let old = filters.any("until", |until| {
             image.created.is_some_and(|c| crate::list::before(c, until))
@@ -437,19 +445,23 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
         {
             continue;
         }
-        let size = image.size;
         if let Ok(removed) = app
             .engine
             .images()
-            .remove(&image.id.to_string(), true, &|id| user(&app.engine, id))
+            .remove(&image.id.to_string(), true, &|id| {
+                // One that a container was made of meanwhile is not to lose its names.
+                let user = user(&app.engine, id);
+                user.map(|u| InUse { running: true, ..u })
+            })
         {
-            bytes += size;
             rows.extend(removed.iter().map(|r| match r {
                 Removed::Untagged(name) => json!({ "Untagged": name }),
                 Removed::Deleted(id) => json!({ "Deleted": id.to_string() }),
             }));
         }
     }
+    // Layers that another image, a container or the build cache has are still there.
+    let bytes = before.saturating_sub(on_disk(&app.engine).await?);
     crate::containers::tell_prune(&app.engine, "image", bytes);
     Ok(Json(
         json!({ "ImagesDeleted": rows, "SpaceReclaimed": bytes }),

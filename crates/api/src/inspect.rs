@@ -334,7 +334,9 @@ pub fn sizes(engine: &Engine, record: &Record) -> (u64, u64) {
         .join(record.id.as_str())
         .join("upper");
     let writable = tree_size(&upper);
-    let image = engine.images().get(&record.image_id).map_or(0, |i| i.size);
+    let image = record.image().ok();
+    let image = image.and_then(|id| engine.images().image(id).ok());
+    let image = image.map_or(0, |i| i.size);
     (writable, writable + image)
 }
 

@@ -1,7 +1,7 @@
 //! `GET /containers/json`.
 
 use crate::App;
-use crate::error::Result;
+use crate::error::{ApiError, Result};
 use crate::filters::{Filters, name_fits};
 use crate::query::Query;
 use crate::version::ApiVersion;
@@ -14,6 +14,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+const STATES: &[&str] = &[
+    "created",
+    "restarting",
+    "running",
+    "removing",
+    "paused",
+    "exited",
+    "dead",
+];
+const HEALTHS: &[&str] = &["none", "starting", "healthy", "unhealthy"];
 const FILTERS: &[&str] = &[
     "ancestor",
     "before",
@@ -60,6 +70,27 @@ pub async fn list(
     version: ApiVersion,
 ) -> Result<Json<Vec<Row>>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
+    for (key, known) in [("status", STATES), ("health", HEALTHS)] {
+        if let Some(value) = filters
+            .of(key)
+            .iter()
+            .find(|v| !known.contains(&v.as_str()))
+        {
+            return Err(ApiError::invalid(format!(
+                "invalid filter '{key}={value}'; use one of {}",
+                known.join(", ")
+            )));
+        }
+    }
+    if let Some(value) = filters
+        .of("exited")
+        .iter()
+        .find(|v| v.parse::<i32>().is_err())
+    {
+        return Err(ApiError::invalid(format!(
+            "invalid filter 'exited={value}'; write an exit code"
+        )));
+    }
     let limit: Option<i64> = query.number("limit")?;
     let asked = limit.filter(|l| *l > 0);
     // A filter on the state shows containers in that state, running or not.

@@ -54,6 +54,10 @@ impl Drop for Lent {
     }
 }
 
+/// Marks an answer that is an error though its status does not say so: what is left of the body is read before it, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal;
+
 /// Longest text of an error that is none of ours.
 const TEXT: usize = 4096;
 
@@ -96,7 +100,8 @@ pub async fn taken(request: Request, next: Next) -> Response {
     });
     let response = next.run(request).await;
     let status = response.status();
-    if (status.is_client_error() || status.is_server_error())
+    let refused = response.extensions().get::<Refusal>().is_some();
+    if (refused || status.is_client_error() || status.is_server_error())
         && let Ok(mut rest) = rest.await
     {
         while let Ok(Some(Ok(_))) = tokio::time::timeout(IDLE, rest.frame()).await {}

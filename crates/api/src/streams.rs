@@ -170,6 +170,9 @@ pub async fn attach(
         };
         let Ok(Ok(connection)) = joined else { return };
         let options = RelayOptions {
+            // The shim was told which are wanted.
+            stdout: true,
+            stderr: true,
             raw: terminal,
             stdin: streams.stdin,
             close_stdin: record.config.stdin_once && !terminal,

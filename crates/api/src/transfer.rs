@@ -326,6 +326,7 @@ pub async fn load(State(app): State<App>, query: Query, request: Request) -> Res
     }
     let (sender, receiver) = mpsc::unbounded_channel();
     let engine = app.engine;
+    let mut refused = false;
     // The client sends the archive before it reads: it is taken in first.
     match engine
         .images()
@@ -346,10 +347,15 @@ pub async fn load(State(app): State<App>, query: Query, request: Request) -> Res
         }
         Err(error) => {
             let _ = sender.send(failed(&error));
+            refused = true;
         }
     }
     drop(sender);
-    Ok(lines(receiver))
+    let mut answer = lines(receiver);
+    if refused {
+        answer.extensions_mut().insert(crate::rest::Refusal);
+    }
+    Ok(answer)
 }
 
 pub async fn save(engine: &Engine, names: Vec<String>) -> Result {

@@ -61,6 +61,9 @@ pub async fn attach(
     };
     let terminal = record.config.tty;
     let options = RelayOptions {
+        // The shim was told which are wanted.
+        stdout: true,
+        stderr: true,
         raw: true,
         stdin: streams.stdin,
         close_stdin: record.config.stdin_once && !terminal,

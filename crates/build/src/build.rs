@@ -6,7 +6,7 @@ use crate::error::{BuildError, Result, invalid};
 use crate::key::Key;
 use crate::options::BuildOptions;
 use crate::plan::{Base, Plan, plan, platform_args};
-use crate::report::{Choir, Event, Voice};
+use crate::report::{Choir, Event, Events, Voice};
 use crate::stage::Stage;
 use crate::state::State;
 use crate::work::Work;
@@ -17,7 +17,7 @@ use coracle_image::{CacheRecord, Digest, Image, Platform, Reference};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -32,11 +32,13 @@ pub(crate) struct Shared {
     pub file: Dockerfile,
     pub plan: Plan,
     pub context: Context,
-    pub work: Work,
+    pub work: Arc<Work>,
     pub platform: Platform,
     /// `SOURCE_DATE_EPOCH`, if it is given.
     pub epoch: Option<DateTime<Utc>>,
     outcomes: Vec<watch::Sender<Outcome>>,
+    /// Stages that are needed after all: a base's ONBUILD takes from them.
+    demand: UnboundedSender<usize>,
     /// Removals of steps that were cut short.
     pub removals: Arc<Mutex<Vec<JoinHandle<()>>>>,
     /// Records of the cache that are on their way to the disk.
@@ -45,7 +47,6 @@ pub(crate) struct Shared {
     pub consumed: Mutex<BTreeSet<String>>,
     /// Serialises pulls, so that two stages do not ask for one image twice.
     pub pulling: tokio::sync::Mutex<()>,
-    pub author: Mutex<Option<String>>,
 }
 
 /// What a build made.
@@ -58,14 +59,13 @@ pub struct Built {
 impl Shared {
     /// The image in the making of another stage, once it is there.
     pub async fn stage(&self, number: usize) -> Result<Arc<State>> {
-        let sender = self
-            .outcomes
-            .get(number)
-            .filter(|_| self.plan.needed.contains(&number));
-        let sender = sender.ok_or_else(|| {
-            invalid("an ONBUILD instruction takes from a stage that nothing else needs; name it in the Dockerfile")
-        })?;
+        let sender = self.outcomes.get(number);
+        let sender = sender.ok_or_else(|| invalid("there is no such stage"))?;
         let mut receiver = sender.subscribe();
+        if !self.plan.needed.contains(&number) {
+            // Whoever runs stages hears of it as long as one runs.
+            let _ = self.demand.send(number);
+        }
         let outcome = receiver.wait_for(Option::is_some).await;
         match outcome.as_deref() {
             Ok(Some(Ok(state))) => Ok(state.clone()),
@@ -74,7 +74,7 @@ impl Shared {
     }
 
     /// What a step made, if the cache knows and may be asked.
-    pub fn cached(&self, key: &Digest) -> Option<CacheRecord> {
+    pub fn cached(&self, key: &Digest) -> Option<(CacheRecord, Option<coracle_image::Pin>)> {
         if self.options.no_cache {
             return None;
         }
@@ -119,10 +119,10 @@ impl Shared {
 pub(crate) async fn build(
     engine: Engine,
     caches: Arc<Caches>,
-    work: Work,
+    work: Arc<Work>,
     context: Context,
     options: BuildOptions,
-    events: UnboundedSender<Event>,
+    events: Events,
 ) -> Result<Built> {
     let name = options.dockerfile().to_owned();
     let text = context.dockerfile(&name)?;
@@ -133,7 +133,7 @@ pub(crate) async fn build(
     })?;
     for warning in &file.warnings {
         let text = format!("{name}:{}: {}", warning.line, warning.text);
-        let _ = events.send(Event::Warning(text));
+        events.send(Event::Warning(text));
     }
     let host = Platform::host();
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
@@ -155,10 +155,12 @@ pub(crate) async fn build(
         }
     };
     let stages = file.stages.len();
+    let (demand, mut demanded) = unbounded_channel();
     let shared = Arc::new(Shared {
         engine,
         caches,
         options,
+        demand,
         outcomes: (0..stages).map(|_| watch::Sender::new(None)).collect(),
         file,
         plan,
@@ -170,57 +172,64 @@ pub(crate) async fn build(
         records: Mutex::default(),
         consumed: Mutex::default(),
         pulling: tokio::sync::Mutex::new(()),
-        author: Mutex::default(),
     });
-    let guard = Settle(shared.clone());
-    let ended = stages_of(&shared, &events).await;
+    let guard = Settle::new(&shared);
+    let ended = stages_of(&shared, &events, &mut demanded).await;
     let ended = match ended {
         Ok(state) => finish(&shared, &state, &events).await,
         Err(error) => Err(error),
     };
     shared.settled().await;
-    drop(guard);
+    guard.done();
     ended
 }
 
 /// Lets what a cancelled build left running be removed before its directory is.
-struct Settle(Arc<Shared>);
+pub(crate) struct Settle(Option<Arc<Shared>>);
+
+impl Settle {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        Self(Some(shared.clone()))
+    }
+
+    /// Nothing was cancelled.
+    pub fn done(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Settle {
     fn drop(&mut self) {
-        let shared = self.0.clone();
+        let Some(shared) = self.0.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { shared.settled().await });
         }
     }
 }
 
-async fn stages_of(shared: &Arc<Shared>, events: &UnboundedSender<Event>) -> Result<Arc<State>> {
-    let needed: Vec<usize> = shared.plan.needed.iter().copied().collect();
-    let choir = Choir::new(needed.len(), events.clone());
-    let mut running = JoinSet::new();
-    for (turn, number) in needed.into_iter().enumerate() {
-        let shared = shared.clone();
-        let voice = Voice::new(&choir, turn);
-        running.spawn(async move {
-            let result = Stage::new(shared.clone(), number, voice.clone())
-                .run()
-                .await;
-            let outcome = match &result {
-                Ok(state) => {
-                    voice.done();
-                    Ok(state.clone())
-                }
-                Err(_) => Err(()),
-            };
-            if let Some(sender) = shared.outcomes.get(number) {
-                sender.send_replace(Some(outcome));
-            }
-            (number, voice, result)
-        });
+async fn stages_of(
+    shared: &Arc<Shared>,
+    events: &Events,
+    demanded: &mut UnboundedReceiver<usize>,
+) -> Result<Arc<State>> {
+    let choir = Choir::new(events.clone());
+    let (mut begun, mut running) = (BTreeSet::new(), JoinSet::new());
+    for number in shared.plan.needed.iter().copied() {
+        begun.insert(number);
+        running.spawn(stage(shared.clone(), number, choir.voice()));
     }
     let mut wanted = None;
-    while let Some(ended) = running.join_next().await {
+    loop {
+        let ended = tokio::select! {
+            Some(number) = demanded.recv() => {
+                if begun.insert(number) {
+                    running.spawn(stage(shared.clone(), number, choir.voice()));
+                }
+                continue;
+            }
+            ended = running.join_next() => ended,
+        };
+        let Some(ended) = ended else { break };
         let (number, voice, result) = ended?;
         match result {
             Ok(state) if number == shared.plan.target => wanted = Some(state),
@@ -238,11 +247,28 @@ async fn stages_of(shared: &Arc<Shared>, events: &UnboundedSender<Event>) -> Res
     wanted.ok_or(BuildError::Needed)
 }
 
-async fn finish(
-    shared: &Arc<Shared>,
-    state: &Arc<State>,
-    events: &UnboundedSender<Event>,
-) -> Result<Built> {
+/// Does one stage, and tells those who wait for it.
+async fn stage(
+    shared: Arc<Shared>,
+    number: usize,
+    voice: Voice,
+) -> (usize, Voice, Result<Arc<State>>) {
+    let stage = Stage::new(shared.clone(), number, voice.clone());
+    let result = stage.run().await;
+    let outcome = match &result {
+        Ok(state) => {
+            voice.done();
+            Ok(state.clone())
+        }
+        Err(_) => Err(()),
+    };
+    if let Some(sender) = shared.outcomes.get(number) {
+        sender.send_replace(Some(outcome));
+    }
+    (number, voice, result)
+}
+
+async fn finish(shared: &Arc<Shared>, state: &Arc<State>, events: &Events) -> Result<Built> {
     let mut state = State::clone(state);
     if !shared.options.labels.is_empty() {
         let labels = state.config.entry("Labels").or_insert_with(|| json!({}));
@@ -276,15 +302,14 @@ async fn finish(
             "One or more build-args [{}] were not consumed",
             unused.join(" ")
         );
-        let _ = events.send(Event::Warning(text));
+        events.send(Event::Warning(text));
     }
-    let author = shared.author.lock().map(|a| a.clone()).unwrap_or_default();
     // The same image as before is as old as before: the same digest.
     let key = Key::new("image 1")
-        .add(state.document(DateTime::UNIX_EPOCH, author.as_deref()))
+        .add(state.document(DateTime::UNIX_EPOCH))
         .finish();
     let now = match shared.cached(&key) {
-        Some(record) if shared.epoch.is_none() => record.created,
+        Some((record, _)) if shared.epoch.is_none() => record.created,
         _ => {
             let mut record = CacheRecord::new(key, None, "image".into());
             record.created = shared.now();
@@ -292,11 +317,16 @@ async fn finish(
             record.created
         }
     };
-    let document = state.document(now, author.as_deref());
+    let document = state.document(now);
     let images = shared.engine.images().clone();
     let names: Vec<Reference> = shared.options.tags.clone();
-    let layers = state.layers.clone();
-    let made = tokio::task::spawn_blocking(move || images.compose(&document, &layers, &names));
+    // Layers stay until the image has them, also if nobody waits for it.
+    let (layers, pins) = (state.layers.clone(), state.pins.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let made = images.compose(&document, &layers, &names);
+        drop(pins);
+        made
+    });
     let image = made.await??;
     Ok(Built { image })
 }

@@ -37,14 +37,13 @@ pub struct CacheMount {
 pub(crate) struct Caches {
     dir: PathBuf,
     used: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+    making: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A directory, as long as it is used.
 #[derive(Debug)]
 pub(crate) struct Used {
     pub path: PathBuf,
-    /// Whether it was made just now.
-    pub new: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -54,6 +53,7 @@ impl Caches {
         Ok(Arc::new(Self {
             dir: dir.to_owned(),
             used: Mutex::default(),
+            making: Mutex::default(),
         }))
     }
 
@@ -63,13 +63,15 @@ impl Caches {
         used.entry(key.to_owned()).or_insert_with(new).clone()
     }
 
-    /// A directory to use. Waits for others only if it is to be locked, or they have locked it.
+    /// A directory to use. Waits for others only if it is to be locked, or they have locked it. Who needs several takes them in the
+    /// order of their names, each once, or two would wait for each other. `fill` puts into a new one what it begins with.
     pub async fn take(
         &self,
         id: &str,
         sharing: &Sharing,
         mode: u32,
         owner: (u32, u32),
+        fill: impl FnOnce(&Path) -> Result<()> + Send + 'static,
     ) -> Result<Used> {
         let name = Digest::of(id.as_bytes()).hex();
         let (key, permit) = match sharing {
@@ -96,26 +98,24 @@ impl Caches {
         let permit = permit.map_err(|_| crate::error::invalid("the builder is going down"))?;
         let dir = self.dir.join(&key);
         let path = dir.join("data");
-        let new = !path.exists();
-        if new {
-            make(&dir, 0o700)?;
-            fs::write(dir.join("id"), id).map_err(file("writing", dir.join("id")))?;
-            let fresh = dir.join("new");
-            make(&fresh, 0o755)?;
-            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
-            fs::set_permissions(&fresh, permissions)
-                .map_err(file("setting the mode of", &fresh))?;
-            std::os::unix::fs::chown(&fresh, Some(owner.0), Some(owner.1))
-                .map_err(file("setting the owner of", &fresh))?;
-            fs::rename(&fresh, &path).map_err(file("making", &path))?;
+        // Of those who share a new one, one makes it and the others wait.
+        let _making = self.making(&key).lock_owned().await;
+        if !path.exists() {
+            let (dir, path, id) = (dir.clone(), path.clone(), id.to_owned());
+            tokio::task::spawn_blocking(move || begin(&dir, &path, &id, mode, owner, fill))
+                .await??;
         }
         // Tells when it was used last.
         let _ = fs::File::open(dir.join("id")).and_then(|f| f.set_modified(SystemTime::now()));
         Ok(Used {
             path,
-            new,
             _permit: permit,
         })
+    }
+
+    fn making(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.entry(key.to_owned()).or_default().clone()
     }
 
     /// All that are kept. Blocking.
@@ -165,6 +165,34 @@ impl Caches {
     }
 }
 
+/// Makes a new one, which is there whole or not at all.
+fn begin(
+    dir: &Path,
+    path: &Path,
+    id: &str,
+    mode: u32,
+    owner: (u32, u32),
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    make(dir, 0o700)?;
+    fs::write(dir.join("id"), id).map_err(file("writing", dir.join("id")))?;
+    let fresh = dir.join("new");
+    match fs::remove_dir_all(&fresh) {
+        // One that was cut short.
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(file("removing", &fresh)(e));
+        }
+        _ => {}
+    }
+    make(&fresh, 0o755)?;
+    fill(&fresh)?;
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(&fresh, permissions).map_err(file("setting the mode of", &fresh))?;
+    std::os::unix::fs::chown(&fresh, Some(owner.0), Some(owner.1))
+        .map_err(file("setting the owner of", &fresh))?;
+    fs::rename(&fresh, path).map_err(file("making", path))
+}
+
 fn size(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let of = |entry: fs::DirEntry| match entry.metadata() {
@@ -173,4 +201,39 @@ fn size(dir: &Path) -> u64 {
         _ => 0,
     };
     entries.map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn one_makes_what_all_share() {
+        let dir = tempfile::tempdir().unwrap();
+        let caches = Caches::open(dir.path()).unwrap();
+        let made = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let (caches, made) = (caches.clone(), made.clone());
+            all.spawn(async move {
+                let fill = move |path: &Path| {
+                    made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    fs::write(path.join("first"), "x").map_err(file("writing", path))
+                };
+                let used = caches
+                    .take("apt", &Sharing::Shared, 0o755, (0, 0), fill)
+                    .await
+                    .unwrap();
+                // Nobody sees it before it is filled, and nobody replaces it.
+                assert!(used.path.join("first").exists());
+                let own = tempfile::NamedTempFile::new_in(&used.path).unwrap();
+                let (_, path) = own.keep().unwrap();
+                path
+            });
+        }
+        let paths = all.join_all().await;
+        assert!(paths.iter().all(|p| p.exists()));
+        assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
 }

@@ -1,7 +1,7 @@
 //! Room on the disk: what builds have kept and images that can be had again go, the longest unused first, once the file system is
 //! fuller than the high water mark, until it is as full as the low one.
 //!
-//! Never touched: what a container or a unit needs, images that came from no registry and have a name, and what is younger than
+//! Never touched: what a container or a unit needs, images with a name that no registry has, and what is younger than
 //! [`Marks::min_age`]. Worked example: 90 % are used, marks are 85 and 80. A cached step of last week and an image pulled a month ago
 //! are enough for 80; the image that was pulled yesterday and one that was built here stay.
 
@@ -147,6 +147,8 @@ fn collect(
     marks: &Marks,
     units: &BTreeSet<String>,
 ) -> Result<Collected> {
+    // The last chance before the daemon may go.
+    engine.images().write_down()?;
     let before = disk(engine)?;
     let mut done = Collected {
         before: percent(before),
@@ -213,7 +215,7 @@ fn candidates(engine: &Engine, caches: &Arc<Caches>, units: &BTreeSet<String>) -
                 .iter()
                 .chain(&image.repo_digests)
                 .any(|n| is_named(n, units));
-        if needed || (named && image.repo_digests.is_empty()) {
+        if needed || !can_be_had_again(&image.repo_tags, &image.repo_digests) {
             continue;
         }
         all.push(Candidate {
@@ -230,6 +232,16 @@ fn candidates(engine: &Engine, caches: &Arc<Caches>, units: &BTreeSet<String>) -
         });
     }
     all
+}
+
+/// Whether a registry has an image by each of its names: one that is only here would be lost.
+fn can_be_had_again(tags: &[String], digests: &[String]) -> bool {
+    let repository = |name: &String| {
+        let name = coracle_image::Reference::parse_normalized(name);
+        name.map_or_else(|_| String::new(), |r| r.name())
+    };
+    let known: BTreeSet<String> = digests.iter().map(repository).collect();
+    tags.iter().all(|tag| known.contains(&repository(tag)))
 }
 
 /// Whether units name an image so.
@@ -319,6 +331,17 @@ mod tests {
             ["old step", "step", "mount", "nameless", "old image"]
         );
         assert_eq!(chosen(999, &all).len(), 6, "what is young stays");
+    }
+
+    #[test]
+    fn names_that_are_nowhere_else() {
+        let all = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let digest = format!("reg.example/a@{}", Digest::of(b"a"));
+        let again = |tags: &[&str], digests: &[&str]| can_be_had_again(&all(tags), &all(digests));
+        assert!(again(&["reg.example/a:1", "reg.example/a:2"], &[&digest]));
+        assert!(again(&[], &[]) && again(&[], &[&digest]));
+        assert!(!again(&["reg.example/a:1", "mine:1"], &[&digest]));
+        assert!(!again(&["mine:1"], &[]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::error::{BuildError, Result, file, invalid};
 use crate::tree;
 use coracle_dockerfile::Ignore;
 use coracle_image::{CopyInto, copy_into};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
@@ -93,9 +93,9 @@ impl Context {
     /// Takes away what `.dockerignore` leaves out. Clients do so before they send, but for the Dockerfile and `.dockerignore`
     /// themselves, which they always send.
     pub fn ignore(&self, dockerfile: &str) -> Result<()> {
-        if dockerfile.starts_with(".dockerfile.") {
-            // One from elsewhere, which its client put there under a name of its own.
-            let _ = fs::remove_file(self.path.join(dockerfile));
+        if dockerfile.starts_with(".dockerfile.") && !dockerfile.contains('/') {
+            // One from elsewhere, which its client put at the top under a name of its own.
+            let _ = rustix::fs::unlinkat(&self.root, dockerfile, AtFlags::empty());
         }
         let own = format!("{dockerfile}.dockerignore");
         let read = |name: &str| {
@@ -151,4 +151,31 @@ pub(crate) fn is_archive(file: &mut fs::File) -> std::io::Result<bool> {
     let found = coracle_image::is_tar(&mut *file);
     file.seek(SeekFrom::Start(0))?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_dockerfile_from_elsewhere_goes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("precious"), "x").unwrap();
+        let context = Context::empty(&dir.path().join("context")).unwrap();
+        std::os::unix::fs::symlink(&other, context.path.join(".dockerfile.link")).unwrap();
+        fs::create_dir(context.path.join(".dockerfile.dir")).unwrap();
+        fs::write(context.path.join(".dockerfile.abc"), "FROM scratch").unwrap();
+        for name in [
+            ".dockerfile.link/precious",
+            ".dockerfile.dir/../../other/precious",
+            ".dockerfile.abc",
+        ] {
+            context.ignore(name).unwrap();
+        }
+        assert!(other.join("precious").exists());
+        assert!(!context.path.join(".dockerfile.abc").exists());
+    }
 }

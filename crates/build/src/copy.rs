@@ -37,6 +37,8 @@ struct Job {
     chmod: Option<String>,
     exclude: Vec<String>,
     unpack: bool,
+    /// Whether what came from the web is unpacked as well.
+    unpack_web: bool,
     parents: bool,
     stamp: i64,
     epoch: Option<i64>,
@@ -76,15 +78,14 @@ impl Stage {
         let job = Arc::new(job);
         let (items, part) = {
             let job = job.clone();
-            tokio::task::spawn_blocking(move || job.find()).await??
+            crate::within(&self.shared.work, move || job.find()).await?
         };
         let key = Key::new("copy 1")
             .add(self.state.chain().to_string())
             .add(part.to_string())
             .finish();
-        if let Some(record) = self.shared.cached(&key) {
+        if let Some((record, pin)) = self.shared.cached(&key) {
             self.voice.say(Event::Cached);
-            let pin = self.hold(&record);
             self.state.layer(source, record.layer, record.created, pin);
             return Ok(());
         }
@@ -136,6 +137,7 @@ impl Stage {
             chmod,
             exclude,
             unpack: copy.unpack.unwrap_or(command == "ADD"),
+            unpack_web: copy.unpack == Some(true),
             parents: copy.parents,
             stamp: self.state.stamp,
             epoch: self.shared.epoch.map(|e| e.timestamp()),
@@ -171,11 +173,6 @@ impl Stage {
         Ok(dirs)
     }
 
-    pub fn hold(&self, record: &CacheRecord) -> Option<coracle_image::Pin> {
-        let layer = record.layer?;
-        Some(self.shared.engine.images().hold(&[layer]))
-    }
-
     async fn download(&self, url: &str, copy: &Copy, job: &Job) -> Result<PathBuf> {
         let dir = self.shared.work.directory("download")?;
         let failed = |why: String| BuildError::Fetch {
@@ -201,17 +198,18 @@ impl Stage {
                 )));
             }
         }
-        let name = if job.into {
-            fetched.name
-        } else {
-            "file".into()
+        let name = match fetched.name {
+            name if !name.is_empty() => name,
+            _ if job.into => {
+                return Err(failed(
+                    "the address names no file; give the destination a name".into(),
+                ));
+            }
+            // As BuildKit calls it, should the destination turn out to be a directory.
+            _ => "__unnamed__".into(),
         };
-        if name.is_empty() {
-            return Err(failed(
-                "the address names no file; give the destination a name".into(),
-            ));
-        }
-        let path = dir.join(&name);
+        // Of its own, since the file may be called as anything else here.
+        let path = self.shared.work.directory("named")?.join(&name);
         fs::rename(dir.join("file"), &path).map_err(file("renaming", &path))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(&path, private).map_err(file("setting the mode of", &path))?;
@@ -254,11 +252,11 @@ impl Stage {
         };
         let images = self.shared.engine.images().clone();
         let newest = self.shared.epoch;
-        let made = tokio::task::spawn_blocking(move || {
+        let made = crate::within(&self.shared.work, move || {
             view::inside(&parts, put)??;
-            Ok::<_, BuildError>(images.adopt(&parts.upper, newest)?)
+            Ok(images.adopt(&parts.upper, newest)?)
         });
-        let adopted = made.await??;
+        let adopted = made.await?;
         let mut record = CacheRecord::new(key, adopted.diff_id, created_by.to_owned());
         record.created = self.shared.now();
         self.state.layer(
@@ -288,9 +286,8 @@ impl Stage {
             .add(self.state.chain().to_string())
             .add(path)
             .finish();
-        if let Some(record) = self.shared.cached(&key) {
+        if let Some((record, pin)) = self.shared.cached(&key) {
             self.voice.say(Event::Cached);
-            let pin = self.hold(&record);
             self.state.layer(line, record.layer, record.created, pin);
             return Ok(());
         }
@@ -333,17 +330,11 @@ impl Job {
                 place: Place::Context,
                 parents: false,
                 // What came from the web is kept as it is, unless it is asked for.
-                unpack: false,
+                unpack: self.unpack_web,
                 ..search
             };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             items.extend(search.find(&name.replace(['*', '?', '[', '\\'], "?"))?);
-        }
-        if items.len() > 1 && !self.into {
-            return Err(invalid(format!(
-                "When using {} with more than one source file, the destination must be a directory and end with a /",
-                self.command
-            )));
         }
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
         let mut key = Key::new("job 1")
@@ -387,6 +378,15 @@ impl Job {
             excluded: &|p: &Path| exclude.as_ref().is_some_and(|e| leaves_out(e, p)),
         };
         let target = tree::resolve(root, &self.target).map_err(|e| BuildError::Copy(e.into()))?;
+        if items.len() > 1 && !self.into {
+            let there = tree::stat(root, &target).map_err(|e| BuildError::Copy(e.into()))?;
+            if there.as_ref().map(tree::kind) != Some(FileType::Directory) {
+                return Err(invalid(format!(
+                    "When using {} with more than one source file, the destination must be a directory and end with a /",
+                    self.command
+                )));
+            }
+        }
         let mut placer = Placer::new(root, owner);
         placer.copy(items, &target, self.into, &change)?;
         placer.finish(self.stamp, self.epoch)

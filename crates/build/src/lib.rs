@@ -41,7 +41,6 @@ use coracle_image::CacheQuery;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::AsyncRead;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::io::SyncIoBridge;
 
 pub use build::Built;
@@ -49,7 +48,7 @@ pub use caches::CacheMount;
 pub use collect::{Collected, Marks};
 pub use error::{BuildError, Result};
 pub use options::BuildOptions;
-pub use report::Event;
+pub use report::{Event, Events, Heard, events};
 
 /// Builds images. Cheap to clone; all clones are one builder.
 #[derive(Clone)]
@@ -76,6 +75,7 @@ impl Builder {
         let dir = engine.options().state_dir.join("build");
         let work = dir.join("work");
         work::clear(&work)?;
+        work::clear(&run::secrets_dir(&engine))?;
         Ok(Self {
             caches: Caches::open(&dir.join("mounts"))?,
             engine,
@@ -91,14 +91,15 @@ impl Builder {
         &self,
         source: Source<R>,
         options: BuildOptions,
-        events: UnboundedSender<Event>,
+        events: Events,
     ) -> Result<Built> {
-        let work = Work::new(&self.work)?;
+        let work = Arc::new(Work::new(&self.work)?);
         let path = work.path().join("context");
         let context = match source {
             Source::Archive(archive) => {
                 let archive = SyncIoBridge::new(archive);
-                tokio::task::spawn_blocking(move || Context::unpack(&path, archive)).await??
+                let unpack = move || Context::unpack(&path, archive);
+                within(&work, unpack).await?
             }
             Source::Remote(url) => {
                 let to = work.place("remote");
@@ -107,7 +108,7 @@ impl Builder {
                     url,
                     why: coracle_engine::full_error(&e),
                 })?;
-                tokio::task::spawn_blocking(move || Context::of_file(&path, &to)).await??
+                within(&work, move || Context::of_file(&path, &to)).await?
             }
         };
         let (engine, caches) = (self.engine.clone(), self.caches.clone());
@@ -141,4 +142,18 @@ impl Builder {
         });
         pruned.await?
     }
+}
+
+/// Does blocking work in a build's directory, which stays until the work is done, also if nobody waits for it any more.
+pub(crate) async fn within<T: Send + 'static>(
+    work: &Arc<Work>,
+    blocking: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let held = work.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        let done = blocking();
+        drop(held);
+        done
+    });
+    done.await?
 }

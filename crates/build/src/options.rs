@@ -55,12 +55,45 @@ impl BuildOptions {
             let key = key
                 .trim_start_matches("https://")
                 .trim_start_matches("http://");
-            key.trim_end_matches('/').to_owned()
+            // Old clients write whole addresses.
+            key.split('/').next().unwrap_or_default().to_owned()
         };
         let fits = |key: &&String| {
             plain(key) == domain || (domain == "docker.io" && hub.contains(&key.as_str()))
         };
         let key = self.credentials.keys().find(fits)?;
         self.credentials.get(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn keys_of_credentials() {
+        let mut options = BuildOptions::default();
+        for key in [
+            "https://reg.example/v2/",
+            "127.0.0.1:5000",
+            "https://index.docker.io/v1/",
+        ] {
+            let credentials = Credentials {
+                username: key.into(),
+                ..Credentials::default()
+            };
+            options.credentials.insert(key.into(), credentials);
+        }
+        for (image, key) in [
+            ("reg.example/a/b:1", Some("https://reg.example/v2/")),
+            ("127.0.0.1:5000/x", Some("127.0.0.1:5000")),
+            ("debian", Some("https://index.docker.io/v1/")),
+            ("other.example/a", None),
+        ] {
+            let image = Reference::parse_normalized(image).unwrap();
+            let found = options.credentials_for(&image);
+            assert_eq!(found.map(|c| c.username.as_str()), key, "{image}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! What a build says while it goes on. Stages run at the same time; what they say comes stage by stage: one speaks, the others'
 //! words are kept until it is their turn.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Bytes of a waiting stage's output that are kept; of more, the end is.
 const KEPT: usize = 4 << 20;
@@ -33,14 +35,92 @@ impl Event {
     }
 }
 
+/// Bytes that may wait for whoever listens; then commands wait until he has heard of it.
+const AHEAD: usize = 1 << 20;
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    /// Nobody listens any more.
+    closed: AtomicBool,
+    less: Notify,
+}
+
+/// Where a build says what goes on.
+#[derive(Debug, Clone)]
+pub struct Events {
+    to: UnboundedSender<Event>,
+    waiting: Arc<Waiting>,
+}
+
+/// What a build says.
+#[derive(Debug)]
+pub struct Heard {
+    from: UnboundedReceiver<Event>,
+    waiting: Arc<Waiting>,
+}
+
+/// Both ends. What a command prints does not run ahead of who listens by more than a mebibyte.
+#[must_use]
+pub fn events() -> (Events, Heard) {
+    let (to, from) = unbounded_channel();
+    let waiting = Arc::<Waiting>::default();
+    let heard = Heard {
+        from,
+        waiting: waiting.clone(),
+    };
+    (Events { to, waiting }, heard)
+}
+
+impl Events {
+    pub(crate) fn send(&self, event: Event) {
+        let length = event.length();
+        self.waiting.bytes.fetch_add(length, Ordering::AcqRel);
+        // Who asked may have left; then nobody listens.
+        let _ = self.to.send(event);
+    }
+
+    /// Returns when there is room for more, or nobody listens.
+    pub(crate) async fn ready(&self) {
+        loop {
+            let mut less = std::pin::pin!(self.waiting.less.notified());
+            less.as_mut().enable();
+            if self.waiting.bytes.load(Ordering::Acquire) <= AHEAD
+                || self.waiting.closed.load(Ordering::Acquire)
+            {
+                return;
+            }
+            less.await;
+        }
+    }
+}
+
+impl Heard {
+    /// The next event; none when the build is done.
+    pub async fn recv(&mut self) -> Option<Event> {
+        let event = self.from.recv().await?;
+        let length = event.length();
+        self.waiting.bytes.fetch_sub(length, Ordering::AcqRel);
+        self.waiting.less.notify_waiters();
+        Some(event)
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.waiting.closed.store(true, Ordering::Release);
+        self.waiting.less.notify_waiters();
+    }
+}
+
 /// All stages' voices.
 #[derive(Debug)]
 pub(crate) struct Choir {
-    to: UnboundedSender<Event>,
+    to: Events,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     speaks: usize,
     stages: Vec<Part>,
@@ -55,19 +135,27 @@ struct Part {
 }
 
 impl Choir {
-    pub fn new(stages: usize, to: UnboundedSender<Event>) -> Arc<Self> {
-        let stages = (0..stages).map(|_| Part::default()).collect();
+    pub fn new(to: Events) -> Arc<Self> {
         Arc::new(Self {
             to,
-            state: Mutex::new(State { speaks: 0, stages }),
+            state: Mutex::default(),
         })
+    }
+
+    /// The voice of one more stage, heard after those that are there.
+    pub fn voice(self: &Arc<Self>) -> Voice {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stages.push(Part::default());
+        Voice {
+            choir: self.clone(),
+            stage: state.stages.len() - 1,
+        }
     }
 
     fn say(&self, stage: usize, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.speaks == stage {
-            // Who asked may have left; then nobody listens.
-            let _ = self.to.send(event);
+            self.to.send(event);
             return;
         }
         let Some(part) = state.stages.get_mut(stage) else {
@@ -86,13 +174,24 @@ impl Choir {
 
     fn flush(&self, part: &mut Part) {
         if std::mem::take(&mut part.left_out) {
-            let _ = self
-                .to
+            self.to
                 .send(Event::Output("[earlier output was left out]\n".into()));
         }
         part.bytes = 0;
         for event in part.waiting.drain(..) {
-            let _ = self.to.send(event);
+            self.to.send(event);
+        }
+    }
+
+    /// Returns when a stage may say more. Of one whose turn it is not, only so much is kept; it does not wait.
+    async fn ready(&self, stage: usize) {
+        let speaks = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .speaks;
+        if speaks == stage {
+            self.to.ready().await;
         }
     }
 
@@ -129,19 +228,17 @@ pub(crate) struct Voice {
 }
 
 impl Voice {
-    pub fn new(choir: &Arc<Choir>, stage: usize) -> Self {
-        Self {
-            choir: choir.clone(),
-            stage,
-        }
-    }
-
     pub fn say(&self, event: Event) {
         self.choir.say(self.stage, event);
     }
 
     pub fn output(&self, text: impl Into<String>) {
         self.say(Event::Output(text.into()));
+    }
+
+    /// Returns when whoever listens has heard enough of what was said.
+    pub async fn ready(&self) {
+        self.choir.ready(self.stage).await;
     }
 
     pub fn done(&self) {
@@ -157,21 +254,47 @@ impl Voice {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use tokio::sync::mpsc::unbounded_channel;
 
-    fn heard(receiver: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> Vec<String> {
+    fn heard(receiver: &mut Heard) -> Vec<String> {
         let mut all = Vec::new();
-        while let Ok(Event::Output(text)) = receiver.try_recv() {
+        while let Ok(Event::Output(text)) = receiver.from.try_recv() {
             all.push(text);
         }
         all
     }
 
+    #[tokio::test]
+    async fn who_prints_waits_for_who_listens() {
+        use futures_util::FutureExt;
+        let (to, mut from) = events();
+        let choir = Choir::new(to);
+        let (first, second) = (choir.voice(), choir.voice());
+        let mut said = 0;
+        while first.ready().now_or_never().is_some() {
+            first.output("x".repeat(64 << 10));
+            said += 64 << 10;
+            assert!(said <= 2 * AHEAD, "it does not wait");
+        }
+        assert!(second.ready().now_or_never().is_some(), "not its turn");
+        let waiting = tokio::spawn({
+            let first = first.clone();
+            async move { first.ready().await }
+        });
+        from.recv().await.unwrap();
+        from.recv().await.unwrap();
+        waiting.await.unwrap();
+        while first.ready().now_or_never().is_some() {
+            first.output("x".repeat(64 << 10));
+        }
+        drop(from);
+        first.ready().await;
+    }
+
     #[test]
     fn one_after_the_other() {
-        let (to, mut from) = unbounded_channel();
-        let choir = Choir::new(3, to);
-        let voices: Vec<Voice> = (0..3).map(|n| Voice::new(&choir, n)).collect();
+        let (to, mut from) = events();
+        let choir = Choir::new(to);
+        let voices: Vec<Voice> = (0..3).map(|_| choir.voice()).collect();
         voices[2].output("c");
         voices[1].output("b");
         voices[0].output("a");
@@ -187,9 +310,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_heard_at_once() {
-        let (to, mut from) = unbounded_channel();
-        let choir = Choir::new(2, to);
-        let late = Voice::new(&choir, 1);
+        let (to, mut from) = events();
+        let choir = Choir::new(to);
+        let (_first, late) = (choir.voice(), choir.voice());
         for _ in 0..5 {
             late.output("x".repeat(1 << 20));
         }

@@ -1,5 +1,6 @@
 //! RUN: a command in a container of its own, on top of what the stage has.
 
+use crate::build::Settle;
 use crate::caches::Used;
 use crate::error::{BuildError, Result, file, invalid};
 use crate::key::Key;
@@ -8,10 +9,11 @@ use crate::stage::{PROXIES, Stage};
 use crate::stubs::Stubs;
 use crate::tree;
 use crate::work::Mounted;
-use coracle_dockerfile::{Command, Mount as RunMount, MountKind, Run};
+use coracle_dockerfile::{Command, Mount as RunMount, MountKind, Run, Sharing};
 use coracle_engine::model::config::Args;
 use coracle_engine::model::{ContainerConfig, CreateRequest, Mount};
 use coracle_image::CacheRecord;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Default)]
 struct Mounts {
     mounts: Vec<Mount>,
-    _caches: Vec<Used>,
+    caches: BTreeMap<String, Used>,
     _mounted: Vec<Mounted>,
     secrets: Option<tempfile::TempDir>,
 }
@@ -93,9 +95,8 @@ impl Stage {
             }
         }
         let key = key.finish();
-        if let Some(record) = self.shared.cached(&key) {
+        if let Some((record, pin)) = self.shared.cached(&key) {
             self.voice.say(Event::Cached);
-            let pin = self.hold(&record);
             self.state.layer(line, record.layer, record.created, pin);
             return Ok(());
         }
@@ -203,15 +204,12 @@ impl Stage {
     }
 
     async fn mount(&self, wanted: &[RunMount]) -> Result<Mounts> {
-        let mut all = Mounts::default();
+        let mut all = Mounts {
+            caches: self.caches(wanted).await?,
+            ..Mounts::default()
+        };
         for mount in wanted {
-            let target = |default: Option<String>| {
-                let target = mount.target.clone().or(default);
-                let target = target.ok_or_else(|| invalid("RUN --mount needs target=PATH"))?;
-                Ok::<_, BuildError>(crate::stage::clean(
-                    &Path::new(self.state.workdir()).join(target),
-                ))
-            };
+            let target = |default| self.mount_target(mount, default);
             match mount.kind {
                 MountKind::Tmpfs => {
                     let mut tmpfs = Mount {
@@ -229,7 +227,13 @@ impl Stage {
                     all.mounts.push(tmpfs);
                 }
                 MountKind::Bind => self.bind_mount(mount, &target(None)?, &mut all).await?,
-                MountKind::Cache => self.cache_mount(mount, &target(None)?, &mut all).await?,
+                MountKind::Cache => {
+                    let target = target(None)?;
+                    if let Some(used) = all.caches.get(&self.cache_id(mount)?) {
+                        let read_only = mount.read_only.unwrap_or(false);
+                        all.mounts.push(bind(&used.path, &target, read_only));
+                    }
+                }
                 MountKind::Secret => {
                     let id = mount.id.clone().or_else(|| {
                         let name = Path::new(mount.target.as_deref()?).file_name()?;
@@ -256,15 +260,16 @@ impl Stage {
 
     /// Writes a secret where it does not outlive the power.
     fn secret(&self, mount: &RunMount, content: &[u8], all: &mut Mounts) -> Result<PathBuf> {
-        let run_dir = &self.shared.engine.options().run_dir;
+        let run_dir = secrets_dir(&self.shared.engine);
+        crate::work::make(&run_dir, 0o700)?;
         let dir = match &all.secrets {
             Some(dir) => dir,
             None => {
                 let dir = tempfile::Builder::new()
                     .prefix("secrets-")
-                    .tempdir_in(run_dir);
+                    .tempdir_in(&run_dir);
                 all.secrets
-                    .insert(dir.map_err(file("making a directory in", run_dir))?)
+                    .insert(dir.map_err(file("making a directory in", &run_dir))?)
             }
         };
         let path = dir.path().join(all.mounts.len().to_string());
@@ -301,24 +306,54 @@ impl Stage {
         Ok(())
     }
 
-    async fn cache_mount(&self, mount: &RunMount, target: &str, all: &mut Mounts) -> Result<()> {
-        let id = mount.id.clone().unwrap_or_else(|| target.to_owned());
-        let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
-        let mode = mount.mode.unwrap_or(0o755);
-        let used = self
-            .shared
-            .caches
-            .take(&id, &mount.sharing, mode, owner)
-            .await?;
-        if let (true, Some(from)) = (used.new, &mount.from) {
-            let root = self.root_of(from).await?;
-            let (source, to) = (mount.source.clone().unwrap_or_default(), used.path.clone());
-            tokio::task::spawn_blocking(move || fill(&root, Path::new(&source), &to)).await??;
+    /// Takes the caches that a command wants, by their names.
+    async fn caches(&self, wanted: &[RunMount]) -> Result<BTreeMap<String, Used>> {
+        let mut plans: BTreeMap<String, (Sharing, &RunMount)> = BTreeMap::new();
+        for mount in wanted.iter().filter(|m| m.kind == MountKind::Cache) {
+            let id = self.cache_id(mount)?;
+            let plan = plans.entry(id).or_insert((mount.sharing, mount));
+            if mount.sharing == Sharing::Locked {
+                plan.0 = Sharing::Locked;
+            }
         }
-        all.mounts
-            .push(bind(&used.path, target, mount.read_only.unwrap_or(false)));
-        all._caches.push(used);
-        Ok(())
+        // Stages are waited for before anything is locked that they may wait for.
+        let mut begins = Vec::new();
+        for (id, (sharing, mount)) in plans {
+            let from = match &mount.from {
+                Some(from) => Some(self.root_of(from).await?),
+                None => None,
+            };
+            begins.push((id, sharing, mount, from));
+        }
+        let mut taken = BTreeMap::new();
+        for (id, sharing, mount, from) in begins {
+            let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+            let mode = mount.mode.unwrap_or(0o755);
+            let source = PathBuf::from(mount.source.clone().unwrap_or_default());
+            let begin = move |to: &Path| match from {
+                Some(root) => fill(&root, &source, to),
+                None => Ok(()),
+            };
+            let caches = &self.shared.caches;
+            let used = caches.take(&id, &sharing, mode, owner, begin).await?;
+            taken.insert(id, used);
+        }
+        Ok(taken)
+    }
+
+    fn cache_id(&self, mount: &RunMount) -> Result<String> {
+        match &mount.id {
+            Some(id) => Ok(id.clone()),
+            None => self.mount_target(mount, None),
+        }
+    }
+
+    fn mount_target(&self, mount: &RunMount, default: Option<String>) -> Result<String> {
+        let target = mount.target.clone().or(default);
+        let target = target.ok_or_else(|| invalid("RUN --mount needs target=PATH"))?;
+        Ok(crate::stage::clean(
+            &Path::new(self.state.workdir()).join(target),
+        ))
     }
 
     fn request(
@@ -384,6 +419,9 @@ impl Stage {
             let text = String::from_utf8_lossy(&rest[..whole]).into_owned();
             rest.drain(..whole);
             voice.output(text);
+            let voice = voice.clone();
+            // Nobody who does not listen is sent more and more.
+            Box::pin(async move { voice.ready().await }) as coracle_engine::step::Heard
         };
         let ended = step.run(&mut output).await?;
         if ended.code != 0 {
@@ -397,15 +435,25 @@ impl Stage {
         }
         let (upper, images, newest) = (step.upper(), engine.images().clone(), self.shared.epoch);
         let root = self.open(&self.state.layers)?;
-        let taken = tokio::task::spawn_blocking(move || {
-            stubs.remove(root.as_fd(), &upper)?;
-            Ok::<_, BuildError>(images.adopt(&upper, newest)?)
+        // The container goes when its files are taken, not before, whoever waits; then the build's directory.
+        let settle = Settle::new(&self.shared);
+        let (step, settle, taken) = crate::within(&self.shared.work, move || {
+            let taken = stubs
+                .remove(root.as_fd(), &upper)
+                .and_then(|()| Ok(images.adopt(&upper, newest)?));
+            Ok((step, settle, taken))
         })
         .await?;
+        settle.done();
         step.remove().await?;
         drop(image);
         taken
     }
+}
+
+/// Where secrets are as long as a command runs that gets them.
+pub(crate) fn secrets_dir(engine: &coracle_engine::Engine) -> PathBuf {
+    engine.options().run_dir.join("build-secrets")
 }
 
 fn bind(source: &Path, target: &str, read_only: bool) -> Mount {

@@ -127,6 +127,7 @@ impl Stage {
         if !self.shared.options.pull {
             match images.get(name) {
                 Ok(image) if fits(&image, platform.or(self.shared.options.platform.as_ref())) => {
+                    images.used(&image.id);
                     return Ok(image);
                 }
                 Ok(_) => {}
@@ -219,9 +220,7 @@ impl Stage {
                 self.state.line(source);
             }
             Kind::Maintainer(name) => {
-                if let Ok(mut author) = self.shared.author.lock() {
-                    *author = Some(name.clone());
-                }
+                self.state.author = Some(name.clone());
                 self.state.line(format!("MAINTAINER {name}"));
             }
             Kind::OnBuild(trigger) => {

@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub cmd_set: bool,
     /// ONBUILD instructions of the base, to be done first.
     pub triggers: Vec<String>,
+    /// Of MAINTAINER, in this stage or one below.
+    pub author: Option<String>,
 }
 
 impl State {
@@ -63,6 +65,7 @@ impl State {
             stamp: 0,
             cmd_set: false,
             triggers: Vec::new(),
+            author: None,
         }
     }
 
@@ -96,7 +99,7 @@ impl State {
         config.remove("Image");
         config.remove("Hostname");
         config.remove("OnBuild");
-        Self {
+        let mut state = Self {
             document,
             config,
             layers: image.layers.clone(),
@@ -107,13 +110,18 @@ impl State {
             stamp: image.created.map_or(0, |t| t.timestamp()),
             cmd_set: false,
             triggers: image.on_build.clone(),
+            author: None,
+        };
+        if state.variable("PATH").is_none() {
+            let (name, value) = PATH.split_once('=').unwrap_or((PATH, ""));
+            state.set_env(name, value);
         }
+        state
     }
 
-    /// On top of another stage.
+    /// On top of another stage, whose arguments are declared here too.
     pub fn after(stage: &Self) -> Self {
         let mut state = stage.clone();
-        state.args.clear();
         state.cmd_set = false;
         state.triggers = match state.config.remove("OnBuild") {
             Some(Value::Array(list)) => {
@@ -205,7 +213,7 @@ impl State {
     }
 
     /// The config document as of `now`. Lines without a layer are as old as the layer before them.
-    pub fn document(&self, now: DateTime<Utc>, author: Option<&str>) -> Vec<u8> {
+    pub fn document(&self, now: DateTime<Utc>) -> Vec<u8> {
         let shown = |t: DateTime<Utc>| t.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         let mut history = self.base_history.clone();
         let mut last = None;
@@ -229,7 +237,7 @@ impl State {
             "rootfs".into(),
             json!({ "type": "layers", "diff_ids": layers }),
         );
-        if let Some(author) = author {
+        if let Some(author) = &self.author {
             document.insert("author".into(), json!(author));
         }
         Value::Object(document).to_string().into_bytes()

@@ -219,7 +219,10 @@ pub struct Rules<'a> {
 /// Copies into one tree, keeping what is linked there linked.
 pub struct Copier<'a> {
     rules: Rules<'a>,
-    links: HashMap<(u64, u64), (OwnedFd, OsString)>,
+    /// Where files that have several names were put first, as the rules hear of them.
+    links: HashMap<(u64, u64), PathBuf>,
+    /// The directory that is copied into, and what the rules call its like.
+    base: Option<(OwnedFd, PathBuf)>,
     buffer: Vec<u8>,
     /// The newest time of a file that was copied, in seconds since 1970.
     pub newest: i64,
@@ -230,6 +233,7 @@ impl<'a> Copier<'a> {
         Self {
             rules,
             links: HashMap::new(),
+            base: None,
             buffer: vec![0; 128 << 10],
             newest: 0,
         }
@@ -260,7 +264,7 @@ impl<'a> Copier<'a> {
                 .map_err(at(path))?;
             let of = openat(from, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
                 .map_err(at(path))?;
-            self.inside(&of, path, &inside)?;
+            self.walk(&of, path, &inside)?;
             return self
                 .finish(&inside, &of, &facts, true)
                 .map_err(in_path(path));
@@ -275,16 +279,15 @@ impl<'a> Copier<'a> {
         self.newest = self.newest.max(facts.st_mtime);
         if facts.st_nlink > 1 {
             let key = (facts.st_dev, facts.st_ino);
-            if let Some((dir, first)) = self.links.get(&key) {
-                match linkat(dir, first, to, to_name, AtFlags::empty()) {
+            if let Some(first) = self.links.get(&key) {
+                match self.link(first, (to, to_name)) {
                     Ok(()) => return Ok(()),
                     // It was replaced by something else since.
                     Err(Errno::NOENT) => {}
                     Err(e) => return Err(at(path)(e)),
                 }
             }
-            let dir = rustix::io::fcntl_dupfd_cloexec(to, 0).map_err(at(path))?;
-            self.links.insert(key, (dir, to_name.to_owned()));
+            self.links.insert(key, path.to_owned());
         }
         self.leaf((from, name), &facts, (to, to_name))
             .map_err(in_path(path))
@@ -292,6 +295,27 @@ impl<'a> Copier<'a> {
 
     /// Copies what is in a directory, and not its attributes.
     pub fn inside(&mut self, from: &OwnedFd, path: &Path, to: &OwnedFd) -> io::Result<()> {
+        self.base = Some((to.try_clone()?, path.to_owned()));
+        self.walk(from, path, to)
+    }
+
+    /// Gives a file that was copied one more name.
+    fn link(&self, first: &Path, (to, to_name): (BorrowedFd<'_>, &OsStr)) -> Result<(), Errno> {
+        let (base, path) = self.base.as_ref().ok_or(Errno::NOENT)?;
+        let first = first.strip_prefix(path).map_err(|_| Errno::NOENT)?;
+        let name = first.file_name().ok_or(Errno::NOENT)?;
+        let dir = match first.parent().filter(|p| !p.as_os_str().is_empty()) {
+            None => base.try_clone().map_err(|_| Errno::MFILE)?,
+            Some(parent) => {
+                let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                openat2(base, parent, flags, Mode::empty(), how)?
+            }
+        };
+        linkat(&dir, name, to, to_name, AtFlags::empty())
+    }
+
+    fn walk(&mut self, from: &OwnedFd, path: &Path, to: &OwnedFd) -> io::Result<()> {
         for name in names(from).map_err(in_path(path))? {
             let path = path.join(&name);
             if !(self.rules.excluded)(&path) {
@@ -433,5 +457,44 @@ pub fn at_second(seconds: i64) -> Timestamps {
     Timestamps {
         last_access: time,
         last_modification: time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn linked_files_stay_linked_and_take_no_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::create_dir(&to).unwrap();
+        for n in 0..300 {
+            let here = from.join(format!("d{n}"));
+            std::fs::create_dir_all(&here).unwrap();
+            std::fs::write(here.join("a"), n.to_string()).unwrap();
+            std::fs::hard_link(here.join("a"), here.join("b")).unwrap();
+        }
+        std::fs::hard_link(from.join("d0/a"), from.join("z")).unwrap();
+        let open = |path: &Path| rustix::fs::open(path, DIRECTORY, Mode::empty()).unwrap();
+        let rules = Rules {
+            owner: None,
+            mode: None,
+            excluded: &|_| false,
+        };
+        let mut copier = Copier::new(rules);
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let (source, target) = (open(&from), open(&to));
+        let before = descriptors();
+        copier.inside(&source, Path::new("x/y"), &target).unwrap();
+        // Other tests may have opened some meanwhile.
+        assert!(descriptors() < before + 100);
+        let inode = |path: &str| std::fs::metadata(to.join(path)).unwrap().ino();
+        for n in 0..300 {
+            assert_eq!(inode(&format!("d{n}/a")), inode(&format!("d{n}/b")));
+        }
+        assert_eq!(inode("d0/a"), inode("z"));
     }
 }

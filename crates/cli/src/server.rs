@@ -305,6 +305,10 @@ async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> 
     disk.abort();
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
+    if let Err(error) = engine.images().write_down() {
+        let error = coracle_engine::full_error(&error);
+        tracing::warn!(error, "when images were used last is not written down");
+    }
     if ours_to_remove {
         for name in SOCKETS {
             let _ = std::fs::remove_file(run_dir.join(name));

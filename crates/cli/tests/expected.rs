@@ -385,51 +385,6 @@ fn what_a_log_says_besides() {
 }
 
 #[test]
-fn the_last_network_can_be_left_and_another_joined() {
-    let mut d = Daemon::start();
-    for name in ["n1", "n2"] {
-        d.ok(["network", "create", name]);
-    }
-    d.ok([
-        "run",
-        "-d",
-        "--name",
-        "peer",
-        "--network",
-        "n1",
-        "bb",
-        "sleep",
-        "1000",
-    ]);
-    d.ok([
-        "run", "-d", "--name", "mover", "-p", "8080:80", "bb", "sleep", "1000",
-    ]);
-    let reaches = |d: &Daemon| {
-        until("it reaches its peer by name", || {
-            let asked = d.coracle(["exec", "mover", "nslookup", "peer"]);
-            asked.status.success()
-        });
-    };
-    d.ok(["network", "disconnect", "bridge", "mover"]);
-    d.ok(["network", "connect", "n1", "mover"]);
-    reaches(&d);
-    // Also with another one that comes and goes in between.
-    d.ok(["network", "connect", "n2", "mover"]);
-    d.ok(["network", "disconnect", "n2", "mover"]);
-    d.ok(["network", "connect", "bridge", "mover"]);
-    reaches(&d);
-    d.ok(["restart", "-t", "0", "mover"]);
-    reaches(&d);
-    d.kill();
-    d.up();
-    reaches(&d);
-    // Its new name is known at once.
-    d.ok(["rename", "mover", "moved"]);
-    d.ok(["exec", "peer", "nslookup", "moved"]);
-    d.ok(["exec", "peer", "nslookup", "moved.n1"]);
-}
-
-#[test]
 fn namespaces_of_another_container() {
     let d = Daemon::start();
     d.ok([

@@ -14,14 +14,14 @@ pub use crate::path::PathStat;
 use crate::record::{Phase, Record};
 use crate::spec::user;
 use coracle_image::pack::{self, Tree};
-use coracle_image::{CopyInto, LayerError, copy_into};
+use coracle_image::{CopyInto, LayerError, Produced, copy_into, produced};
 use coracle_sys::view::{self, Bind, Parts, ViewError};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, DuplexStream};
+use tokio::io::AsyncRead;
 use tokio::sync::oneshot;
 use tokio_util::io::SyncIoBridge;
 
@@ -55,12 +55,11 @@ impl Engine {
     /// What is at a path of a container, and it as a tar archive, with all below it.
     ///
     /// # Errors
-    /// As [`Self::path_stat`]'s. What fails later ends the archive early, which its readers notice.
-    pub async fn archive(&self, key: &str, path: &str) -> Result<(PathStat, DuplexStream)> {
+    /// As [`Self::path_stat`]'s. What fails later is the archive's reader's.
+    pub async fn archive(&self, key: &str, path: &str) -> Result<(PathStat, Produced)> {
         let (asked, container) = (Asked::new(path)?, self.find(key)?);
         let name = container.name();
-        let (reader, writer) = tokio::io::duplex(WAITING);
-        let writer = SyncIoBridge::new(writer);
+        let (reader, writer, ending) = produced(WAITING);
         let (tell, told) = oneshot::channel();
         let shown = asked.shown();
         self.in_root(&container, true, move |root| {
@@ -73,9 +72,13 @@ impl Engine {
             };
             let to = stat.name.clone();
             let _ = tell.send(Ok(stat));
-            if let Err(error) = pack::pack(dir, &base, to.as_bytes(), Tree::Whole, writer) {
-                tracing::debug!(container = name, path = shown, %error, "an archive was not written to its end");
+            let packed = pack::pack(dir, &base, to.as_bytes(), Tree::Whole, writer);
+            if let Err(error) = &packed
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
+                tracing::warn!(container = name, path = shown, %error, "an archive was not written to its end");
             }
+            ending.tell(packed.map(drop));
         })
         .await?;
         let stat = told.await.map_err(|_| ended())??;
@@ -83,7 +86,7 @@ impl Engine {
         Ok((stat, reader))
     }
 
-    /// Copies a tar archive, plain or compressed with gzip or zstd, into a directory of a container.
+    /// Copies a tar archive, plain or compressed with gzip, zstd, xz or bzip2, into a directory of a container.
     ///
     /// # Errors
     /// [`EngineError::NotFound`] of the container or the directory, [`EngineError::Invalid`] for what is no directory and for
@@ -130,12 +133,11 @@ impl Engine {
     /// The container's whole root filesystem as a tar archive, without what is mounted in it.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`]. What fails later ends the archive early.
-    pub async fn export(&self, key: &str) -> Result<DuplexStream> {
+    /// [`EngineError::NotFound`]. What fails later is the archive's reader's.
+    pub async fn export(&self, key: &str) -> Result<Produced> {
         let container = self.find(key)?;
         let name = container.name();
-        let (reader, writer) = tokio::io::duplex(WAITING);
-        let writer = SyncIoBridge::new(writer);
+        let (reader, writer, ending) = produced(WAITING);
         let (tell, told) = oneshot::channel();
         self.in_root(&container, false, move |root| {
             let root = match root {
@@ -146,9 +148,13 @@ impl Engine {
                 }
             };
             let _ = tell.send(Ok(()));
-            if let Err(error) = pack::pack(root, OsStr::new(""), b"", Tree::OneMount, writer) {
-                tracing::debug!(container = name, %error, "an export was not written to its end");
+            let packed = pack::pack(root, OsStr::new(""), b"", Tree::OneMount, writer);
+            if let Err(error) = &packed
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
+                tracing::warn!(container = name, %error, "an export was not written to its end");
             }
+            ending.tell(packed.map(drop));
         })
         .await?;
         told.await.map_err(|_| ended())??;

@@ -66,7 +66,7 @@ impl Engine {
             self.pause(key).await?;
         }
         let record = container.record();
-        let image = self.0.images.get(&record.image()?.to_string());
+        let image = self.0.images.image(record.image()?);
         let made = match image {
             Ok(base) => {
                 let upper = container.dir.join("upper");

@@ -39,7 +39,8 @@ impl Engine {
         step: bool,
     ) -> Result<Created> {
         check::check(&request)?;
-        let image = self.0.images.get(&request.config.image)?;
+        // Nobody removes it before the container is known.
+        let (image, _claim) = self.0.images.claim(&request.config.image)?;
         inherit(&mut request.config, &image);
         let args = request.config.entrypoint.iter().chain(&request.config.cmd);
         if args.flat_map(|a| &a.0).all(String::is_empty) {
@@ -71,6 +72,12 @@ impl Engine {
         image: &Image,
         step: bool,
     ) -> Result<Created> {
+        if let Some(other) = request.host_config.network_mode.strip_prefix("container:") {
+            // Who shares the network shares its names.
+            let other = self.find(other)?.read(|r| r.config.clone());
+            request.config.hostname = other.hostname;
+            request.config.domainname = other.domainname;
+        }
         if request.config.hostname.is_empty() {
             request.config.hostname = if request.host_config.network_mode == "host" {
                 rustix::system::uname()
@@ -84,6 +91,16 @@ impl Engine {
         let mut warnings = Vec::new();
         if self.0.cgroups.is_v2() && request.host_config.oom_kill_disable == Some(true) {
             warnings.push("OomKillDisable has no meaning on cgroup v2; it was left out".to_owned());
+        }
+        let host = &request.host_config;
+        if host.network_mode == "host" && !host.port_bindings.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".to_owned());
+        }
+        if host.oom_kill_disable == Some(true) && host.memory == 0 {
+            warnings.push(
+                "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
+                    .to_owned(),
+            );
         }
         let mounts = self.mounts_of(&request)?;
         let dir = self.container_dir(id);
@@ -171,6 +188,14 @@ impl Engine {
     /// Refuses namespaces of containers that are not there, or do not give theirs.
     fn settle_namespaces(&self, request: &CreateRequest) -> Result<()> {
         let host = &request.host_config;
+        let networks = request
+            .networking_config
+            .endpoints_config
+            .values()
+            .flatten();
+        for text in host.links.iter().chain(networks.flat_map(|e| &e.links)) {
+            self.find(crate::names::link(text).0)?;
+        }
         if let Some(other) = host.pid_mode.strip_prefix("container:") {
             self.find(other)?;
         }
@@ -209,6 +234,20 @@ impl Engine {
         // Who names networks and no mode wants those networks, and not the default one besides.
         if chosen || endpoints.is_empty() {
             endpoints.entry(mode.clone()).or_default();
+        }
+        // The older place of the hardware address.
+        let mac = request.config.mac_address.as_deref().unwrap_or_default();
+        if let Some(settings) = endpoints.get_mut(&mode).filter(|_| !mac.is_empty()) {
+            crate::ports::fixed_mac(mac)?;
+            let settings = settings.get_or_insert_default();
+            if !settings.mac_address.is_empty() && settings.mac_address != mac {
+                return Err(EngineError::Invalid(
+                    "the container-wide MAC address must match the endpoint-specific MAC address for the main network, \
+                     or be left empty"
+                        .into(),
+                ));
+            }
+            mac.clone_into(&mut settings.mac_address);
         }
         for name in endpoints.keys() {
             self.0.networks.get(name)?;

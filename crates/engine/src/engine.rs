@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub events: Events,
     pub holder: Holder,
     pub zone: Arc<Zone>,
+    /// Held while the names are made anew.
+    pub naming: std::sync::Mutex<()>,
     pub cgroups: Layout,
     /// This daemon's part of each hierarchy.
     pub cgroup_root: String,
@@ -109,6 +111,7 @@ impl Engine {
             events: Events::default(),
             holder,
             zone: Arc::default(),
+            naming: std::sync::Mutex::default(),
             cgroups,
             cgroup_root: format!("/coracle/{}", &machine_id[..12]),
             machine_id,

@@ -233,7 +233,7 @@ impl Engine {
         let config = &exec.config;
         let image = record.image()?;
         let mut roots: Vec<PathBuf> = vec![container.dir.join("upper")];
-        // An image that was removed by force leaves the container its numbers.
+        // One whose image an earlier release took away has numbers, and no names.
         roots.extend(self.0.images.layer_dirs(&image).unwrap_or_default());
         let asked = if config.user.is_empty() {
             &record.config.user

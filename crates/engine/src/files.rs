@@ -22,6 +22,8 @@ pub struct Facts<'a> {
     pub gateway: Option<Ipv4Addr>,
     /// The network's IPv6 gateway.
     pub gateway6: Option<Ipv6Addr>,
+    /// Whether names of other containers are looked up: then the gateway is asked for all, and knows whom to ask further.
+    pub own_names: bool,
     /// The host's own resolv.conf, for containers on the host's network.
     pub host_resolv_conf: &'a str,
     /// The host's own hosts file, likewise.
@@ -42,6 +44,29 @@ pub fn write(dir: &Path, host: &HostConfig, facts: &Facts<'_>) -> Result<()> {
     put("resolv.conf", resolv_conf(host, facts))
 }
 
+/// Reads `name:address`; no address is `host-gateway`.
+///
+/// # Errors
+/// [`EngineError::Invalid`] quoting it.
+pub fn extra_host(entry: &str) -> Result<(&str, Option<IpAddr>)> {
+    let parts = entry.split_once(':').or_else(|| entry.split_once('='));
+    let (name, address) = parts.ok_or_else(|| {
+        EngineError::Invalid(format!(
+            "bad format for add-host: \"{entry}\"; write NAME:ADDRESS or NAME:host-gateway"
+        ))
+    })?;
+    if address == "host-gateway" {
+        return Ok((name, None));
+    }
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse().map_err(|_| {
+        EngineError::Invalid(format!(
+            "invalid IP address in add-host: \"{address}\" (of {name})"
+        ))
+    })?;
+    Ok((name, Some(address)))
+}
+
 fn hosts(host: &HostConfig, facts: &Facts<'_>) -> Result<String> {
     let mut text = facts.host_hosts.map_or_else(
         || {
@@ -55,25 +80,13 @@ fn hosts(host: &HostConfig, facts: &Facts<'_>) -> Result<String> {
         text.push('\n');
     }
     for entry in &host.extra_hosts {
-        let (name, address) = entry
-            .split_once(':')
-            .or_else(|| entry.split_once('='))
-            .ok_or_else(|| {
-                EngineError::Invalid(format!(
-                    "bad format for add-host: \"{entry}\"; write NAME:ADDRESS or NAME:host-gateway"
-                ))
-            })?;
-        let addresses = if address == "host-gateway" {
-            let gateway = facts.gateway.unwrap_or(Ipv4Addr::LOCALHOST).into();
-            let gateway6 = facts.gateway6.map(IpAddr::V6);
-            std::iter::once(gateway).chain(gateway6).collect()
-        } else {
-            let bare = address.trim_start_matches('[').trim_end_matches(']');
-            vec![bare.parse::<IpAddr>().map_err(|_| {
-                EngineError::Invalid(format!(
-                    "invalid IP address in add-host: \"{address}\" (of {name})"
-                ))
-            })?]
+        let (name, address) = extra_host(entry)?;
+        let gateway = || facts.gateway.unwrap_or(Ipv4Addr::LOCALHOST).into();
+        let addresses: Vec<IpAddr> = match address {
+            Some(address) => vec![address],
+            None => std::iter::once(gateway())
+                .chain(facts.gateway6.map(IpAddr::V6))
+                .collect(),
         };
         for address in addresses {
             // Writing to a String does not fail.
@@ -116,12 +129,11 @@ fn resolv_conf(host: &HostConfig, facts: &Facts<'_>) -> String {
             asked.to_vec()
         }
     };
-    let servers = or(
-        &host.dns,
-        facts
-            .gateway
-            .map_or_else(|| lines("nameserver"), |gateway| vec![gateway.to_string()]),
-    );
+    let gateway = facts.gateway.map(|gateway| vec![gateway.to_string()]);
+    let servers = match gateway {
+        Some(gateway) if facts.own_names => gateway,
+        gateway => or(&host.dns, gateway.unwrap_or_else(|| lines("nameserver"))),
+    };
     let search = or(&host.dns_search, lines("search"));
     let default_options = if facts.gateway.is_some() {
         vec!["ndots:0".to_owned()]

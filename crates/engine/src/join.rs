@@ -1,11 +1,12 @@
 //! Networks: made, removed, joined and left while containers run.
 
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::model::EndpointConfig;
 use crate::ports::endpoint_request;
 use crate::record::{Phase, Record};
-use coracle_network::{Driver, Network, NetworkSpec};
+use coracle_network::{Driver, Endpoint, Network, NetworkSpec};
 use std::os::fd::AsFd;
 
 impl Engine {
@@ -64,6 +65,9 @@ impl Engine {
     pub async fn connect(&self, key: &str, network: &str, config: EndpointConfig) -> Result<()> {
         crate::model::check::endpoint(&config)?;
         let network = self.0.networks.get(network)?;
+        for text in &config.links {
+            self.find(crate::names::link(text).0)?;
+        }
         let container = self.find(key)?;
         let _op = container.op.lock().await;
         let record = container.record();
@@ -113,6 +117,7 @@ impl Engine {
                 .endpoints_config
                 .insert(network.name.clone(), Some(config));
         })?;
+        self.point_to_names(&container);
         self.names_changed();
         self.tell_network(&network, "connect", Some(container.id.as_str()));
         Ok(())
@@ -136,7 +141,8 @@ impl Engine {
                 container.id, network.name
             )));
         }
-        if container.phase() == Phase::Running {
+        // `none` is a network by name only.
+        if container.phase() == Phase::Running && network.driver == Driver::Bridge {
             let (networks, id, of) = (
                 self.0.networks.clone(),
                 container.id.to_string(),
@@ -157,8 +163,28 @@ impl Engine {
             r.networking.endpoints_config.remove(network.id.as_str());
             r.state.endpoints.retain(|e| e.network != network.id);
         })?;
+        self.point_to_names(&container);
         self.names_changed();
         self.tell_network(&network, "disconnect", Some(container.id.as_str()));
         Ok(())
+    }
+
+    /// Names are asked of the first network's gateway: once that is another, the files of a running container say so. They are
+    /// written in place, as they are mounted one by one.
+    fn point_to_names(&self, container: &Container) {
+        let record = container.record();
+        if record.state.phase != Phase::Running {
+            return;
+        }
+        let endpoints = &record.state.endpoints;
+        let known = std::fs::read_to_string(container.dir.join("resolv.conf")).unwrap_or_default();
+        let asks = |e: &Endpoint| known.contains(&format!("nameserver {}\n", e.gateway));
+        if endpoints.iter().any(asks) {
+            return;
+        }
+        if let Err(error) = self.write_files(container, &record, endpoints) {
+            let error = crate::start::full(&error);
+            tracing::warn!(container = %container.id, error, "it does not know whom to ask for names");
+        }
     }
 }

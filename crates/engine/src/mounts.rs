@@ -81,7 +81,7 @@ fn wanted(request: &CreateRequest) -> Result<Vec<Wanted>> {
     for (target, options) in &host.tmpfs {
         all.push(Wanted {
             kind: "tmpfs",
-            options: tmpfs_options(options),
+            options: tmpfs_options(options)?,
             ..volume(target, String::new())
         });
     }
@@ -194,7 +194,7 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
         }
         "tmpfs" => {
             wanted.kind = "tmpfs";
-            wanted.options = tmpfs_options("");
+            wanted.options = tmpfs_options("")?;
             if let Some(options) = &mount.tmpfs_options {
                 if options.size_bytes > 0 {
                     wanted.options.push(format!("size={}", options.size_bytes));
@@ -208,7 +208,7 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
                             "invalid tmpfs option {option:?}; write a name, or a name and a value"
                         )));
                     }
-                    add_tmpfs_option(&mut wanted.options, &option.join("="));
+                    add_tmpfs_option(&mut wanted.options, &option.join("="))?;
                 }
             }
             if mount.read_only {
@@ -224,24 +224,67 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
     Ok(wanted)
 }
 
-fn tmpfs_options(asked: &str) -> Vec<String> {
+fn tmpfs_options(asked: &str) -> Result<Vec<String>> {
     let mut options: Vec<String> = ["noexec", "nosuid", "nodev"]
         .iter()
         .map(|o| (*o).to_owned())
         .collect();
     for option in asked.split(',').filter(|o| !o.is_empty()) {
-        add_tmpfs_option(&mut options, option);
+        add_tmpfs_option(&mut options, option)?;
     }
-    options
+    Ok(options)
 }
 
 /// `exec` takes back `noexec`, and so on.
-fn add_tmpfs_option(options: &mut Vec<String>, option: &str) {
+fn add_tmpfs_option(options: &mut Vec<String>, option: &str) -> Result<()> {
+    const WORDS: [&str; 20] = [
+        "ro",
+        "rw",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "sync",
+        "async",
+        "dirsync",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "defaults",
+    ];
+    const KEYS: [&str; 9] = [
+        "size",
+        "mode",
+        "uid",
+        "gid",
+        "nr_inodes",
+        "nr_blocks",
+        "mpol",
+        "huge",
+        "inode64",
+    ];
+    let known = match option.split_once('=') {
+        Some((key, value)) => KEYS.contains(&key) && !value.is_empty(),
+        None => WORDS.contains(&option) || option == "inode64",
+    };
+    if !known {
+        return Err(invalid(format!(
+            "invalid tmpfs option \"{option}\"; they are listed in tmpfs(5)"
+        )));
+    }
     options
         .retain(|o| *o != format!("no{option}") && Some(o.as_str()) != option.strip_prefix("no"));
-    if !matches!(option, "exec" | "suid" | "dev") {
+    if !matches!(option, "exec" | "suid" | "dev" | "defaults") {
         options.push(option.to_owned());
     }
+    Ok(())
 }
 
 fn clean_target(target: &str) -> Result<String> {

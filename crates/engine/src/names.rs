@@ -1,11 +1,12 @@
 //! Names: what the DNS server at each bridge's address knows, and that it runs.
 
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::record::Phase;
 use coracle_network::dns::{self, Container as Named, NetworkView, Place, Records};
 use coracle_network::{Driver, Endpoint, Network};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// A container with this label is an instance of that service: `web` and `tasks.web` list it.
 pub const SERVICE_LABEL: &str = "coracle.service";
@@ -13,25 +14,28 @@ pub const SERVICE_LABEL: &str = "coracle.service";
 impl Engine {
     /// Builds the records anew from what runs now.
     pub(crate) fn names_changed(&self) {
+        // Whoever looks last is to be the last who writes.
+        let _one = self.0.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut named = Vec::new();
         for container in self.containers() {
+            let links = self.links(&container);
             let health = container.health();
             container.read(|r| {
                 // Known before its first instruction, which may ask for its own name.
                 if r.state.phase != Phase::Running && !r.state.starting {
                     return;
                 }
-                let mut aliases: Vec<String> = r
-                    .state
-                    .endpoints
-                    .iter()
-                    .flat_map(|e| e.aliases.clone())
-                    .collect();
-                aliases.push(r.config.hostname.clone());
                 named.push(Named {
                     id: r.id.to_string(),
                     name: r.name.clone(),
-                    aliases,
+                    aliases: vec![r.config.hostname.clone()],
+                    links: links.clone(),
+                    upstream: r
+                        .host_config
+                        .dns
+                        .iter()
+                        .filter_map(|d| d.parse().ok())
+                        .collect(),
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
                     healthy: health.map_or_else(|| !r.is_tested(), |h| h.is_good()),
                     places: r.state.endpoints.iter().map(place).collect(),
@@ -47,11 +51,31 @@ impl Engine {
         let views = bridges
             .map(|n| NetworkView {
                 id: n.id.as_str().to_owned(),
+                name: n.name,
                 gateway: n.gateway,
                 gateway6: n.gateway6,
             })
             .collect();
         self.0.zone.replace(Records::new(named, views));
+    }
+
+    /// The names that a container has for others (`--link`), and whose they are.
+    fn links(&self, container: &Container) -> Vec<(String, String)> {
+        let asked: Vec<String> = container.read(|r| {
+            let networks = r.networking.endpoints_config.values().flatten();
+            let of_networks = networks.flat_map(|e| e.links.clone());
+            r.host_config
+                .links
+                .iter()
+                .cloned()
+                .chain(of_networks)
+                .collect()
+        });
+        let one = |text: &String| {
+            let (target, alias) = link(text);
+            Some((alias.to_owned(), self.find(target).ok()?.id.to_string()))
+        };
+        asked.iter().filter_map(one).collect()
     }
 
     /// Serves names on every network that has none served yet, and stops on those that are gone.
@@ -164,7 +188,16 @@ fn place(endpoint: &Endpoint) -> Place {
         network: endpoint.network.as_str().to_owned(),
         ip: endpoint.ip,
         ip6: endpoint.v6.map(|v6| v6.ip),
+        aliases: endpoint.aliases.clone(),
     }
+}
+
+/// Reads `target[:alias]`; who gives no alias means the target's own name.
+pub(crate) fn link(text: &str) -> (&str, &str) {
+    let (target, alias) = text.split_once(':').unwrap_or((text, text));
+    // As `inspect` writes it: `/target:/own/alias`.
+    let alias = alias.rsplit('/').next().unwrap_or(alias);
+    (target.trim_start_matches('/'), alias)
 }
 
 /// The host's resolvers, without ourselves.

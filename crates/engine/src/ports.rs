@@ -1,7 +1,7 @@
 //! Published ports and fixed addresses, as they are written.
 
 use crate::error::{EngineError, Result};
-use crate::model::{EndpointConfig, IpamConfig, PortBinding};
+use crate::model::{ContainerConfig, EndpointConfig, HostConfig, IpamConfig, PortBinding};
 use crate::record::Record;
 use coracle_network::{EndpointRequest, PortRequest, Protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -99,9 +99,8 @@ pub(crate) fn fixed_mac(text: &str) -> Result<Option<[u8; 6]>> {
 }
 
 /// The ports asked for, as the network takes them; 0 lets it choose.
-pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
+pub(crate) fn ports(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<PortRequest>> {
     let mut wanted = Vec::new();
-    let host = &record.host_config;
     for (port, bindings) in &host.port_bindings {
         let (container_port, protocol) = port_of(port)?;
         let bindings = bindings.clone().unwrap_or_default();
@@ -111,16 +110,18 @@ pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
             bindings
         };
         for binding in bindings {
+            let ports = host_ports(&binding.host_port)?;
             wanted.push(PortRequest {
                 host_ip: host_address(&binding.host_ip)?,
-                host_port: host_port(&binding.host_port)?,
+                host_port: ports.0,
+                host_last: ports.1,
                 container_port,
                 protocol,
             });
         }
     }
     if host.publish_all_ports {
-        for port in record.config.exposed_ports.keys() {
+        for port in config.exposed_ports.keys() {
             let (container_port, protocol) = port_of(port)?;
             if !wanted
                 .iter()
@@ -129,6 +130,7 @@ pub(crate) fn ports(record: &Record) -> Result<Vec<PortRequest>> {
                 wanted.push(PortRequest {
                     host_ip: None,
                     host_port: 0,
+                    host_last: 0,
                     container_port,
                     protocol,
                 });
@@ -169,15 +171,20 @@ pub(crate) fn host_address(text: &str) -> Result<Option<IpAddr>> {
     })
 }
 
-pub(crate) fn host_port(text: &str) -> Result<u16> {
+/// Reads a port of the host, or a range to choose from (`8000-8010`); nothing or 0 is any that is free.
+pub(crate) fn host_ports(text: &str) -> Result<(u16, u16)> {
     if text.is_empty() {
-        return Ok(0);
+        return Ok((0, 0));
     }
-    text.parse().map_err(|_| {
-        EngineError::Invalid(format!(
-            "invalid host port \"{text}\": give one port from 1 to 65535, or 0 for one that is free"
-        ))
-    })
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let ports = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+    ports
+        .filter(|(first, last)| first <= last && (*first > 0 || *last == 0))
+        .ok_or_else(|| {
+            EngineError::Invalid(format!(
+                "invalid host port \"{text}\": give one port from 1 to 65535, a range such as 8000-8010, or 0 for one that is free"
+            ))
+        })
 }
 
 #[cfg(test)]

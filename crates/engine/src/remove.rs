@@ -115,8 +115,25 @@ impl Engine {
         }
         self.tell(container, "destroy", &[]);
         container.tell_removed();
-        tokio::task::spawn_blocking(move || delete(&doomed));
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || {
+            delete(&doomed);
+            engine.release_images();
+        });
         Ok(())
+    }
+
+    /// Takes away images that were removed by force and were kept for containers that are gone. Blocking.
+    pub(crate) fn release_images(&self) {
+        let needed = |id: &coracle_image::ImageId| {
+            let id = id.to_string();
+            self.containers()
+                .iter()
+                .any(|c| c.read(|r| r.image_id == id))
+        };
+        if let Err(error) = self.0.images.release(&needed) {
+            tracing::warn!(%error, "an image that nobody needs any more cannot be removed");
+        }
     }
 
     pub(crate) fn sync_containers(&self) -> Result<()> {

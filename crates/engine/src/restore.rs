@@ -75,6 +75,8 @@ impl Engine {
             self.again(&container).await;
         }
         self.drop_steps().await;
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || engine.release_images()).await?;
         for container in self.containers() {
             if container.phase() == Phase::Restarting {
                 self.restart_later(&container, Duration::ZERO);

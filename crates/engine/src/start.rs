@@ -298,7 +298,7 @@ impl Engine {
         }
     }
 
-    fn write_files(
+    pub(crate) fn write_files(
         &self,
         container: &Container,
         record: &Record,
@@ -327,6 +327,8 @@ impl Engine {
                 ip6: endpoints.iter().find_map(|e| e.v6).map(|v6| v6.ip),
                 gateway: first.map(|e| e.gateway),
                 gateway6: first.and_then(|e| e.v6).map(|v6| v6.gateway),
+                // On the default network docker looks no names up, and who names resolvers there gets those.
+                own_names: endpoints.iter().any(|e| e.network_name != "bridge"),
                 host_resolv_conf: &resolv,
                 host_hosts: host_hosts.as_deref(),
             },
@@ -368,7 +370,7 @@ impl Engine {
         if mode == "host" || mode.starts_with("container:") {
             return Ok(Vec::new());
         }
-        let wanted = ports(record)?;
+        let wanted = ports(&record.config, &record.host_config)?;
         if endpoints.is_empty() {
             return Ok(Vec::new());
         }

@@ -27,6 +27,10 @@ pub struct Streams {
 pub struct RelayOptions {
     /// Output without headers, for a terminal.
     pub raw: bool,
+    /// Whether the client wants output.
+    pub stdout: bool,
+    /// Whether the client wants error output.
+    pub stderr: bool,
     /// Whether the client sends input.
     pub stdin: bool,
     /// Whether the client's end of input is the process's.
@@ -105,6 +109,8 @@ pub async fn relay<C: AsyncRead + AsyncWrite + Unpin>(
     let to_client = tokio::sync::Mutex::new(to_client);
     let RelayOptions {
         raw,
+        stdout,
+        stderr,
         stdin,
         close_stdin,
         detach_keys,
@@ -137,7 +143,8 @@ pub async fn relay<C: AsyncRead + AsyncWrite + Unpin>(
                 }
                 continue;
             }
-            if *is_gone.borrow() {
+            let unwanted = (kind == Kind::Stdout && !stdout) || (kind == Kind::Stderr && !stderr);
+            if unwanted || *is_gone.borrow() {
                 continue;
             }
             let mut to_client = to_client.lock().await;

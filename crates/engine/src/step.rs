@@ -21,6 +21,9 @@ pub(crate) const REMOVE: RemoveOptions = RemoveOptions {
     volumes: true,
 };
 
+/// Done when a piece of output is taken.
+pub type Heard = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepEnd {
@@ -72,11 +75,11 @@ impl Step {
         self.container.dir.join("upper")
     }
 
-    /// Runs it to its end. `output` gets what it says, both streams as they come.
+    /// Runs it to its end. `output` gets what it says, both streams as they come; no more is read before it is done.
     ///
     /// # Errors
     /// As [`Engine::start`]'s, and those of the shim.
-    pub async fn run(&self, output: &mut (dyn FnMut(&[u8]) + Send)) -> Result<StepEnd> {
+    pub async fn run(&self, output: &mut (dyn FnMut(&[u8]) -> Heard + Send)) -> Result<StepEnd> {
         let id = self.container.id.to_string();
         let streams = Streams {
             stdin: false,
@@ -97,7 +100,7 @@ impl Step {
                         break;
                     }
                     Kind::Control => {}
-                    _ => output(&payload),
+                    _ => output(&payload).await,
                 }
             }
         }

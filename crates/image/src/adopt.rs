@@ -130,6 +130,18 @@ impl ImageStore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes in regular files of all layers that are here, each counted once. Blocking.
+    #[must_use]
+    pub fn layers_size(&self) -> u64 {
+        let entries = fs::read_dir(self.0.layout.layers()).into_iter().flatten();
+        let of = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok()?.file_name();
+            let diff_id = Digest::from_hex(name.to_str()?).ok()?;
+            Some(self.layer_size(&diff_id))
+        };
+        entries.filter_map(of).sum()
+    }
+
     /// Bytes in regular files of a layer; 0 if it is not here.
     #[must_use]
     pub fn layer_size(&self, diff_id: &Digest) -> u64 {

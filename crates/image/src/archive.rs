@@ -21,7 +21,7 @@ use crate::content::WorkDir;
 use crate::digest::Digest;
 use crate::error::{ArchiveError, ImageError, ManifestError, Result};
 use crate::image::{self, Image};
-use crate::ingest::{Compression, Expected};
+use crate::ingest::Expected;
 use crate::manifest::{self, CONFIG_MAX, Document, MANIFEST_MAX, Named};
 use crate::platform::{self, Platform};
 use crate::progress::{Progress, ProgressEvent, Status};
@@ -273,17 +273,8 @@ fn spool(store: &ImageStore, stream: impl Read + Send) -> Result<Archive> {
     let path = work.path().join("archive");
     let tar = |source| ImageError::Archive(ArchiveError::Tar(source));
     let broken = |e: io::Error| tar(LayerError::io("read the archive")(e));
-    let mut stream = BufReader::with_capacity(256 << 10, stream);
-    let mut start = Vec::new();
-    (&mut stream)
-        .take(6)
-        .read_to_end(&mut start)
-        .map_err(broken)?;
-    let compression = Compression::of(&start).map_err(tar)?;
-    let whole = io::Cursor::new(start).chain(stream);
-    let reader = compression
-        .reader(BufReader::with_capacity(256 << 10, whole))
-        .map_err(broken)?;
+    let stream = BufReader::with_capacity(256 << 10, stream);
+    let reader = crate::ingest::plain(stream).map_err(tar)?;
     let limit = store.0.config.limits.bytes;
     let mut rest = Rest {
         file: BufWriter::with_capacity(

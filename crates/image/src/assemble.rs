@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 
+use rustix::fs::{CWD, RenameFlags};
+
 use crate::content::{LayerFile, WorkDir};
 use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
@@ -11,6 +13,7 @@ use crate::ingest::{Expected, Ingested, ingest};
 use crate::manifest::{self, LayerOf};
 use crate::reference::Reference;
 use crate::store::{ImageStore, Pinned};
+use crate::trash::count;
 
 /// A layer that is in its place, kept from collection as long as this lives.
 pub(crate) struct Placed {
@@ -112,8 +115,18 @@ impl ImageStore {
         }
         let to = layout.layer(&layer.diff_id);
         match fs::rename(&from, &to) {
-            // Somebody else was faster; what lies there was checked as ours was.
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            // Somebody else was faster; what lies there was checked as ours was. If it was damaged since, ours takes its place.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                let same = || Ok(count(&from.join("fs"))? == count(&to.join("fs"))?);
+                if to.join("layer.json").is_file()
+                    && same().map_err(ImageError::io("compare", &to))?
+                {
+                    return Ok(());
+                }
+                tracing::warn!(layer = %layer.diff_id, "a layer was damaged on the disk, and is made anew");
+                rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE)
+                    .map_err(|e| ImageError::io("place", &to)(e.into()))
+            }
             other => other.map_err(ImageError::io("place", &to)),
         }
     }

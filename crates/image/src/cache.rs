@@ -14,6 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::adopt::Pin;
 use crate::content::{Layout, read_versioned};
 use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
@@ -139,14 +140,22 @@ pub struct Usage {
 }
 
 impl ImageStore {
-    /// What was made of this before, if it is here. That counts as a use.
+    /// What was made of this before, if it is here, and its layer kept from collection. That counts as a use.
     #[must_use]
-    pub fn cached(&self, key: &Digest) -> Option<CacheRecord> {
+    pub fn cached(&self, key: &Digest) -> Option<(CacheRecord, Option<Pin>)> {
+        let wanted = self.0.cache.lock().get(key)?.layer;
+        // From here on no collection takes it.
+        let pin = wanted.map(|layer| self.hold(&[layer]));
+        let gone = wanted.is_some_and(|layer| !self.has_layer(&layer));
         let mut records = self.0.cache.lock();
-        let record = records.get_mut(key)?;
+        let record = records.get_mut(key).filter(|r| r.layer == wanted)?;
+        if gone {
+            tracing::warn!(layer = ?wanted, "a layer of the build cache is not there; its step is done anew");
+            return None;
+        }
         record.last_used = Utc::now();
         record.uses += 1;
-        Some(record.clone())
+        Some((record.clone(), pin))
     }
 
     /// Keeps what was made, on the disk. Blocking.

@@ -1,5 +1,6 @@
 //! Credentials of registries, and docker's places for them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -90,9 +91,9 @@ pub enum CredentialsError {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ConfigFile {
-    auths: std::collections::BTreeMap<String, Entry>,
+    auths: BTreeMap<String, Entry>,
     creds_store: String,
-    cred_helpers: std::collections::BTreeMap<String, String>,
+    cred_helpers: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -121,25 +122,9 @@ pub fn docker_credentials(
     dir: Option<&Path>,
     registry: &str,
 ) -> Result<Option<Credentials>, CredentialsError> {
-    let dir = match dir {
-        Some(dir) => Some(dir.to_owned()),
-        None => std::env::var_os("DOCKER_CONFIG")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"))),
-    };
-    let Some(path) = dir.map(|dir| dir.join("config.json")) else {
+    let Some((path, file)) = read(dir)? else {
         return Ok(None);
     };
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CredentialsError::Io { path, source }),
-    };
-    let file: ConfigFile =
-        serde_json::from_slice(&bytes).map_err(|source| CredentialsError::Json {
-            path: path.clone(),
-            source,
-        })?;
     let key = if registry == DEFAULT_DOMAIN {
         HUB_KEY
     } else {
@@ -180,6 +165,54 @@ pub fn docker_credentials(
     }
     let empty = found == Credentials::default();
     Ok((!empty).then_some(found))
+}
+
+/// docker's `config.json`, if there is one.
+fn read(dir: Option<&Path>) -> Result<Option<(PathBuf, ConfigFile)>, CredentialsError> {
+    let dir = match dir {
+        Some(dir) => Some(dir.to_owned()),
+        None => std::env::var_os("DOCKER_CONFIG")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"))),
+    };
+    let Some(path) = dir.map(|dir| dir.join("config.json")) else {
+        return Ok(None);
+    };
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CredentialsError::Io { path, source }),
+    };
+    let file: ConfigFile =
+        serde_json::from_slice(&bytes).map_err(|source| CredentialsError::Json {
+            path: path.clone(),
+            source,
+        })?;
+    Ok(Some((path, file)))
+}
+
+/// Registries of which docker's `config.json`, or the helper that it names, has credentials, by their domains. Blocks while a helper
+/// runs; one that fails is taken to have none.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn docker_registries(dir: Option<&Path>) -> Result<BTreeSet<String>, CredentialsError> {
+    let Some((_, file)) = read(dir)? else {
+        return Ok(BTreeSet::new());
+    };
+    let mut keys: Vec<String> = file.auths.into_keys().collect();
+    keys.extend(file.cred_helpers.into_keys());
+    if !file.creds_store.is_empty() {
+        let helper = format!("docker-credential-{}", file.creds_store);
+        let list = run_helper(&helper, "list", "").ok();
+        let list = list.and_then(|l| serde_json::from_str::<BTreeMap<String, String>>(&l).ok());
+        keys.extend(list.unwrap_or_default().into_keys());
+    }
+    let domain = |key: String| match bare(&key) {
+        "index.docker.io" | "registry-1.docker.io" => DEFAULT_DOMAIN.to_owned(),
+        other => other.to_owned(),
+    };
+    Ok(keys.into_iter().map(domain).collect())
 }
 
 /// docker once wrote whole URLs as keys.
@@ -279,5 +312,22 @@ pub fn forget(helper: &str, key: &str) -> Result<(), CredentialsError> {
             Ok(())
         }
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn registries_that_docker_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"auths": {"https://index.docker.io/v1/": {}, "https://reg.example/v2/": {"auth": "bWU6cA=="}, "127.0.0.1:5000": {}},
+            "credHelpers": {"gcr.example": "none-of-that-name"}, "credsStore": "none-of-that-name-either"}"#;
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        let known = docker_registries(Some(dir.path())).unwrap();
+        let wanted = ["127.0.0.1:5000", "docker.io", "gcr.example", "reg.example"];
+        assert!(known.iter().map(String::as_str).eq(wanted), "{known:?}");
     }
 }

@@ -206,7 +206,7 @@ impl ImageError {
 pub enum Conflict {
     /// An id with names in several repositories.
     #[error(
-        "unable to delete {id} (must be forced) - image is referenced in multiple repositories"
+        "conflict: unable to delete {id} (must be forced) - image is referenced in multiple repositories"
     )]
     MultipleNames {
         /// Short id.
@@ -214,7 +214,7 @@ pub enum Conflict {
     },
     /// A stopped container was made from the name.
     #[error(
-        "unable to remove repository reference {name:?} (must force) - container {container} is using its referenced image {id}"
+        "conflict: unable to remove repository reference {name:?} (must force) - container {container} is using its referenced image {id}"
     )]
     NameInUse {
         /// As asked for.
@@ -226,7 +226,7 @@ pub enum Conflict {
     },
     /// A stopped container was made from it.
     #[error(
-        "unable to delete {id} (must be forced) - image is being used by stopped container {container}"
+        "conflict: unable to delete {id} (must be forced) - image is being used by stopped container {container}"
     )]
     UsedByStopped {
         /// Short id.
@@ -236,7 +236,7 @@ pub enum Conflict {
     },
     /// A running container was made from it.
     #[error(
-        "unable to delete {id} (cannot be forced) - image is being used by running container {container}"
+        "conflict: unable to delete {id} (cannot be forced) - image is being used by running container {container}"
     )]
     UsedByRunning {
         /// Short id.

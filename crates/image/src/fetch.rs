@@ -35,7 +35,7 @@ pub enum FetchError {
 /// What came.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// Last part of the address's path, or of the name that the server gave; empty if there is none.
+    /// Last part of the path that was asked for, whatever the server says; empty if there is none.
     pub name: String,
     /// When it was changed last, in seconds since 1970, if the server says.
     pub modified: Option<i64>,
@@ -55,6 +55,7 @@ impl ImageStore {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::Address);
         }
+        let name = name(&url);
         let http = |e: reqwest::Error| FetchError::Http(full(&e.without_url()));
         let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
         let answer = client.get(url).send().await.map_err(http)?;
@@ -70,14 +71,6 @@ impl ImageStore {
             Some(time.timestamp())
         });
         let media_type = text(header::CONTENT_TYPE);
-        let given = text(header::CONTENT_DISPOSITION).and_then(|t| {
-            let (_, name) = t.split_once("filename=")?;
-            let name = name.split(';').next()?.trim().trim_matches('"');
-            Some(name.to_owned())
-        });
-        let last = answer.url().path_segments().and_then(|mut s| s.next_back());
-        let name = given.or(last.map(str::to_owned)).unwrap_or_default();
-        let name = name.rsplit('/').next().unwrap_or("").to_owned();
         let limit = self.0.config.limits.bytes;
         let mut file = tokio::fs::File::create_new(to)
             .await
@@ -99,11 +92,7 @@ impl ImageStore {
         let file = file.into_std().await;
         file.set_modified(time).map_err(FetchError::Keep)?;
         Ok(Fetched {
-            name: if matches!(name.as_str(), "." | "..") {
-                String::new()
-            } else {
-                name
-            },
+            name,
             modified,
             digest: Digest::finish(hasher),
             media_type,
@@ -142,6 +131,33 @@ impl ImageStore {
     }
 }
 
+/// The name of a file at an address, without percent signs. One that is no plain name is none.
+fn name(url: &Url) -> String {
+    let path = url.path().trim_end_matches('/');
+    let mut bytes = path
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .as_bytes()
+        .iter();
+    let mut name = Vec::new();
+    while let Some(&byte) = bytes.next() {
+        let pair = bytes.as_slice().get(..2).filter(|_| byte == b'%');
+        match pair.and_then(|p| hex::decode(p).ok()).as_deref() {
+            Some([byte]) => {
+                name.push(*byte);
+                bytes.nth(1);
+            }
+            _ => name.push(byte),
+        }
+    }
+    let name = String::from_utf8(name).unwrap_or_default();
+    if matches!(name.as_str(), "." | "..") || name.contains(['/', '\0']) {
+        return String::new();
+    }
+    name
+}
+
 fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -150,4 +166,26 @@ fn full(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    #[test]
+    fn names_of_files() {
+        let name = |text: &str| super::name(&text.parse().unwrap());
+        assert_eq!(name("http://h/a/b.txt?x=/c#d"), "b.txt");
+        assert_eq!(name("http://h/a%20b%c3%a4"), "a bä");
+        assert_eq!(name("http://h/dir/"), "dir");
+        assert_eq!(name("http://h/100%"), "100%");
+        for none in [
+            "http://h",
+            "http://h/",
+            "http://h/a%2fb",
+            "http://h/%00",
+            "http://h/%ff",
+        ] {
+            assert_eq!(name(none), "", "{none}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ pub struct ImportOptions {
 }
 
 impl ImageStore {
-    /// Reads a tar archive of a root filesystem, plain or compressed with gzip or zstd.
+    /// Reads a tar archive of a root filesystem, plain or compressed with gzip, zstd, xz or bzip2.
     ///
     /// # Errors
     /// [`ImageError::Layer`] for an archive that is refused, [`ImageError::Change`], [`ImageError::NoSpace`], and I/O errors.
@@ -47,7 +47,7 @@ impl ImageStore {
         let archive = SyncIoBridge::new(archive);
         tokio::task::spawn_blocking(move || {
             let of = name.as_ref().map_or_else(|| "the import".to_owned(), Reference::familiar);
-            let placed = store.take_layer(archive, Expected::default(), ("archive", &of), |_| {})?;
+            let placed = store.take_layer(crate::old::as_layer(archive), Expected::default(), ("archive", &of), |_| {})?;
             let platform = options.platform.unwrap_or_else(Platform::host);
             let now = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
             let mut document = json!({

@@ -57,6 +57,9 @@ pub(crate) struct Record {
     /// When a container was made of it last, as far as that was written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<DateTime<Utc>>,
+    /// It was removed, and stays out of sight as long as containers need it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// How a name was understood.
@@ -91,9 +94,11 @@ impl Index {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         if let Ok(digest) = Digest::from_hex(hex) {
             let id = ImageId::from(digest);
+            let visible = |r: &Record| !r.removed;
             return self
                 .images
-                .contains_key(&id)
+                .get(&id)
+                .is_some_and(visible)
                 .then_some(Found::Id(id))
                 .ok_or_else(not_found);
         }
@@ -112,7 +117,10 @@ impl Index {
             }
             return Err(not_found());
         }
-        let mut fits = self.images.keys().filter(|id| id.hex().starts_with(hex));
+        let visible = self.images.iter().filter(|(_, r)| !r.removed);
+        let mut fits = visible
+            .map(|(id, _)| id)
+            .filter(|id| id.hex().starts_with(hex));
         match (fits.next(), fits.count()) {
             (None, _) => Err(not_found()),
             (Some(id), 0) => Ok(Found::Id(*id)),
@@ -121,6 +129,25 @@ impl Index {
                 count: more + 1,
             }),
         }
+    }
+
+    /// What a name means that is saved: images, with the names that they are to have. A name alone means all its tags.
+    pub fn named_to_save(&self, text: &str) -> Result<Vec<(ImageId, Option<Reference>)>> {
+        let alone = Reference::parse_familiar(text)
+            .ok()
+            .filter(|r| r.tag().is_none() && r.digest().is_none());
+        let of_id = Digest::from_hex(text.strip_prefix("sha256:").unwrap_or(text)).is_ok();
+        if let Some(alone) = alone.filter(|_| !of_id) {
+            let tags = self.tags.iter().filter(|(t, _)| t.name() == alone.name());
+            let all: Vec<_> = tags.map(|(t, id)| (*id, Some(t.clone()))).collect();
+            if !all.is_empty() {
+                return Ok(all);
+            }
+        }
+        Ok(vec![match self.find(text)? {
+            Found::Tag(name, id) => (id, Some(name)),
+            other => (other.id(), None),
+        }])
     }
 
     fn named(&self, reference: &Reference) -> Option<Found> {
@@ -180,6 +207,7 @@ mod tests {
                 blobs: vec![],
                 labels: BTreeMap::new(),
                 last_used: None,
+                removed: false,
             };
             index.images.insert(image, record);
         }
@@ -219,6 +247,28 @@ mod tests {
         ));
         assert!(matches!(index.find("Redis"), Err(ImageError::Reference(_))));
         assert!(matches!(index.find(""), Err(ImageError::Reference(_))));
+    }
+
+    #[test]
+    fn what_is_saved() {
+        let (mut index, a, b) = sample();
+        index
+            .tags
+            .insert(Reference::parse_normalized("redis:7").unwrap(), b);
+        let saved = |text: &str| {
+            let all = index.named_to_save(text).unwrap().into_iter();
+            all.map(|(id, name)| (id, name.map_or_else(String::new, |n| n.familiar())))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            saved("redis"),
+            [(b, "redis:7".into()), (a, "redis:latest".into())]
+        );
+        assert_eq!(saved("redis:7"), [(b, "redis:7".into())]);
+        assert_eq!(saved("ac"), [(a, "ac:latest".into())], "a name, not an id");
+        assert_eq!(saved("aca"), [(b, String::new())]);
+        assert_eq!(saved(&a.to_string()), [(a, String::new())]);
+        assert!(index.named_to_save("nothing").is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::content::WorkDir;
 use crate::digest::Digest;
+use crate::old::Old;
 use crate::unpack::{self, LayerError, Limits, Unpacked};
 
 /// Size of a buffer between the threads.
@@ -325,11 +326,14 @@ fn decompress<S: Read, P: FnMut(u64)>(
     })
 }
 
-/// What is in a stream, plain or compressed with gzip or zstd.
+/// What is in a stream, plain or compressed with gzip, zstd, xz or bzip2.
 pub(crate) fn plain<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
     let (start, failed) = first_bytes(&mut stream);
     if let Some(error) = failed {
         return Err(LayerError::io("read the archive")(error));
+    }
+    if let Some(old) = Old::of(&start) {
+        return Ok(Box::new(old.reader(io::Cursor::new(start).chain(stream))));
     }
     let compression = Compression::of(&start)?;
     let whole = BufReader::with_capacity(128 * 1024, io::Cursor::new(start).chain(stream));
@@ -341,7 +345,7 @@ pub(crate) fn plain<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>
 }
 
 /// The magic number: up to six bytes, however small the pieces in which they come.
-fn first_bytes(source: impl Read) -> (Vec<u8>, Option<io::Error>) {
+pub(crate) fn first_bytes(source: impl Read) -> (Vec<u8>, Option<io::Error>) {
     let mut start = Vec::new();
     let failed = source.take(6).read_to_end(&mut start).err();
     (start, failed)

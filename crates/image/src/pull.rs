@@ -346,7 +346,7 @@ async fn download(
             // It got further: the registry lives.
             tries = 1;
         }
-        if !error.is_transient() || tries >= registry.attempts() {
+        if !registry.may_go(&error) || tries >= registry.attempts() {
             // The unpacker must not take the end for the end of the blob.
             let _ = to.send(Err(())).await;
             return Err(error);

@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncRead;
-use tokio_util::io::SyncIoBridge;
 
 use crate::content::LayerFile;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::image::Image;
 use crate::manifest::{self, media};
+use crate::produced::{Produced, produced};
 use crate::reference::Reference;
 use crate::store::{ImageStore, Pinned};
 
@@ -31,42 +30,46 @@ struct Part {
 }
 
 impl ImageStore {
-    /// Writes images and the tags they were named by. An image named by its id is written without a name.
+    /// Writes images and the tags they were named by; of a name without a tag, all its tags. An image named by its id is written
+    /// without a name.
     ///
     /// # Errors
     /// [`ImageError::NotFound`] and [`ImageError::Missing`], before anything is sent. An error while the archive is being
-    /// sent ends it early, which its readers notice.
-    pub async fn save(&self, names: &[String]) -> Result<impl AsyncRead + Send + Unpin + 'static> {
+    /// sent is its reader's.
+    pub async fn save(&self, names: &[String]) -> Result<Produced> {
         let mut parts: Vec<Part> = Vec::new();
         for name in names {
-            let image = self.get(name)?;
-            let id = image.id.to_string();
-            let by_id = id.starts_with(name.as_str())
-                || id.trim_start_matches("sha256:").starts_with(name.as_str());
-            let tag = if by_id {
-                None
-            } else {
-                Reference::parse_normalized(name)
-                    .ok()
-                    .filter(|r| r.tag().is_some())
-            };
-            match parts.iter_mut().find(|p| p.image.id == image.id) {
-                Some(part) => part.tags.extend(tag),
-                None => parts.push(self.part(image, tag)?),
+            let named = self.0.index().named_to_save(name)?;
+            for (id, tag) in named {
+                let part = match parts.iter_mut().position(|p| p.image.id == id) {
+                    Some(at) => &mut parts[at],
+                    None => {
+                        parts.push(self.part(self.image(id)?)?);
+                        let last = parts.len() - 1;
+                        &mut parts[last]
+                    }
+                };
+                if let Some(tag) = tag.filter(|t| !part.tags.contains(t)) {
+                    part.tags.push(tag);
+                }
             }
         }
-        let (reader, writer) = tokio::io::duplex(WAITING);
+        let (reader, writer, ending) = produced(WAITING);
         let store = self.clone();
-        let writer = SyncIoBridge::new(writer);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.write(&parts, writer) {
+            let written = store.write(&parts, writer);
+            // A reader that left knows why.
+            if let Err(error) = &written
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
                 tracing::warn!(%error, "an archive of images was not written to its end");
             }
+            ending.tell(written);
         });
         Ok(reader)
     }
 
-    fn part(&self, image: Image, tag: Option<Reference>) -> Result<Part> {
+    fn part(&self, image: Image) -> Result<Part> {
         let layout = &self.0.layout;
         let id = image.id.to_string();
         let mut layers = Vec::new();
@@ -96,7 +99,7 @@ impl ImageStore {
             manifest,
             _pin: self.pin(blobs.chain(image.layers.iter().copied())),
             layers,
-            tags: tag.into_iter().collect(),
+            tags: Vec::new(),
             image,
         })
     }

@@ -17,7 +17,6 @@ use crate::error::{ImageError, Result};
 use crate::image::{self, Image, ImageSummary, ReadConfig};
 use crate::index::{Index, Record};
 use crate::reference::Reference;
-use crate::remove::{self, InUse, Removed};
 use crate::transient::Transients;
 use crate::trash;
 
@@ -34,6 +33,8 @@ pub(crate) struct Inner {
     index: Mutex<Index>,
     /// Content of work in progress, which no collection takes away.
     pins: Mutex<HashMap<Digest, usize>>,
+    /// Images of which containers are being made, by how many.
+    pub claims: Mutex<HashMap<ImageId, usize>>,
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     /// Layers that are in their place and perhaps not on the disk yet.
     pub unsettled: Mutex<BTreeSet<Digest>>,
@@ -77,6 +78,7 @@ impl ImageStore {
             downloads: Semaphore::new(config.downloads.max(1)),
             index: Mutex::new(index.unwrap_or_default()),
             pins: Mutex::default(),
+            claims: Mutex::default(),
             locks: Mutex::default(),
             unsettled: Mutex::default(),
             used: Mutex::default(),
@@ -97,6 +99,7 @@ impl ImageStore {
         let mut all: Vec<_> = index
             .images
             .iter()
+            .filter(|(_, record)| !record.removed)
             .map(|(id, record)| ImageSummary {
                 id: *id,
                 repo_tags: familiar(index.tags_of(*id)),
@@ -124,7 +127,11 @@ impl ImageStore {
         self.image(id)
     }
 
-    pub(crate) fn image(&self, id: ImageId) -> Result<Image> {
+    /// An image that a container was made of, also if it was removed meanwhile.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] and [`ImageError::Missing`].
+    pub fn image(&self, id: ImageId) -> Result<Image> {
         let missing = || ImageError::Missing {
             image: id.to_string(),
             digest: id.digest(),
@@ -168,9 +175,27 @@ impl ImageStore {
         })
     }
 
-    /// Notes that a container is made of an image. It is written down with the next change of the index.
+    /// Notes that a container or a build is made of an image. It is written down with the next change of the index, or by
+    /// [`Self::write_down`].
     pub fn used(&self, id: &ImageId) {
         self.0.used().insert(*id, Utc::now());
+    }
+
+    /// Writes down when images were used. Blocking.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn write_down(&self) -> Result<()> {
+        let changed = {
+            let (index, used) = (self.0.index(), self.0.used());
+            let old = |id: &ImageId| index.images.get(id).and_then(|r| r.last_used);
+            used.iter()
+                .any(|(id, time)| index.images.contains_key(id) && old(id) != Some(*time))
+        };
+        if changed {
+            self.0.update(|_| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// The manifest that the image came with or was given here.
@@ -190,38 +215,6 @@ impl ImageStore {
             index.digests.insert(name, id);
             Ok(())
         })
-    }
-
-    /// Takes a name away, and with its last name the image with all that no other image needs, by the
-    /// rules of docker's `rmi`. `in_use` tells of a container made from the image, a running one first.
-    ///
-    /// # Errors
-    /// [`ImageError::Conflict`] when a container or other names hold on to it, [`ImageError::NotFound`], and
-    /// I/O errors.
-    pub fn remove(
-        &self,
-        name_or_id: &str,
-        force: bool,
-        in_use: &dyn Fn(&ImageId) -> Option<InUse>,
-    ) -> Result<Vec<Removed>> {
-        let id = self.0.index().find(name_or_id)?.id();
-        let claim = in_use(&id);
-        let removed = self.0.update(|index| {
-            let plan = remove::plan(index, name_or_id, force, claim.as_ref())?;
-            let mut removed = Vec::new();
-            for name in plan.names {
-                index.tags.remove(&name);
-                index.digests.remove(&name);
-                removed.push(Removed::Untagged(name.familiar()));
-            }
-            if plan.delete {
-                index.images.remove(&plan.id);
-                removed.push(Removed::Deleted(plan.id));
-            }
-            Ok(removed)
-        })?;
-        self.collect()?;
-        Ok(removed)
     }
 
     /// The directories of the image's layers, topmost first, as overlayfs wants them.
@@ -353,6 +346,8 @@ impl ImageStore {
                 blobs,
                 labels: labels.into_iter().collect(),
                 last_used: known.and_then(|k| k.last_used),
+                // It came again.
+                removed: false,
             };
             // The same image by another manifest: what is kept for the old names stays.
             record
@@ -416,7 +411,7 @@ impl Inner {
     }
 
     /// Changes the index: on the disk first, then in memory.
-    fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+    pub fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
         let mut index = self.index();
         let mut next = index.clone();
         let result = change(&mut next)?;

@@ -39,6 +39,51 @@ pub(crate) fn remove_contents(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Entries and bytes in regular files below a directory, however deep it is: one directory is open for each level, up to a bound
+/// below which nothing is counted.
+pub(crate) fn count(path: &Path) -> io::Result<(u64, u64)> {
+    let mut open = vec![rustix::fs::open(path, OPEN, Mode::empty())?];
+    let mut waiting = vec![directories(&open[0])?];
+    let (mut entries, mut bytes) = (waiting[0].1, waiting[0].2);
+    while let (Some(dir), Some((names, ..))) = (open.last(), waiting.last_mut()) {
+        let Some(name) = names.pop() else {
+            open.pop();
+            waiting.pop();
+            continue;
+        };
+        if open.len() == DEEPEST {
+            continue;
+        }
+        let inner = rustix::fs::openat(dir, &name, OPEN, Mode::empty())?;
+        let found = directories(&inner)?;
+        entries += found.1;
+        bytes += found.2;
+        open.push(inner);
+        waiting.push(found);
+    }
+    Ok((entries, bytes))
+}
+
+/// Levels that are counted.
+const DEEPEST: usize = 128;
+
+/// Names of directories in a directory, its entries, and the bytes in its files.
+fn directories(dir: &OwnedFd) -> io::Result<(Vec<Name>, u64, u64)> {
+    let (mut names, mut entries, mut bytes) = (Vec::new(), 0, 0);
+    for (name, kind) in list(dir)? {
+        entries += 1;
+        match kind {
+            FileType::Directory => names.push(name),
+            FileType::RegularFile => {
+                let facts = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                bytes += u64::try_from(facts.st_size).unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+    Ok((names, entries, bytes))
+}
+
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)

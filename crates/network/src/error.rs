@@ -14,17 +14,17 @@ use crate::model::Protocol;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say it; the fields are the names in them.
 pub enum NetworkError {
-    #[error("no such network: {0}")]
+    #[error("network {0} not found")]
     NotFound(String),
     #[error("network id prefix {0} fits several networks; give more of it")]
     Ambiguous(String),
-    #[error("network {0} exists already")]
+    #[error("network with name {0} already exists")]
     NameTaken(String),
     #[error("network name {0:?} is not valid: [a-zA-Z0-9][a-zA-Z0-9_.-]* is")]
     BadName(String),
-    #[error("network {0} is predefined and cannot be created or removed")]
+    #[error("operation is not permitted on predefined {0} network")]
     Predefined(String),
-    #[error("network {network} is in use by {}; stop or disconnect them first", .containers.join(", "))]
+    #[error("network {network} has active endpoints ({}); stop or disconnect them first", .containers.join(", "))]
     InUse {
         network: String,
         containers: Vec<String>,
@@ -85,7 +85,7 @@ pub enum NetworkError {
     Exhausted(String),
     #[error("no free subnet is left in {0}; give one with --subnet")]
     NoSubnet(IpNet),
-    #[error("port {port}/{protocol} on {ip} is in use")]
+    #[error("Bind for {}/{protocol} failed: port is already allocated", std::net::SocketAddr::new(*.ip, *.port))]
     PortInUse {
         ip: IpAddr,
         port: u16,
@@ -99,6 +99,16 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    #[error("network option {key}={value}: {why}")]
+    Option {
+        key: String,
+        value: String,
+        why: &'static str,
+    },
+    #[error(
+        "a link with name {0} exists already on this machine; choose another com.docker.network.bridge.name"
+    )]
+    LinkTaken(String),
     #[error("cannot {what}")]
     Netlink {
         what: String,

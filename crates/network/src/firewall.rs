@@ -158,7 +158,8 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
             postrouting,
             "    oifname \"{b}\" ip saddr 127.0.0.0/8 masquerade"
         );
-        if !n.internal {
+        let leads_out = !n.internal && crate::options::of(&n.options).masquerade;
+        if leads_out {
             let _ = writeln!(
                 postrouting,
                 "    oifname != \"{b}\" ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
@@ -170,7 +171,7 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
             "    oifname \"{b}\" ip6 saddr {s} ct status dnat masquerade\n    \
              oifname \"{b}\" ip6 saddr {CLIENT} masquerade"
         );
-        if !n.internal {
+        if leads_out {
             let _ = writeln!(
                 postrouting,
                 "    oifname != \"{b}\" ip6 saddr {s} masquerade"

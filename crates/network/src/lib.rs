@@ -11,6 +11,7 @@ mod firewall;
 mod link;
 mod model;
 mod networks;
+mod options;
 mod ports;
 mod spec;
 mod subnets;

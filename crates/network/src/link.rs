@@ -251,6 +251,8 @@ pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<
         .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
             InfoKind::Bridge,
         )]));
+    let mtu = crate::options::of(&network.options).mtu;
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     let create = Request::route(RouteNetlinkMessage::NewLink(message), NEW);
     match netlink.batch(&[create]) {
         Err(e) if e.exists() => {
@@ -317,36 +319,28 @@ fn no_link_local(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
-/// What is to be done with the inner end of an endpoint's link: its addresses, and up.
-fn inner_end(endpoint: &Endpoint, index: u32, config: &mut Vec<Request>) {
-    let mut raise = LinkMessage::default();
-    raise.header.index = index;
-    config.push(add(address(
-        index,
-        Ipv4Net::new_assert(endpoint.ip, endpoint.prefix),
-    )));
-    if let Some(v6) = endpoint.v6 {
-        config.push(add(address(index, Ipv6Net::new_assert(v6.ip, v6.prefix))));
-    } else if v6::in_kernel() {
-        config.push(Request::route(
-            RouteNetlinkMessage::SetLink(no_link_local(raise.clone())),
-            0,
-        ));
-    }
-    config.extend(endpoint.link_local.iter().map(|ip| link_local(index, *ip)));
-    config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
+/// An endpoint and how it is plugged in.
+#[derive(Debug, Clone)]
+pub(crate) struct Plug {
+    pub endpoint: Endpoint,
+    /// Index of the bridge.
+    pub bridge: u32,
+    /// Largest packet in bytes; the kernel's own if absent.
+    pub mtu: Option<u32>,
+    /// It reaches nothing that is isolated too.
+    pub isolated: bool,
 }
 
-/// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside. A `fresh` one has
-/// only its loopback yet.
+/// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside. A `fresh` one has only its loopback
+/// yet.
 pub(crate) fn connect(
     host: &mut Netlink,
     inside: BorrowedFd<'_>,
-    endpoints: &[(Endpoint, u32)],
+    endpoints: &[Plug],
     routes: &Routes,
     fresh: bool,
 ) -> Result<(), NetworkError> {
-    let with_ipv6 = endpoints.iter().any(|(e, _)| e.v6.is_some());
+    let with_ipv6 = endpoints.iter().any(|p| p.endpoint.v6.is_some());
     let enter = || {
         if with_ipv6 {
             v6::enable_namespace()?;
@@ -354,26 +348,37 @@ pub(crate) fn connect(
         Netlink::route().map_err(failed("open netlink in the container"))
     };
     let mut ns = netns::run_in(inside, enter)??;
-    let present = if fresh { Vec::new() } else { links(&mut ns)? };
-    let names: Vec<_> = (0..)
+    let ipv6_known = v6::in_kernel();
+    let present = if fresh || endpoints.is_empty() {
+        Vec::new()
+    } else {
+        links(&mut ns)?
+    };
+    let mut free = (0..)
         .map(|n| format!("eth{n}"))
-        .filter(|n| !present.iter().any(|l| &l.1 == n))
-        .take(endpoints.len())
-        .collect();
-    let mut pairs = Vec::new();
+        .filter(|n| !present.iter().any(|l| &l.1 == n));
+    let (mut pairs, mut inner_names) = (Vec::new(), Vec::new());
     // The loopback link has index 1 in every namespace.
     let mut lo = LinkMessage::default();
     lo.header.index = 1;
     let mut config = vec![Request::route(RouteNetlinkMessage::SetLink(up(lo)), 0)];
-    for ((endpoint, bridge), name) in endpoints.iter().zip(&names) {
+    for plug in endpoints {
+        let endpoint = &plug.endpoint;
+        let inner_name = free.next().unwrap_or_default();
         // A veth end cannot go up before its peer exists, so the inner one is raised afterwards.
-        let mut peer = named(name);
+        let mut peer = named(&inner_name);
+        inner_names.push(inner_name);
+        let mtu = plug.mtu.map(LinkAttribute::Mtu);
+        peer.attributes.extend(mtu.clone());
         peer.attributes
             .push(LinkAttribute::Address(endpoint.mac.to_vec()));
         peer.attributes
             .push(LinkAttribute::NetNsFd(inside.as_raw_fd()));
         let mut message = up(named(&endpoint.host_link));
-        message.attributes.push(LinkAttribute::Controller(*bridge));
+        message.attributes.extend(mtu);
+        message
+            .attributes
+            .push(LinkAttribute::Controller(plug.bridge));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -382,37 +387,59 @@ pub(crate) fn connect(
         // With br_netfilter a container's packet to its own published port is turned round inside
         // the bridge, which drops it unless the port may send back where it received.
         let mut port = named(&endpoint.host_link);
+        let mut flags = vec![InfoBridgePort::HairpinMode(true)];
+        if plug.isolated {
+            flags.push(InfoBridgePort::Isolated(true));
+        }
         port.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                true,
-            )])),
+            LinkInfo::PortData(InfoPortData::BridgePort(flags)),
         ]));
         pairs.push(Request::route(RouteNetlinkMessage::NewLink(port), 0));
     }
-    let mut configure = |ns: &mut Netlink| {
-        // Which number a link gets is the kernel's to say: it counts on over those that are gone.
-        let present = if endpoints.is_empty() {
-            Vec::new()
-        } else {
-            links(ns)?
-        };
-        for ((endpoint, _), name) in endpoints.iter().zip(&names) {
-            let index = present.iter().find(|l| &l.1 == name).map(|l| l.0);
-            let index = index.ok_or_else(|| NetworkError::NotFound(name.clone()))?;
-            inner_end(endpoint, index, &mut config);
-        }
-        config.extend(routes.requests());
-        ns.batch(&config)
-            .map_err(failed("configure the container's links"))
+    let unplug = |host: &mut Netlink| {
+        let names = endpoints.iter().map(|p| p.endpoint.host_link.clone());
+        let _ = remove(host, &names.collect::<Vec<_>>());
     };
-    let built = host
-        .batch(&pairs)
-        .map_err(failed("create the container's links"))
-        .and_then(|()| configure(&mut ns));
+    if let Err(error) = host.batch(&pairs) {
+        unplug(host);
+        return Err(failed("create the container's links")(error));
+    }
+    // Which indexes it has given is known to the kernel alone: it counts on over links that are gone, and where tunnels are
+    // known a new namespace has links of theirs (sit0, ip6tnl0) before ours.
+    let known = if endpoints.is_empty() {
+        Ok(Vec::new())
+    } else {
+        links(&mut ns)
+    };
+    let known = known.inspect_err(|_| unplug(host))?;
+    for (plug, inner_name) in endpoints.iter().zip(&inner_names) {
+        let endpoint = &plug.endpoint;
+        let index = known.iter().find(|l| l.1 == *inner_name);
+        let index = index.map(|l| l.0).unwrap_or_default();
+        let mut raise = LinkMessage::default();
+        raise.header.index = index;
+        config.push(add(address(
+            index,
+            Ipv4Net::new_assert(endpoint.ip, endpoint.prefix),
+        )));
+        if let Some(v6) = endpoint.v6 {
+            config.push(add(address(index, Ipv6Net::new_assert(v6.ip, v6.prefix))));
+        } else if ipv6_known {
+            config.push(Request::route(
+                RouteNetlinkMessage::SetLink(no_link_local(raise.clone())),
+                0,
+            ));
+        }
+        config.extend(endpoint.link_local.iter().map(|ip| link_local(index, *ip)));
+        config.push(Request::route(RouteNetlinkMessage::SetLink(up(raise)), 0));
+    }
+    config.extend(routes.requests());
+    let built = ns
+        .batch(&config)
+        .map_err(failed("configure the container's links"));
     if built.is_err() {
-        let names: Vec<_> = endpoints.iter().map(|e| e.0.host_link.clone()).collect();
-        let _ = remove(host, &names);
+        unplug(host);
     }
     built
 }

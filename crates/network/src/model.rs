@@ -263,6 +263,8 @@ pub struct PortRequest {
     pub host_ip: Option<IpAddr>,
     /// Host port; 0 chooses one, the same for both families.
     pub host_port: u16,
+    /// The last of a range to choose from; not above `host_port` for that one alone.
+    pub host_last: u16,
     /// Port inside the container.
     pub container_port: u16,
     /// Protocol.
@@ -274,6 +276,7 @@ impl From<PortMapping> for PortRequest {
         Self {
             host_ip: Some(port.host_ip),
             host_port: port.host_port,
+            host_last: port.host_port,
             container_port: port.container_port,
             protocol: port.protocol,
         }

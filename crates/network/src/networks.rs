@@ -17,6 +17,7 @@ use crate::model::{
     Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options, PortMapping,
     PortRequest, RestoredEndpoint,
 };
+use crate::options;
 use crate::ports::Port;
 use crate::v6;
 use crate::ways::ways;
@@ -200,9 +201,17 @@ impl Networks {
         let mut with_bridge = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let bridge = inner.bridges.get(&endpoint.network);
-            let bridge =
-                *bridge.ok_or_else(|| NetworkError::NotFound(endpoint.network_name.clone()))?;
-            with_bridge.push((endpoint.clone(), bridge));
+            let network = inner.networks.get(&endpoint.network);
+            let (bridge, network) = bridge
+                .zip(network)
+                .ok_or_else(|| NetworkError::NotFound(endpoint.network_name.clone()))?;
+            let options = options::of(&network.options);
+            with_bridge.push(link::Plug {
+                endpoint: endpoint.clone(),
+                bridge: *bridge,
+                mtu: options.mtu,
+                isolated: !options.together,
+            });
         }
         let Some(container) = endpoints.first().map(|e| e.container_id.clone()) else {
             let none = link::Routes::default();

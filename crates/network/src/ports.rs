@@ -62,19 +62,24 @@ fn claim_all(
     request: &PortRequest,
     hosts: &[IpAddr],
 ) -> Result<Vec<(IpAddr, OwnedFd, u16)>, NetworkError> {
-    let once = || {
+    let once = |from: u16| {
         let mut held: Vec<(IpAddr, OwnedFd, u16)> = Vec::with_capacity(hosts.len());
         for host in hosts {
-            let port = held.first().map_or(request.host_port, |first| first.2);
+            let port = held.first().map_or(from, |first| first.2);
             let (fd, port) = claim(*host, port, request.protocol)?;
             held.push((*host, fd, port));
         }
         Ok(held)
     };
-    let mut last = once();
-    for _ in 1..TRIES {
+    let first = request.host_port;
+    let mut last = once(first);
+    let others: Vec<u16> = match first {
+        0 => vec![0; TRIES - 1],
+        _ => (first..=request.host_last).skip(1).collect(),
+    };
+    for port in others {
         match last {
-            Err(NetworkError::PortInUse { .. }) if request.host_port == 0 => last = once(),
+            Err(NetworkError::PortInUse { .. }) => last = once(port),
             other => return other,
         }
     }
@@ -82,10 +87,14 @@ fn claim_all(
 }
 
 /// The host addresses that a request means.
-fn hosts(request: &PortRequest, to: Backends) -> Result<Vec<IpAddr>, NetworkError> {
+fn hosts(
+    request: &PortRequest,
+    to: Backends,
+    usual: Ipv4Addr,
+) -> Result<Vec<IpAddr>, NetworkError> {
     match request.host_ip {
         None => {
-            let v4 = to.v4.map(|_| IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let v4 = to.v4.map(|_| IpAddr::V4(usual));
             let v6 = to.v6.map(|_| IpAddr::V6(Ipv6Addr::UNSPECIFIED));
             Ok(v4.into_iter().chain(v6).collect())
         }
@@ -108,6 +117,18 @@ impl Inner {
         .backends()
     }
 
+    /// Where a container's ports are published that name no address: its network may say.
+    fn usual_host(&self, container: &str) -> Ipv4Addr {
+        let mine = self
+            .endpoints
+            .iter()
+            .filter(|e| e.container_id == container);
+        let network = ways(mine).v4.and_then(|e| self.networks.get(&e.network));
+        network.map_or(Ipv4Addr::UNSPECIFIED, |n| {
+            crate::options::of(&n.options).host
+        })
+    }
+
     pub(crate) fn publish(
         &mut self,
         container: &str,
@@ -121,7 +142,8 @@ impl Inner {
         let mut claimed: BTreeMap<Published, Port> = BTreeMap::new();
         let mut resolved = Vec::with_capacity(wanted.len());
         for request in wanted {
-            for (host_ip, fd, host_port) in claim_all(request, &hosts(request, backends)?)? {
+            let hosts = hosts(request, backends, self.usual_host(container))?;
+            for (host_ip, fd, host_port) in claim_all(request, &hosts)? {
                 let Some(to) = backends.of(host_ip) else {
                     continue;
                 };

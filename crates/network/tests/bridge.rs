@@ -88,7 +88,10 @@ fn published_ports_keep_the_source_and_obey_their_address() {
             .publish(&eb.container_id, &[mapping(ANY, 8080)])
             .unwrap_err();
         assert!(matches!(taken, NetworkError::PortInUse { .. }));
-        assert_eq!(taken.to_string(), "port 8080/tcp on 0.0.0.0 is in use");
+        assert_eq!(
+            taken.to_string(),
+            "Bind for 0.0.0.0:8080/tcp failed: port is already allocated"
+        );
         run("nft", &["flush", "ruleset"]);
         assert_eq!(ask(&out, wide, 8080), None);
         assert!(networks.ensure_firewall().unwrap());

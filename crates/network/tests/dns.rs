@@ -62,6 +62,7 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
                 network: "A".into(),
                 ip: ip.parse().unwrap(),
                 ip6: (name == "both").then(|| "fd00:9::9".parse().unwrap()),
+                aliases: Vec::new(),
             }],
             ..Container::default()
         };

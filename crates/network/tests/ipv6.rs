@@ -150,11 +150,11 @@ fn published_ports_of_both_families() {
         };
         assert_eq!(
             refused(&[mapping(ANY6, 8080)]),
-            "port 8080/tcp on :: is in use"
+            "Bind for [::]:8080/tcp failed: port is already allocated"
         );
         assert_eq!(
             refused(&[mapping(LOOP6, 8081)]),
-            "port 8081/tcp on ::1 is in use"
+            "Bind for [::1]:8081/tcp failed: port is already allocated"
         );
         let no = networks
             .publish(&ef.container_id, &[mapping(LOOP6, 9000)])

@@ -229,6 +229,30 @@ pub(super) async fn download(answer: Response<Incoming>, to: &mut impl Write) ->
     Ok(to.flush()?)
 }
 
+/// Writes an answer to stdout, or into a file, which is there whole or not at all.
+pub(super) async fn download_to(answer: Response<Incoming>, output: Option<&Path>) -> Result<()> {
+    let Some(path) = output else {
+        return download(answer, &mut std::io::stdout().lock()).await;
+    };
+    let make = file_error("making", path);
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        // A device or a pipe is written to.
+        return download(answer, &mut fs::File::create(path).map_err(make)?).await;
+    }
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = target.parent().filter(|p| !p.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .prefix(".coracle-")
+        // The process's mask takes away of it.
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(dir.unwrap_or(Path::new(".")))
+        .map_err(make)?;
+    download(answer, &mut file).await?;
+    let kept = file.persist(&target);
+    kept.map_err(|e| file_error("making", path)(e.error))?;
+    Ok(())
+}
+
 /// Unpacks an archive below a directory of this machine; gives the bytes of it.
 async fn unpack(
     answer: Response<Incoming>,

@@ -1,6 +1,6 @@
 //! `export`, `diff` and `commit`.
 
-use super::copy::{download, file_error, usage};
+use super::copy::{download_to, usage};
 use crate::client::{Client, escape, query};
 use crate::error::Result;
 use crate::format::out;
@@ -8,7 +8,6 @@ use crate::terminal::is_terminal;
 use clap::Args;
 use coracle_engine::full_error;
 use hyper::Method;
-use std::fs;
 use std::path::PathBuf;
 
 /// `coracle export`
@@ -55,13 +54,7 @@ pub async fn export(client: &Client, args: &Export) -> Result<()> {
     }
     let asked = format!("/containers/{}/export", escape(&args.name));
     let answer = client.ask(Method::GET, &asked, None).await?;
-    match &args.output {
-        None => download(answer, &mut std::io::stdout().lock()).await,
-        Some(path) => {
-            let mut file = fs::File::create(path).map_err(file_error("making", path))?;
-            download(answer, &mut file).await
-        }
-    }
+    download_to(answer, args.output.as_deref()).await
 }
 
 pub async fn commit(client: &Client, args: &Commit) -> Result<()> {

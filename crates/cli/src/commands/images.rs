@@ -7,11 +7,10 @@ use crate::format::words::{ago, cut, short, size};
 use crate::format::{Table, out, row};
 use crate::terminal::is_terminal;
 use chrono::DateTime;
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::path::Path;
 
 /// `coracle images`
 #[derive(Debug, Default, clap::Args)]
@@ -248,27 +247,9 @@ pub async fn save(client: &Client, args: &Save) -> Result<()> {
         ));
     }
     let pairs: Vec<(&str, String)> = args.images.iter().map(|i| ("names", i.clone())).collect();
-    let mut body = client
-        .ask(Method::GET, &format!("/images/get{}", query(&pairs)), None)
-        .await?
-        .into_body();
-    let mut to: Box<dyn Write> = match &args.output {
-        None => Box::new(std::io::stdout().lock()),
-        Some(path) => {
-            let file = std::fs::File::create(path);
-            Box::new(file.map_err(|source| CliError::File {
-                action: "making",
-                path: path.into(),
-                source,
-            })?)
-        }
-    };
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            to.write_all(&data)?;
-        }
-    }
-    Ok(to.flush()?)
+    let asked = format!("/images/get{}", query(&pairs));
+    let answer = client.ask(Method::GET, &asked, None).await?;
+    super::copy::download_to(answer, args.output.as_deref().map(Path::new)).await
 }
 
 pub async fn rmi(client: &Client, args: &Rmi) -> Result<()> {

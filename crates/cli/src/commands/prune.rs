@@ -52,6 +52,8 @@ pub enum What {
     Volumes { all: bool },
     /// Those without a container; without `all` only those without a name.
     Images { all: bool },
+    /// What builds have kept; without `all` only what no image shares.
+    BuildCache { all: bool },
 }
 
 impl What {
@@ -63,6 +65,8 @@ impl What {
             Self::Volumes { all: false } => "all volumes without a name that no container uses",
             Self::Images { all: true } => "all images without a container",
             Self::Images { all: false } => "all images without a name",
+            Self::BuildCache { all: true } => "all build cache",
+            Self::BuildCache { all: false } => "all build cache that no image shares",
         }
     }
 
@@ -73,6 +77,7 @@ impl What {
             Self::Networks => ("networks", "NetworksDeleted", "Deleted Networks"),
             Self::Volumes { .. } => ("volumes", "VolumesDeleted", "Deleted Volumes"),
             Self::Images { .. } => ("images", "ImagesDeleted", "Deleted Images"),
+            Self::BuildCache { .. } => ("build", "CachesDeleted", "Deleted build cache objects"),
         }
     }
 
@@ -90,7 +95,10 @@ impl What {
             _ => {}
         }
         let (path, key, title) = self.names();
-        let path = format!("/{path}/prune{}", query(&[("filters", asked.to_string())]));
+        let all = matches!(self, Self::BuildCache { all: true });
+        let mut pairs = vec![("filters", asked.to_string())];
+        pairs.extend(all.then(|| ("all", "1".to_owned())));
+        let path = format!("/{path}/prune{}", query(&pairs));
         let answer = client.json(Method::POST, &path, None).await?;
         let removed = answer[key].as_array().into_iter().flatten();
         let lines: Vec<String> = removed
@@ -139,6 +147,10 @@ pub async fn system(client: &Client, args: &PruneSystem) -> Result<()> {
         kinds.push(What::Volumes { all: false });
     }
     kinds.push(What::Images { all });
+    // Nothing of it has a label.
+    if some.filter.iter().all(|f| f.starts_with("until=")) {
+        kinds.push(What::BuildCache { all });
+    }
     let warnings: Vec<&str> = kinds.iter().map(|k| k.warning()).collect();
     if !confirmed(some.force, &format!("\n  - {}", warnings.join("\n  - ")))? {
         return Ok(());

@@ -9,8 +9,8 @@ use std::fs;
 fn what_can_be_had_again_makes_room() {
     let d = Daemon::start();
     let _registry = Registry::start(&d, 5000);
-    // Three images that a registry has: one of a container, one of a unit, one of nobody.
-    for name in ["held", "unit", "free"] {
+    // Four images that a registry has: one of a container, one of a unit, one of nobody, and one that has a name of its own here.
+    for name in ["held", "unit", "free", "named"] {
         let dir = context(
             &d,
             name,
@@ -39,6 +39,7 @@ fn what_can_be_had_again_makes_room() {
         "[Container]\nImage=127.0.0.1:5000/unit:1\n",
     );
     d.ok(["unit", "submit", &unit]);
+    d.ok(["tag", "127.0.0.1:5000/named:1", "only-here"]);
     let names = |d: &Daemon| d.ok(["images", "--format", "{{.Repository}}"]);
     // The disk is not that full, and all of it is young.
     assert!(
@@ -74,7 +75,15 @@ fn what_can_be_had_again_makes_room() {
         "{said}"
     );
     let left = names(&d);
-    for kept in ["127.0.0.1:5000/held", "127.0.0.1:5000/unit", "own", "bb"] {
+    let kept = [
+        "127.0.0.1:5000/held",
+        "127.0.0.1:5000/unit",
+        "127.0.0.1:5000/named",
+        "only-here",
+        "own",
+        "bb",
+    ];
+    for kept in kept {
         assert!(left.lines().any(|l| l == kept), "{kept}: {left}");
     }
     assert!(!left.contains("/free"), "{left}");

@@ -23,6 +23,10 @@ impl Asked<'_, '_> {
         let pushed = post(&format!("/images/{name}/push?tag=1"));
         assert!(pushed.text().contains("digest"), "{}", pushed.text());
         self.stream("PushImageInfo", &pushed);
+        self.get(
+            "GET /distribution/{name}/json",
+            &format!("/distribution/{name}:1/json"),
+        );
         let missing = post(&format!("/images/{name}/push?tag=none"));
         self.stream("PushImageInfo", &missing);
         self.ask(
@@ -35,8 +39,8 @@ impl Asked<'_, '_> {
         assert!(pulled.text().contains("Status"), "{}", pulled.text());
         self.stream("CreateImageInfo", &pulled);
         // What is not there.
-        let nothing = post("/images/create?fromImage=127.0.0.1:5000/none&tag=1");
-        self.stream("CreateImageInfo", &nothing);
+        let nothing = "/images/create?fromImage=127.0.0.1:5000/none&tag=1";
+        self.ask(404, "POST /images/create", nothing, &Value::Null);
         let context = tar(
             self.d,
             "Dockerfile",

@@ -40,6 +40,23 @@ fn networks_are_made_as_asked() {
         "default via 10.78.0.9 dev eth0 \n"
     );
     assert_eq!(ask(&d, "POST", "/networks/create", &body).status, 409);
+    // What docker's driver can and ours cannot is refused by name.
+    for (name, value, status) in [
+        ("bridge.inhibit_ipv4", "true", 400),
+        ("driver.mtu", "big", 400),
+        ("driver.mtu", "1500", 201),
+        ("bridge.enable_icc", "true", 201),
+    ] {
+        let name = format!("com.docker.network.{name}");
+        let asked = json!({ "Name": format!("n{value}"), "Options": { &name: value } });
+        let answer = ask(&d, "POST", "/networks/create", &asked);
+        assert!(answer.status == status, "{asked}: {}", answer.text());
+        assert!(
+            status == 201 || answer.message().contains(&name),
+            "{}",
+            answer.text()
+        );
+    }
 }
 
 #[test]
@@ -100,6 +117,17 @@ fn endpoints_are_as_asked() {
         &json!({ "Container": id }),
     );
     assert!(!exec(&d, &id, "busybox ip addr").contains("10.78.0.78"));
+    // It comes back, again and again.
+    for _ in 0..3 {
+        ok(&d, "POST", "/networks/more/connect", &connect);
+        assert!(exec(&d, &id, "busybox ip addr").contains("10.78.0.78"));
+        ok(
+            &d,
+            "POST",
+            "/networks/more/disconnect",
+            &json!({ "Container": id }),
+        );
+    }
     // Forced, one that is not there is off it.
     let nobody = |force: bool| json!({ "Container": "nobody", "Force": force });
     assert_eq!(

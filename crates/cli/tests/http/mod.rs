@@ -80,8 +80,12 @@ pub fn send(d: &Daemon, method: &str, path: &str, headers: &[&str], body: &[u8])
     // A connection is reset after the answer where the daemon had no use for the body.
     let read = socket.read_to_end(&mut all);
     assert!(read.is_ok() || !all.is_empty(), "{method} {path}: {read:?}");
+    parsed(&all, &format!("{method} {path}"))
+}
+
+fn parsed(all: &[u8], what: &str) -> Answer {
     let end = all.windows(4).position(|w| w == b"\r\n\r\n");
-    let end = end.unwrap_or_else(|| panic!("{method} {path}: no answer"));
+    let end = end.unwrap_or_else(|| panic!("{what}: no answer"));
     let head = String::from_utf8_lossy(&all[..end]).into_owned();
     let body = all[end + 4..].to_vec();
     let chunked = head
@@ -91,6 +95,45 @@ pub fn send(d: &Daemon, method: &str, path: &str, headers: &[&str], body: &[u8])
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         body: if chunked { whole(&body) } else { body },
         head,
+    }
+}
+
+/// A request whose answer has begun.
+pub struct Begun {
+    socket: UnixStream,
+    head: Vec<u8>,
+}
+
+impl Begun {
+    pub fn get(d: &Daemon, path: &str) -> Self {
+        Self::ask(d, "GET", path)
+    }
+
+    pub fn post(d: &Daemon, path: &str) -> Self {
+        Self::ask(d, "POST", path)
+    }
+
+    fn ask(d: &Daemon, method: &str, path: &str) -> Self {
+        let mut socket = UnixStream::connect(d.run_dir().join("docker.sock")).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            let some = socket.read(&mut byte).unwrap();
+            assert!(some == 1, "{path}: {}", String::from_utf8_lossy(&head));
+            head.push(byte[0]);
+        }
+        Self { socket, head }
+    }
+
+    /// The answer, once it has come to its end.
+    pub fn rest(mut self) -> Answer {
+        let mut all = self.head;
+        self.socket.read_to_end(&mut all).unwrap();
+        parsed(&all, "a request")
     }
 }
 

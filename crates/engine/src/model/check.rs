@@ -120,6 +120,22 @@ fn words(request: &CreateRequest) -> Result<()> {
     if let Some(signal) = config.stop_signal.as_deref().filter(|s| !s.is_empty()) {
         crate::stop::signal_number(signal)?;
     }
+    for entry in &host.extra_hosts {
+        crate::files::extra_host(entry)?;
+    }
+    crate::spec::security_options(&host.security_opt)?;
+    crate::ports::ports(config, host)?;
+    processors(&host.cpuset_cpus, "/sys/devices/system/cpu/online", "CPUs")?;
+    processors(
+        &host.cpuset_mems,
+        "/sys/devices/system/node/online",
+        "memory nodes",
+    )?;
+    if host.shm_size < 0 {
+        return Err(EngineError::Invalid(
+            "SHM size can not be less than 0".into(),
+        ));
+    }
     let Some(health) = &config.healthcheck else {
         return Ok(());
     };
@@ -142,6 +158,43 @@ fn words(request: &CreateRequest) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses processors or memory nodes that this machine does not have.
+fn processors(asked: &str, list: &str, what: &str) -> Result<()> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let read = |text: &str| -> Option<Vec<u32>> {
+        let mut found = Vec::new();
+        for part in text.trim().split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            // No machine has as many.
+            if first > last || last > 65_535 {
+                return None;
+            }
+            found.extend(first..=last);
+        }
+        Some(found)
+    };
+    let wanted = read(asked).ok_or_else(|| {
+        EngineError::Invalid(format!(
+            "Invalid value {asked} for cpuset {what}; write for example 0-2,4"
+        ))
+    })?;
+    // Without the list the kernel says what it thinks of it.
+    let Ok(text) = std::fs::read_to_string(list) else {
+        return Ok(());
+    };
+    let there = read(&text).unwrap_or_default();
+    if there.is_empty() || wanted.iter().all(|n| there.contains(n)) {
+        return Ok(());
+    }
+    Err(EngineError::Invalid(format!(
+        "Requested {what} are not available - requested {asked}, available: {}",
+        text.trim()
+    )))
 }
 
 /// Refuses settings of a host configuration that nothing here knows.
@@ -213,16 +266,11 @@ pub fn changeable(asked: &HostConfig) -> Result<()> {
 /// # Errors
 /// [`EngineError::Invalid`] naming the field.
 pub fn endpoint(config: &EndpointConfig) -> Result<()> {
-    for (key, what) in [
-        ("Links", "legacy links"),
-        ("DriverOpts", "options of network drivers"),
-    ] {
-        if config.other.get(key).is_some_and(|v| !is_zero(v)) {
-            return Err(refuse(
-                &format!("EndpointSettings.{key} ({what})"),
-                "leave it out",
-            ));
-        }
+    if config.other.get("DriverOpts").is_some_and(|v| !is_zero(v)) {
+        return Err(refuse(
+            "EndpointSettings.DriverOpts (options of network drivers)",
+            "leave it out",
+        ));
     }
     fixed_address(config)?;
     fixed_address6(config)?;
@@ -308,12 +356,6 @@ fn check_modes(host: &HostConfig) -> Result<()> {
         // The first is what `inspect` says: whoever makes a container anew from that gets the same.
         "coracle" | "" | "runc" | "io.containerd.runc.v2" => {}
         other => return Err(refuse(&format!("runtime \"{other}\""), "leave it out")),
-    }
-    if !host.links.is_empty() {
-        return Err(refuse(
-            "--link",
-            "containers on one network find each other by name",
-        ));
     }
     if !host.cgroup_parent.is_empty() {
         return Err(refuse("--cgroup-parent", "leave it out"));

@@ -24,6 +24,9 @@ pub struct EndpointConfig {
     /// More names on this network.
     #[serde(deserialize_with = "nullable")]
     pub aliases: Vec<String>,
+    /// Names of its own for other containers, `container[:name]`.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
     /// Fixed hardware address.
     #[serde(deserialize_with = "nullable")]
     pub mac_address: String,

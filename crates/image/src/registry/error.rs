@@ -124,6 +124,11 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether there was no connection at all: no such name, nobody who listens, no TLS.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Transport { source, .. } if source.is_connect())
+    }
+
     /// Whether trying again may help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

@@ -7,6 +7,7 @@ mod tls;
 mod upload;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::{Response, Url, header};
@@ -36,6 +37,10 @@ pub(crate) struct Registry<'a> {
     /// What a token is asked for: `pull`, or `pull,push`.
     actions: &'static str,
     authorization: Mutex<Option<Authorization>>,
+    /// Whether it has said anything yet.
+    answered: AtomicBool,
+    /// Whether it stands for another one, which can be asked instead.
+    mirror: bool,
 }
 
 impl<'a> Registry<'a> {
@@ -76,7 +81,10 @@ impl<'a> Registry<'a> {
         url: &str,
         path: &str,
     ) -> Result<Self, RegistryError> {
-        Self::at(config, address(url)?, path, None)
+        Ok(Self {
+            mirror: true,
+            ..Self::at(config, address(url)?, path, None)?
+        })
     }
 
     fn at(
@@ -93,6 +101,8 @@ impl<'a> Registry<'a> {
             credentials,
             actions: "pull",
             authorization: Mutex::default(),
+            answered: AtomicBool::new(false),
+            mirror: false,
         })
     }
 
@@ -128,13 +138,17 @@ impl<'a> Registry<'a> {
             &format!("/v2/{}/manifests/{reference}", self.path),
         );
         let accept = crate::manifest::media::ACCEPT.join(", ");
-        self.trying(|| async {
+        let once = || async {
             let response = self.get(url.clone(), &[(header::ACCEPT, &accept)]).await?;
             let kind = response.headers().get(header::CONTENT_TYPE);
             let kind = kind.and_then(|k| k.to_str().ok()).map(str::to_owned);
             Ok((body(response, limit).await?, kind))
-        })
-        .await
+        };
+        if self.mirror {
+            // The next one is asked sooner than this one is waited for.
+            return once().await;
+        }
+        self.trying(once).await
     }
 
     /// A small blob, whole.
@@ -184,13 +198,18 @@ impl<'a> Registry<'a> {
         let mut tries = 1;
         loop {
             match once().await {
-                Err(error) if error.is_transient() && tries < self.config.attempts => {
+                Err(error) if self.may_go(&error) && tries < self.config.attempts => {
                     tokio::time::sleep(self.pause(tries, &error)).await;
                     tries += 1;
                 }
                 other => return other,
             }
         }
+    }
+
+    /// Whether trying again may help. One that cannot be reached and has never been is most likely not there at all.
+    pub fn may_go(&self, error: &RegistryError) -> bool {
+        error.is_transient() && (!error.is_unreachable() || self.answered.load(Ordering::Relaxed))
     }
 
     /// How long to wait before a further try: as the registry asks, or twice as long each time.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, Identity, Url};
 
 use super::RegistryError;
-use crate::config::RegistryConfig;
+use crate::config::{RegistryConfig, is_loopback};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -31,6 +31,10 @@ pub(crate) fn client(config: &RegistryConfig, base: &Url) -> Result<Client, Regi
         .read_timeout(config.silence);
     if config.is_insecure(&authority) {
         builder = builder.tls_danger_accept_invalid_certs(true);
+    }
+    if is_loopback(host) {
+        // No proxy leads to this machine's own ports.
+        builder = builder.no_proxy();
     }
     let dir = config.certs_dir.join(&authority);
     let (certificates, identity) = certificates(&dir)?;

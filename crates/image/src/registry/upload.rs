@@ -59,7 +59,7 @@ impl Registry<'_> {
                 // It got further: the registry lives.
                 tries = 1;
             }
-            if !error.is_transient() || tries >= self.attempts() {
+            if !self.may_go(&error) || tries >= self.attempts() {
                 return Err(error);
             }
             tracing::info!(layer = %digest, %error, "an upload broke and is tried again");
@@ -215,8 +215,11 @@ impl Registry<'_> {
                     url: url.to_string(),
                     source,
                 })?;
+            self.answered.store(true, Ordering::Relaxed);
+            // Whoever we were sent on to does not get to know who we are.
+            let own = response.url().origin() == self.base.origin();
             match response.status() {
-                StatusCode::UNAUTHORIZED if !asked => {
+                StatusCode::UNAUTHORIZED if !asked && own => {
                     asked = true;
                     self.authorize(&response).await?;
                 }

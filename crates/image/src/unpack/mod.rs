@@ -184,7 +184,7 @@ pub struct CopyInto {
     pub rename: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Copies an archive, plain or compressed with gzip or zstd, into a root filesystem. What was copied before an error stays.
+/// Copies an archive, plain or compressed with gzip, zstd, xz or bzip2, into a root filesystem. What was copied before an error stays.
 /// Names ending in `.wh.…` are plain names here, and devices are made.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 //! The pure lookup.
 //!
 //! Worked example: `web-1` is on networks A and B, `db` on B only. `db` asks for `web-1` and gets
-//! the address on B; a container on A that asks for `db` gets "no such name".
+//! the address on B; a container on A that asks for `db` gets "no such name". `db.B`, with the network's name, says the same.
+//! An alias is known on its own network only, a link to the container alone that has it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct NetworkView {
     /// Network id.
     pub id: String,
+    /// Network name.
+    pub name: String,
     /// The machine's address on it.
     pub gateway: Ipv4Addr,
     /// Its IPv6 address there, if the network has IPv6.
@@ -26,6 +29,8 @@ pub struct Place {
     pub ip: Ipv4Addr,
     /// Its IPv6 address there, if the network has IPv6.
     pub ip6: Option<Ipv6Addr>,
+    /// Further names there.
+    pub aliases: Vec<String>,
 }
 
 impl Place {
@@ -45,8 +50,12 @@ pub struct Container {
     pub id: String,
     /// Name.
     pub name: String,
-    /// Further names.
+    /// Further names, wherever it is.
     pub aliases: Vec<String>,
+    /// Who answers it what is not ours; the machine's resolvers if nobody.
+    pub upstream: Vec<IpAddr>,
+    /// Names of its own for other containers: name and id.
+    pub links: Vec<(String, String)>,
     /// The service it is an instance of.
     pub service: Option<String>,
     /// Only healthy instances are listed for a service.
@@ -71,7 +80,8 @@ pub enum Answer {
 /// A snapshot of all names.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
-    names: BTreeMap<String, Vec<usize>>,
+    /// Whose a name is, and on which network alone, if it is an alias.
+    names: BTreeMap<String, Vec<(usize, Option<String>)>>,
     containers: Vec<Container>,
     networks: Vec<NetworkView>,
 }
@@ -81,7 +91,7 @@ const DOMAIN: &str = ".coracle.internal";
 impl Records {
     /// Builds the snapshot.
     pub fn new(containers: Vec<Container>, networks: Vec<NetworkView>) -> Self {
-        let mut names: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut names: BTreeMap<String, Vec<(usize, Option<String>)>> = BTreeMap::new();
         for (index, c) in containers.iter().enumerate() {
             let short = c.id.get(..12).unwrap_or(&c.id).to_owned();
             let mut own: Vec<_> = [c.name.clone(), short]
@@ -94,8 +104,19 @@ impl Records {
             own.iter_mut().for_each(|n| n.make_ascii_lowercase());
             own.sort();
             own.dedup();
+            let aliases = c
+                .places
+                .iter()
+                .flat_map(|p| p.aliases.iter().map(move |a| (a, p)));
+            for (alias, place) in aliases {
+                let alias = alias.to_ascii_lowercase();
+                if !own.contains(&alias) {
+                    let on = Some(place.network.clone());
+                    names.entry(alias).or_default().push((index, on));
+                }
+            }
             own.into_iter()
-                .for_each(|n| names.entry(n).or_default().push(index));
+                .for_each(|n| names.entry(n).or_default().push((index, None)));
         }
         Self {
             names,
@@ -104,13 +125,14 @@ impl Records {
         }
     }
 
+    fn asking(&self, asker: Ipv4Addr) -> Option<&Container> {
+        let mut all = self.containers.iter();
+        all.find(|c| c.places.iter().any(|p| p.ip == asker))
+    }
+
     /// The networks `asker` is on: by its own address, or the machine itself by a gateway.
     fn view(&self, asker: Ipv4Addr) -> Vec<&str> {
-        let of = self
-            .containers
-            .iter()
-            .find(|c| c.places.iter().any(|p| p.ip == asker));
-        match of {
+        match self.asking(asker) {
             Some(c) => c.places.iter().map(|p| p.network.as_str()).collect(),
             None => self
                 .networks
@@ -132,17 +154,55 @@ impl Records {
             let gateways = first.into_iter().flat_map(|n| both(n.gateway, n.gateway6));
             return Answer::Addresses(gateways.collect());
         }
-        let known = self.names.get(short).map(Vec::as_slice).unwrap_or_default();
+        if let Some(linked) = self.linked(asker, short, &view) {
+            return Answer::Addresses(linked);
+        }
+        let found = self.known(short, &view).or_else(|| {
+            // With the name of one of its networks behind it.
+            let (name, network) = short.rsplit_once('.')?;
+            let mut here = self.networks.iter();
+            let on = here.find(|n| n.name.eq_ignore_ascii_case(network))?;
+            view.contains(&on.id.as_str())
+                .then(|| self.known(name, &[on.id.as_str()]))?
+        });
+        match found {
+            Some(addresses) => Answer::Addresses(addresses),
+            None if lower != short || !short.contains('.') || short.starts_with("tasks.") => {
+                Answer::NoSuchName
+            }
+            None => Answer::Forward,
+        }
+    }
+
+    /// Who answers the client at `asker` what is not ours, if it has resolvers of its own.
+    pub fn upstream(&self, asker: Ipv4Addr) -> &[IpAddr] {
+        self.asking(asker).map_or(&[], |c| &c.upstream)
+    }
+
+    /// The addresses of whom the asker has a link of this name to.
+    fn linked(&self, asker: Ipv4Addr, name: &str, view: &[&str]) -> Option<Vec<IpAddr>> {
+        let links = &self.asking(asker)?.links;
+        let (_, id) = links.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        let target = self.containers.iter().find(|c| c.id == *id)?;
+        let mut shared = target.places.iter();
+        let place = shared.find(|p| view.contains(&p.network.as_str()))?;
+        Some(place.all().collect())
+    }
+
+    /// The addresses behind a name, on the networks of `view`; none if the name is not known there.
+    fn known(&self, name: &str, view: &[&str]) -> Option<Vec<IpAddr>> {
+        let known = self.names.get(name).map(Vec::as_slice).unwrap_or_default();
         let mut visible = false;
         let mut found = Vec::new();
-        for c in known.iter().map(|i| &self.containers[*i]) {
-            let mut shared = c
-                .places
-                .iter()
-                .filter(|p| view.contains(&p.network.as_str()))
-                .peekable();
+        for (index, only) in known {
+            let c = &self.containers[*index];
+            let here = |p: &&Place| {
+                view.contains(&p.network.as_str())
+                    && only.as_ref().is_none_or(|only| *only == p.network)
+            };
+            let mut shared = c.places.iter().filter(here).peekable();
             let as_service = c.service.as_ref().is_some_and(|s| {
-                s.eq_ignore_ascii_case(short.strip_prefix("tasks.").unwrap_or(short))
+                s.eq_ignore_ascii_case(name.strip_prefix("tasks.").unwrap_or(name))
             });
             if let Some(first) = shared.peek() {
                 visible = true;
@@ -153,13 +213,7 @@ impl Records {
                 }
             }
         }
-        match visible {
-            true => Answer::Addresses(found),
-            false if lower != short || !short.contains('.') || short.starts_with("tasks.") => {
-                Answer::NoSuchName
-            }
-            false => Answer::Forward,
-        }
+        visible.then_some(found)
     }
 
     /// The name of the container at `ip`, if the asker shares a network with it.
@@ -194,6 +248,11 @@ mod tests {
             network: if n == 0 { "A" } else { "B" }.into(),
             ip: ip(n, h),
             ip6: (n == 1).then(|| ip6(1, h.into())),
+            aliases: Vec::new(),
+        };
+        let called = |place: Place, alias: &str| Place {
+            aliases: vec![alias.into()],
+            ..place
         };
         let make = |name: &str, service: Option<&str>, healthy, places: Vec<Place>| Container {
             id: "ab".repeat(32),
@@ -205,13 +264,23 @@ mod tests {
         };
         let records = Records::new(
             vec![
-                make("web-1", Some("web"), true, vec![place(0, 2), place(1, 2)]),
+                make(
+                    "web-1",
+                    Some("web"),
+                    true,
+                    vec![called(place(0, 2), "shop"), place(1, 2)],
+                ),
                 make("web-2", Some("web"), false, vec![place(1, 3)]),
                 make("db", None, false, vec![place(1, 4)]),
-                make("solo", None, true, vec![place(0, 5)]),
+                Container {
+                    id: "cd".repeat(32),
+                    links: vec![("mine".into(), "ab".repeat(32))],
+                    ..make("solo", None, true, vec![place(0, 5)])
+                },
             ],
             vec![NetworkView {
                 id: "A".into(),
+                name: "front".into(),
                 gateway: ip(0, 1),
                 gateway6: Some(ip6(0, 1)),
             }],
@@ -231,6 +300,14 @@ mod tests {
             records.lookup(ip(0, 5), "host.docker.internal"),
             Answer::Addresses(vec![ip(0, 1).into(), ip6(0, 1).into()])
         );
+        // An alias is known where it was given, a link to who has it.
+        assert_eq!(records.lookup(ip(0, 5), "Shop"), one(ip(0, 2)));
+        assert_eq!(records.lookup(ip(1, 4), "shop"), Answer::NoSuchName);
+        assert_eq!(records.lookup(ip(0, 5), "mine"), one(ip(0, 2)));
+        assert_eq!(records.lookup(ip(0, 2), "mine"), Answer::NoSuchName);
+        assert_eq!(records.lookup(ip(0, 5), "web-1.front"), one(ip(0, 2)));
+        assert_eq!(records.lookup(ip(0, 5), "shop.front"), one(ip(0, 2)));
+        assert_eq!(records.lookup(ip(1, 4), "solo.front"), Answer::Forward);
         let pointer = || Answer::Pointer("web-2.coracle.internal".into());
         assert_eq!(records.reverse(ip(1, 4), ip(1, 3).into()), pointer());
         assert_eq!(records.reverse(ip(1, 4), ip6(1, 3).into()), pointer());

@@ -165,10 +165,12 @@ async fn answer(
             }
         }
         Answer::NoSuchName => reply.metadata.response_code = ResponseCode::NXDomain,
-        Answer::Forward => match forward(raw, upstream, tcp).await {
-            Some(answer) => return Some(answer),
-            None => reply.metadata.response_code = ResponseCode::ServFail,
-        },
+        Answer::Forward => {
+            match forward(raw, &own_or(records.upstream(asker), upstream), tcp).await {
+                Some(answer) => return Some(answer),
+                None => reply.metadata.response_code = ResponseCode::ServFail,
+            }
+        }
     }
     let limit = query
         .edns
@@ -179,6 +181,15 @@ async fn answer(
         Some(bytes)
     } else {
         reply.truncate().to_vec().ok()
+    }
+}
+
+/// A container's own resolvers, or the machine's.
+fn own_or(own: &[IpAddr], machine: &[SocketAddr]) -> Vec<SocketAddr> {
+    if own.is_empty() {
+        machine.to_vec()
+    } else {
+        own.iter().map(|ip| SocketAddr::new(*ip, 53)).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::error::NetworkError;
 use crate::firewall::{self, Elements};
 use crate::link;
 use crate::model::{Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec};
+use crate::options;
 use crate::subnets;
 use ipnet::Ipv4Net;
 use std::io;
@@ -47,6 +48,13 @@ impl Inner {
         if self.networks.values().any(|n| n.name == spec.name) {
             return Err(NetworkError::NameTaken(spec.name));
         }
+        let asked = options::read(&spec.options)?;
+        if let Some(name) = &asked.bridge
+            && link::links(&mut self.netlink)?.iter().any(|l| l.1 == *name)
+        {
+            // What is the machine's own is neither taken over nor removed with the network.
+            return Err(NetworkError::LinkTaken(name.clone()));
+        }
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|e| NetworkError::State {
             path: "/dev/urandom".into(),
@@ -61,10 +69,10 @@ impl Inner {
                     .gateway
                     .or_else(|| subnet.hosts().next())
                     .unwrap_or(subnet.addr());
-                let named = if spec.name == "bridge" {
-                    DEFAULT_BRIDGE.into()
-                } else {
-                    format!("cor-{}", &id.0[..11])
+                let named = match asked.bridge {
+                    Some(name) => name,
+                    None if spec.name == "bridge" => DEFAULT_BRIDGE.into(),
+                    None => format!("cor-{}", &id.0[..11]),
                 };
                 (subnet, gateway, named)
             }

@@ -97,6 +97,7 @@ pub fn mapping(host_ip: impl Into<Option<IpAddr>>, host_port: u16) -> PortReques
     PortRequest {
         host_ip: host_ip.into(),
         host_port,
+        host_last: host_port,
         container_port: 80,
         protocol: Protocol::Tcp,
     }

@@ -201,9 +201,7 @@ pub async fn build(client: &Client, args: &Build) -> Result<()> {
     let sent = sent(args)?;
     let build_args = build_args(&args.build_arg);
     let mut headers = vec![(header::CONTENT_TYPE, "application/x-tar".to_owned())];
-    if let Some(text) = &sent.text {
-        headers.extend(credentials(text, &build_args)?);
-    }
+    headers.extend(credentials(sent.text.as_deref(), &build_args)?);
     headers.extend(secrets(&args.secret)?);
     let path = format!("/build{}", asked(args, &sent, &build_args)?);
     let answer = client

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use coracle_dockerfile::{Dockerfile, Kind, expand, parse};
 use coracle_engine::full_error;
 use coracle_image::Reference;
-use coracle_image::credentials::docker_credentials;
+use coracle_image::credentials::{docker_credentials, docker_registries};
 use hyper::header;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,30 +41,32 @@ fn images(file: &Dockerfile, args: &BTreeMap<String, Option<String>>) -> BTreeSe
     names
 }
 
-/// What is known of the registries of the images that are named.
+/// What is known of registries: of those of the images that are named, which must be readable, and of all others, since images are
+/// named in more places than can be seen from here (ONBUILD, mounts, contexts on stdin).
 pub(super) fn credentials(
-    text: &str,
+    text: Option<&str>,
     args: &BTreeMap<String, Option<String>>,
 ) -> Result<Option<(header::HeaderName, String)>> {
     // What is wrong with it, the daemon says.
-    let Ok(file) = parse(text) else {
-        return Ok(None);
-    };
+    let file = text.and_then(|t| parse(t).ok());
+    let named = file.map(|f| images(&f, args)).unwrap_or_default();
+    let named = named
+        .iter()
+        .filter_map(|n| Reference::parse_normalized(n).ok());
+    let named: BTreeSet<String> = named.map(|r| r.domain().to_owned()).collect();
     let mut all = Map::new();
-    for name in images(&file, args) {
-        let Ok(reference) = Reference::parse_normalized(&name) else {
-            continue;
+    let known = docker_registries(None).unwrap_or_default();
+    for domain in named.iter().chain(known.difference(&named)) {
+        let found = match docker_credentials(None, domain) {
+            Ok(found) => found,
+            Err(error) if named.contains(domain) => return Err(usage(full_error(&error))),
+            Err(_) => None,
         };
-        let domain = reference.domain();
-        if all.contains_key(domain) {
-            continue;
-        }
-        let found = docker_credentials(None, domain).map_err(|e| usage(full_error(&e)))?;
         if let Some(c) = found {
             let token = c.identity_token.unwrap_or_default();
             let auth =
                 json!({ "username": c.username, "password": c.password, "identitytoken": token });
-            all.insert(domain.to_owned(), auth);
+            all.insert(domain.clone(), auth);
         }
     }
     let value = URL_SAFE.encode(Value::Object(all.clone()).to_string());
