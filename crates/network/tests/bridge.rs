@@ -64,6 +64,24 @@ fn a_network_is_left_and_joined_again() {
     });
 }
 
+/// As where tunnels are known: a new namespace has some links (sit0, ip6tnl0) from its beginning.
+#[test]
+fn a_new_namespace_may_have_links_already() {
+    machine(|dir| {
+        let networks = Networks::open(dir, Options::default()).unwrap();
+        let (a, ea) = container(&networks, 1, "bridge");
+        serve(&a, 80);
+        let endpoint = networks.reserve(&common::request(2, "bridge")).unwrap();
+        let ns = netns::create_anonymous().unwrap();
+        let add = ["link", "add", "sit0", "type", "bridge"];
+        netns::run_in(ns.as_fd(), || run("ip", &add)).unwrap();
+        networks
+            .connect(ns.as_fd(), std::slice::from_ref(&endpoint))
+            .unwrap();
+        assert_eq!(ask(&ns, ea.ip, 80), Some(endpoint.ip.to_string()));
+    });
+}
+
 #[test]
 fn published_ports_keep_the_source_and_obey_their_address() {
     machine(|dir| {
