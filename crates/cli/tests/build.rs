@@ -9,6 +9,8 @@ mod commands;
 mod copies;
 #[path = "build/debian.rs"]
 mod debian;
+#[path = "build/images.rs"]
+mod images;
 #[path = "build/mended.rs"]
 mod mended;
 #[path = "build/room.rs"]
