@@ -173,23 +173,34 @@ pub(crate) async fn build(
         consumed: Mutex::default(),
         pulling: tokio::sync::Mutex::new(()),
     });
-    let guard = Settle(shared.clone());
+    let guard = Settle::new(&shared);
     let ended = stages_of(&shared, &events, &mut demanded).await;
     let ended = match ended {
         Ok(state) => finish(&shared, &state, &events).await,
         Err(error) => Err(error),
     };
     shared.settled().await;
-    drop(guard);
+    guard.done();
     ended
 }
 
 /// Lets what a cancelled build left running be removed before its directory is.
-struct Settle(Arc<Shared>);
+pub(crate) struct Settle(Option<Arc<Shared>>);
+
+impl Settle {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        Self(Some(shared.clone()))
+    }
+
+    /// Nothing was cancelled.
+    pub fn done(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Settle {
     fn drop(&mut self) {
-        let shared = self.0.clone();
+        let Some(shared) = self.0.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { shared.settled().await });
         }

@@ -1,5 +1,6 @@
 //! RUN: a command in a container of its own, on top of what the stage has.
 
+use crate::build::Settle;
 use crate::caches::Used;
 use crate::error::{BuildError, Result, file, invalid};
 use crate::key::Key;
@@ -434,14 +435,16 @@ impl Stage {
         }
         let (upper, images, newest) = (step.upper(), engine.images().clone(), self.shared.epoch);
         let root = self.open(&self.state.layers)?;
-        // The container goes when its files are taken, not before, whoever waits.
-        let (step, taken) = crate::within(&self.shared.work, move || {
+        // The container goes when its files are taken, not before, whoever waits; then the build's directory.
+        let settle = Settle::new(&self.shared);
+        let (step, settle, taken) = crate::within(&self.shared.work, move || {
             let taken = stubs
                 .remove(root.as_fd(), &upper)
                 .and_then(|()| Ok(images.adopt(&upper, newest)?));
-            Ok((step, taken))
+            Ok((step, settle, taken))
         })
         .await?;
+        settle.done();
         step.remove().await?;
         drop(image);
         taken
