@@ -71,3 +71,77 @@ fn answers_are_those_of_the_definition() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Where an answer is asked, what is looked for in it, the version that has it first, and the one that has it no more.
+type Difference = (&'static str, &'static str, u16, u16);
+
+const DIFFERENCES: &[Difference] = &[
+    ("/images/json", "/0/VirtualSize", 0, 44),
+    ("/images/bb/json", "/VirtualSize", 0, 44),
+    ("/images/bb/json", "/ContainerConfig", 0, 45),
+    ("/images/bb/json", "/Config/Hostname", 0, 50),
+    (
+        "/containers/web/json",
+        "/NetworkSettings/Networks/back/DNSNames",
+        44,
+        99,
+    ),
+    (
+        "/containers/web/json",
+        "/NetworkSettings/Networks/back/GwPriority",
+        48,
+        99,
+    ),
+    // The short id.
+    (
+        "/containers/web/json",
+        "/NetworkSettings/Networks/back/Aliases/1",
+        0,
+        45,
+    ),
+    (
+        "/containers/json",
+        "/0/NetworkSettings/Networks/back/Aliases/1",
+        0,
+        45,
+    ),
+    ("/containers/json", "/0/HostConfig/Annotations", 46, 99),
+    ("/networks/back", "/EnableIPv4", 47, 99),
+    ("/info", "/BridgeNfIptables", 0, 50),
+    ("/info", "/FirewallBackend", 49, 99),
+    ("/info", "/RuncCommit/Expected", 0, 49),
+    (
+        "/info",
+        "/RegistryConfig/AllowNondistributableArtifactsCIDRs",
+        0,
+        49,
+    ),
+];
+
+#[test]
+fn versions_differ_as_dockers_do() {
+    let d = Daemon::start();
+    d.ok(["network", "create", "back"]);
+    let post = |path: &str, body: serde_json::Value| {
+        let answer = http::ask(&d, "POST", path, &body);
+        assert!(answer.status < 300, "{path}: {}", answer.text());
+    };
+    let body = serde_json::json!({
+        "Image": "bb", "Cmd": ["sleep", "1000"],
+        "HostConfig": { "NetworkMode": "back", "Annotations": { "a": "b" } },
+        "NetworkingConfig": { "EndpointsConfig": { "back": { "Aliases": ["db"] } } },
+    });
+    post("/containers/create?name=web", body);
+    post("/containers/web/start", serde_json::Value::Null);
+    let asked = |minor: u16, path: &str| http::get(&d, &format!("/v1.{minor}{path}")).json();
+    for (path, pointer, from, until) in DIFFERENCES {
+        for minor in 40..=51 {
+            let answer = asked(minor, path);
+            let there = answer.pointer(pointer).is_some();
+            let wanted = (*from..*until).contains(&minor);
+            assert_eq!(there, wanted, "{pointer} of {path} in 1.{minor}: {answer}");
+        }
+    }
+    assert_eq!(asked(50, "/images/json")[0]["Containers"], -1);
+    assert_eq!(asked(51, "/images/json")[0]["Containers"], 1);
+}

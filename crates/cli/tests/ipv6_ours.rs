@@ -23,9 +23,7 @@ fn serve(d: &Daemon, args: &[&str]) {
     let output = output.unwrap();
     assert!(output.status.success(), "{}{}", errors(&output), d.log());
     let id = text(&output);
-    until("it listens", || {
-        fetch(d, &id, "http://127.0.0.1/from-image").is_some()
-    });
+    until("it listens", || fetch(d, &id, "127.0.0.1").is_some());
 }
 
 #[test]
@@ -95,10 +93,7 @@ fn our_own_command_and_what_is_refused() {
     ]);
     assert_eq!(address("joins", "both", "GlobalIPv6Address"), "fd00:9::9");
     assert_eq!(address("joins", "both", "GwPriority"), "1");
-    assert_eq!(
-        fetch(&d, "joins", "http://[fd00:9::101]/from-image").as_deref(),
-        Some("image")
-    );
+    assert_eq!(fetch(&d, "joins", "fd00:9::101").as_deref(), Some("image"));
     let default = "10.9.0.254";
     assert!(
         d.ok(["exec", "joins", "busybox", "ip", "route"])
@@ -285,7 +280,7 @@ fn a_compose_file_with_ipv6() {
         "fd00:c::80"
     );
     until("web answers", || {
-        fetch(&d, "shop-asks-1", "http://[fd00:c::80]/from-image").is_some()
+        fetch(&d, "shop-asks-1", "fd00:c::80").is_some()
     });
     let found = d.ok([
         "exec",

@@ -102,8 +102,7 @@ impl Engine {
                 let endpoint = networks.reserve(&request)?;
                 let netns =
                     coracle_sys::netns::of_pid(pid).map_err(coracle_network::NetworkError::from);
-                let connected = netns
-                    .and_then(|n| networks.connect(n.as_fd(), std::slice::from_ref(&endpoint)));
+                let connected = netns.and_then(|n| networks.join(n.as_fd(), &endpoint));
                 if let Err(error) = connected {
                     let _ = networks.disconnect(&id, endpoint.network.as_str(), None);
                     return Err(error.into());

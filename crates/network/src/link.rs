@@ -331,12 +331,14 @@ pub(crate) struct Plug {
     pub isolated: bool,
 }
 
-/// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside.
+/// Builds the links of `endpoints` between this namespace and `netns`, and configures the inside. A `fresh` one has only its loopback
+/// yet.
 pub(crate) fn connect(
     host: &mut Netlink,
     inside: BorrowedFd<'_>,
     endpoints: &[Plug],
     routes: &Routes,
+    fresh: bool,
 ) -> Result<(), NetworkError> {
     let with_ipv6 = endpoints.iter().any(|p| p.endpoint.v6.is_some());
     let enter = || {
@@ -347,7 +349,7 @@ pub(crate) fn connect(
     };
     let mut ns = netns::run_in(inside, enter)??;
     let ipv6_known = v6::in_kernel();
-    let present = if endpoints.is_empty() {
+    let present = if fresh || endpoints.is_empty() {
         Vec::new()
     } else {
         links(&mut ns)?
@@ -403,9 +405,9 @@ pub(crate) fn connect(
         unplug(host);
         return Err(failed("create the container's links")(error));
     }
-    // Which indexes the kernel has given is known to it alone.
-    let known = if endpoints.is_empty() {
-        Ok(Vec::new())
+    // The kernel counts on from the loopback's 1, and never back: later, which indexes it has given is known to it alone.
+    let known = if fresh {
+        Ok((2..).zip(inner_names.iter().cloned()).collect())
     } else {
         links(&mut ns)
     };

@@ -174,15 +174,27 @@ impl Networks {
         self.lock().reserve(request)
     }
 
-    /// Builds the links of reserved endpoints in `netns`, loopback too, and sets the default route of each family: by the
-    /// first endpoint of the highest priority that leads out. An empty list brings up loopback only.
-    ///
-    /// A network that joins a running container takes a default route over only with a higher priority; the published
-    /// ports go with it.
+    /// Builds the links of reserved endpoints in the new namespace `netns`, loopback too, and sets the default route of
+    /// each family: by the first endpoint of the highest priority that leads out. An empty list brings up loopback only.
     pub fn connect(
         &self,
         netns: BorrowedFd<'_>,
         endpoints: &[Endpoint],
+    ) -> Result<(), NetworkError> {
+        self.plug(netns, endpoints, true)
+    }
+
+    /// As [`Self::connect`], for a container that runs. Its new network takes a default route over only with a higher
+    /// priority; the published ports go with it.
+    pub fn join(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        self.plug(netns, std::slice::from_ref(endpoint), false)
+    }
+
+    fn plug(
+        &self,
+        netns: BorrowedFd<'_>,
+        endpoints: &[Endpoint],
+        fresh: bool,
     ) -> Result<(), NetworkError> {
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -202,7 +214,8 @@ impl Networks {
             });
         }
         let Some(container) = endpoints.first().map(|e| e.container_id.clone()) else {
-            return link::connect(&mut inner.netlink, netns, &[], &link::Routes::default());
+            let none = link::Routes::default();
+            return link::connect(&mut inner.netlink, netns, &[], &none, fresh);
         };
         let mine = || {
             inner
@@ -213,7 +226,7 @@ impl Networks {
         let before = ways(mine().filter(|e| !endpoints.iter().any(|n| n.network == e.network)));
         let routes = link::Routes::between(&before, &ways(mine()));
         let backends = before.backends();
-        link::connect(&mut inner.netlink, netns, &with_bridge, &routes)?;
+        link::connect(&mut inner.netlink, netns, &with_bridge, &routes, fresh)?;
         inner.follow(&container, backends)
     }
 

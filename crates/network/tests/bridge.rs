@@ -7,6 +7,7 @@ use common::{ask, container, machine, mapping, outside, run, serve};
 use coracle_network::{NetworkError, NetworkSpec, Networks, Options, RestoredEndpoint};
 use coracle_sys::netns;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -29,6 +30,32 @@ fn siblings_talk_and_other_networks_do_not() {
         assert_eq!(ask(&c, ea.ip, 80), None, "another network reaches it");
         let refused = networks.remove("other").unwrap_err();
         assert!(refused.to_string().contains("c3"), "{refused}");
+    });
+}
+
+/// The kernel counts links on over those that are gone.
+#[test]
+fn a_network_is_left_and_joined_again() {
+    machine(|dir| {
+        let networks = Networks::open(dir, Options::default()).unwrap();
+        networks
+            .create(NetworkSpec {
+                name: "other".into(),
+                ..NetworkSpec::default()
+            })
+            .unwrap();
+        let (a, ea) = container(&networks, 1, "bridge");
+        let (b, _) = container(&networks, 2, "other");
+        serve(&a, 80);
+        for _ in 0..3 {
+            let joined = networks.reserve(&common::request(1, "other")).unwrap();
+            networks.join(a.as_fd(), &joined).unwrap();
+            assert!(ask(&b, joined.ip, 80).is_some());
+            networks
+                .disconnect(&ea.container_id, "other", Some(a.as_fd()))
+                .unwrap();
+            assert_eq!(ask(&b, joined.ip, 80), None);
+        }
     });
 }
 

@@ -373,9 +373,7 @@ fn a_network_of_a_higher_priority_has_the_way_out_and_the_ports() {
         asked.priority = 1;
         asked.link_local = vec!["169.254.8.8".parse().unwrap(), "fe80::8".parse().unwrap()];
         let eb = networks.reserve(&asked).unwrap();
-        networks
-            .connect(a.as_fd(), std::slice::from_ref(&eb))
-            .unwrap();
+        networks.join(a.as_fd(), &eb).unwrap();
         assert!(goes_by("high"), "{}", gateway());
         let addresses = netns::run_in(a.as_fd(), || run("ip", &["-o", "addr", "show", "eth1"]));
         let addresses = addresses.unwrap();
