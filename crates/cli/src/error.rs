@@ -27,7 +27,7 @@ pub enum CliError {
         diagnostics: Value,
     },
     /// The connection broke.
-    #[error("the connection to the daemon broke")]
+    #[error("the connection to the daemon broke; if it runs, its log says why")]
     Http(#[from] hyper::Error),
     /// The daemon's answer cannot be read.
     #[error("the daemon's answer cannot be read")]

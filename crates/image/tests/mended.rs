@@ -3,8 +3,10 @@
 
 mod common;
 
-use common::home;
+use common::{entry, full, home, tar};
+use coracle_image::{ErrorKind, ImportOptions, InUse, Reference, Removed};
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 /// A directory as overlayfs would have written it, on the store's file system.
@@ -50,4 +52,56 @@ fn a_layer_that_was_damaged_is_replaced() {
         assert!(layer.join("layer.json").is_file());
     }
     assert!(common::files(&home.dir.path().join("tmp")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_containers_need_goes_with_the_last_of_them() {
+    let home = home();
+    let archive = tar(&[entry(b'0', "file", "", b"content")]);
+    let import = async || {
+        let options = ImportOptions {
+            reference: Some(Reference::parse_normalized("mine:1").unwrap()),
+            ..ImportOptions::default()
+        };
+        let archive = Cursor::new(archive.clone());
+        home.store.import(archive, options).await.unwrap().id
+    };
+    let id = import().await;
+    let nobody = |_: &_| None;
+    let stopped = |_: &_| {
+        Some(InUse {
+            container: "web".into(),
+            running: false,
+        })
+    };
+    // While a container is being made, its image stays, whatever the force.
+    let (image, claim) = home.store.claim("mine:1").unwrap();
+    let error = home.store.remove("mine:1", false, &nobody).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{}", full(&error));
+    let by_id = id.to_string();
+    let error = home.store.remove(&by_id, true, &nobody).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{}", full(&error));
+    drop(claim);
+    let removed = home.store.remove("mine:1", true, &stopped).unwrap();
+    assert!(removed.contains(&Removed::Deleted(id)), "{removed:?}");
+    assert!(home.store.list().is_empty());
+    for gone in ["mine:1", &by_id, &by_id[..20]] {
+        assert!(home.store.get(gone).is_err() && home.store.claim(gone).is_err());
+    }
+    let dirs = home.store.layer_dirs(&id).unwrap();
+    assert_eq!(home.store.image(id).unwrap().layers, image.layers);
+    home.store.release(&|of| *of == id).unwrap();
+    home.store.collect().unwrap();
+    assert!(dirs[0].join("file").exists());
+    home.store.release(&|_| false).unwrap();
+    assert!(!dirs[0].exists() && home.store.layer_dirs(&id).is_err());
+    // What comes again is in sight again.
+    let again = import().await;
+    home.store.remove("mine:1", true, &stopped).unwrap();
+    let bytes = home.store.image(again).unwrap().raw_config;
+    let layers = home.store.image(again).unwrap().layers;
+    let name = Reference::parse_normalized("back:1").unwrap();
+    home.store.compose(&bytes, &layers, &[name]).unwrap();
+    home.store.release(&|_| false).unwrap();
+    assert_eq!(home.store.get("back:1").unwrap().id, again);
 }
