@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::outside::{Outside, fetch, page, succeed};
+use common::outside::{Outside, Running, fetch, page, succeed};
 use common::{Daemon, text, until};
 use serde_json::Value;
 use std::fs;
@@ -24,7 +24,7 @@ fn addresses_of_both_families() {
     );
     docker(
         &d,
-        "run -d --name asks --network both --dns 2001:db8::53 --add-host six:fd00::6 --add-host me:host-gateway bb sleep 1000",
+        "run -d --name asks --network both --dns 2001:db8::2 --add-host six:fd00::6 --add-host me:host-gateway bb sleep 1000",
     );
     docker(&d, "run -d --name alone --network other bb sleep 1000");
     // What inspect says.
@@ -144,10 +144,15 @@ fn addresses_of_both_families() {
     ] {
         assert!(hosts.contains(line), "{line} in {hosts}");
     }
-    assert!(
-        d.ok(["exec", "asks", "cat", "/etc/resolv.conf"])
-            .contains("nameserver 2001:db8::53")
-    );
+    // Its resolver is asked over IPv6.
+    let dnsmasq = "-k -C /dev/null --no-resolv --no-hosts --bind-interfaces --listen-address=2001:db8::2 \
+                   --address=/example.org/2001:db8::99 --pid-file";
+    let resolver = Running::start(outside.inside("dnsmasq").args(dnsmasq.split_whitespace()));
+    until("the resolver answers", || {
+        let asked = d.coracle(["exec", "asks", "nslookup", "-type=aaaa", "example.org"]);
+        text(&asked).contains("2001:db8::99")
+    });
+    drop(resolver);
     // One more network, whose priority gives it the way out, and its end.
     let routes = || d.ok(["exec", "asks", "busybox", "ip", "-6", "route"]);
     docker(

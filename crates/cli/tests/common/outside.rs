@@ -49,6 +49,22 @@ impl Outside {
     }
 }
 
+/// A program that runs until this is dropped.
+pub struct Running(Child);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Outside {
     fn drop(&mut self) {
         let _ = self.0.kill();
