@@ -251,8 +251,6 @@ pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<
         .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
             InfoKind::Bridge,
         )]));
-    let mtu = crate::options::of(&network.options).mtu;
-    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     let create = Request::route(RouteNetlinkMessage::NewLink(message), NEW);
     match netlink.batch(&[create]) {
         Err(e) if e.exists() => {
@@ -262,6 +260,15 @@ pub(crate) fn ensure_bridge(netlink: &mut Netlink, network: &Network) -> Result<
                 .map_err(failed(format!("bring up bridge {name}")))?;
         }
         other => other.map_err(failed(format!("create bridge {name}")))?,
+    }
+    if let Some(mtu) = crate::options::of(&network.options).mtu {
+        // Said afterwards: a bridge that was only made with it goes back to the usual with its last port.
+        let mut message = named(name);
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        let set = Request::route(RouteNetlinkMessage::SetLink(message), 0);
+        netlink
+            .batch(&[set])
+            .map_err(failed(format!("give bridge {name} packets of {mtu} bytes")))?;
     }
     let index = index_of(netlink, name)?.ok_or_else(|| NetworkError::NotFound(name.clone()))?;
     let net = Ipv4Net::new_assert(network.gateway, network.subnet.prefix_len());
