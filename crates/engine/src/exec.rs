@@ -96,6 +96,12 @@ fn takes_processes(container: &crate::container::Container) -> Result<()> {
                 container.id
             )));
         }
+        (Phase::Restarting, _) => {
+            return Err(EngineError::Conflict(format!(
+                "Container {} is restarting, wait until the container is running",
+                container.id
+            )));
+        }
         _ => {
             return Err(EngineError::Conflict(format!(
                 "container {} is not running",
