@@ -192,6 +192,9 @@ impl Engine {
                 work(root.map_err(EngineError::from));
             })?);
         }
+        if mounts {
+            self.ready_volumes(&record).await?;
+        }
         let mut lower = self.0.images.layer_dirs(&record.image()?)?;
         lower.push(crate::skeleton::directory(&self.0.options.state_dir));
         let work_dir = container.dir.join("work");

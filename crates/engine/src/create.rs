@@ -199,7 +199,12 @@ impl Engine {
         if let Some(other) = host.pid_mode.strip_prefix("container:") {
             self.find(other)?;
         }
-        if let Some(other) = host.ipc_mode.strip_prefix("container:") {
+        self.gives_ipc(&host.ipc_mode)
+    }
+
+    /// Refuses the IPC namespace of a container that keeps its own to itself.
+    pub(crate) fn gives_ipc(&self, mode: &str) -> Result<()> {
+        if let Some(other) = mode.strip_prefix("container:") {
             let other = self.find(other)?;
             if other.read(|r| r.host_config.ipc_mode != "shareable") {
                 return Err(EngineError::Invalid(format!(

@@ -157,8 +157,14 @@ async fn send(
     };
     let (from, asked) = (path.to_owned(), query.clone());
     let to = sender.clone();
-    let reading = move || past(&from, &asked, |line| to.blocking_send(line).is_ok());
-    let mut current = tokio::task::spawn_blocking(reading).await??;
+    // On a thread of its own: who reads slowly may hold it for long, and the threads that others wait for are few.
+    let (tell, read) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().spawn(move || {
+        let at = past(&from, &asked, |line| to.blocking_send(line).is_ok());
+        // Whoever asked may have gone.
+        let _ = tell.send(at);
+    })?;
+    let mut current = read.await.map_err(io::Error::other)??;
     let Some(watch) = watch else {
         return Ok(());
     };

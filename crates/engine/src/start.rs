@@ -190,7 +190,7 @@ impl Engine {
     }
 
     /// Mounts what volumes with a file system of their own need.
-    async fn ready_volumes(&self, record: &Record) -> Result<()> {
+    pub(crate) async fn ready_volumes(&self, record: &Record) -> Result<()> {
         for name in record.mounts.iter().filter_map(|m| m.name.clone()) {
             if self
                 .0
@@ -241,7 +241,7 @@ impl Engine {
                 .joined(mode, "network")?
                 .map(|pid| format!("/proc/{pid}/ns/net").into()),
             pids_of: self.joined(&record.host_config.pid_mode, "PID namespace")?,
-            ipc_of: self.joined(&record.host_config.ipc_mode, "IPC namespace")?,
+            ipc_of: self.joined_ipc(record)?,
             init: self.init(record)?,
         })?;
         Ok(ShimSpec {
@@ -281,6 +281,12 @@ impl Engine {
             return Ok(None);
         }
         crate::holder::init_program(&self.0.options).map(Some)
+    }
+
+    /// The first process of the container whose shared memory is used; it may be another of that name than when it was asked for.
+    fn joined_ipc(&self, record: &Record) -> Result<Option<u32>> {
+        self.gives_ipc(&record.host_config.ipc_mode)?;
+        self.joined(&record.host_config.ipc_mode, "IPC namespace")
     }
 
     /// The first process of `container:<name>`, whose namespace is joined.

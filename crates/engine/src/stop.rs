@@ -179,8 +179,10 @@ impl Engine {
     pub async fn kill(&self, key: &str, signal: &str) -> Result<()> {
         let number = signal_number(if signal.is_empty() { "KILL" } else { signal })?;
         let container = self.find(key)?;
-        if container.phase() == Phase::Restarting {
-            // There is no process yet; what can be stopped is that there will be one.
+        let own = container.read(|r| r.config.stop_signal.clone());
+        let own = own.and_then(|s| signal_number(&s).ok()).unwrap_or(SIGTERM);
+        if container.phase() == Phase::Restarting && (number == SIGKILL || number == own) {
+            // There is no process yet; what can be ended is that there will be one.
             let _op = container.op.lock().await;
             if container.phase() == Phase::Restarting {
                 return self.stop_locked(&container, None, None).await;
@@ -192,8 +194,6 @@ impl Engine {
                 container.id
             )));
         }
-        let own = container.read(|r| r.config.stop_signal.clone());
-        let own = own.and_then(|s| signal_number(&s).ok()).unwrap_or(SIGTERM);
         if number == SIGKILL || number == own {
             container.happened(false, |r| r.state.stopped_by_hand = true);
         }

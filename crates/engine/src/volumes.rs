@@ -48,6 +48,8 @@ pub struct Volumes {
     dir: PathBuf,
     /// Where volumes with a file system of their own are mounted.
     mounts: PathBuf,
+    /// Held while one is mounted or unmounted, which may take as long as another machine does not answer.
+    mounting: Mutex<()>,
     /// Guards making and removing, so that neither is seen half done.
     all: Mutex<BTreeMap<String, Volume>>,
 }
@@ -104,6 +106,7 @@ impl Volumes {
         Ok(Self {
             dir,
             mounts: run_dir.join("volumes"),
+            mounting: Mutex::default(),
             all: Mutex::new(all),
         })
     }
@@ -147,7 +150,10 @@ impl Volumes {
                 "the directory {} of volume {name} does not exist; make it first",
                 path.display()
             ))),
-            Place::Mount(mount) => mount.put(&self.mounts.join(name)),
+            Place::Mount(mount) => {
+                let _one = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
+                mount.put(&self.mounts.join(name))
+            }
         }
     }
 
@@ -156,6 +162,7 @@ impl Volumes {
     /// # Errors
     /// [`EngineError::Conflict`] naming the first that is in use; the rest has been tried.
     pub fn unmount_all(&self) -> Result<()> {
+        let _one = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut first = Ok(());
         for entry in fs::read_dir(&self.mounts).into_iter().flatten().flatten() {
             let gone = place::take_away(&entry.path());
@@ -209,7 +216,11 @@ impl Volumes {
         if let Some(volume) = all.get(&name) {
             return Ok((volume.clone(), false));
         }
-        let data = self.own(&name);
+        // A release that knows no options shall not find an empty directory where data is meant.
+        let data = match place {
+            Place::Own => self.own(&name),
+            _ => self.dir.join(&name),
+        };
         fs::create_dir_all(&data).map_err(EngineError::file("making", &data))?;
         let volume = Volume {
             version: VERSION,
@@ -265,17 +276,21 @@ impl Volumes {
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Conflict`] naming the containers, [`EngineError::File`].
     pub fn remove(&self, name: &str, users: &[String]) -> Result<()> {
-        let mut all = self.lock();
-        if !all.contains_key(name) {
-            return Err(EngineError::not_found("volume", name));
-        }
+        let place = self.place(name)?;
         if !users.is_empty() {
             return Err(EngineError::Conflict(format!(
                 "remove {name}: volume is in use - [{}]; remove these containers first",
                 users.join(", ")
             )));
         }
-        place::take_away(&self.mounts.join(name))?;
+        if let Place::Mount(_) = place {
+            let _one = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
+            place::take_away(&self.mounts.join(name))?;
+        }
+        let mut all = self.lock();
+        if !all.contains_key(name) {
+            return Err(EngineError::not_found("volume", name));
+        }
         let dir = self.dir.join(name);
         let doomed = self.dir.join(format!(".removed-{name}"));
         // A leftover of an interrupted removal is in the way of the rename.

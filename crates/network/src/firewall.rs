@@ -148,7 +148,15 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
         .collect();
     for n in &bridges {
         let (b, s) = (&n.bridge, &n.subnet);
-        let _ = writeln!(forward, "    iifname \"{b}\" oifname \"{b}\" accept");
+        if crate::options::of(&n.options).together {
+            let _ = writeln!(forward, "    iifname \"{b}\" oifname \"{b}\" accept");
+        } else {
+            // What goes by the machine is not kept apart by the bridge.
+            let _ = writeln!(
+                forward,
+                "    iifname \"{b}\" oifname \"{b}\" ct status dnat accept\n    iifname \"{b}\" oifname \"{b}\" drop"
+            );
+        }
         // By address, not by incoming link: what is turned round inside the bridge has none here.
         let _ = writeln!(
             postrouting,

@@ -267,11 +267,13 @@ impl Networks {
         inner
             .endpoints
             .retain(|e| e.container_id != container_id || e.network != network.id);
-        inner.follow(container_id, backends)?;
-        match netns {
-            Some(netns) => link::set_routes(netns, &routes),
-            None => Ok(()),
+        // It has left: what cannot be set right besides is said, and keeps nobody on a network that is gone.
+        let followed = inner.follow(container_id, backends);
+        let routed = netns.map_or(Ok(()), |netns| link::set_routes(netns, &routes));
+        if let Err(error) = followed.and(routed) {
+            tracing::warn!(container = container_id, %error, "its ports or routes did not follow");
         }
+        Ok(())
     }
 
     /// Claims the host ports and opens them; all or nothing. Returns the mappings with the chosen
@@ -364,7 +366,7 @@ impl Networks {
         let ours: Vec<_> = link::links(&mut inner.netlink)?
             .into_iter()
             .map(|l| l.1)
-            .filter(|n| is_ours(n))
+            .filter(|n| is_ours(n) || inner.networks.values().any(|known| known.bridge == *n))
             .collect();
         link::remove(&mut inner.netlink, &ours)?;
         inner.endpoints.clear();

@@ -51,16 +51,21 @@ pub(crate) fn read(options: &BTreeMap<String, String>) -> Result<Driven, Network
         };
         match key.as_str() {
             "com.docker.network.driver.mtu" => {
-                let mtu = value.parse().ok().filter(|m| (68..=65_535).contains(m));
+                // Below, the kernel takes IPv6 off a link altogether.
+                let mtu = value.parse().ok().filter(|m| (1280..=65_535).contains(m));
                 // 0 leaves it to the driver.
                 if value != "0" {
-                    found.mtu = Some(mtu.ok_or_else(|| bad("write bytes, 68 to 65535"))?);
+                    found.mtu = Some(mtu.ok_or_else(|| bad("write bytes, 1280 to 65535"))?);
                 }
             }
             "com.docker.network.bridge.name" => {
-                let valid = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b'"';
-                if value.is_empty() || value.len() > 15 || !value.bytes().all(valid) {
-                    return Err(bad("write the name of a link, at most 15 letters"));
+                // Other signs mean something to the kernel (`%d`) or to the firewall (`*`).
+                let valid = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+                let dots = matches!(value.as_str(), "." | "..");
+                if value.is_empty() || value.len() > 15 || dots || !value.bytes().all(valid) {
+                    return Err(bad(
+                        "write the name of a link: at most 15 letters, digits and _.-",
+                    ));
                 }
                 found.bridge = Some(value.clone());
             }
@@ -110,6 +115,8 @@ mod tests {
         for (key, value) in [
             ("driver.mtu", "many"),
             ("driver.mtu", "1"),
+            ("bridge.name", "e*"),
+            ("bridge.name", "br%d"),
             ("bridge.name", "much-too-long-a-name"),
             ("bridge.name", "a/b"),
             ("bridge.enable_icc", "perhaps"),

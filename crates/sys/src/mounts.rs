@@ -1,6 +1,6 @@
 //! What mounts of the calling process's namespace are like (`proc_pid_mountinfo(5)`).
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -24,6 +24,31 @@ pub fn mount_of(path: &Path) -> io::Result<Mount> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     let mount = text.lines().find_map(|l| read(l, found.stx_mnt_id));
     mount.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Every place where something is mounted, each once.
+///
+/// # Errors
+/// The kernel's own.
+pub fn points() -> io::Result<Vec<PathBuf>> {
+    let text = fs::read("/proc/self/mountinfo")?;
+    let text = String::from_utf8_lossy(&text);
+    let points = text
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4).map(unescaped));
+    let mut points: Vec<PathBuf> = points.map(PathBuf::from).collect();
+    points.sort();
+    points.dedup();
+    Ok(points)
+}
+
+/// Whether a path is where something is mounted.
+///
+/// # Errors
+/// The kernel's own.
+pub fn is_root(path: &Path) -> io::Result<bool> {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Reads `id parent device root point options optional… - type source options`, if it has this id.
@@ -84,5 +109,7 @@ mod tests {
             Path::new("/proc")
         );
         assert!(mount_of(Path::new("/no/such/path")).is_err());
+        assert!(is_root(Path::new("/proc")).unwrap());
+        assert!(!is_root(Path::new("/proc/self")).unwrap());
     }
 }

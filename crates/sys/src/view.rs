@@ -197,6 +197,10 @@ fn put(root: &OwnedFd, bind: &Bind) -> Result<(), ViewError> {
         step(format!("{does} {from} at {to}"))
     };
     let inside = bind.target.strip_prefix("/").unwrap_or(&bind.target);
+    if !bind.source.exists() {
+        // Nothing to show, and no place to be made for it: what it will be is not known.
+        return Ok(());
+    }
     let place = match found(root, inside) {
         // Never started, so that nobody has made the place yet.
         Err(Errno::NOENT) => {

@@ -117,7 +117,7 @@ pub fn read(options: &BTreeMap<String, String>) -> Result<Place> {
 
 /// Whether something is mounted at a path.
 fn mounted(at: &Path) -> bool {
-    coracle_sys::mounts::mount_of(at).is_ok_and(|m| m.point == at)
+    coracle_sys::mounts::is_root(at).unwrap_or(false)
 }
 
 impl Mount {
@@ -171,7 +171,7 @@ fn address(host: &str) -> Result<IpAddr> {
 /// # Errors
 /// [`EngineError::Conflict`] if somebody still uses it.
 pub fn take_away(at: &Path) -> Result<()> {
-    if mounted(at) {
+    while mounted(at) {
         unmount(at, UnmountFlags::empty()).map_err(|e| {
             let e: io::Error = e.into();
             EngineError::Conflict(format!(

@@ -113,21 +113,6 @@ impl Shared {
 }
 
 impl SharedMount {
-    /// What the mount forbids already: a remount has to name it again.
-    fn flags(&self) -> io::Result<MountFlags> {
-        let now = statvfs(&self.target)?.f_flag;
-        let kept = [
-            (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-            (StatVfsMountFlags::NODEV, MountFlags::NODEV),
-            (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-            (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-            (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-            (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
-        ];
-        let kept = kept.iter().filter(|(flag, _)| now.contains(*flag));
-        Ok(kept.fold(MountFlags::BIND, |all, (_, flag)| all | *flag))
-    }
-
     /// Puts it in its place; the caller's root is the container's, and it is still privileged.
     ///
     /// # Errors
@@ -135,11 +120,36 @@ impl SharedMount {
     pub fn mount(&self) -> io::Result<()> {
         // SAFETY: the parent keeps the descriptor open until this process has been made, so this is a copy of it.
         let copy = unsafe { BorrowedFd::borrow_raw(self.copy) };
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(copy, "", CWD, &self.target, flags)?;
+        let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(copy, "", CWD, &self.target, how)?;
         if self.read_only {
-            mount_remount(&self.target, self.flags()? | MountFlags::RDONLY, "")?;
+            // With all that is mounted below it, whose points this namespace knows by now.
+            for point in points_below(&self.target)? {
+                mount_remount(&point, flags(&point)? | MountFlags::RDONLY, "")?;
+            }
         }
         Ok(())
     }
+}
+
+/// What a mount forbids already: a remount has to name it again.
+fn flags(point: &Path) -> io::Result<MountFlags> {
+    let now = statvfs(point)?.f_flag;
+    let kept = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    let kept = kept.iter().filter(|(flag, _)| now.contains(*flag));
+    Ok(kept.fold(MountFlags::BIND, |all, (_, flag)| all | *flag))
+}
+
+/// Where something is mounted at a path or below it.
+fn points_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut all = coracle_sys::mounts::points()?;
+    all.retain(|point| point.starts_with(path));
+    Ok(all)
 }
