@@ -1,7 +1,7 @@
 //! Filters: `{"label":["a=b"],"status":["running"]}`, or the older `{"label":{"a=b":true}}`.
 
 use crate::error::{ApiError, Result};
-use regex::Regex;
+use regex::RegexBuilder;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -76,6 +76,9 @@ impl Filters {
     }
 }
 
+/// Bytes that a regular expression of a filter may take.
+const LIMIT: usize = 64 << 10;
+
 /// Whether a name fits a filter as docker fits names: a regular expression that is found in it, with a slash before it or without. One
 /// that cannot be read fits nothing.
 pub fn name_fits(name: &str, wanted: &str) -> bool {
@@ -84,7 +87,7 @@ pub fn name_fits(name: &str, wanted: &str) -> bool {
     if wanted.chars().all(plain) {
         return name.contains(wanted);
     }
-    let Ok(pattern) = Regex::new(wanted) else {
+    let Ok(pattern) = RegexBuilder::new(wanted).size_limit(LIMIT).build() else {
         return false;
     };
     pattern.is_match(name) || pattern.is_match(&format!("/{name}"))

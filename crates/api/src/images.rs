@@ -160,20 +160,36 @@ fn reference_fits(name: &str, pattern: &str) -> bool {
     glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), without_tag.as_bytes())
 }
 
+/// Only the last star needs to be tried again: none goes over a slash, so that slashes fit slashes one by one.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match pattern.split_first() {
-        None => text.is_empty(),
-        Some((b'*', rest)) => {
-            let end = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
-            (0..=end).any(|at| glob(rest, &text[at..]))
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                p += 1;
+                star = Some((p, t));
+                continue;
+            }
+            Some(b'?') if text[t] != b'/' => {
+                (p, t) = (p + 1, t + 1);
+                continue;
+            }
+            Some(c) if *c == text[t] => {
+                (p, t) = (p + 1, t + 1);
+                continue;
+            }
+            _ => {}
         }
-        Some((b'?', rest)) => text
-            .split_first()
-            .is_some_and(|(c, t)| *c != b'/' && glob(rest, t)),
-        Some((p, rest)) => text
-            .split_first()
-            .is_some_and(|(c, t)| c == p && glob(rest, t)),
+        match star {
+            Some((after, from)) if text[from] != b'/' => {
+                star = Some((after, from + 1));
+                (p, t) = (after, from + 1);
+            }
+            _ => return false,
+        }
     }
+    pattern[p..].iter().all(|c| *c == b'*')
 }
 
 /// `/images/{name}/…`: what follows the name is told apart here, as names have slashes in them.
@@ -187,7 +203,10 @@ pub async fn named(
     let method = request.method().clone();
     let (name, verb) = rest.rsplit_once('/').unwrap_or((&rest, ""));
     if method != Method::DELETE && matches!(verb, "json" | "history" | "get" | "push") {
-        check_platform(&app.engine, name, query.text("platform"))?;
+        // A push names its tag apart.
+        let tag = query.text("tag").filter(|_| verb == "push");
+        let of = tag.map_or_else(|| name.to_owned(), |tag| format!("{name}:{tag}"));
+        check_platform(&app.engine, &of, query.text("platform"))?;
     }
     match (method, verb) {
         (Method::GET, "json") => inspect(&app.engine, name, version),
@@ -482,6 +501,10 @@ mod tests {
             ("library/redis:7", "*", false),
             ("library/redis:7", "*/redis", true),
             ("redis:7", "redis:8", false),
+            ("a/bb/c:1", "a/*b/c", true),
+            ("a/bb/c:1", "a/*/?:1", true),
+            ("a/bb/c:1", "*c", false),
+            ("a/bb/c:1", "a**/b*b*/c*", true),
         ] {
             assert_eq!(reference_fits(name, pattern), fits, "{name} {pattern}");
         }

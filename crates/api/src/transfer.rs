@@ -138,8 +138,10 @@ async fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
                 while let Some(line) = receiver.recv().await {
                     let _ = say.send(line);
                 }
-                if let Ok(Err(error)) = pulled.await {
-                    let _ = say.send(failed(&error));
+                match pulled.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => _ = say.send(failed(&error)),
+                    Err(cut) => _ = say.send(failed(&coracle_engine::EngineError::from(cut))),
                 }
             });
             Ok(lines(lines_of))

@@ -102,7 +102,7 @@ pub async fn attach(
             // The other end reads what is left, and then its end.
             drop(client);
         };
-        tokio::join!(carried, carry(socket, far));
+        tokio::join!(carried, carry(socket, far, streams.stdin));
     }))
 }
 
@@ -117,7 +117,7 @@ async fn tell(
 }
 
 /// Messages to bytes and back, until the container's side ends or the client closes.
-async fn carry(socket: WebSocket, stdio: DuplexStream) {
+async fn carry(socket: WebSocket, stdio: DuplexStream, stdin: bool) {
     let (mut to_client, mut from_client) = socket.split();
     let (mut output, mut input) = tokio::io::split(stdio);
     let sending = async {
@@ -140,10 +140,12 @@ async fn carry(socket: WebSocket, stdio: DuplexStream) {
             let bytes: Bytes = match message {
                 Message::Binary(bytes) => bytes,
                 Message::Text(text) => text.into(),
-                Message::Close(_) => break,
+                // The answer to it goes out with the next look, which finds the end.
+                Message::Close(_) => continue,
                 Message::Ping(_) | Message::Pong(_) => continue,
             };
-            if input.write_all(&bytes).await.is_err() {
+            // What nobody reads is not kept.
+            if stdin && input.write_all(&bytes).await.is_err() {
                 break;
             }
         }

@@ -235,7 +235,7 @@ fn options_of_the_driver() {
     ]);
     assert_eq!(d.ok(["port", "bound"]), "80/tcp -> 127.0.0.1:8090");
     for (key, value, words) in [
-        ("driver.mtu", "big", "68 to 65535"),
+        ("driver.mtu", "big", "1280 to 65535"),
         ("bridge.inhibit_ipv4", "true", "not supported"),
         ("bridge.enable_icc", "maybe", "true or false"),
     ] {

@@ -281,7 +281,10 @@ fn run_helper(helper: &str, verb: &str, input: &str) -> Result<String, Credentia
 /// `key` is the name that docker has for the registry.
 #[must_use]
 pub fn helper_for(config: &serde_json::Value, key: &str) -> Option<String> {
-    let named = config["credHelpers"][key].as_str();
+    let helpers = &config["credHelpers"];
+    let named = helpers[key].as_str();
+    // docker.io is known by two names.
+    let named = named.or_else(|| helpers[DEFAULT_DOMAIN].as_str().filter(|_| key == HUB_KEY));
     let named = named.or(config["credsStore"].as_str());
     let named = named.filter(|h| !h.is_empty())?;
     Some(format!("docker-credential-{named}"))

@@ -45,12 +45,14 @@ pub struct Logout {
 
 fn key(server: Option<&str>) -> String {
     match server {
-        None | Some("docker.io" | "index.docker.io" | "") => HUB.into(),
-        Some(server) => server
-            .trim_start_matches("https://")
-            .trim_start_matches("http://")
-            .trim_end_matches('/')
-            .to_owned(),
+        None => HUB.into(),
+        Some(server) => {
+            let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
+            match bare.split('/').next().unwrap_or_default() {
+                "" | "docker.io" | "index.docker.io" | "registry-1.docker.io" => HUB.into(),
+                host => host.to_owned(),
+            }
+        }
     }
 }
 
@@ -286,6 +288,8 @@ mod tests {
     fn names_of_registries() {
         assert_eq!(key(None), HUB);
         assert_eq!(key(Some("docker.io")), HUB);
+        assert_eq!(key(Some("https://index.docker.io/v1/")), HUB);
         assert_eq!(key(Some("https://r.example/")), "r.example");
+        assert_eq!(key(Some("https://r.example:5000/v2/")), "r.example:5000");
     }
 }

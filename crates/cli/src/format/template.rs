@@ -109,13 +109,22 @@ fn nodes(rest: &mut &str) -> Result<(Vec<Node>, Option<String>)> {
             .unwrap_or((action, ""));
         match word {
             "end" | "else" => return Ok((found, Some(action.to_owned()))),
-            "if" => {
-                let (body, otherwise) = branches(rest, "if")?;
-                found.push(Node::If(pipeline(inside)?, body, otherwise));
-            }
-            "with" => {
-                let (body, otherwise) = branches(rest, "with")?;
-                found.push(Node::With(pipeline(inside)?, body, otherwise));
+            "if" | "with" => {
+                let test = inside.split_once(":=").filter(|(n, _)| n.starts_with('$'));
+                let test = match test {
+                    Some((name, value)) => {
+                        let name = name[1..].trim().to_owned();
+                        found.push(Node::Set(name.clone(), pipeline(value)?));
+                        vec![vec![Word::Variable(name, Vec::new())]]
+                    }
+                    None => pipeline(inside)?,
+                };
+                let (body, otherwise) = branches(rest, word)?;
+                found.push(if word == "if" {
+                    Node::If(test, body, otherwise)
+                } else {
+                    Node::With(test, body, otherwise)
+                });
             }
             "range" => found.push(range(inside.trim(), rest)?),
             "" => return Err(bad("{{}} says nothing")),
@@ -254,6 +263,17 @@ const MAPS: [&str; 9] = [
     "Annotations",
 ];
 
+/// What Go has for a field that answers leave out when it is empty.
+fn absent(name: &str) -> Option<Value> {
+    Some(match name {
+        "Entrypoint" | "Cmd" | "Env" | "OnBuild" | "Shell" | "ExecIDs" => Value::Array(Vec::new()),
+        "Labels" | "Volumes" | "ExposedPorts" => Value::Object(serde_json::Map::new()),
+        "User" | "WorkingDir" | "StopSignal" | "Author" | "Comment" | "Variant" => "".into(),
+        "Health" | "Healthcheck" | "StopTimeout" => Value::Null,
+        _ => return None,
+    })
+}
+
 fn field(from: &Value, path: &[String]) -> Result<Value> {
     let mut at = from.clone();
     let mut of = "";
@@ -262,6 +282,7 @@ fn field(from: &Value, path: &[String]) -> Result<Value> {
             Value::Object(mut map) => match map.remove(name) {
                 Some(value) => value,
                 None if MAPS.contains(&of) => Value::Null,
+                None if absent(name).is_some() => absent(name).unwrap_or_default(),
                 None => {
                     return Err(bad(format!(
                         "there is no field {name}; `--format json` shows those that are"
@@ -321,6 +342,17 @@ fn command(
             Err(bad("more than one value in an action"))
         };
     };
+    if last.is_none() && matches!(name.as_str(), "and" | "or") && !rest.is_empty() {
+        // What comes after the word that decides may be wrong.
+        let mut value = Value::Null;
+        for word in rest {
+            value = one(word)?;
+            if truth(&value) == (name == "or") {
+                break;
+            }
+        }
+        return Ok(value);
+    }
     let mut values = rest.iter().map(one).collect::<Result<Vec<_>>>()?;
     values.extend(last);
     functions::call(name, &values)
@@ -404,6 +436,16 @@ mod tests {
             (
                 "{{if .None}}a{{else if gt .State.Pid 3}}b{{else}}c{{end}}",
                 "b",
+            ),
+            ("{{if and .None (index .None 0)}}x{{else}}y{{end}}", "y"),
+            ("{{or .None \"z\"}}", "z"),
+            (
+                "{{.Config.Entrypoint}}{{if .State.Health}}x{{else}}-{{end}}",
+                "[]-",
+            ),
+            (
+                "{{with $m := .Mounts}}{{len $m}}{{end}}{{if $p := .State.Pid}}{{$p}}{{end}}",
+                "27",
             ),
             (
                 "{{.Config.Labels.none}}{{index .Config.Labels \"none\"}}",

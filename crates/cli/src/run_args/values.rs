@@ -176,9 +176,18 @@ pub(super) fn network(text: &str) -> Result<(String, Value)> {
 
 pub(super) fn mount(text: &str) -> Result<Value> {
     let mut mount = Map::from_iter([("Type".to_owned(), json!("volume"))]);
-    for part in text.split(',') {
-        let (key, value) = part.split_once('=').unwrap_or((part, "true"));
+    for part in fields(text) {
+        let (key, value) = part.split_once('=').unwrap_or((&part, "true"));
         match key {
+            // Of macOS, and without effect on Linux, as with docker.
+            "consistency" => None,
+            "bind-recursive" => recursive(&mut mount, value).ok_or_else(|| {
+                bad(
+                    "mount",
+                    text,
+                    "bind-recursive takes enabled, disabled, writable or readonly",
+                )
+            })?,
             "type" => mount.insert("Type".into(), json!(value)),
             "source" | "src" => mount.insert("Source".into(), json!(value)),
             "target" | "destination" | "dst" => mount.insert("Target".into(), json!(value)),
@@ -228,6 +237,34 @@ pub(super) fn mount(text: &str) -> Result<Value> {
         };
     }
     Ok(Value::Object(mount))
+}
+
+/// Parts between commas; a part in double quotes may have commas itself, and two quotes are one (RFC 4180).
+fn fields(text: &str) -> Vec<String> {
+    let (mut all, mut part, mut quoted) = (Vec::new(), String::new(), false);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted && chars.next_if_eq(&'"').is_some() => part.push('"'),
+            '"' => quoted = !quoted,
+            ',' if !quoted => all.push(std::mem::take(&mut part)),
+            c => part.push(c),
+        }
+    }
+    all.push(part);
+    all
+}
+
+/// What of a bind's submounts shows, and how: docker's newer word for three switches.
+fn recursive(mount: &mut Map<String, Value>, value: &str) -> Option<Option<Value>> {
+    let field = match value {
+        "enabled" => return Some(None),
+        "disabled" => "NonRecursive",
+        "writable" => "ReadOnlyNonRecursive",
+        "readonly" => "ReadOnlyForceRecursive",
+        _ => return None,
+    };
+    Some(inner(mount, "BindOptions", field, json!(true)))
 }
 
 /// Docker's words for a switch without a value, or with one.
