@@ -35,6 +35,8 @@ pub struct Packed {
     pub entries: u64,
     /// Bytes in regular files.
     pub size: u64,
+    /// Sockets, which were left out.
+    pub sockets: u64,
 }
 
 /// What is needed of `statx(2)`.
@@ -180,6 +182,10 @@ impl<'s, W: Write> Packer<'s, W> {
             FileType::BlockDevice => self.put(EntryType::Block, &path, &[], facts, 0, &[]),
             FileType::Fifo => self.put(EntryType::Fifo, &path, &[], facts, 0, &[]),
             // A socket lives with its process; tar has no kind for it.
+            FileType::Socket => {
+                self.packed.sockets += 1;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
