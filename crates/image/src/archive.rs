@@ -86,17 +86,26 @@ impl ImageStore {
         let store = self.clone();
         let stream = SyncIoBridge::new(archive);
         tokio::task::spawn_blocking(move || {
-            let archive = spool(&store, stream)?;
-            if archive.members.contains_key("manifest.json") {
-                store.load_docker(&archive, &progress)
-            } else if archive.members.contains_key("index.json") {
-                store.load_layout(&archive, &progress)
-            } else {
-                Err(ImageError::Archive(ArchiveError::NoManifest))
+            let loaded = store.load_all(stream, &progress);
+            if loaded.is_err() {
+                // Layers were taken before anything named them.
+                store.collect_after_failure();
             }
+            loaded
         })
         .await
         .map_err(|_| ImageError::Interrupted)?
+    }
+
+    fn load_all(&self, stream: impl Read + Send, progress: &dyn Progress) -> Result<Vec<Image>> {
+        let archive = spool(self, stream)?;
+        if archive.members.contains_key("manifest.json") {
+            self.load_docker(&archive, progress)
+        } else if archive.members.contains_key("index.json") {
+            self.load_layout(&archive, progress)
+        } else {
+            Err(ImageError::Archive(ArchiveError::NoManifest))
+        }
     }
 
     fn load_docker(&self, archive: &Archive, progress: &dyn Progress) -> Result<Vec<Image>> {

@@ -320,6 +320,13 @@ impl ImageStore {
         trash::remove_tree(work.path()).map_err(ImageError::io("remove", work.path()))
     }
 
+    /// As [`Self::collect`], when there is an error to tell already.
+    pub(crate) fn collect_after_failure(&self) {
+        if let Err(error) = self.collect() {
+            tracing::warn!(%error, "what a failed load or pull left is not taken away yet");
+        }
+    }
+
     /// Makes an image visible whose layers and content are all here.
     pub(crate) fn commit(
         &self,

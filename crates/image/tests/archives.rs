@@ -283,3 +283,31 @@ async fn names_of_any_length_are_not_read() {
         assert!(files(&home.dir.path().join("tmp")).is_empty());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_load_leaves_no_layers() {
+    let home = home();
+    let kept = sample(&home, "test/kept:1").await;
+    let before = |what: &str| {
+        let mut all = files(&home.dir.path().join(what));
+        all.sort();
+        all
+    };
+    let (layers, content) = (before("layers"), before("content"));
+    assert!(kept.exists() && !layers.is_empty());
+    // It comes before what names it, so it is taken before that is read.
+    let layer = tar(&[entry(b'0', "file", "", &[7; 300 << 10])]);
+    for layer in [layer.clone(), [gzip(&layer), vec![0; 300 << 10]].concat()] {
+        for manifest in ["{", r#"[{"Config":"gone","Layers":["layer"]}]"#] {
+            let archive = tar(&[
+                entry(b'0', "layer", "", &layer),
+                entry(b'0', "manifest.json", "", manifest.as_bytes()),
+            ]);
+            let load = home.store.load(Cursor::new(archive), Silent);
+            load.await.unwrap_err();
+            assert_eq!(before("layers"), layers);
+            assert_eq!(before("content"), content);
+        }
+    }
+    assert!(home.store.get("test/kept:1").is_ok());
+}
