@@ -356,7 +356,7 @@ fn packed(shown: String, (base, parent): (OsString, PathBuf), to: String) -> Pro
 }
 
 /// Of a request that broke off, what became of its body; not that the connection broke, which it did for that.
-pub(super) fn of_body(error: CliError) -> CliError {
+fn of_body(error: CliError) -> CliError {
     let CliError::Http(inner) = &error else {
         return error;
     };

@@ -99,7 +99,14 @@ pub(super) fn sent(args: &Build) -> Result<Sent> {
         let packed = fs::File::open(&dir).and_then(|d| pack_some(d, &skip, &more, writer));
         // A build of less than the context would look like one of all of it: the request breaks off.
         let named = |e: Error| Error::new(e.kind(), format!("reading the context: {e}"));
-        ending.tell(packed.map(drop).map_err(named));
+        let packed = packed.map(drop).map_err(named);
+        // The daemon's answer has begun, and only breaks off as well. If the daemon left, it says why.
+        if let Err(error) = &packed
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            eprintln!("coracle: {error}");
+        }
+        ending.tell(packed);
     });
     Ok(Sent {
         body: stream(reader),
