@@ -400,20 +400,15 @@ fn source(from: &str, follow: bool) -> Result<((OsString, PathBuf), End)> {
 /// Bytes of files, roughly: only for telling.
 fn local_size(path: &str) -> u64 {
     fn walk(path: &Path) -> u64 {
-        let Ok(meta) = fs::symlink_metadata(path) else {
-            return 0;
-        };
         let below = || fs::read_dir(path).into_iter().flatten().flatten();
-        if meta.is_dir() {
-            below().map(|e| walk(&e.path())).sum()
-        } else {
-            meta.len()
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => below().map(|e| walk(&e.path())).sum(),
+            found => found.map_or(0, |meta| meta.len()),
         }
     }
-    if path == "-" {
-        0
-    } else {
-        walk(Path::new(path))
+    match path {
+        "-" => 0,
+        path => walk(Path::new(path)),
     }
 }
 
