@@ -99,12 +99,18 @@ impl Caches {
         let dir = self.dir.join(&key);
         let path = dir.join("data");
         // Of those who share a new one, one makes it and the others wait.
-        let _making = self.making(&key).lock_owned().await;
-        if !path.exists() {
+        let making = self.making(&key).lock_owned().await;
+        let permit = if path.exists() {
+            permit
+        } else {
             let (dir, path, id) = (dir.clone(), path.clone(), id.to_owned());
-            tokio::task::spawn_blocking(move || begin(&dir, &path, &id, mode, owner, fill))
-                .await??;
-        }
+            // Whoever asked may leave; nobody else begins, uses or removes it before this is done.
+            tokio::task::spawn_blocking(move || {
+                let _making = making;
+                begin(&dir, &path, &id, mode, owner, fill).map(|()| permit)
+            })
+            .await??
+        };
         // Tells when it was used last.
         let _ = fs::File::open(dir.join("id")).and_then(|f| f.set_modified(SystemTime::now()));
         Ok(Used {
@@ -235,5 +241,39 @@ mod tests {
         let paths = all.join_all().await;
         assert!(paths.iter().all(|p| p.exists()));
         assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_does_not_let_others_in_before_it_is_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let caches = Caches::open(dir.path()).unwrap();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        let first = {
+            let caches = caches.clone();
+            let fill = move |path: &Path| {
+                begun.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                fs::write(path.join("first"), "x").map_err(file("writing", path))
+            };
+            tokio::spawn(async move {
+                let shared = Sharing::Shared;
+                caches.take("apt", &shared, 0o755, (0, 0), fill).await
+            })
+        };
+        has_begun.await.unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let key = Digest::of(b"apt").hex();
+        assert_eq!(caches.remove(&key).unwrap(), None, "it is removed");
+        let again = |_: &Path| -> Result<()> { panic!("it is filled twice") };
+        let second = caches.take("apt", &Sharing::Shared, 0o755, (0, 0), again);
+        tokio::pin!(second);
+        // It waits: what it would fill is being filled.
+        let early = futures_util::poll!(&mut second);
+        assert!(early.is_pending());
+        go_on.send(()).unwrap();
+        let used = second.await.unwrap();
+        assert!(used.path.join("first").exists());
     }
 }

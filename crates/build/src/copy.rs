@@ -10,7 +10,7 @@ use crate::stage::{Stage, clean};
 use crate::tree;
 use coracle_dockerfile::{Copy, Heredoc, Ignore, expand_raw};
 use coracle_engine::spec::user;
-use coracle_image::{CacheRecord, Digest};
+use coracle_image::{CacheRecord, Digest, Pin};
 use coracle_sys::overlay::open_overlay;
 use coracle_sys::view::{self, Parts};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -28,6 +28,8 @@ struct Job {
     /// Files that were made for it: here-documents and downloads.
     files: Vec<PathBuf>,
     root: Arc<OwnedFd>,
+    /// Keeps what the files are of, if they are of an image.
+    _pin: Option<Pin>,
     /// The stage or image, as it is written; none of the context.
     from: Option<String>,
     /// Absolute, links not followed yet.
@@ -108,15 +110,7 @@ impl Stage {
                 "invalid --chmod={mode}; write octal digits as 755, or changes as u=rwX,go=rX"
             )));
         }
-        let root = match &copy.from {
-            None => self
-                .shared
-                .context
-                .root
-                .try_clone()
-                .map_err(BuildError::Copy)?,
-            Some(from) => self.root_of(from).await?,
-        };
+        let (root, pin) = self.root_of(copy.from.as_deref()).await?;
         let exclude = copy
             .exclude
             .iter()
@@ -127,6 +121,7 @@ impl Stage {
             sources: Vec::new(),
             files: Vec::new(),
             root: Arc::new(root),
+            _pin: pin,
             from: copy.from.clone(),
             into: wanted.ends_with('/')
                 || matches!(wanted.as_str(), "." | "..")
@@ -144,19 +139,26 @@ impl Stage {
         })
     }
 
-    /// The files of a stage or an image, for reading.
-    pub async fn root_of(&self, from: &str) -> Result<OwnedFd> {
-        let layers = self.layers_of(from).await?;
-        self.open(&layers)
+    /// The files of a stage or an image, or of the context, for reading, and what keeps them from being removed meanwhile.
+    pub async fn root_of(&self, from: Option<&str>) -> Result<(OwnedFd, Option<Pin>)> {
+        let Some(from) = from else {
+            let root = self.shared.context.root.try_clone();
+            return Ok((root.map_err(BuildError::Copy)?, None));
+        };
+        let (layers, pin) = self.layers_of(from).await?;
+        Ok((self.open(&layers)?, Some(pin)))
     }
 
-    /// Layers of a stage or an image, lowest first.
-    pub async fn layers_of(&self, from: &str) -> Result<Vec<Digest>> {
-        Ok(match self.from(from) {
+    /// Layers of a stage or an image, lowest first, and what keeps them from being removed: a step that lost some of them on its way
+    /// would be remembered as if it had seen all. One that went before says so when it is opened.
+    pub async fn layers_of(&self, from: &str) -> Result<(Vec<Digest>, Pin)> {
+        let layers = match self.from(from) {
             Base::Scratch => Vec::new(),
             Base::Stage(number) => self.shared.stage(number).await?.layers.clone(),
             Base::Image(name) => self.image(&name, None).await?.layers,
-        })
+        };
+        let pin = self.shared.engine.images().hold(&layers);
+        Ok((layers, pin))
     }
 
     /// A view of layers, for reading.

@@ -12,7 +12,7 @@ use crate::work::Mounted;
 use coracle_dockerfile::{Command, Mount as RunMount, MountKind, Run, Sharing};
 use coracle_engine::model::config::Args;
 use coracle_engine::model::{ContainerConfig, CreateRequest, Mount};
-use coracle_image::CacheRecord;
+use coracle_image::{CacheRecord, Pin};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
@@ -26,6 +26,8 @@ struct Mounts {
     mounts: Vec<Mount>,
     caches: BTreeMap<String, Used>,
     _mounted: Vec<Mounted>,
+    /// What keeps layers that are mounted.
+    _pins: Vec<Pin>,
     secrets: Option<tempfile::TempDir>,
 }
 
@@ -178,18 +180,11 @@ impl Stage {
 
     /// Digest of what a bind mount shows.
     async fn digest_of(&self, mount: &RunMount) -> Result<[u8; 32]> {
-        let root = match &mount.from {
-            None => self
-                .shared
-                .context
-                .root
-                .try_clone()
-                .map_err(BuildError::Copy)?,
-            Some(from) => self.root_of(from).await?,
-        };
+        let (root, pin) = self.root_of(mount.from.as_deref()).await?;
         let source = PathBuf::from(mount.source.clone().unwrap_or_default());
         let owners = mount.from.is_some();
         let hashed = tokio::task::spawn_blocking(move || {
+            let _pin = pin;
             let root = root.as_fd();
             let real = tree::resolve(root, &source).map_err(|e| BuildError::Copy(e.into()))?;
             let real = real.strip_prefix("/").unwrap_or(&real);
@@ -294,7 +289,11 @@ impl Stage {
             (from, _) => {
                 let lower = match from {
                     None => vec![self.shared.context.path.clone()],
-                    Some(from) => self.lower(&self.layers_of(from).await?)?,
+                    Some(from) => {
+                        let (layers, pin) = self.layers_of(from).await?;
+                        all._pins.push(pin);
+                        self.lower(&layers)?
+                    }
                 };
                 let mounted = self.shared.work.mount(&lower)?;
                 (mounted.root.clone(), Some(mounted))
@@ -320,7 +319,7 @@ impl Stage {
         let mut begins = Vec::new();
         for (id, (sharing, mount)) in plans {
             let from = match &mount.from {
-                Some(from) => Some(self.root_of(from).await?),
+                Some(from) => Some(self.root_of(Some(from)).await?),
                 None => None,
             };
             begins.push((id, sharing, mount, from));
@@ -331,7 +330,7 @@ impl Stage {
             let mode = mount.mode.unwrap_or(0o755);
             let source = PathBuf::from(mount.source.clone().unwrap_or_default());
             let begin = move |to: &Path| match from {
-                Some(root) => fill(&root, &source, to),
+                Some((root, _pin)) => fill(&root, &source, to),
                 None => Ok(()),
             };
             let caches = &self.shared.caches;

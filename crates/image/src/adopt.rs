@@ -22,6 +22,7 @@ use crate::ingest::{Compression, Ingested};
 use crate::outline;
 use crate::pack::{Tree, pack_dir};
 use crate::store::{ImageStore, Pinned};
+use crate::trash::remove_sockets;
 use crate::unpack::Unpacked;
 
 /// A layer that was made here.
@@ -59,6 +60,10 @@ impl ImageStore {
                 size: 0,
                 pin: self.hold(&[]),
             });
+        }
+        if packed.sockets > 0 {
+            // The layer is what its archive says, whoever makes it.
+            remove_sockets(upper).map_err(ImageError::io("take sockets out of", upper))?;
         }
         let diff_id = Digest::finish(kept.hasher);
         let layer = Ingested {

@@ -27,12 +27,16 @@ use crate::platform::{self, Platform};
 use crate::progress::{Progress, ProgressEvent, Status};
 use crate::reference::Reference;
 use crate::store::{ImageStore, normalized_tag};
-use crate::unpack::LayerError;
+use crate::unpack::{LayerError, TarReader};
 
 /// From so many bytes on a member that does not begin as JSON is taken for a layer.
 const LAYER: u64 = 256 << 10;
 /// More members than any image has layers.
 const MOST_MEMBERS: usize = 100_000;
+/// Bytes of a member's name or of a link's target, at most; no file system takes longer ones.
+const LONGEST_NAME: usize = 4096;
+/// Bytes of all of them, at most.
+const MOST_NAMES: usize = 32 << 20;
 
 /// A member's bytes in the spooled archive.
 enum Member {
@@ -82,17 +86,26 @@ impl ImageStore {
         let store = self.clone();
         let stream = SyncIoBridge::new(archive);
         tokio::task::spawn_blocking(move || {
-            let archive = spool(&store, stream)?;
-            if archive.members.contains_key("manifest.json") {
-                store.load_docker(&archive, &progress)
-            } else if archive.members.contains_key("index.json") {
-                store.load_layout(&archive, &progress)
-            } else {
-                Err(ImageError::Archive(ArchiveError::NoManifest))
+            let loaded = store.load_all(stream, &progress);
+            if loaded.is_err() {
+                // Layers were taken before anything named them.
+                store.collect_after_failure();
             }
+            loaded
         })
         .await
         .map_err(|_| ImageError::Interrupted)?
+    }
+
+    fn load_all(&self, stream: impl Read + Send, progress: &dyn Progress) -> Result<Vec<Image>> {
+        let archive = spool(self, stream)?;
+        if archive.members.contains_key("manifest.json") {
+            self.load_docker(&archive, progress)
+        } else if archive.members.contains_key("index.json") {
+            self.load_layout(&archive, progress)
+        } else {
+            Err(ImageError::Archive(ArchiveError::NoManifest))
+        }
     }
 
     fn load_docker(&self, archive: &Archive, progress: &dyn Progress) -> Result<Vec<Image>> {
@@ -273,6 +286,10 @@ fn spool(store: &ImageStore, stream: impl Read + Send) -> Result<Archive> {
     let path = work.path().join("archive");
     let tar = |source| ImageError::Archive(ArchiveError::Tar(source));
     let broken = |e: io::Error| tar(LayerError::io("read the archive")(e));
+    let of_archive = |error| match error {
+        LayerError::Io { source, .. } => broken(source),
+        other => tar(other),
+    };
     let stream = BufReader::with_capacity(256 << 10, stream);
     let reader = crate::ingest::plain(stream).map_err(tar)?;
     let limit = store.0.config.limits.bytes;
@@ -285,31 +302,41 @@ fn spool(store: &ImageStore, stream: impl Read + Send) -> Result<Archive> {
         length: 0,
     };
     // The decoder is not to be moved between threads; a pipe's end is.
-    let mut archive = tar::Archive::new(reader.take(limit.saturating_add(1)));
+    let reader = BufReader::with_capacity(256 << 10, reader.take(limit.saturating_add(1)));
+    let mut archive = TarReader::new(reader, None);
     let mut members = HashMap::new();
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
+    let mut named = 0;
+    while let Some(entry) = archive.next().map_err(of_archive)? {
         if members.len() == MOST_MEMBERS {
             return Err(ImageError::Archive(ArchiveError::TooMany {
                 limit: MOST_MEMBERS,
             }));
         }
-        let name = String::from_utf8_lossy(&entry.path_bytes())
+        named += entry.path.len() + entry.link.len();
+        if entry.path.len().max(entry.link.len()) > LONGEST_NAME {
+            return Err(tar(archive.damaged("a member's name is too long")));
+        }
+        if named > MOST_NAMES {
+            return Err(tar(
+                archive.damaged("the members' names are too long together")
+            ));
+        }
+        let name = String::from_utf8_lossy(&entry.path)
             .trim_start_matches("./")
             .to_owned();
-        let kind = entry.header().entry_type();
-        let size = entry.size();
+        let size = entry.size;
         if size > limit {
             return Err(tar(LayerError::TooLarge { limit }));
         }
-        if kind.is_file() {
+        if entry.kind == b'0' {
+            let mut data = archive.rest();
             let mut first = [0];
             let length = if size >= LAYER {
-                entry.read(&mut first).map_err(broken)?
+                data.read(&mut first).map_err(broken)?
             } else {
                 0
             };
-            let whole = io::Cursor::new(first[..length].to_vec()).chain(&mut entry);
+            let whole = io::Cursor::new(first[..length].to_vec()).chain(data);
             let json = matches!(first, [b'{' | b'[' | b' ' | b'\n']);
             let member = if length == 1 && !json {
                 take(store, &name, size, whole)
@@ -317,17 +344,15 @@ fn spool(store: &ImageStore, stream: impl Read + Send) -> Result<Archive> {
                 rest.keep(whole, broken)?
             };
             members.insert(name, member);
-        } else if kind.is_symlink() || kind.is_hard_link() {
+        } else if matches!(entry.kind, b'1' | b'2') {
             // Old archives share layers so.
-            if let Some(target) = entry.link_name_bytes() {
-                let target = String::from_utf8_lossy(&target).into_owned();
-                let target = if kind.is_hard_link() {
-                    target
-                } else {
-                    beside(&name, &target)
-                };
-                members.insert(name, Member::Link(target));
-            }
+            let target = String::from_utf8_lossy(&entry.link).into_owned();
+            let target = if entry.kind == b'1' {
+                target
+            } else {
+                beside(&name, &target)
+            };
+            members.insert(name, Member::Link(target));
         }
     }
     rest.file.flush().map_err(ImageError::io("write", &path))?;

@@ -1,7 +1,7 @@
 //! What registries are asked without pulling: what stands behind a name, whether they know somebody, and what they have.
 
 use reqwest::{StatusCode, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::credentials::Credentials;
@@ -18,6 +18,10 @@ const HUB_SEARCH: &str = "index.docker.io";
 const LIST_MAX: u64 = 4 << 20;
 /// More tags than these are not asked for.
 const TAGS_MAX: usize = 100_000;
+/// Bytes of all of them, at most.
+const TAGS_BYTES: usize = 8 << 20;
+/// Bytes of a tag, as the distribution specification bounds it; what is longer is none.
+const TAG_MAX: usize = 128;
 
 /// What stands behind a name in a registry.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,31 +36,68 @@ pub struct Described {
     pub platforms: Vec<Value>,
 }
 
-/// A repository that a search has found.
+/// A repository that a search has found. What the registry leaves out, or says to be nothing (`null`), is empty, 0 or false.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct SearchResult {
     /// Its name.
+    #[serde(deserialize_with = "or_nothing")]
     pub name: String,
     /// What its owner says of it.
+    #[serde(deserialize_with = "or_nothing")]
     pub description: String,
     /// How many people marked it.
+    #[serde(deserialize_with = "or_nothing")]
     pub star_count: i64,
     /// Whether the registry's owners look after it.
+    #[serde(deserialize_with = "or_nothing")]
     pub is_official: bool,
     /// Always false today; registries built images by themselves once.
+    #[serde(deserialize_with = "or_nothing")]
     pub is_automated: bool,
+}
+
+fn or_nothing<'de, T, D>(value: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
 struct SearchAnswer {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     results: Vec<SearchResult>,
 }
 
 #[derive(Default, Deserialize)]
 struct TagList {
-    tags: Option<Vec<String>>,
+    tags: Option<Vec<Option<String>>>,
+}
+
+/// The tags of the pages so far.
+#[derive(Default)]
+struct Tags {
+    names: Vec<String>,
+    bytes: usize,
+}
+
+impl Tags {
+    /// Takes a page's tags, up to the bounds; whether the next page may be asked for. A page without tags is the last one, or pages
+    /// could be followed for ever.
+    fn add(&mut self, list: TagList) -> bool {
+        let before = self.names.len();
+        let tags = list.tags.into_iter().flatten().flatten();
+        for tag in tags.filter(|t| t.len() <= TAG_MAX) {
+            if self.names.len() == TAGS_MAX || self.bytes + tag.len() > TAGS_BYTES {
+                return false;
+            }
+            self.bytes += tag.len();
+            self.names.push(tag);
+        }
+        self.names.len() > before
+    }
 }
 
 impl ImageStore {
@@ -227,16 +268,13 @@ impl Registry<'_> {
     /// Every tag of a repository, page by page.
     async fn tags(&self, path: &str) -> Result<Vec<String>, RegistryError> {
         let mut url = self.at_path(&format!("/v2/{path}/tags/list"));
-        let mut all = Vec::new();
+        let mut all = Tags::default();
         loop {
             let (bytes, next) = self.page(url, LIST_MAX).await?;
             let list: TagList = serde_json::from_slice(&bytes).unwrap_or_default();
-            let before = all.len();
-            all.extend(list.tags.into_iter().flatten());
             match next {
-                // A page without tags cannot be followed for ever.
-                Some(next) if all.len() > before && all.len() < TAGS_MAX => url = next,
-                _ => return Ok(all),
+                Some(next) if all.add(list) => url = next,
+                _ => return Ok(all.names),
             }
         }
     }
@@ -253,5 +291,49 @@ impl Registry<'_> {
             url.query_pairs_mut().extend_pairs(query);
         }
         Ok(self.page(url, limit).await?.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nothing_is_no_error() {
+        let text = r#"{"results":[{"name":"a","description":null,"star_count":null,"is_official":null},{"name":"b","star_count":3}]}"#;
+        let found: SearchAnswer = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            (
+                &found.results[0].name[..],
+                &found.results[0].description[..]
+            ),
+            ("a", "")
+        );
+        assert_eq!(found.results[1].star_count, 3);
+        let found: SearchAnswer = serde_json::from_str(r#"{"results":null}"#).unwrap();
+        assert!(found.results.is_empty());
+    }
+
+    #[test]
+    fn tags_are_bounded() {
+        let page = |tags: Vec<String>| TagList {
+            tags: Some(tags.into_iter().map(Some).collect()),
+        };
+        let mut all = Tags::default();
+        assert!(all.add(page(vec!["1".into(), "x".repeat(129), "2".into()])));
+        assert_eq!(all.names, ["1", "2"]);
+        assert!(
+            !all.add(page(vec!["x".repeat(129)])),
+            "a page without tags is the last"
+        );
+        let long = |count: usize| page(vec!["x".repeat(128); count]);
+        let asked = (0..20).take_while(|_| all.add(long(10_000))).count();
+        assert!(asked < 20, "pages are asked for without end");
+        assert!(all.bytes <= TAGS_BYTES && all.names.len() > TAGS_BYTES / 128 - 2);
+        let mut all = Tags::default();
+        let asked = (0..20).take_while(|_| all.add(page(vec!["1".into(); 30_000])));
+        assert_eq!(asked.count(), 3);
+        assert_eq!(all.names.len(), TAGS_MAX);
     }
 }

@@ -125,7 +125,9 @@ impl ImageStore {
                 }
                 tracing::warn!(layer = %layer.diff_id, "a layer was damaged on the disk, and is made anew");
                 rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE)
-                    .map_err(|e| ImageError::io("place", &to)(e.into()))
+                    .map_err(|e| ImageError::io("place", &to)(e.into()))?;
+                // Containers may run on what was there.
+                layout.set_aside(&from, &layer.diff_id)
             }
             other => other.map_err(ImageError::io("place", &to)),
         }

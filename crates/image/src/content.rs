@@ -4,7 +4,7 @@
 //! content/sha256/<hex>    manifests, configs and compressed layers, byte by byte as they came
 //! layers/<diff id hex>/   fs/ (the overlayfs layer), layer.json, and outline if it came as a plain archive
 //! images/index.json       names and images
-//! tmp/                    work in progress; emptied when the store is opened
+//! tmp/                    work in progress; emptied when the store is opened, but for damaged layers that containers may run on
 //! ```
 
 use std::fs::{self, File};
@@ -52,9 +52,48 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Takes away what an earlier process left unfinished.
+    /// Takes away what an earlier process left unfinished, and layers that were set aside before the machine started.
     pub fn empty_tmp(&self) -> Result<()> {
-        trash::remove_contents(&self.tmp()).map_err(ImageError::io("empty", self.tmp()))
+        let ours = boot().map(|boot| format!("{ASIDE}{boot}"));
+        let failed = || ImageError::io("empty", self.tmp());
+        for entry in fs::read_dir(self.tmp()).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            if ours.is_some() && entry.file_name().to_str() == ours.as_deref() {
+                continue;
+            }
+            if entry.file_type().map_err(failed())?.is_dir() {
+                trash::remove_tree(&entry.path()).map_err(failed())?;
+            } else {
+                fs::remove_file(entry.path()).map_err(failed())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the tree of a layer that another one has replaced: containers that run may have it as a lower directory, and outlive
+    /// this process. It goes when no image needs the layer any more, or with the first start after the machine's.
+    pub fn set_aside(&self, tree: &Path, diff_id: &Digest) -> Result<()> {
+        let Some(aside) = self.aside() else {
+            return Ok(());
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&aside)
+            .map_err(ImageError::io("make directory", &aside))?;
+        loop {
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+            let to = aside.join(format!("{}-{serial}", diff_id.hex()));
+            // An earlier process counted as well.
+            if !to.exists() {
+                return fs::rename(tree, &to).map_err(ImageError::io("set aside", tree));
+            }
+        }
+    }
+
+    /// Where layers are that were set aside; none if the kernel does not say since when it runs.
+    pub fn aside(&self) -> Option<PathBuf> {
+        Some(self.tmp().join(format!("{ASIDE}{}", boot()?)))
     }
 
     pub fn root(&self) -> &Path {
@@ -143,6 +182,15 @@ impl Layout {
         })?;
         self.write_durably(path, &bytes)
     }
+}
+
+/// How the directory of layers that were set aside begins; what follows is what [`boot`] says.
+const ASIDE: &str = "aside-";
+
+/// What tells this start of the machine from others: no container outlives it.
+fn boot() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// Has the file system, if it is ext4, put each directory made in this one into a region of its own. Otherwise new layers lie where

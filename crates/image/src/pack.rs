@@ -35,6 +35,8 @@ pub struct Packed {
     pub entries: u64,
     /// Bytes in regular files.
     pub size: u64,
+    /// Sockets, which were left out.
+    pub sockets: u64,
 }
 
 /// What is needed of `statx(2)`.
@@ -180,6 +182,10 @@ impl<'s, W: Write> Packer<'s, W> {
             FileType::BlockDevice => self.put(EntryType::Block, &path, &[], facts, 0, &[]),
             FileType::Fifo => self.put(EntryType::Fifo, &path, &[], facts, 0, &[]),
             // A socket lives with its process; tar has no kind for it.
+            FileType::Socket => {
+                self.packed.sockets += 1;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -198,12 +204,13 @@ impl<'s, W: Write> Packer<'s, W> {
         } else {
             name.as_c_str()
         };
-        let dir = openat(parent, here, flags, Mode::empty())?;
+        let dir = openat(parent, here, flags, Mode::empty());
+        let dir = dir.map_err(|e| reading(&path, e.into()))?;
         if !path.is_empty() {
             if !path.ends_with(b"/") {
                 path.push(b'/');
             }
-            let attributes = attributes(&dir, self.tree)?;
+            let attributes = attributes(&dir, self.tree).map_err(|e| reading(&path, e))?;
             self.put(EntryType::Directory, &path, &[], facts, 0, &attributes)?;
         }
         if elsewhere {
@@ -214,7 +221,7 @@ impl<'s, W: Write> Packer<'s, W> {
             self.put(EntryType::Regular, &mark, &[], facts, 0, &[])?;
         }
         let prefix = path;
-        for name in names(&dir)? {
+        for name in names(&dir).map_err(|e| reading(&prefix, e))? {
             match self::facts(dir.as_fd(), &name) {
                 Ok(facts) => {
                     let path = [&prefix[..], name.as_bytes()].concat();
@@ -250,8 +257,9 @@ impl<'s, W: Write> Packer<'s, W> {
         }
         // Not blocking: it may have become a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let mut file = std::fs::File::from(openat(dir, name, flags, Mode::empty())?);
-        let attributes = attributes(&file, self.tree)?;
+        let file = openat(dir, name, flags, Mode::empty());
+        let mut file = std::fs::File::from(file.map_err(|e| reading(&path, e.into()))?);
+        let attributes = attributes(&file, self.tree).map_err(|e| reading(&path, e))?;
         self.put(
             EntryType::Regular,
             &path,
@@ -265,7 +273,8 @@ impl<'s, W: Write> Packer<'s, W> {
         while left > 0 {
             let most =
                 usize::try_from(left).map_or(self.buffer.len(), |l| l.min(self.buffer.len()));
-            let mut read = file.read(&mut self.buffer[..most])?;
+            let read = file.read(&mut self.buffer[..most]);
+            let mut read = read.map_err(|e| reading(&path, e))?;
             if read == 0 {
                 // It became shorter while it was read. Its length has been said already, so zeros follow, as GNU tar does.
                 self.buffer[..most].fill(0);
@@ -385,6 +394,15 @@ fn names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// Names what cannot be read as the archive calls it; that something is gone stays what it is.
+fn reading(path: &[u8], error: io::Error) -> io::Error {
+    if path.is_empty() || missing(&error) {
+        return error;
+    }
+    let path = String::from_utf8_lossy(path);
+    io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
 fn missing(error: &io::Error) -> bool {

@@ -52,9 +52,30 @@ impl ImageStore {
     ///
     /// # Errors
     /// [`ImageError::Pull`] with what the registry said, [`ImageError::Manifest`] and [`ImageError::Layer`] for what is
-    /// refused, [`ImageError::NoSpace`]. Nothing is visible then; layers that were whole stay for the next pull until the
-    /// next collection.
+    /// refused, [`ImageError::NoSpace`]. Nothing is visible then. Layers that were whole stay for the next pull if the registry
+    /// failed, until the next collection; otherwise they go.
     pub async fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        credentials: Option<&Credentials>,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        let pulled = self.pull_from_any(reference, platform, credentials, progress);
+        let pulled = pulled.await;
+        // Another try at what a registry broke off need not begin anew; at what is refused, or had no room, it would end the same.
+        if pulled
+            .as_ref()
+            .is_err_and(|e| !matches!(e, ImageError::Pull { .. }))
+        {
+            let store = self.clone();
+            let collecting = tokio::task::spawn_blocking(move || store.collect_after_failure());
+            collecting.await.map_err(|_| ImageError::Interrupted)?;
+        }
+        pulled
+    }
+
+    async fn pull_from_any(
         &self,
         reference: &Reference,
         platform: Option<&Platform>,

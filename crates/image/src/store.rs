@@ -304,8 +304,27 @@ impl ImageStore {
                         .map_err(ImageError::io("remove", entry.path()))?;
                 }
             }
+            // What was damaged and replaced goes with what replaced it.
+            let aside = layout.aside().map(fs::read_dir);
+            for entry in aside.into_iter().flatten().flatten().flatten() {
+                let name = entry.file_name();
+                let hex = name.to_str().and_then(|n| n.split('-').next());
+                let digest = hex.and_then(|n| Digest::from_hex(n).ok());
+                if digest.is_none_or(|d| !layers.contains(&d)) {
+                    serial += 1;
+                    fs::rename(entry.path(), work.path().join(serial.to_string()))
+                        .map_err(ImageError::io("remove", entry.path()))?;
+                }
+            }
         }
         trash::remove_tree(work.path()).map_err(ImageError::io("remove", work.path()))
+    }
+
+    /// As [`Self::collect`], when there is an error to tell already.
+    pub(crate) fn collect_after_failure(&self) {
+        if let Err(error) = self.collect() {
+            tracing::warn!(%error, "what a failed load or pull left is not taken away yet");
+        }
     }
 
     /// Makes an image visible whose layers and content are all here.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 /// Removes the directory with all that is in it; one that is not there is removed already.
@@ -39,8 +39,50 @@ pub(crate) fn remove_contents(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Takes sockets below a directory away; the times of the directories that they were in stay. As deep as [`count`] looks.
+pub(crate) fn remove_sockets(path: &Path) -> io::Result<()> {
+    let mut open = vec![rustix::fs::open(path, OPEN, Mode::empty())?];
+    let mut waiting = vec![without_sockets(&open[0])?];
+    while let (Some(dir), Some(names)) = (open.last(), waiting.last_mut()) {
+        let Some(name) = names.pop() else {
+            open.pop();
+            waiting.pop();
+            continue;
+        };
+        if open.len() == DEEPEST {
+            continue;
+        }
+        let inner = rustix::fs::openat(dir, &name, OPEN, Mode::empty())?;
+        waiting.push(without_sockets(&inner)?);
+        open.push(inner);
+    }
+    Ok(())
+}
+
+/// Removes a directory's own sockets; names of the directories in it.
+fn without_sockets(dir: &OwnedFd) -> io::Result<Vec<Name>> {
+    let all = list(dir)?;
+    if all.iter().any(|(_, kind)| *kind == FileType::Socket) {
+        let before = rustix::fs::fstat(dir)?;
+        for (name, _) in all.iter().filter(|(_, kind)| *kind == FileType::Socket) {
+            unlink(dir, name)?;
+        }
+        let at = |seconds, nanos: u64| Timespec {
+            tv_sec: seconds,
+            tv_nsec: i64::try_from(nanos).unwrap_or(0),
+        };
+        let times = Timestamps {
+            last_access: at(before.st_atime, before.st_atime_nsec),
+            last_modification: at(before.st_mtime, before.st_mtime_nsec),
+        };
+        rustix::fs::futimens(dir, &times)?;
+    }
+    let directories = |(name, kind)| (kind == FileType::Directory).then_some(name);
+    Ok(all.into_iter().filter_map(directories).collect())
+}
+
 /// Entries and bytes in regular files below a directory, however deep it is: one directory is open for each level, up to a bound
-/// below which nothing is counted.
+/// below which nothing is counted. Sockets do not count: no archive has them.
 pub(crate) fn count(path: &Path) -> io::Result<(u64, u64)> {
     let mut open = vec![rustix::fs::open(path, OPEN, Mode::empty())?];
     let mut waiting = vec![directories(&open[0])?];
@@ -71,7 +113,7 @@ const DEEPEST: usize = 128;
 fn directories(dir: &OwnedFd) -> io::Result<(Vec<Name>, u64, u64)> {
     let (mut names, mut entries, mut bytes) = (Vec::new(), 0, 0);
     for (name, kind) in list(dir)? {
-        entries += 1;
+        entries += u64::from(kind != FileType::Socket);
         match kind {
             FileType::Directory => names.push(name),
             FileType::RegularFile => {

@@ -229,3 +229,85 @@ async fn an_import_that_is_dropped_or_cut_short_leaves_nothing() {
         .unwrap();
     assert_eq!(home.store.list()[0].repo_tags, ["a:1"]);
 }
+
+/// A header whose data is said to be so long.
+fn claiming(kind: u8, size: u64) -> Vec<u8> {
+    let mut header = entry(kind, "././@LongLink", "", b"");
+    header[124..136].copy_from_slice(&[0; 12]);
+    header[124] = 0x80;
+    header[128..136].copy_from_slice(&size.to_be_bytes());
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_any_length_are_not_read() {
+    let long = "n".repeat(5000);
+    let many = |length: usize| {
+        let name = "n".repeat(length);
+        let one = |i| {
+            let link = entry(b'L', "././@LongLink", "", format!("{name}{i}\0").as_bytes());
+            [link, entry(b'0', "n", "", b"")].concat()
+        };
+        tar(&(0..(40 << 20) / length).map(one).collect::<Vec<_>>())
+    };
+    for (bytes, words) in [
+        (claiming(b'L', 1 << 40), "larger than 1 MiB"),
+        (claiming(b'K', 1 << 40), "larger than 1 MiB"),
+        (claiming(b'x', 1 << 40), "larger than 1 MiB"),
+        (
+            tar(&[
+                entry(b'L', "././@LongLink", "", long.as_bytes()),
+                entry(b'0', "n", "", b""),
+            ]),
+            "a member's name is too long",
+        ),
+        (
+            tar(&[
+                entry(b'K', "././@LongLink", "", long.as_bytes()),
+                entry(b'2', "n", "", b""),
+            ]),
+            "a member's name is too long",
+        ),
+        (many(4000), "too long together"),
+    ] {
+        let home = home();
+        // What follows costs the sender next to nothing.
+        let mut bytes = bytes;
+        bytes.resize(bytes.len() + (64 << 20), 0);
+        let archive = Cursor::new(gzip(&bytes));
+        let error = home.store.load(archive, Silent).await.unwrap_err();
+        assert!(full(&error).contains(words), "{}", full(&error));
+        assert!(files(&home.dir.path().join("tmp")).is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_load_leaves_no_layers() {
+    let home = home();
+    let kept = sample(&home, "test/kept:1").await;
+    let before = |what: &str| {
+        let mut all = files(&home.dir.path().join(what));
+        all.sort();
+        all
+    };
+    let (layers, content) = (before("layers"), before("content"));
+    assert!(kept.exists() && !layers.is_empty());
+    // It comes before what names it, so it is taken before that is read.
+    let layer = tar(&[entry(b'0', "file", "", &[7; 300 << 10])]);
+    for layer in [layer.clone(), [gzip(&layer), vec![0; 300 << 10]].concat()] {
+        for manifest in ["{", r#"[{"Config":"gone","Layers":["layer"]}]"#] {
+            let archive = tar(&[
+                entry(b'0', "layer", "", &layer),
+                entry(b'0', "manifest.json", "", manifest.as_bytes()),
+            ]);
+            let load = home.store.load(Cursor::new(archive), Silent);
+            load.await.unwrap_err();
+            assert_eq!(before("layers"), layers);
+            assert_eq!(before("content"), content);
+        }
+    }
+    assert!(home.store.get("test/kept:1").is_ok());
+}

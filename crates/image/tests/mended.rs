@@ -51,7 +51,85 @@ fn a_layer_that_was_damaged_is_replaced() {
         assert_eq!(fs::read(layer.join("fs/other")).unwrap(), b"more");
         assert!(layer.join("layer.json").is_file());
     }
+    // A container may run on what was damaged: that is only set aside, across starts of the daemon, until nothing needs the layer.
+    let aside = || {
+        let all = common::files(&home.dir.path().join("tmp"));
+        all.iter().filter(|p| p.ends_with("fs/other")).count()
+    };
+    assert_eq!(aside(), 3);
+    let files = common::files(&home.dir.path().join("tmp"));
+    let set_aside = |p: &PathBuf| {
+        p.components()
+            .any(|c| c.as_os_str().to_string_lossy().starts_with("aside-"))
+    };
+    assert!(files.iter().all(set_aside), "{files:?}");
+    home.store.collect().unwrap();
+    assert_eq!(aside(), 3);
+    drop(first);
+    home.store.collect().unwrap();
+    assert!(!layer.exists());
     assert!(common::files(&home.dir.path().join("tmp")).is_empty());
+}
+
+#[test]
+fn sockets_are_no_part_of_a_layer() {
+    use std::os::unix::fs::MetadataExt;
+    let home = home();
+    let upper = home.dir.path().join("upper");
+    fs::create_dir_all(upper.join("run/deep")).unwrap();
+    fs::write(upper.join("run/file"), "content").unwrap();
+    for place in ["run/socket", "run/deep/socket", "socket"] {
+        drop(std::os::unix::net::UnixListener::bind(upper.join(place)).unwrap());
+    }
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_234_500);
+    for dir in ["run", "run/deep"] {
+        let dir = fs::File::open(upper.join(dir)).unwrap();
+        dir.set_modified(old).unwrap();
+    }
+    let adopted = home.store.adopt(&upper, None).unwrap();
+    let tree = home
+        .dir
+        .path()
+        .join("layers")
+        .join(adopted.diff_id.unwrap().hex())
+        .join("fs");
+    let found = common::files(&tree);
+    assert_eq!(found, [tree.join("run/file")], "a socket is there");
+    for dir in ["run", "run/deep"] {
+        let facts = fs::metadata(tree.join(dir)).unwrap();
+        assert_eq!((facts.mtime(), facts.mtime_nsec()), (1234, 500_000_000));
+    }
+    // A release that left sockets in layers made this one; what comes of its archive is the same layer.
+    drop(std::os::unix::net::UnixListener::bind(tree.join("run/socket")).unwrap());
+    let before = fs::metadata(&tree).unwrap().ino();
+    let again = home.dir.path().join("again");
+    fs::create_dir_all(again.join("run/deep")).unwrap();
+    fs::write(again.join("run/file"), "content").unwrap();
+    let modified = fs::metadata(tree.join("run/file"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    fs::File::options()
+        .write(true)
+        .open(again.join("run/file"))
+        .unwrap()
+        .set_modified(modified)
+        .unwrap();
+    for dir in ["run", "run/deep"] {
+        fs::File::open(again.join(dir))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+    }
+    assert_eq!(
+        home.store.adopt(&again, None).unwrap().diff_id,
+        adopted.diff_id
+    );
+    assert_eq!(
+        fs::metadata(&tree).unwrap().ino(),
+        before,
+        "a whole layer was exchanged"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,12 +8,14 @@ use base64::Engine as _;
 use clap::Args;
 use coracle_engine::full_error;
 use coracle_image::pack::{Tree, pack};
-use coracle_image::{CopyInto, copy_into};
+use coracle_image::{CopyInto, Produced, copy_into, produced};
 use http_body_util::BodyExt;
 use hyper::{Method, Response, body::Incoming};
 use serde_json::Value;
+use std::error::Error as _;
+use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{Error, Write};
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::SyncIoBridge;
@@ -323,20 +325,7 @@ async fn copy_in(client: &Client, args: &Cp, from: &str, name: &str, path: &str)
         let (source, start) = source(from, args.follow_link)?;
         let (dir, rename) = place(&start, &end)?;
         let to = rename.map_or_else(|| parts(&start.path).1, |(_, new)| new);
-        let (reader, writer) = tokio::io::duplex(1 << 20);
-        let writer = SyncIoBridge::new(writer);
-        let (base, parent) = source;
-        let shown = from.to_owned();
-        tokio::task::spawn_blocking(move || {
-            let sent = fs::File::open(&parent)
-                .and_then(|dir| pack(dir, &base, to.as_bytes(), Tree::Whole, writer));
-            if let Err(error) = sent
-                && error.kind() != std::io::ErrorKind::BrokenPipe
-            {
-                eprintln!("coracle: reading {shown}: {error}");
-            }
-        });
-        (dir, stream(reader))
+        (dir, stream(packed(from.to_owned(), source, to)))
     };
     let flag = |on: bool| if on { "true" } else { "" }.to_owned();
     let asked = archive_path(
@@ -347,14 +336,38 @@ async fn copy_in(client: &Client, args: &Cp, from: &str, name: &str, path: &str)
             ("copyUIDGID", flag(args.archive)),
         ],
     );
-    let answer = client.send(Method::PUT, &asked, body, &[]).await?;
-    check(answer).await?;
+    let answer = client.send(Method::PUT, &asked, body, &[]).await;
+    check(answer.map_err(of_body)?).await?;
     told(args, local_size(from), &format!("{name}:{path}"));
     Ok(())
 }
 
+/// What is copied, as an archive in which it is called `to`. If it cannot be read the request breaks off: the rest must not pass for
+/// the whole.
+fn packed(shown: String, (base, parent): (OsString, PathBuf), to: String) -> Produced {
+    let (reader, writer, ending) = produced(1 << 20);
+    tokio::task::spawn_blocking(move || {
+        let packed = fs::File::open(&parent)
+            .and_then(|dir| pack(dir, &base, to.as_bytes(), Tree::Whole, writer));
+        let named = |e: Error| Error::new(e.kind(), format!("reading {shown}: {e}"));
+        ending.tell(packed.map(drop).map_err(named));
+    });
+    reader
+}
+
+/// Of a request that broke off, what became of its body; not that the connection broke, which it did for that.
+fn of_body(error: CliError) -> CliError {
+    let CliError::Http(inner) = &error else {
+        return error;
+    };
+    match inner.source() {
+        Some(source) if inner.is_user() => usage(source.to_string()),
+        _ => error,
+    }
+}
+
 /// Name and directory of what is copied, and what it is.
-fn source(from: &str, follow: bool) -> Result<((std::ffi::OsString, PathBuf), End)> {
+fn source(from: &str, follow: bool) -> Result<((OsString, PathBuf), End)> {
     let mut path = PathBuf::from(from);
     let failed = |e| file_error("opening", Path::new(from))(e);
     let plain = fs::symlink_metadata(&path).map_err(failed)?;
@@ -379,7 +392,7 @@ fn source(from: &str, follow: bool) -> Result<((std::ffi::OsString, PathBuf), En
     .map_err(failed)?;
     let found = match path.file_name() {
         Some(name) if !asserts_directory(from) || !directory => (name.to_owned(), whole),
-        _ => (std::ffi::OsString::new(), path),
+        _ => (OsString::new(), path),
     };
     Ok((found, end))
 }
@@ -387,20 +400,15 @@ fn source(from: &str, follow: bool) -> Result<((std::ffi::OsString, PathBuf), En
 /// Bytes of files, roughly: only for telling.
 fn local_size(path: &str) -> u64 {
     fn walk(path: &Path) -> u64 {
-        let Ok(meta) = fs::symlink_metadata(path) else {
-            return 0;
-        };
         let below = || fs::read_dir(path).into_iter().flatten().flatten();
-        if meta.is_dir() {
-            below().map(|e| walk(&e.path())).sum()
-        } else {
-            meta.len()
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => below().map(|e| walk(&e.path())).sum(),
+            found => found.map_or(0, |meta| meta.len()),
         }
     }
-    if path == "-" {
-        0
-    } else {
-        walk(Path::new(path))
+    match path {
+        "-" => 0,
+        path => walk(Path::new(path)),
     }
 }
 
@@ -433,6 +441,28 @@ mod tests {
         ] {
             assert_eq!(parts(path), (dir.to_owned(), name.to_owned()), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_breaks_the_request_off() {
+        use tokio::io::AsyncReadExt;
+        let read = async |from: &str| {
+            let (source, _) = source(from, false).unwrap();
+            let mut bytes = Vec::new();
+            let mut reader = packed(from.to_owned(), source, "new".into());
+            reader.read_to_end(&mut bytes).await.map(|_| bytes.len())
+        };
+        assert_eq!(
+            read("/sys/bus/platform/drivers_autoprobe").await.unwrap() % 512,
+            0
+        );
+        // Nobody can read what the kernel only lets write, root neither.
+        let from = "/sys/bus/platform/drivers_probe";
+        let error = read(from).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("reading {from}: new: ")),
+            "{error}"
+        );
     }
 
     #[test]

@@ -319,3 +319,82 @@ fn files_and_contexts_from_the_web() {
         assert!(!shell(&d, "stdin", "cat /f").is_empty());
     }
 }
+
+#[test]
+fn an_image_that_a_step_reads_may_be_removed_meanwhile() {
+    let d = Daemon::start();
+    let layers = || {
+        let all = fs::read_dir(d.state_dir().join("layers")).unwrap();
+        all.count()
+    };
+    let without = layers();
+    let dir = context(
+        &d,
+        "reads",
+        &[
+            (
+                "Dockerfile",
+                "FROM bb\nRUN --mount=type=bind,from=read:1,target=/m sleep 1000\n",
+            ),
+            ("tree/only-there", "read"),
+        ],
+    );
+    let archive = dir.join("read.tar");
+    let packed = Command::new("tar")
+        .arg("-C")
+        .arg(dir.join("tree"))
+        .arg("-cf")
+        .arg(&archive)
+        .arg("only-there")
+        .status()
+        .unwrap();
+    assert!(packed.success());
+    d.ok(["import", archive.to_str().unwrap(), "read:1"]);
+    assert_eq!(layers(), without + 1);
+    let mut client = d
+        .command()
+        .arg("build")
+        .arg(&dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the command runs", || !d.ok(["ps", "-q"]).is_empty());
+    d.ok(["rmi", "read:1"]);
+    assert_eq!(layers(), without + 1, "what the step reads went away");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    until("the build has ended", || d.ok(["ps", "-aq"]).is_empty());
+    // It goes with the next image that is removed.
+    until("the layer has gone", || {
+        d.ok(["tag", "bb", "other"]);
+        d.ok(["rmi", "other"]);
+        layers() == without
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_not_left_out() {
+    let d = Daemon::start();
+    let dir = context(&d, "unread", &[("Dockerfile", "FROM bb\nCOPY . /all\n")]);
+    let dockerfile = dir.join("Dockerfile").display().to_string();
+    d.ok(["create", "--name", "into", "bb"]);
+    // Nobody can read what the kernel only lets write, root neither.
+    let unread = "/sys/bus/platform";
+    for (args, named) in [
+        (&["build", "-f", &dockerfile, unread][..], "drivers"),
+        (&["cp", unread, "into:/all"][..], "all/drivers"),
+        (
+            &["cp", "/sys/bus/platform/drivers_probe", "into:/one"][..],
+            "one: Permission denied",
+        ),
+    ] {
+        let output = d.command().args(args).output().unwrap();
+        let said = errors(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains(named), "{args:?}: {said}");
+        assert!(said.contains("Permission denied"), "{args:?}: {said}");
+    }
+    d.ok(["rm", "into"]);
+    nothing_is_left(&d);
+}

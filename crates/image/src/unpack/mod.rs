@@ -21,6 +21,7 @@
 //!   see [`Limits`]. There is no bound on the ratio: images of zeros compress a thousandfold and are honest.
 
 mod error;
+mod fields;
 mod path;
 mod tarfile;
 mod tree;
@@ -40,7 +41,8 @@ use crate::outline::Outline;
 pub use error::{EntryError, LayerError};
 pub(crate) use error::{is_no_space, shown};
 use path::Meaning;
-use tarfile::{Entry, TarReader};
+use tarfile::Entry;
+pub(crate) use tarfile::TarReader;
 use tree::{Live, Tree};
 
 /// What a layer may claim at most.

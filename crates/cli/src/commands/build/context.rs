@@ -6,10 +6,10 @@ use crate::commands::copy::{file_error, usage};
 use crate::error::Result;
 use coracle_dockerfile::Ignore;
 use coracle_image::pack::pack_some;
+use coracle_image::produced;
 use std::fs;
-use std::io::Read;
+use std::io::{Error, Read};
 use std::path::{Path, PathBuf};
-use tokio_util::io::SyncIoBridge;
 
 /// What is sent, and what is known of the Dockerfile.
 pub(super) struct Sent {
@@ -74,8 +74,7 @@ pub(super) fn sent(args: &Build) -> Result<Sent> {
         fs::read_to_string(&own).or_else(|_| fs::read_to_string(dir.join(".dockerignore")));
     let patterns = ignored.map(|t| Ignore::read(&t)).unwrap_or_default();
     let ignore = Ignore::new(&patterns).map_err(|e| usage(format!(".dockerignore: {e}")))?;
-    let (reader, writer) = tokio::io::duplex(1 << 20);
-    let writer = SyncIoBridge::new(writer);
+    let (reader, writer, ending) = produced(1 << 20);
     let extra = more.then(|| (dockerfile.clone(), text.clone()));
     let always = [
         dockerfile.clone(),
@@ -98,11 +97,16 @@ pub(super) fn sent(args: &Build) -> Result<Sent> {
             .map(|(n, t)| (n.as_str(), t.as_bytes()))
             .collect();
         let packed = fs::File::open(&dir).and_then(|d| pack_some(d, &skip, &more, writer));
-        if let Err(error) = packed
+        // A build of less than the context would look like one of all of it: the request breaks off.
+        let named = |e: Error| Error::new(e.kind(), format!("reading the context: {e}"));
+        let packed = packed.map(drop).map_err(named);
+        // The daemon's answer has begun, and only breaks off as well. If the daemon left, it says why.
+        if let Err(error) = &packed
             && error.kind() != std::io::ErrorKind::BrokenPipe
         {
-            eprintln!("coracle: reading the context: {error}");
+            eprintln!("coracle: {error}");
         }
+        ending.tell(packed);
     });
     Ok(Sent {
         body: stream(reader),
@@ -162,4 +166,40 @@ fn from_stdin(args: &Build) -> Result<Sent> {
         text: Some(text),
         remote: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::Parser;
+    use http_body_util::BodyExt;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        build: Build,
+    }
+
+    async fn packed(words: &[&str]) -> std::io::Result<usize> {
+        let words = std::iter::once("build").chain(words.iter().copied());
+        let line = Line::parse_from(words);
+        let body = sent(&line.build).unwrap().body;
+        body.collect().await.map(|all| all.to_bytes().len())
+    }
+
+    #[tokio::test]
+    async fn a_context_that_cannot_be_read_breaks_the_request_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let dockerfile = dir.path().join("Dockerfile");
+        fs::write(&dockerfile, "FROM scratch\n").unwrap();
+        let dockerfile = dockerfile.to_str().unwrap();
+        assert!(packed(&[dir.path().to_str().unwrap()]).await.unwrap() > 1024);
+        // Nobody can read what the kernel only lets write, root neither.
+        let error = packed(&["-f", dockerfile, "/sys/bus/platform"]).await;
+        let error = error.unwrap_err().to_string();
+        let named = error.starts_with("reading the context: drivers")
+            && error.ends_with(": Permission denied (os error 13)");
+        assert!(named, "{error}");
+    }
 }
