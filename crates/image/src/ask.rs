@@ -272,8 +272,9 @@ impl Registry<'_> {
         loop {
             let (bytes, next) = self.page(url, LIST_MAX).await?;
             let list: TagList = serde_json::from_slice(&bytes).unwrap_or_default();
+            let more = all.add(list);
             match next {
-                Some(next) if all.add(list) => url = next,
+                Some(next) if more => url = next,
                 _ => return Ok(all.names),
             }
         }
