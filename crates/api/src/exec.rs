@@ -5,7 +5,7 @@ use crate::containers::{body, rows_and_columns};
 use crate::error::{ApiError, Result};
 use crate::query::Query;
 use crate::serve::{Peer, left};
-use crate::streams::{STDERR, finish, frame, hijack};
+use crate::streams::{Carrier, STDERR, finish, frame, hijack};
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
@@ -15,8 +15,6 @@ use coracle_engine::client::Connection;
 use coracle_engine::exec::{Exec, ExecConfig};
 use coracle_engine::stdio::{RelayOptions, Relayed, detach_keys, relay};
 use coracle_engine::{EngineError, full_error};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io;
@@ -90,7 +88,7 @@ pub async fn start(State(app): State<App>, Path(id): Path<String>, mut request: 
 async fn attached(app: App, id: &str, size: Option<[u16; 2]>, mut request: Request) -> Result {
     let exec = app.engine.exec_get(id)?;
     let keys = keys(&exec)?;
-    let taken = hijack(&mut request, exec.config.tty)?;
+    let taken = hijack(&mut request, exec.config.tty, exec.config.attach_stdin)?;
     let started = match app.engine.exec_start(id, size, true).await {
         // Clients look for the exit code of a program that cannot be run, and for the reason in its output.
         Err(error) if !matches!(error, EngineError::Start { .. }) => return Err(error.into()),
@@ -98,8 +96,8 @@ async fn attached(app: App, id: &str, size: Option<[u16; 2]>, mut request: Reque
     };
     let answer = taken.answer;
     let peer = request.extensions().get::<Peer>().cloned();
-    let (upgrade, exit) = (taken.upgrade, taken.exit);
-    tokio::spawn(carry(app, exec, keys, started, upgrade, exit, peer));
+    let (client, exit) = (taken.client, taken.exit);
+    tokio::spawn(carry(app, exec, keys, started, client, exit, peer));
     Ok(answer)
 }
 
@@ -113,21 +111,21 @@ async fn answered_first(
 ) -> Result {
     let exec = app.engine.exec_startable(id)?;
     let keys = keys(&exec)?;
-    let taken = hijack(&mut request, exec.config.tty)?;
+    let taken = hijack(&mut request, exec.config.tty, exec.config.attach_stdin)?;
     let answer = taken.answer;
     let peer = request.extensions().get::<Peer>().cloned();
     drop(request);
     tokio::spawn(async move {
         // A client that left before has nothing started for it.
-        let Ok(upgraded) = taken.upgrade.await else {
+        let Some(client) = taken.client.await else {
             return;
         };
         if let Some(peer) = &peer {
             peer.has_read().await;
         }
         let started = app.engine.exec_start(&exec.id, size, true).await;
-        let upgraded = std::future::ready(Ok(upgraded));
-        carry(app, exec, keys, started, upgraded, taken.exit, peer).await;
+        let client = std::future::ready(Some(client));
+        carry(app, exec, keys, started, client, taken.exit, peer).await;
     });
     Ok(answer)
 }
@@ -143,7 +141,7 @@ async fn carry(
     exec: Exec,
     detach_keys: Vec<u8>,
     started: std::result::Result<Connection, EngineError>,
-    upgrade: impl Future<Output = hyper::Result<Upgraded>>,
+    client: impl Future<Output = Option<Box<dyn Carrier>>>,
     exit: Option<String>,
     peer: Option<Peer>,
 ) {
@@ -155,8 +153,7 @@ async fn carry(
                 EngineError::Start { code, .. } => *code,
                 _ => 126,
             };
-            if let Ok(upgraded) = upgrade.await {
-                let mut client = TokioIo::new(upgraded);
+            if let Some(mut client) = client.await {
                 let text = match &error {
                     EngineError::Start { message, .. } => message.clone(),
                     error => full_error(error),
@@ -185,7 +182,7 @@ async fn carry(
         Err(_) => app.engine.exec_ended(id, None),
     };
     // A client that left at once: the process runs on, and its end is to be known.
-    let Ok(upgraded) = upgrade.await else {
+    let Some(client) = client.await else {
         let options = RelayOptions {
             stdin: false,
             ..options
@@ -198,7 +195,7 @@ async fn carry(
         );
         return;
     };
-    let (relayed, client) = relay(connection, TokioIo::new(upgraded), options, left(peer)).await;
+    let (relayed, client) = relay(connection, client, options, left(peer)).await;
     let code = ended(&relayed).filter(|_| exit.is_some());
     finish(client, code).await;
 }

@@ -16,13 +16,16 @@ use bytes::Bytes;
 use chrono::SecondsFormat;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_engine::stdio::{RelayOptions, Relayed, Streams, detach_keys, relay};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::unfold;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::convert::Infallible;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use std::future::ready;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -48,27 +51,46 @@ pub fn frame(stream: u8, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Carries stdio to a client, and from it.
+pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+
 /// A connection that is taken over.
 pub struct Taken {
-    /// `101` for clients that asked for an upgrade, as all of today's do.
+    /// `101` for clients that asked for an upgrade, as most do; `200` and output only for others.
     pub answer: Response,
-    /// Gives the connection.
-    pub upgrade: OnUpgrade,
+    /// Gives the connection; none if the client has left.
+    pub client: BoxFuture<'static, Option<Box<dyn Carrier>>>,
     /// What the client asked by [`EXIT`].
     pub exit: Option<String>,
 }
 
-/// Takes over the connection that a request came on.
-pub fn hijack(request: &mut Request, terminal: bool) -> Result<Taken> {
+/// Takes over the connection that a request came on. Output can also be the body of an ordinary answer, if the client did not ask for
+/// an upgrade.
+pub fn hijack(request: &mut Request, terminal: bool, stdin: bool) -> Result<Taken> {
     let asked = |headers: &HeaderMap| {
         headers
             .get(header::UPGRADE)
             .is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"tcp"))
     };
+    let failed =
+        |e: axum::http::Error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
     if !asked(request.headers()) {
-        return Err(ApiError::invalid(
-            "this request carries stdio: send the headers \"Connection: Upgrade\" and \"Upgrade: tcp\"",
-        ));
+        if stdin {
+            return Err(ApiError::invalid(
+                "this request carries input: send the headers \"Connection: Upgrade\" and \"Upgrade: tcp\"",
+            ));
+        }
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let answer = Response::builder().header(header::CONTENT_TYPE, RAW);
+        let body = Body::from_stream(ReaderStream::new(theirs));
+        let client: Box<dyn Carrier> = Box::new(ours);
+        return Ok(Taken {
+            answer: answer.body(body).map_err(failed)?,
+            client: ready(Some(client)).boxed(),
+            exit: None,
+        });
     }
     let exit = request.headers().get(EXIT).filter(|_| !terminal);
     let exit = exit.and_then(|v| v.to_str().ok()).map(str::to_owned);
@@ -81,12 +103,13 @@ pub fn hijack(request: &mut Request, terminal: bool) -> Result<Taken> {
     if let Some(exit) = &exit {
         answer = answer.header(EXIT, exit);
     }
-    let answer = answer
-        .body(Body::empty())
-        .map_err(|e| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let client = async move {
+        let upgraded = upgrade.await.ok()?;
+        Some(Box::new(TokioIo::new(upgraded)) as Box<dyn Carrier>)
+    };
     Ok(Taken {
-        answer,
-        upgrade,
+        answer: answer.body(Body::empty()).map_err(failed)?,
+        client: client.boxed(),
         exit,
     })
 }
@@ -130,7 +153,7 @@ pub async fn attach(
         None
     };
     let peer = request.extensions().get::<Peer>().cloned();
-    let taken = hijack(&mut request, terminal)?;
+    let taken = hijack(&mut request, terminal, streams.stdin)?;
     // A terminal's client is not told, and asks at the end: what it asks is to be known by then.
     let until = until(Some(taken.exit.as_deref().unwrap_or("next-exit")))?;
     let mut waiter = Box::pin(app.engine.waiter(&id, until)?);
@@ -141,10 +164,9 @@ pub async fn attach(
         None
     };
     tokio::spawn(async move {
-        let Ok(upgraded) = taken.upgrade.await else {
+        let Some(mut client) = taken.client.await else {
             return;
         };
-        let mut client = TokioIo::new(upgraded);
         if let Some(mut past) = past {
             while let Some(line) = past.recv().await {
                 if client
@@ -196,11 +218,11 @@ pub async fn attach(
 /// The answer to a client that was cut off from a container which went with its end: only how it ended.
 fn gone(app: &App, id: &str, mut request: Request) -> Option<Result> {
     let code = app.engine.gone(id)?;
-    let taken = hijack(&mut request, false).ok()?;
+    let taken = hijack(&mut request, false, false).ok()?;
     taken.exit.as_ref()?;
     tokio::spawn(async move {
-        if let Ok(upgraded) = taken.upgrade.await {
-            finish(TokioIo::new(upgraded), Some(code)).await;
+        if let Some(client) = taken.client.await {
+            finish(client, Some(code)).await;
         }
     });
     Some(Ok(taken.answer))

@@ -247,6 +247,60 @@ fn attached_as_asked() {
     assert_eq!(inspect(&d, &id)["State"]["Running"], true);
 }
 
+/// Clients that do not ask for an upgrade get output as an ordinary answer.
+#[test]
+fn output_without_an_upgrade() {
+    let d = Daemon::start();
+    let id = create(
+        &d,
+        &script("echo out; echo err >&2; exec sleep 1000", &json!({})),
+    );
+    let attached = |what: &str| Begun::post(&d, &format!("/containers/{id}/attach?{what}"));
+    let before = attached("stream=1&stdout=1");
+    start(&d, &id);
+    until("it has said so", || {
+        let logs = get(&d, &format!("/containers/{id}/logs?stdout=1&stderr=1"));
+        unframed(&logs.body).len() == 8
+    });
+    let past = attached("logs=1&stderr=1").rest();
+    assert_eq!((past.status, unframed(&past.body).as_str()), (200, "err\n"));
+
+    let exec = |text: &str, stdin: bool| {
+        let asked = json!({
+            "Cmd": ["/bin/sh", "-c", text], "AttachStdout": true, "AttachStderr": true, "AttachStdin": stdin,
+        });
+        let made = ask(&d, "POST", &format!("/containers/{id}/exec"), &asked).json();
+        let made = made["Id"].as_str().unwrap().to_owned();
+        let path = format!("/exec/{made}/start");
+        (ask(&d, "POST", &path, &json!({})), made)
+    };
+    let (said, made) = exec("echo there >&2; exit 3", false);
+    assert_eq!(
+        (said.status, unframed(&said.body).as_str()),
+        (200, "there\n")
+    );
+    assert_eq!(
+        said.header("content-type"),
+        Some("application/vnd.docker.raw-stream")
+    );
+    assert_eq!(get(&d, &format!("/exec/{made}/json")).json()["ExitCode"], 3);
+    // More than fits into any buffer on its way.
+    let (long, _) = exec("head -c 3000000 /dev/zero", false);
+    assert_eq!(unframed(&long.body).len(), 3_000_000);
+    // There would be no way for input.
+    let (refused, _) = exec("cat", true);
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused.message().contains("Upgrade: tcp"),
+        "{}",
+        refused.message()
+    );
+
+    ok(&d, "POST", &format!("/containers/{id}/kill"), &Value::Null);
+    let all = before.rest();
+    assert_eq!((all.status, unframed(&all.body).as_str()), (200, "out\n"));
+}
+
 #[test]
 fn statistics_as_asked() {
     let d = Daemon::start();
