@@ -492,9 +492,9 @@ fn images_and_registries() {
         let place = q::DownloadFromContainerOptionsBuilder::default()
             .path("/f")
             .build();
-        let piece = docker.download_from_container("files", Some(place));
-        let piece = Box::pin(piece).try_next().await.unwrap().unwrap();
-        assert!(piece.windows(8).any(|w| w == b"changed\n"));
+        let pieces = docker.download_from_container("files", Some(place));
+        let all = pieces.try_collect::<Vec<_>>().await.unwrap().concat();
+        assert!(all.windows(8).any(|w| w == b"changed\n"));
         let changes = docker.container_changes("files").await.unwrap().unwrap();
         assert!(changes.iter().any(|c| c.path == "/f"), "{changes:?}");
         docker.remove_container("files", forced()).await.unwrap();
