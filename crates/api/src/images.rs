@@ -4,7 +4,7 @@ use crate::App;
 use crate::containers::body;
 use crate::error::{ApiError, Result};
 use crate::filters::Filters;
-use crate::inspect::moment;
+use crate::image_inspect::{history, inspect};
 use crate::platform::check_platform;
 use crate::query::Query;
 use crate::transfer::{push, save};
@@ -13,6 +13,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
+use coracle_dockerfile::matches;
 use coracle_engine::Engine;
 use coracle_engine::commit::CommitOptions;
 use coracle_engine::events::Event;
@@ -98,6 +99,9 @@ pub async fn list(
     version: ApiVersion,
 ) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
+    for pattern in filters.of("reference") {
+        matches(pattern, "").map_err(|e| ApiError::invalid(format!("filter reference: {e}")))?;
+    }
     let images = app.engine.images();
     let created = |key: &str| -> Result<_> {
         let of = filters.of(key).first();
@@ -153,43 +157,14 @@ pub async fn list(
     ))
 }
 
-/// Whether a name fits a pattern as `docker images --filter reference=` takes it: `*` stands for anything but a slash,
-/// a pattern without a tag fits every tag.
+/// Whether a name fits a pattern as `docker images --filter reference=` takes it (Go's `path.Match`); a pattern without a tag or
+/// digest fits every one.
 fn reference_fits(name: &str, pattern: &str) -> bool {
-    let without_tag = name.rsplit_once(':').map_or(name, |(n, _)| n);
-    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), without_tag.as_bytes())
-}
-
-/// Only the last star needs to be tried again: none goes over a slash, so that slashes fit slashes one by one.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                p += 1;
-                star = Some((p, t));
-                continue;
-            }
-            Some(b'?') if text[t] != b'/' => {
-                (p, t) = (p + 1, t + 1);
-                continue;
-            }
-            Some(c) if *c == text[t] => {
-                (p, t) = (p + 1, t + 1);
-                continue;
-            }
-            _ => {}
-        }
-        match star {
-            Some((after, from)) if text[from] != b'/' => {
-                star = Some((after, from + 1));
-                (p, t) = (after, from + 1);
-            }
-            _ => return false,
-        }
-    }
-    pattern[p..].iter().all(|c| *c == b'*')
+    let bare = name.split_once('@').or_else(|| name.rsplit_once(':'));
+    let bare = bare.map_or(name, |(bare, _)| bare);
+    [name, bare]
+        .iter()
+        .any(|n| matches(pattern, n).unwrap_or(false))
 }
 
 /// `/images/{name}/…`: what follows the name is told apart here, as names have slashes in them.
@@ -222,154 +197,6 @@ pub async fn named(
             "/images/{rest}: page not found, or not served by this release"
         ))),
     }
-}
-
-fn inspect(engine: &Engine, name: &str, version: ApiVersion) -> Result {
-    let image = engine.images().get(name)?;
-    let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
-    let dirs = engine.images().layer_dirs(&image.id)?;
-    let dirs: Vec<String> = dirs.iter().map(|d| d.display().to_string()).collect();
-    let history = raw["history"].as_array().cloned().unwrap_or_default();
-    let comment = history
-        .last()
-        .and_then(|h| h["comment"].as_str())
-        .unwrap_or_default();
-    let mut answer = json!({
-        "Id": image.id.to_string(),
-        "RepoTags": image.repo_tags,
-        "RepoDigests": image.repo_digests,
-        "Parent": "",
-        "Comment": comment,
-        "Created": moment(image.created),
-        "DockerVersion": raw["docker_version"].as_str().unwrap_or_default(),
-        "Author": raw["author"].as_str().unwrap_or_default(),
-        "Config": config(&raw["config"], version),
-        "Architecture": raw["architecture"],
-        "Variant": raw["variant"].as_str().unwrap_or_default(),
-        "Os": raw["os"],
-        "Size": image.size,
-        "GraphDriver": {
-            "Name": "overlay2",
-            "Data": {
-                "UpperDir": dirs.first().cloned().unwrap_or_default(),
-                "LowerDir": dirs.get(1..).unwrap_or_default().join(":"),
-            },
-        },
-        "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>() },
-        "Metadata": { "LastTagTime": moment(Some(image.added)) },
-    });
-    if !version.from(44) {
-        answer["VirtualSize"] = json!(image.size);
-    }
-    if !version.from(45) {
-        answer["Container"] = json!(raw["container"].as_str().unwrap_or_default());
-        answer["ContainerConfig"] = config(&raw["container_config"], version);
-    }
-    Ok(Json(answer).into_response())
-}
-
-/// What the config of an image has by the OCI image specification and Docker's extensions of it.
-const OF_IMAGES: &[&str] = &[
-    "User",
-    "ExposedPorts",
-    "Env",
-    "Entrypoint",
-    "Cmd",
-    "Volumes",
-    "WorkingDir",
-    "Labels",
-    "StopSignal",
-    "ArgsEscaped",
-    "Healthcheck",
-    "OnBuild",
-    "Shell",
-];
-
-/// The image's config: what it says, as of version 1.50; with the fields of containers that clients expected before.
-fn config(raw: &Value, version: ApiVersion) -> Value {
-    let mut config = raw.clone();
-    if !config.is_object() {
-        config = json!({});
-    }
-    if version.from(50) {
-        let says = |v: &Value| match v {
-            Value::Null | Value::Bool(false) => false,
-            Value::String(s) => !s.is_empty(),
-            Value::Array(a) => !a.is_empty(),
-            Value::Object(o) => !o.is_empty(),
-            _ => true,
-        };
-        if let Some(map) = config.as_object_mut() {
-            map.retain(|key, value| OF_IMAGES.contains(&key.as_str()) && says(value));
-        }
-        return config;
-    }
-    for (key, empty) in [
-        ("Hostname", json!("")),
-        ("Domainname", json!("")),
-        ("User", json!("")),
-        ("AttachStdin", json!(false)),
-        ("AttachStdout", json!(false)),
-        ("AttachStderr", json!(false)),
-        ("Tty", json!(false)),
-        ("OpenStdin", json!(false)),
-        ("StdinOnce", json!(false)),
-        ("Env", Value::Null),
-        ("Cmd", Value::Null),
-        ("Image", json!("")),
-        ("Volumes", Value::Null),
-        ("WorkingDir", json!("")),
-        ("Entrypoint", Value::Null),
-        ("OnBuild", Value::Null),
-        ("Labels", Value::Null),
-    ] {
-        if config.get(key).is_none() {
-            config[key] = empty;
-        }
-    }
-    config
-}
-
-fn history(engine: &Engine, name: &str) -> Result {
-    let image = engine.images().get(name)?;
-    let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
-    let mut steps = raw["history"].as_array().cloned().unwrap_or_default();
-    // Sizes go to the lines that made layers, in their order.
-    let mut layers = image.layers.iter();
-    let mut sizes = Vec::new();
-    for step in &steps {
-        let layer = if step["empty_layer"] == true {
-            None
-        } else {
-            layers.next()
-        };
-        sizes.push(layer.map_or(0, |l| engine.images().layer_size(l)));
-    }
-    steps.reverse();
-    sizes.reverse();
-    let mut rows: Vec<Value> = steps
-        .iter()
-        .zip(sizes)
-        .map(|(step, size)| {
-            let created = step["created"]
-                .as_str()
-                .and_then(|t| chrono::DateTime::parse_from_rfc3339(t).ok());
-            json!({
-                "Id": "<missing>",
-                "Created": created.map_or(0, |t| t.timestamp()),
-                "CreatedBy": step["created_by"].as_str().unwrap_or_default(),
-                "Tags": null,
-                "Size": size,
-                "Comment": step["comment"].as_str().unwrap_or_default(),
-            })
-        })
-        .collect();
-    if rows.is_empty() {
-        rows.push(json!({ "Created": image.created.map_or(0, |t| t.timestamp()), "CreatedBy": "", "Size": image.size, "Comment": "" }));
-    }
-    rows[0]["Id"] = json!(image.id.to_string());
-    rows[0]["Tags"] = json!(image.repo_tags);
-    Ok(Json(rows).into_response())
 }
 
 pub fn tell(engine: &Engine, action: &str, id: &str, name: &str) {
@@ -505,6 +332,9 @@ mod tests {
             ("a/bb/c:1", "a/*/?:1", true),
             ("a/bb/c:1", "*c", false),
             ("a/bb/c:1", "a**/b*b*/c*", true),
+            ("redis:7", "r[a-e]dis", true),
+            ("host:5000/redis:7", "host:5000/redis", true),
+            ("redis@sha256:00", "redis", true),
         ] {
             assert_eq!(reference_fits(name, pattern), fits, "{name} {pattern}");
         }

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod exec;
 mod filters;
+mod image_inspect;
 mod images;
 mod inspect;
 mod list;

@@ -8,7 +8,7 @@ use coracle_image::{DeriveOptions, ImageId, Reference};
 use serde_json::{Map, Value};
 
 /// What an image's config has of a container's (OCI image specification, config.md, and Docker's extensions).
-const OF_IMAGES: &[&str] = &[
+pub const OF_IMAGES: &[&str] = &[
     "User",
     "ExposedPorts",
     "Env",
@@ -18,6 +18,7 @@ const OF_IMAGES: &[&str] = &[
     "WorkingDir",
     "Labels",
     "StopSignal",
+    "ArgsEscaped",
     "Healthcheck",
     "Shell",
     "OnBuild",
