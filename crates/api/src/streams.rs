@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::SecondsFormat;
 use coracle_engine::logs::{LogLine, LogQuery};
+use coracle_engine::record::Record;
 use coracle_engine::stdio::{RelayOptions, Relayed, Streams, detach_keys, relay};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -123,46 +124,79 @@ pub async fn finish(mut client: impl AsyncWrite + Unpin, exit: Option<i32>) {
     let _ = client.shutdown().await;
 }
 
+/// What a request to attach asks.
+pub struct Attach {
+    pub record: Record,
+    pub streams: Streams,
+    /// Whether what comes from now on is wanted.
+    pub stream: bool,
+    /// What the container has said so far, if that is wanted.
+    pub past: Option<mpsc::Receiver<LogLine>>,
+    keys: Vec<u8>,
+}
+
+impl Attach {
+    pub fn read(app: &App, id: &str, query: &Query, record: Record) -> Result<Self> {
+        let streams = Streams {
+            stdin: query.flag("stdin") && record.config.open_stdin,
+            stdout: query.flag("stdout"),
+            stderr: query.flag("stderr"),
+        };
+        let keys = detach_keys(query.text("detachKeys").unwrap_or_default())?;
+        let past = LogQuery {
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            ..LogQuery::default()
+        };
+        let past = query.flag("logs").then(|| app.engine.logs(id, past));
+        Ok(Self {
+            streams,
+            stream: query.flag("stream"),
+            past: past.transpose()?,
+            keys: if record.config.tty { keys } else { Vec::new() },
+            record,
+        })
+    }
+
+    /// How the streams are carried; `raw` is without frames.
+    pub fn options(&self, raw: bool) -> RelayOptions {
+        RelayOptions {
+            // The shim was told which are wanted.
+            stdout: true,
+            stderr: true,
+            raw,
+            stdin: self.streams.stdin,
+            close_stdin: self.record.config.stdin_once && !self.record.config.tty,
+            detach_keys: self.keys.clone(),
+            to_the_end: false,
+        }
+    }
+}
+
 pub async fn attach(
     State(app): State<App>,
     Path(id): Path<String>,
     query: Query,
     mut request: Request,
 ) -> Result {
-    let record = match app.engine.get(&id) {
-        Ok(found) => found.record,
+    let asked = match app.engine.get(&id) {
+        Ok(found) => Attach::read(&app, &id, &query, found.record)?,
         Err(error) => return gone(&app, &id, request).ok_or(error)?,
     };
-    let terminal = record.config.tty;
-    let streams = Streams {
-        stdin: query.flag("stdin") && record.config.open_stdin,
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-    };
-    let keys = detach_keys(query.text("detachKeys").unwrap_or_default())?;
-    let past = if query.flag("logs") {
-        Some(app.engine.logs(
-            &id,
-            LogQuery {
-                stdout: streams.stdout,
-                stderr: streams.stderr,
-                ..LogQuery::default()
-            },
-        )?)
-    } else {
-        None
-    };
+    let (terminal, stdin) = (asked.record.config.tty, asked.streams.stdin);
     let peer = request.extensions().get::<Peer>().cloned();
-    let taken = hijack(&mut request, terminal, streams.stdin)?;
+    let taken = hijack(&mut request, terminal, stdin)?;
     // A terminal's client is not told, and asks at the end: what it asks is to be known by then.
     let until = until(Some(taken.exit.as_deref().unwrap_or("next-exit")))?;
     let mut waiter = Box::pin(app.engine.waiter(&id, until)?);
     // Before the answer goes out: the client starts the container as soon as it has it.
-    let joined = if query.flag("stream") {
-        Some(app.engine.attach(&id, streams).await?)
+    let joined = if asked.stream {
+        Some(app.engine.attach(&id, asked.streams).await?)
     } else {
         None
     };
+    let options = asked.options(terminal);
+    let past = asked.past;
     tokio::spawn(async move {
         let Some(mut client) = taken.client.await else {
             return;
@@ -191,16 +225,6 @@ pub async fn attach(
             () = left(peer.clone()) => return,
         };
         let Ok(Ok(connection)) = joined else { return };
-        let options = RelayOptions {
-            // The shim was told which are wanted.
-            stdout: true,
-            stderr: true,
-            raw: terminal,
-            stdin: streams.stdin,
-            close_stdin: record.config.stdin_once && !terminal,
-            detach_keys: if terminal { keys } else { Vec::new() },
-            to_the_end: false,
-        };
         let (relayed, client) = relay(connection, client, options, left(peer)).await;
         let code = match relayed {
             Ok(Relayed::Ended(_)) => waiter.await.ok().map(|w| w.code),

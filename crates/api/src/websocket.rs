@@ -7,14 +7,15 @@ use crate::App;
 use crate::error::{ApiError, Result};
 use crate::query::Query;
 use crate::serve::{Peer, left};
+use crate::streams::Attach;
 use axum::Extension;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use coracle_engine::full_error;
-use coracle_engine::logs::{LogLine, LogQuery};
-use coracle_engine::stdio::{RelayOptions, Streams, detach_keys, relay};
+use coracle_engine::logs::LogLine;
+use coracle_engine::stdio::relay;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -32,44 +33,20 @@ pub async fn attach(
     upgrade: Upgrade,
 ) -> Result {
     let record = app.engine.get(&id)?.record;
-    let streams = Streams {
-        stdin: query.flag("stdin") && record.config.open_stdin,
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-    };
-    let keys = detach_keys(query.text("detachKeys").unwrap_or_default())?;
-    let past = if query.flag("logs") {
-        let asked = LogQuery {
-            stdout: streams.stdout,
-            stderr: streams.stderr,
-            ..LogQuery::default()
-        };
-        Some(app.engine.logs(&id, asked)?)
-    } else {
-        None
-    };
+    let asked = Attach::read(&app, &id, &query, record)?;
     let upgrade = upgrade.map_err(|e| {
         ApiError::new(
             StatusCode::BAD_REQUEST,
             format!("this address speaks websocket only (RFC 6455): {e}"),
         )
     })?;
-    let joined = if query.flag("stream") {
-        Some(app.engine.attach(&id, streams).await?)
+    let joined = if asked.stream {
+        Some(app.engine.attach(&id, asked.streams).await?)
     } else {
         None
     };
-    let terminal = record.config.tty;
-    let options = RelayOptions {
-        // The shim was told which are wanted.
-        stdout: true,
-        stderr: true,
-        raw: true,
-        stdin: streams.stdin,
-        close_stdin: record.config.stdin_once && !terminal,
-        detach_keys: if terminal { keys } else { Vec::new() },
-        to_the_end: false,
-    };
+    let options = asked.options(true);
+    let (past, stdin) = (asked.past, asked.streams.stdin);
     Ok(upgrade.on_upgrade(move |mut socket| async move {
         if let Some(past) = past
             && tell(&mut socket, past).await.is_err()
@@ -102,7 +79,7 @@ pub async fn attach(
             // The other end reads what is left, and then its end.
             drop(client);
         };
-        tokio::join!(carried, carry(socket, far, streams.stdin));
+        tokio::join!(carried, carry(socket, far, stdin));
     }))
 }
 
