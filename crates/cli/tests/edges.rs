@@ -3,74 +3,15 @@
 
 mod common;
 
+use common::outside::{Outside, page};
 use common::{Daemon, alive, errors, text, until};
-use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Another machine on a wire to the daemon's: it has 192.0.2.2, the daemon's end 192.0.2.1.
-struct Outside(Child);
-
-impl Outside {
-    fn of(d: &Daemon) -> Self {
-        let mut keeper = Command::new("unshare")
-            .args([
-                "--net",
-                "sh",
-                "-c",
-                "ip link set lo up; echo; exec sleep infinity",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = [0];
-        keeper
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut line)
-            .unwrap();
-        let here = Self(keeper);
-        let pid = here.0.id().to_string();
-        for args in [
-            &[
-                "link", "add", "wire0", "type", "veth", "peer", "name", "wire1", "netns", &pid,
-            ][..],
-            &["addr", "add", "192.0.2.1/24", "dev", "wire0"],
-            &["link", "set", "wire0", "up"],
-        ] {
-            assert!(d.inside("ip").args(args).status().unwrap().success());
-        }
-        for args in [
-            &["addr", "add", "192.0.2.2/24", "dev", "wire1"][..],
-            &["link", "set", "wire1", "up"],
-        ] {
-            assert!(here.run("ip").args(args).status().unwrap().success());
-        }
-        here
-    }
-
-    fn run(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.0.id()));
-        command.args(["--", program]);
-        command
-    }
-
-    /// What a web server of the daemon's machine says.
-    fn get(&self, port: u16) -> String {
-        let url = format!("http://192.0.2.1:{port}/");
-        let mut curl = self.run("curl");
-        curl.args(["-fsS", "--max-time", "5", &url]);
-        text(&curl.output().unwrap())
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// What a web server of the daemon's machine says to another one.
+fn get(outside: &Outside, port: u16) -> String {
+    let url = format!("http://192.0.2.1:{port}/");
+    page(outside.inside("curl"), &url).unwrap_or_default()
 }
 
 /// An image of one program of this machine and the libraries that it loads.
@@ -146,7 +87,7 @@ fn published_udp_keeps_its_source_and_names_survive_a_restart() {
     };
     for way in ["", "+tcp"] {
         until("the server answers to the outside", || {
-            ask(outside.run("dig"), "192.0.2.1", way) == "192.0.2.77"
+            ask(outside.inside("dig"), "192.0.2.1", way) == "192.0.2.77"
         });
         assert_eq!(
             ask(d.inside("dig"), "127.0.0.1", way),
@@ -198,7 +139,7 @@ fn published_udp_keeps_its_source_and_names_survive_a_restart() {
     d.kill();
     let mut waiting = dig().spawn().unwrap();
     assert_eq!(
-        ask(outside.run("dig"), "192.0.2.1", ""),
+        ask(outside.inside("dig"), "192.0.2.1", ""),
         "192.0.2.77",
         "published ports need no daemon"
     );
@@ -315,7 +256,7 @@ fn beside_a_running_docker_both_serve() {
     let all = |d: &Daemon, when: &str| {
         for (port, who) in [(8001, "first"), (8002, "docker"), (8003, "later")] {
             until(&format!("{who} answers {when}"), || {
-                outside.get(port) == who
+                get(&outside, port) == who
             });
         }
         // And they reach the outside.
@@ -332,7 +273,7 @@ fn beside_a_running_docker_both_serve() {
     drop(docker);
     for (port, who) in [(8001, "first"), (8003, "later")] {
         until(&format!("{who} answers without docker"), || {
-            outside.get(port) == who
+            get(&outside, port) == who
         });
     }
     d.ok(["system", "down", "-t", "0"]);
@@ -381,7 +322,7 @@ fn a_firewall_that_forwards_nothing_is_named() {
     };
     until("containers reach the outside", from_within);
     // What the machine's owner closed stays closed, and opens with the rule that is named.
-    assert_eq!(outside.get(8001), "");
+    assert_eq!(get(&outside, 8001), "");
     let warned = errors(&d.coracle(["info"]));
     assert!(warned.contains("ufw route allow"), "{warned}");
     let allow = [
@@ -395,7 +336,7 @@ fn a_firewall_that_forwards_nothing_is_named() {
         "ACCEPT",
     ];
     assert!(d.inside("iptables").args(allow).status().unwrap().success());
-    until("it answers", || outside.get(8001) == "here");
+    until("it answers", || get(&outside, 8001) == "here");
 }
 
 /// A file system of a few megabytes, gone when this is.

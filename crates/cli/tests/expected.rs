@@ -5,15 +5,6 @@ mod common;
 
 use common::{Daemon, errors, text, until};
 use std::fs;
-use std::process::Command;
-
-/// Fails, with these words.
-fn refused(d: &Daemon, args: &[&str], words: &str) {
-    let output = d.command().args(args).output().unwrap();
-    let said = errors(&output);
-    assert!(!output.status.success(), "{args:?}: {}", text(&output));
-    assert!(said.contains(words), "{args:?}: {said}");
-}
 
 #[test]
 fn what_means_nothing_is_refused() {
@@ -58,7 +49,7 @@ fn what_means_nothing_is_refused() {
         (&["--log-opt", "compress=true"], "compress"),
     ] {
         let all = [&["create"], args, &["bb", "true"]].concat();
-        refused(&d, &all, words);
+        d.refused(&all, words);
     }
     // What is not there is said, and nobody goes to a registry for it.
     for args in [
@@ -75,7 +66,7 @@ fn what_means_nothing_is_refused() {
             "{said}"
         );
     }
-    refused(&d, &["rmi", "nope"], "No such image: nope:latest");
+    d.refused(&["rmi", "nope"], "No such image: nope:latest");
     assert_eq!(d.ok(["ps", "-aq"]).lines().count(), 1);
 }
 
@@ -213,125 +204,6 @@ fn what_happened_is_told_as_docker_tells_it() {
 }
 
 #[test]
-fn volumes_whose_data_is_elsewhere() {
-    let mut d = Daemon::start();
-    let host = d.dir.path().join("host");
-    fs::create_dir(&host).unwrap();
-    fs::write(host.join("f"), "host\n").unwrap();
-    let device = format!("device={}", host.display());
-    d.ok([
-        "volume",
-        "create",
-        "-o",
-        "type=none",
-        "-o",
-        "o=bind",
-        "-o",
-        &device,
-        "bound",
-    ]);
-    assert_eq!(
-        d.ok(["run", "--rm", "-v", "bound:/b", "bb", "cat", "/b/f"]),
-        "host"
-    );
-    let found = d.ok([
-        "volume",
-        "inspect",
-        "--format",
-        "{{index .Options \"o\"}}",
-        "bound",
-    ]);
-    assert_eq!(found, "bind");
-    d.ok(["volume", "rm", "bound"]);
-    assert!(host.join("f").exists());
-
-    let make = [
-        "volume",
-        "create",
-        "-o",
-        "type=tmpfs",
-        "-o",
-        "o=size=1m,noexec",
-        "-o",
-        "device=tmpfs",
-        "mem",
-    ];
-    d.docker_ok(make);
-    let at = d.ok(["volume", "inspect", "--format", "{{.Mountpoint}}", "mem"]);
-    let write = "echo kept > /m/f; grep ' /m ' /proc/mounts";
-    let mount = d.ok(["run", "--rm", "-v", "mem:/m", "bb", "sh", "-c", write]);
-    assert!(
-        mount.contains("size=1024k") && mount.contains("noexec"),
-        "{mount}"
-    );
-    // It is one for all containers, and stays over a daemon's end.
-    d.kill();
-    d.up();
-    assert_eq!(
-        d.ok(["run", "--rm", "-v", "mem:/m", "bb", "cat", "/m/f"]),
-        "kept"
-    );
-    let mounts = || {
-        fs::read_to_string("/proc/self/mounts")
-            .unwrap()
-            .contains(&at)
-    };
-    assert!(mounts());
-    d.ok(["volume", "rm", "mem"]);
-    assert!(!mounts() && !std::path::Path::new(&at).exists());
-
-    // What the kernel does not take is said, with what was asked.
-    d.ok([
-        "volume",
-        "create",
-        "-o",
-        "type=nosuchfs",
-        "-o",
-        "device=/dev/null",
-        "bad",
-    ]);
-    refused(
-        &d,
-        &["run", "--rm", "-v", "bad:/x", "bb", "true"],
-        "/dev/null",
-    );
-    refused(&d, &["volume", "create", "-o", "size=1g", "x"], "size");
-    refused(&d, &["volume", "create", "-o", "type=tmpfs", "x"], "device");
-    d.ok([
-        "volume",
-        "create",
-        "-o",
-        "type=none",
-        "-o",
-        "o=bind",
-        "-o",
-        "device=/no/such",
-        "gone",
-    ]);
-    refused(
-        &d,
-        &["run", "--rm", "-v", "gone:/x", "bb", "true"],
-        "/no/such",
-    );
-    // A volume of a mount's own options, as compose writes them.
-    let mount = format!(
-        "type=volume,dst=/c,src=inline,volume-opt=type=none,volume-opt=o=bind,volume-opt={device}"
-    );
-    assert_eq!(
-        d.ok(["run", "--rm", "--mount", &mount, "bb", "cat", "/c/f"]),
-        "host"
-    );
-    // Everything down takes these mounts along.
-    d.docker_ok(make);
-    d.ok(["run", "--rm", "-v", "mem:/m", "bb", "true"]);
-    assert!(mounts());
-    d.ok(["system", "down", "-t", "0"]);
-    assert!(!mounts());
-    let left = Command::new("findmnt").arg(&at).output().unwrap();
-    assert!(!left.status.success());
-}
-
-#[test]
 fn what_a_log_says_besides() {
     let d = Daemon::start();
     d.ok([
@@ -459,19 +331,13 @@ fn namespaces_of_another_container() {
         "true",
     ]);
     d.ok(["run", "-d", "--name", "private", "bb", "sleep", "1000"]);
-    refused(
-        &d,
+    d.refused(
         &["create", "--ipc", "container:private", "bb", "true"],
         "non-shareable IPC",
     );
-    refused(
-        &d,
-        &["create", "--pid", "container:nope", "bb", "true"],
-        "nope",
-    );
+    d.refused(&["create", "--pid", "container:nope", "bb", "true"], "nope");
     d.ok(["stop", "-t", "0", "donor"]);
-    refused(
-        &d,
+    d.refused(
         &["run", "--rm", "--pid", "container:donor", "bb", "true"],
         "start it first",
     );

@@ -12,13 +12,6 @@ fn finds(d: &Daemon, from: &str, name: &str) {
     });
 }
 
-fn refused(d: &Daemon, args: &[&str], words: &str) {
-    let output = d.command().args(args).output().unwrap();
-    let said = errors(&output);
-    assert!(!output.status.success(), "{args:?}: {}", text(&output));
-    assert!(said.contains(words), "{args:?}: {said}");
-}
-
 #[test]
 fn networks_are_left_and_joined() {
     let mut d = Daemon::start();
@@ -70,19 +63,14 @@ fn networks_are_left_and_joined() {
     d.ok(["rename", "mover", "moved"]);
     d.ok(["exec", "peer", "nslookup", "moved"]);
     d.ok(["exec", "peer", "nslookup", "moved.n1"]);
-    refused(&d, &["exec", "peer", "nslookup", "moved.n2"], "");
-    refused(&d, &["network", "rm", "n1"], "has active endpoints");
-    refused(
-        &d,
+    d.refused(&["exec", "peer", "nslookup", "moved.n2"], "");
+    d.refused(&["network", "rm", "n1"], "has active endpoints");
+    d.refused(
         &["network", "create", "n1"],
         "network with name n1 already exists",
     );
-    refused(
-        &d,
-        &["network", "inspect", "nope"],
-        "network nope not found",
-    );
-    refused(&d, &["network", "rm", "bridge"], "predefined");
+    d.refused(&["network", "inspect", "nope"], "network nope not found");
+    d.refused(&["network", "rm", "bridge"], "predefined");
 }
 
 #[test]
@@ -94,7 +82,7 @@ fn links_to_other_containers() {
     ]);
     finds(&d, "app", "store");
     d.ok(["run", "-d", "--name", "other", "bb", "sleep", "1000"]);
-    refused(&d, &["exec", "other", "nslookup", "store"], "");
+    d.refused(&["exec", "other", "nslookup", "store"], "");
     // It follows its target.
     d.ok(["stop", "-t", "0", "db"]);
     d.ok(["run", "-d", "--name", "between", "bb", "sleep", "1000"]);
@@ -113,11 +101,7 @@ fn links_to_other_containers() {
     d.ok(["network", "connect", "back", "db"]);
     d.docker_ok(["network", "connect", "--link", "db:mine", "back", "app"]);
     finds(&d, "app", "mine");
-    refused(
-        &d,
-        &["create", "--link", "nobody:x", "bb", "true"],
-        "nobody",
-    );
+    d.refused(&["create", "--link", "nobody:x", "bb", "true"], "nobody");
 }
 
 #[test]
@@ -197,8 +181,7 @@ fn options_of_the_driver() {
             .status
             .success()
     });
-    refused(
-        &d,
+    d.refused(
         &[
             "run",
             "--rm",

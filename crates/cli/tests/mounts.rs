@@ -1,10 +1,11 @@
-//! Volumes of other containers, and parts of volumes.
+//! Volumes of other containers, parts of volumes, and volumes whose data is elsewhere.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use common::{Daemon, errors};
 use std::fs;
+use std::process::Command;
 
 #[test]
 fn volumes_of_other_containers() {
@@ -223,4 +224,115 @@ fn mounts_show_on_both_sides_of_what_is_shared() {
     let told = errors(&refused);
     assert!(told.contains("but it is not a shared mount"), "{told}");
     assert_eq!(d.ok(["ps", "-aq"]), "");
+}
+
+#[test]
+fn volumes_whose_data_is_elsewhere() {
+    let mut d = Daemon::start();
+    let host = d.dir.path().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("f"), "host\n").unwrap();
+    let device = format!("device={}", host.display());
+    d.ok([
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        &device,
+        "bound",
+    ]);
+    assert_eq!(
+        d.ok(["run", "--rm", "-v", "bound:/b", "bb", "cat", "/b/f"]),
+        "host"
+    );
+    let found = d.ok([
+        "volume",
+        "inspect",
+        "--format",
+        "{{index .Options \"o\"}}",
+        "bound",
+    ]);
+    assert_eq!(found, "bind");
+    d.ok(["volume", "rm", "bound"]);
+    assert!(host.join("f").exists());
+
+    let make = [
+        "volume",
+        "create",
+        "-o",
+        "type=tmpfs",
+        "-o",
+        "o=size=1m,noexec",
+        "-o",
+        "device=tmpfs",
+        "mem",
+    ];
+    d.docker_ok(make);
+    let at = d.ok(["volume", "inspect", "--format", "{{.Mountpoint}}", "mem"]);
+    let write = "echo kept > /m/f; grep ' /m ' /proc/mounts";
+    let mount = d.ok(["run", "--rm", "-v", "mem:/m", "bb", "sh", "-c", write]);
+    assert!(
+        mount.contains("size=1024k") && mount.contains("noexec"),
+        "{mount}"
+    );
+    // It is one for all containers, and stays over a daemon's end.
+    d.kill();
+    d.up();
+    assert_eq!(
+        d.ok(["run", "--rm", "-v", "mem:/m", "bb", "cat", "/m/f"]),
+        "kept"
+    );
+    let mounts = || {
+        fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .contains(&at)
+    };
+    assert!(mounts());
+    d.ok(["volume", "rm", "mem"]);
+    assert!(!mounts() && !std::path::Path::new(&at).exists());
+
+    // What the kernel does not take is said, with what was asked.
+    d.ok([
+        "volume",
+        "create",
+        "-o",
+        "type=nosuchfs",
+        "-o",
+        "device=/dev/null",
+        "bad",
+    ]);
+    d.refused(&["run", "--rm", "-v", "bad:/x", "bb", "true"], "/dev/null");
+    d.refused(&["volume", "create", "-o", "size=1g", "x"], "size");
+    d.refused(&["volume", "create", "-o", "type=tmpfs", "x"], "device");
+    d.ok([
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        "device=/no/such",
+        "gone",
+    ]);
+    d.refused(&["run", "--rm", "-v", "gone:/x", "bb", "true"], "/no/such");
+    // A volume of a mount's own options, as compose writes them.
+    let mount = format!(
+        "type=volume,dst=/c,src=inline,volume-opt=type=none,volume-opt=o=bind,volume-opt={device}"
+    );
+    assert_eq!(
+        d.ok(["run", "--rm", "--mount", &mount, "bb", "cat", "/c/f"]),
+        "host"
+    );
+    // Everything down takes these mounts along.
+    d.docker_ok(make);
+    d.ok(["run", "--rm", "-v", "mem:/m", "bb", "true"]);
+    assert!(mounts());
+    d.ok(["system", "down", "-t", "0"]);
+    assert!(!mounts());
+    let left = Command::new("findmnt").arg(&at).output().unwrap();
+    assert!(!left.status.success());
 }

@@ -7,7 +7,8 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Bench, process_json};
+use common::Bench;
+use common::spec::process_json;
 use coracle_shim_protocol::shim::{Reply, Request};
 use std::{fs, time::Instant};
 

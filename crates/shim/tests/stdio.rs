@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Bench, CAPS, process, process_json};
+use common::spec::{CAPS, process_json};
+use common::{Bench, process};
 use coracle_shim_protocol::shim::{FailReason, Reply, Request};
 use serde_json::json;
 use std::{fs, net::Shutdown};

@@ -52,6 +52,14 @@ pub fn errors(output: &Output) -> String {
 }
 
 impl Daemon {
+    /// Our command fails, with these words.
+    pub fn refused(&self, args: &[&str], words: &str) {
+        let output = self.command().args(args).output().unwrap();
+        let said = errors(&output);
+        assert!(!output.status.success(), "{args:?}: {}", text(&output));
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+
     /// Starts one with an image `bb` of busybox and nothing else.
     pub fn start() -> Self {
         let daemon = Self::bare();
@@ -181,7 +189,7 @@ impl Daemon {
 
     /// Our command, which must succeed; its output.
     pub fn ok<const N: usize>(&self, args: [&str; N]) -> String {
-        let output = self.coracle(args);
+        let output = self.command().args(args).output().unwrap();
         assert!(
             output.status.success(),
             "{args:?}: {}{}\n{}",

@@ -1,0 +1,105 @@
+//! Ends: of programs that fail, of shims, of all.
+
+use crate::common::{Daemon, alive, cgroups, parent, signal, text, until};
+
+#[test]
+fn a_container_that_fails_is_restarted_as_asked() {
+    let d = Daemon::start();
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "flaky",
+        "--restart",
+        "on-failure:2",
+        "bb",
+        "sh",
+        "-c",
+        "echo run; exit 4",
+    ]);
+    until("it was given up", || {
+        d.field("flaky", ".State.Status") == "exited" && d.field("flaky", ".RestartCount") == "2"
+    });
+    assert_eq!(d.field("flaky", ".State.ExitCode"), "4");
+    assert_eq!(d.ok(["logs", "flaky"]), "run\nrun\nrun");
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "always",
+        "--restart",
+        "always",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    let pid: u32 = d.field("always", ".State.Pid").parse().unwrap();
+    signal(pid, "KILL");
+    until("it runs again", || {
+        d.field("always", ".State.Status") == "running"
+            && d.field("always", ".State.Pid") != pid.to_string()
+    });
+    d.ok(["stop", "-t", "0", "always"]);
+    assert_eq!(
+        d.field("always", ".State.Status"),
+        "exited",
+        "a stop by hand holds"
+    );
+}
+
+#[test]
+fn a_shim_that_is_killed_takes_its_container_along() {
+    let d = Daemon::start();
+    let id = d.ok(["run", "-d", "--name", "web", "bb", "sleep", "1000"]);
+    let init: u32 = d.field("web", ".State.Pid").parse().unwrap();
+    signal(parent(init), "KILL");
+    until("the end is seen", || {
+        d.field("web", ".State.Status") == "exited"
+    });
+    assert_eq!(d.field("web", ".State.ExitCode"), "137");
+    until("init is gone", || !alive(init));
+    until("its control groups are gone", || cgroups(&id).is_empty());
+    d.ok(["start", "web"]);
+    assert_eq!(d.ok(["exec", "web", "echo", "again"]), "again");
+}
+
+#[test]
+fn down_leaves_nothing() {
+    let mut d = Daemon::start();
+    d.ok(["network", "create", "back"]);
+    let id = d.ok([
+        "run",
+        "-d",
+        "--network",
+        "back",
+        "-p",
+        "8080:80",
+        "--restart",
+        "always",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    d.ok(["system", "down", "-t", "0"]);
+    until("every process has left", || d.leftovers().is_empty());
+    let links = text(&d.inside("ip").args(["-br", "link"]).output().unwrap());
+    assert_eq!(links.lines().count(), 1, "{links}");
+    assert_eq!(
+        text(&d.inside("nft").args(["list", "tables"]).output().unwrap()),
+        ""
+    );
+    assert!(cgroups(&id).is_empty());
+    let root = d.cgroup_root().unwrap();
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let left = hierarchy.path().join(&root[1..]);
+        assert!(!left.exists(), "{}", left.display());
+    }
+    assert!(
+        !std::fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .contains(d.dir.path().to_str().unwrap())
+    );
+    // What is on disk comes back.
+    d.up();
+    until("it runs again", || d.ok(["ps", "-q", "--no-trunc"]) == id);
+}
