@@ -8,14 +8,12 @@ use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
-use crate::registries::Auth;
+use crate::registries::{Auth, decoded};
 use crate::transfer::{failed, reader};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use coracle_build::{BuildOptions, Builder, Event, Source};
 use coracle_engine::Engine;
 use coracle_engine::model::{HostConfig, Ulimit};
@@ -46,13 +44,6 @@ fn json_of<T: serde::de::DeserializeOwned + Default>(query: &Query, key: &str) -
     )
 }
 
-fn decoded(text: &str) -> std::result::Result<Vec<u8>, base64::DecodeError> {
-    let text = text.trim_end_matches('=');
-    URL_SAFE_NO_PAD
-        .decode(text)
-        .or_else(|_| STANDARD_NO_PAD.decode(text))
-}
-
 /// `X-Registry-Config`: base64 of a JSON object, registry to credentials.
 fn credentials(headers: &HeaderMap) -> Result<BTreeMap<String, Credentials>> {
     let Some(value) = headers.get("x-registry-config").filter(|v| !v.is_empty()) else {
@@ -72,7 +63,10 @@ fn credentials(headers: &HeaderMap) -> Result<BTreeMap<String, Credentials>> {
         serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let mut found = BTreeMap::new();
     for (host, auth) in all {
-        if let Some(credentials) = auth.credentials().map_err(&bad)? {
+        if let Some(credentials) = auth
+            .credentials()
+            .map_err(|e| bad(format!("{host}: {e}")))?
+        {
             found.insert(host, credentials);
         }
     }

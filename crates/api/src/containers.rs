@@ -30,12 +30,9 @@ pub fn body<T: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> Result<T>
 
 pub async fn create(State(app): State<App>, query: Query, bytes: bytes::Bytes) -> Result {
     let request: CreateRequest = body(&bytes)?;
-    if app.engine.images().get(&request.config.image).is_ok() {
-        crate::platform::check_platform(
-            &app.engine,
-            &request.config.image,
-            query.text("platform"),
-        )?;
+    let platform = query.text("platform");
+    if platform.is_some() && app.engine.images().get(&request.config.image).is_ok() {
+        crate::platform::check_platform(&app.engine, &request.config.image, platform)?;
     }
     let created = app
         .engine

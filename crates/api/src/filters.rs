@@ -1,13 +1,16 @@
 //! Filters: `{"label":["a=b"],"status":["running"]}`, or the older `{"label":{"a=b":true}}`.
 
 use crate::error::{ApiError, Result};
-use regex::RegexBuilder;
+use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// What a list is narrowed to. Values of one key are alternatives, keys must all hold.
 #[derive(Debug, Default)]
-pub struct Filters(BTreeMap<String, Vec<String>>);
+pub struct Filters {
+    all: BTreeMap<String, Vec<String>>,
+    names: Vec<Name>,
+}
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -45,18 +48,27 @@ impl Filters {
             };
             found.insert(key, values);
         }
-        Ok(Self(found))
+        let names = found.get("name").map_or(&[][..], Vec::as_slice);
+        Ok(Self {
+            names: names.iter().map(|n| Name::read(n)).collect(),
+            all: found,
+        })
     }
 
     /// The values of a key.
     pub fn of(&self, key: &str) -> &[String] {
-        self.0.get(key).map_or(&[], Vec::as_slice)
+        self.all.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Whether there is nothing to ask of this key, or one of its values holds.
     pub fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
         let values = self.of(key);
         values.is_empty() || values.iter().any(|v| holds(v))
+    }
+
+    /// Whether there is nothing to ask of names, or one that is asked for fits.
+    pub fn name(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|n| n.fits(name))
     }
 
     /// Whether every `label` (`key` or `key=value`) is there, and no `label!`.
@@ -79,18 +91,36 @@ impl Filters {
 /// Bytes that a regular expression of a filter may take.
 const LIMIT: usize = 64 << 10;
 
-/// Whether a name fits a filter as docker fits names: a regular expression that is found in it, with a slash before it or without. One
-/// that cannot be read fits nothing.
-pub fn name_fits(name: &str, wanted: &str) -> bool {
-    // Most are plain, and a regular expression takes longer to read than to use.
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if wanted.chars().all(plain) {
-        return name.contains(wanted);
+/// What a name is asked to have in it, as docker fits names.
+#[derive(Debug)]
+enum Name {
+    Plain(String),
+    /// Found in the name, with a slash before it or without.
+    Pattern(Regex),
+    /// It cannot be read, and fits nothing.
+    Nothing,
+}
+
+impl Name {
+    fn read(wanted: &str) -> Self {
+        // Most are plain, and a regular expression takes longer to read than to use.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if wanted.chars().all(plain) {
+            return Self::Plain(wanted.to_owned());
+        }
+        let pattern = RegexBuilder::new(wanted).size_limit(LIMIT).build();
+        pattern.map_or(Self::Nothing, Self::Pattern)
     }
-    let Ok(pattern) = RegexBuilder::new(wanted).size_limit(LIMIT).build() else {
-        return false;
-    };
-    pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
+
+    fn fits(&self, name: &str) -> bool {
+        match self {
+            Self::Plain(wanted) => name.contains(wanted),
+            Self::Pattern(pattern) => {
+                pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
+            }
+            Self::Nothing => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,8 +155,9 @@ mod tests {
             ("web-1", "^/web-1$", true),
             ("my-web", "^web", false),
             ("my-web", "web$", true),
+            ("web", "(", false),
         ] {
-            assert_eq!(name_fits(name, wanted), fits, "{name} {wanted}");
+            assert_eq!(Name::read(wanted).fits(name), fits, "{name} {wanted}");
         }
     }
 }

@@ -14,12 +14,13 @@ use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use coracle_dockerfile::matches;
-use coracle_engine::Engine;
 use coracle_engine::commit::CommitOptions;
 use coracle_engine::events::Event;
 use coracle_engine::record::Phase;
+use coracle_engine::{Engine, EngineError, Snapshot};
 use coracle_image::{ImageId, ImageSummary, InUse, Reference, Removed};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 
 /// A line of the list; `containers` counts users, if that was asked, `shared` what it has in common with others.
 pub fn row(
@@ -129,15 +130,11 @@ pub async fn list(
                 .is_none_or(|d| d == i.repo_tags.is_empty())
             && filters.labels(&i.labels)
     };
-    // What is shared costs a look at every layer.
-    let shared = query
-        .flag("shared-size")
-        .then(|| images.usage(&Default::default()).shared);
-    let all = app.engine.list();
-    let users = |i: &ImageSummary| {
-        let id = i.id.to_string();
-        all.iter().filter(|s| s.record.image_id == id).count()
+    let shared = match query.flag("shared-size") {
+        true => Some(shared(&app.engine).await?),
+        false => None,
     };
+    let users = version.from(51).then(|| users(&app.engine.list()));
     Ok(Json(
         images
             .list()
@@ -149,7 +146,7 @@ pub async fn list(
                 let named = |n: &String| filters.any("reference", |p| reference_fits(n, p));
                 shown.repo_tags.retain(named);
                 shown.repo_digests.retain(named);
-                let containers = version.from(51).then(|| users(i));
+                let containers = users.as_ref().map(|u| u.get(&i.id).copied().unwrap_or(0));
                 let shared = shared.as_ref().map(|s| s.get(&i.id).copied().unwrap_or(0));
                 row(&shown, containers, shared, version)
             })
@@ -247,28 +244,47 @@ fn remove(engine: &Engine, name: &str, force: bool) -> Result {
     let removed = engine
         .images()
         .remove(name, force, &|id| user(engine, id))?;
-    let rows: Vec<Value> = removed
-        .iter()
-        .map(|r| match r {
-            Removed::Untagged(name) => {
-                tell(engine, "untag", &id, name);
-                json!({ "Untagged": name })
-            }
-            Removed::Deleted(id) => {
-                let id = id.to_string();
-                tell(engine, "delete", &id, &id);
-                json!({ "Deleted": id })
-            }
-        })
-        .collect();
+    let rows = told(engine, &id, &removed);
     Ok(Json(rows).into_response())
+}
+
+/// How many containers were made from each image.
+pub fn users(all: &[Snapshot]) -> HashMap<ImageId, usize> {
+    let mut users = HashMap::new();
+    for id in all.iter().filter_map(|s| s.record.image_id.parse().ok()) {
+        *users.entry(id).or_default() += 1;
+    }
+    users
+}
+
+/// Bytes that each image has in common with others. It costs a look at every layer.
+async fn shared(engine: &Engine) -> Result<BTreeMap<ImageId, u64>> {
+    let images = engine.images().clone();
+    let usage = tokio::task::spawn_blocking(move || images.usage(&Default::default()));
+    Ok(usage.await.map_err(EngineError::from)?.shared)
+}
+
+/// Tells what went, and gives it as an answer has it.
+fn told(engine: &Engine, id: &str, removed: &[Removed]) -> Vec<Value> {
+    let one = |r: &Removed| match r {
+        Removed::Untagged(name) => {
+            tell(engine, "untag", id, name);
+            json!({ "Untagged": name })
+        }
+        Removed::Deleted(id) => {
+            let id = id.to_string();
+            tell(engine, "delete", &id, &id);
+            json!({ "Deleted": id })
+        }
+    };
+    removed.iter().map(one).collect()
 }
 
 /// Bytes in all layers.
 async fn on_disk(engine: &Engine) -> Result<u64> {
     let images = engine.images().clone();
     let sum = tokio::task::spawn_blocking(move || images.layers_size());
-    Ok(sum.await.map_err(coracle_engine::EngineError::from)?)
+    Ok(sum.await.map_err(EngineError::from)?)
 }
 
 pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {
@@ -300,14 +316,14 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
                 user.map(|u| InUse { running: true, ..u })
             })
         {
-            rows.extend(removed.iter().map(|r| match r {
-                Removed::Untagged(name) => json!({ "Untagged": name }),
-                Removed::Deleted(id) => json!({ "Deleted": id.to_string() }),
-            }));
+            rows.extend(told(&app.engine, &image.id.to_string(), &removed));
         }
     }
     // Layers that another image, a container or the build cache has are still there.
-    let bytes = before.saturating_sub(on_disk(&app.engine).await?);
+    let bytes = match rows.is_empty() {
+        true => 0,
+        false => before.saturating_sub(on_disk(&app.engine).await?),
+    };
     crate::containers::tell_prune(&app.engine, "image", bytes);
     Ok(Json(
         json!({ "ImagesDeleted": rows, "SpaceReclaimed": bytes }),

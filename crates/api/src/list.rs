@@ -2,7 +2,7 @@
 
 use crate::App;
 use crate::error::{ApiError, Result};
-use crate::filters::{Filters, name_fits};
+use crate::filters::Filters;
 use crate::query::Query;
 use crate::version::ApiVersion;
 use axum::Json;
@@ -191,7 +191,7 @@ fn fits(engine: &Engine, snapshot: &Snapshot, filters: &Filters) -> bool {
             .any(|p| p == wanted || p.split('/').next() == Some(wanted))
     };
     let health = snapshot.health.as_ref().map_or("none", |h| h.status);
-    filters.any("name", |n| name_fits(&record.name, n))
+    filters.name(&record.name)
         && filters.any("id", |id| record.id.as_str().starts_with(id))
         && filters.any("status", |s| status_word(record) == s)
         && filters.any("exited", |c| {

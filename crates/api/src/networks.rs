@@ -3,7 +3,7 @@
 use crate::App;
 use crate::containers::body;
 use crate::error::{ApiError, Result};
-use crate::filters::{Filters, name_fits};
+use crate::filters::Filters;
 use crate::query::Query;
 use crate::version::ApiVersion;
 use axum::Json;
@@ -122,7 +122,7 @@ pub async fn list(
     let endpoints = app.engine.networks().endpoints();
     let fits = |n: &Network| {
         let used = endpoints.iter().any(|e| e.network == n.id);
-        filters.any("name", |w| name_fits(&n.name, w))
+        filters.name(&n.name)
             && filters.any("id", |w| n.id.as_str().starts_with(w))
             && filters.any("driver", |w| driver(n) == w)
             && filters.any("scope", |w| w == "local")

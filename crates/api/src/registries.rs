@@ -9,8 +9,8 @@ use crate::transfer::credentials;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::{DecodeError, Engine as _};
 use coracle_image::{Credentials, ErrorKind, Reference, SearchResult};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -114,6 +114,14 @@ pub struct Auth {
     identitytoken: Option<String>,
 }
 
+/// Reads base64 of either alphabet, with or without its padding.
+pub fn decoded(text: &str) -> std::result::Result<Vec<u8>, DecodeError> {
+    let text = text.trim_end_matches('=');
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .or_else(|_| STANDARD_NO_PAD.decode(text))
+}
+
 impl Auth {
     /// What it says; nothing if it says nothing.
     ///
@@ -126,8 +134,9 @@ impl Auth {
         );
         let auth = self.auth.filter(|a| !a.is_empty() && username.is_empty());
         if let Some(auth) = auth {
-            let bytes = STANDARD.decode(&auth).map_err(|e| e.to_string())?;
-            let pair = String::from_utf8(bytes).map_err(|e| e.to_string())?;
+            let bad = |why: String| format!("auth is no base64 of name:password: {why}");
+            let bytes = decoded(&auth).map_err(|e| bad(e.to_string()))?;
+            let pair = String::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
             if let Some((name, secret)) = pair.split_once(':') {
                 (username, password) = (name.into(), secret.into());
             }

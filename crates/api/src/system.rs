@@ -206,29 +206,36 @@ pub async fn disk_usage(
             KINDS.join(", ")
         )));
     }
+    let wanted = move |kind: &str| kinds.is_empty() || kinds.iter().any(|k| k == kind);
     let reclaimable = query.flag("reclaimable");
-    let cache = crate::build::usage(&app).await?;
+    let mut answer = json!({});
+    if wanted("build-cache") {
+        answer["BuildCache"] = json!(crate::build::usage(&app).await?);
+    }
     let engine = app.engine;
     // Walking trees takes long: not on the threads that answer others.
     let answer = tokio::task::spawn_blocking(move || {
         let all = engine.list();
-        let images = engine.images().list();
-        let used = all.iter().filter_map(|s| s.record.image_id.parse().ok());
-        let usage = engine.images().usage(&used.collect());
-        let image_rows: Vec<Value> = images
-            .iter()
-            .map(|i| {
-                let users = all
-                    .iter()
-                    .filter(|s| s.record.image_id == i.id.to_string())
-                    .count();
-                let shared = usage.shared.get(&i.id).copied().unwrap_or(0);
-                crate::images::row(i, Some(users), Some(shared), version)
-            })
-            .collect();
-        let containers: Vec<Value> = all
-            .iter()
-            .map(|s| {
+        if wanted("image") || reclaimable {
+            let used = all.iter().filter_map(|s| s.record.image_id.parse().ok());
+            let usage = engine.images().usage(&used.collect());
+            if wanted("image") {
+                let users = crate::images::users(&all);
+                let images = engine.images().list();
+                let rows = images.iter().map(|i| {
+                    let users = users.get(&i.id).copied().unwrap_or(0);
+                    let shared = usage.shared.get(&i.id).copied().unwrap_or(0);
+                    crate::images::row(i, Some(users), Some(shared), version)
+                });
+                answer["Images"] = rows.collect();
+                answer["LayersSize"] = json!(usage.total);
+            }
+            if reclaimable {
+                answer["ImagesReclaimable"] = json!(usage.free);
+            }
+        }
+        if wanted("container") {
+            let rows = all.iter().map(|s| {
                 let (writable, root) = sizes(&engine, &s.record);
                 json!({
                     "Id": s.record.id, "Names": [format!("/{}", s.record.name)], "Image": s.record.config.image,
@@ -237,35 +244,20 @@ pub async fn disk_usage(
                     "Command": crate::list::command(&s.record), "Labels": s.record.config.labels,
                     "Status": crate::list::status(s), "Mounts": crate::inspect::mounts(&s.record), "Ports": [],
                 })
-            })
-            .collect();
-        let volumes: Vec<Value> = engine
-            .volumes()
-            .list()
-            .iter()
-            .map(|v| {
+            });
+            answer["Containers"] = rows.collect();
+        }
+        if wanted("volume") {
+            let volumes = engine.volumes().list();
+            let rows = volumes.iter().map(|v| {
                 let mut row = crate::volumes::answer(&engine, v);
                 row["UsageData"] = json!({
                     "Size": engine.volumes().counted(&v.name).map_or(0, |dir| tree_size(&dir)),
                     "RefCount": engine.volume_users(&v.name).len(),
                 });
                 row
-            })
-            .collect();
-        let mut answer = json!({});
-        for (kind, key, value) in [
-            ("image", "LayersSize", json!(usage.total)),
-            ("image", "Images", json!(image_rows)),
-            ("container", "Containers", json!(containers)),
-            ("volume", "Volumes", json!(volumes)),
-            ("build-cache", "BuildCache", json!(cache)),
-        ] {
-            if kinds.is_empty() || kinds.iter().any(|k| k == kind) {
-                answer[key] = value;
-            }
-        }
-        if reclaimable {
-            answer["ImagesReclaimable"] = json!(usage.free);
+            });
+            answer["Volumes"] = rows.collect();
         }
         answer
     });

@@ -5,12 +5,11 @@ use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
-use crate::registries::Auth;
+use crate::registries::{Auth, decoded};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
 use coracle_engine::{Engine, full_error};
 use coracle_image::{
     Credentials, Image, ImageError, ImportOptions, Platform, ProgressEvent, Reference, Status,
@@ -264,13 +263,9 @@ pub fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>> {
             "the header X-Registry-Auth cannot be read: {why}; log in again"
         ))
     };
-    let text = value.as_bytes();
-    let text: Vec<u8> = text.iter().copied().filter(|b| *b != b'=').collect();
-    let decoded = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(&text)
-        .or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(&text))
-        .map_err(|e| bad(e.to_string()))?;
-    let auth: Auth = serde_json::from_slice(&decoded).map_err(|e| bad(e.to_string()))?;
+    let text = value.to_str().map_err(|e| bad(e.to_string()))?;
+    let bytes = decoded(text).map_err(|e| bad(e.to_string()))?;
+    let auth: Auth = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     auth.credentials().map_err(bad)
 }
 
@@ -391,6 +386,7 @@ mod tests {
 
     #[test]
     fn credentials_in_a_header() {
+        use base64::Engine as _;
         let encode = |text: &str| base64::engine::general_purpose::URL_SAFE.encode(text);
         let with = |value: &str| {
             let mut headers = HeaderMap::new();

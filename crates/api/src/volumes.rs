@@ -3,7 +3,7 @@
 use crate::App;
 use crate::containers::body;
 use crate::error::{ApiError, Result};
-use crate::filters::{Filters, name_fits};
+use crate::filters::Filters;
 use crate::inspect::{moment, tree_size};
 use crate::query::Query;
 use axum::Json;
@@ -38,7 +38,7 @@ const FILTERS: &[&str] = &["dangling", "driver", "label", "label!", "name"];
 pub async fn list(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), FILTERS)?;
     let fits = |v: &Volume| {
-        filters.any("name", |n| name_fits(&v.name, n))
+        filters.name(&v.name)
             && filters.any("driver", |d| d == "local")
             && filters.labels(&v.labels)
             && filters
