@@ -155,6 +155,11 @@ fn what_happened_is_told_as_docker_tells_it() {
     d.ok(["commit", "two", "made:1"]);
     d.ok(["rmi", "made:1"]);
     d.ok(["container", "prune", "-f"]);
+    // What is pruned is told one by one: this image, and its base that nobody needs.
+    d.ok(["create", "--name", "three", "bb", "true"]);
+    d.ok(["commit", "three", "made:2"]);
+    d.ok(["rm", "three"]);
+    d.ok(["image", "prune", "-af"]);
     let all = d.docker_ok([
         "events",
         "--since",
@@ -197,7 +202,9 @@ fn what_happened_is_told_as_docker_tells_it() {
     );
     assert_eq!(of("volume"), ["mount", "unmount", "mount", "unmount"]);
     assert!(
-        of("image").ends_with(&["tag", "untag", "delete"]),
+        of("image").ends_with(&[
+            "tag", "untag", "delete", "tag", "untag", "delete", "untag", "delete", "prune"
+        ]),
         "{:?}",
         of("image")
     );

@@ -302,3 +302,36 @@ fn whose_network_is_joined_has_its_names() {
     ]);
     assert_eq!(networks.trim(), "only");
 }
+
+#[test]
+fn an_address_and_an_alias_without_a_network() {
+    let d = Daemon::start();
+    let subnet = d.ok([
+        "network",
+        "inspect",
+        "bridge",
+        "-f",
+        "{{(index .IPAM.Config 0).Subnet}}",
+    ]);
+    let at = subnet.replace(".0.0/22", ".1.77");
+    assert_ne!(at, subnet);
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "fixed",
+        "--ip",
+        &at,
+        "--network-alias",
+        "other",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    let found = "{{.NetworkSettings.Networks.bridge.IPAddress}} {{.NetworkSettings.Networks.bridge.Aliases}}";
+    assert_eq!(
+        d.ok(["inspect", "-f", found, "fixed"]),
+        format!("{at} [other]")
+    );
+    d.ok(["run", "--rm", "bb", "nslookup", "other"]);
+}

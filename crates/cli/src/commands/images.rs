@@ -1,6 +1,7 @@
 //! Images.
 
 use super::filters;
+use super::list::text;
 use crate::client::{Client, JsonLines, query, stream};
 use crate::error::{CliError, Result, each};
 use crate::format::words::{ago, cut, short, size};
@@ -93,10 +94,6 @@ pub struct Rmi {
     /// Images
     #[arg(required = true)]
     pub images: Vec<String>,
-}
-
-fn text(value: &Value, key: &str) -> String {
-    value[key].as_str().unwrap_or_default().to_owned()
 }
 
 pub async fn images(client: &Client, args: &Images) -> Result<()> {

@@ -110,7 +110,7 @@ const COLUMNS: [(&str, &str); 7] = [
 pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
     let limit = if args.latest { 1 } else { args.last };
     // What no table shows need not be made, sent and read.
-    let slim = args.format.is_none() && !args.size;
+    let slim = args.quiet || (args.format.is_none() && !args.size);
     let asked = query(&[
         ("all", if args.all { "1" } else { "" }.into()),
         (
@@ -121,7 +121,7 @@ pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
                 String::new()
             },
         ),
-        ("size", if args.size { "1" } else { "" }.into()),
+        ("size", if args.size && !slim { "1" } else { "" }.into()),
         ("slim", if slim { "1" } else { "" }.into()),
         ("filters", filters(&args.filter)?),
     ]);
@@ -132,10 +132,6 @@ pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
     }
     let found = client.get(&path).await?;
     let list = found.as_array().cloned().unwrap_or_default();
-    if args.quiet {
-        let ids = list.iter().map(|c| if args.no_trunc { text(c, "Id") } else { short(&text(c, "Id")) } + "\n");
-        return out(&ids.collect::<String>());
-    }
     let mut columns = COLUMNS.to_vec();
     if args.size {
         columns.push(("SIZE", "Size"));

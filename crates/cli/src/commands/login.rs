@@ -1,5 +1,6 @@
 //! `login` and `logout`: docker's `config.json`, which docker itself and other tools read too.
 
+use super::copy::file_error;
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::format::out;
@@ -67,22 +68,13 @@ fn config_path() -> Result<PathBuf> {
         .join("config.json"))
 }
 
-fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> CliError {
-    let path = path.to_owned();
-    move |source| CliError::File {
-        action,
-        path: path.clone(),
-        source,
-    }
-}
-
 /// What stands in the file; nothing if there is none.
 fn read(path: &Path) -> Result<Value> {
     let config: Value = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|e| CliError::Usage(format!("{} cannot be read: {e}", path.display())))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => json!({}),
-        Err(e) => return Err(failed("reading", path)(e)),
+        Err(e) => return Err(file_error("reading", path)(e)),
     };
     if !config.is_object() {
         return Err(CliError::Usage(format!(
@@ -98,7 +90,7 @@ fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
     let mut config = read(path)?;
     act(&mut config);
     let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(failed("making the directory of", path))?;
+    std::fs::create_dir_all(dir).map_err(file_error("making the directory of", path))?;
     let temporary = dir.join(format!(".config.json.{}", std::process::id()));
     let write = || {
         use std::os::unix::fs::OpenOptionsExt;
@@ -112,7 +104,7 @@ fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
-    write().map_err(failed("writing", path))
+    write().map_err(file_error("writing", path))
 }
 
 /// Nothing that is typed is shown as long as this lives.

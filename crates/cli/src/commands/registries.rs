@@ -1,6 +1,7 @@
 //! Images that come from registries and go there: `pull`, `push`, `search`.
 
 use super::filters;
+use super::list::text;
 use crate::client::{Client, JsonLines, query};
 use crate::error::{CliError, Result};
 use crate::format::words::cut;
@@ -266,8 +267,4 @@ async fn show(mut lines: JsonLines, told: Told) -> Result<()> {
         bar.finish();
     }
     Ok(())
-}
-
-fn text(value: &Value, key: &str) -> String {
-    value[key].as_str().unwrap_or_default().to_owned()
 }

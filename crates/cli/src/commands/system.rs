@@ -22,7 +22,7 @@ pub enum System {
         #[arg(long)]
         format: Option<String>,
         /// Every image, container, volume and piece of build cache
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "format")]
         verbose: bool,
     },
     /// Machine, units and containers at a glance

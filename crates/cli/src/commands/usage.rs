@@ -4,7 +4,7 @@ use super::list::text;
 use crate::client::Client;
 use crate::error::Result;
 use crate::format::words::{ago, cut, short, size};
-use crate::format::{Table, out, row};
+use crate::format::{Table, align, out, row};
 use chrono::DateTime;
 use serde_json::{Value, json};
 
@@ -92,128 +92,104 @@ pub async fn usage(client: &Client, format: Option<&str>, verbose: bool) -> Resu
 }
 
 /// What a list of the answer has, as text in columns.
-fn section(
-    title: &str,
-    columns: Vec<(&'static str, &'static str)>,
-    rows: Vec<[Value; 8]>,
-) -> Result<()> {
-    let rows = rows.into_iter().map(|cells| {
-        let named = columns.iter().map(|(_, field)| *field).zip(cells);
-        named
-            .map(|(field, value)| (field.to_owned(), value))
-            .collect()
-    });
-    let rows = rows.collect();
-    out(&format!("{title} space usage:\n\n"))?;
-    Table { columns, rows }.print(None)?;
-    out("\n")
+fn section(title: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<()> {
+    let header = header.iter().map(|h| (*h).to_owned()).collect();
+    let table = align(std::iter::once(header).chain(rows).collect());
+    out(&format!("{title} space usage:\n\n{table}\n"))
 }
 
 fn everything(found: &Value) -> Result<()> {
-    let list = |key: &str| found[key].as_array().cloned().unwrap_or_default();
-    let bytes = |v: &Value| json!(size(v.as_f64().unwrap_or(0.0)));
+    let list = |key: &str| found[key].as_array().into_iter().flatten();
+    let bytes = |v: &Value| size(v.as_f64().unwrap_or(0.0));
     let when = |v: &Value| {
         let time = v.as_i64().and_then(|s| DateTime::from_timestamp(s, 0));
-        json!(time.map_or_else(|| "N/A".to_owned(), ago))
+        time.map_or_else(|| "N/A".to_owned(), ago)
     };
-    let images = list("Images");
-    let rows = images.iter().map(|i| {
+    let images = list("Images").map(|i| {
         let name = i["RepoTags"][0].as_str().unwrap_or("<none>:<none>");
         let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
         let (whole, shared) = (i["Size"].as_f64(), i["SharedSize"].as_f64());
         let (whole, shared) = (whole.unwrap_or(0.0), shared.unwrap_or(0.0));
-        [
-            json!(repository),
-            json!(tag),
-            json!(short(&text(i, "Id"))),
+        vec![
+            repository.to_owned(),
+            tag.to_owned(),
+            short(&text(i, "Id")),
             when(&i["Created"]),
-            json!(size(whole)),
-            json!(size(shared)),
-            json!(size(whole - shared)),
-            json!(i["Containers"].to_string()),
+            size(whole),
+            size(shared),
+            size(whole - shared),
+            i["Containers"].to_string(),
         ]
     });
-    let columns = vec![
-        ("REPOSITORY", "a"),
-        ("TAG", "b"),
-        ("IMAGE ID", "c"),
-        ("CREATED", "d"),
-        ("SIZE", "e"),
-        ("SHARED SIZE", "f"),
-        ("UNIQUE SIZE", "g"),
-        ("CONTAINERS", "h"),
+    let header = [
+        "REPOSITORY",
+        "TAG",
+        "IMAGE ID",
+        "CREATED",
+        "SIZE",
+        "SHARED SIZE",
+        "UNIQUE SIZE",
+        "CONTAINERS",
     ];
-    section("Images", columns, rows.collect())?;
-    let containers = list("Containers");
-    let rows = containers.iter().map(|c| {
+    section("Images", &header, images)?;
+    let containers = list("Containers").map(|c| {
         let volumes = c["Mounts"].as_array().into_iter().flatten();
         let volumes = volumes.filter(|m| m["Type"] == "volume").count();
-        let name = text(&json!({ "n": c["Names"][0] }), "n");
-        [
-            json!(short(&text(c, "Id"))),
-            c["Image"].clone(),
-            json!(format!("\"{}\"", cut(&text(c, "Command"), 20))),
-            json!(volumes.to_string()),
+        let name = c["Names"][0].as_str().unwrap_or_default();
+        vec![
+            short(&text(c, "Id")),
+            text(c, "Image"),
+            format!("\"{}\"", cut(&text(c, "Command"), 20)),
+            volumes.to_string(),
             bytes(&c["SizeRw"]),
             when(&c["Created"]),
-            c["Status"].clone(),
-            json!(name.trim_start_matches('/')),
+            text(c, "Status"),
+            name.trim_start_matches('/').to_owned(),
         ]
     });
-    let columns = vec![
-        ("CONTAINER ID", "a"),
-        ("IMAGE", "b"),
-        ("COMMAND", "c"),
-        ("LOCAL VOLUMES", "d"),
-        ("SIZE", "e"),
-        ("CREATED", "f"),
-        ("STATUS", "g"),
-        ("NAMES", "h"),
+    let header = [
+        "CONTAINER ID",
+        "IMAGE",
+        "COMMAND",
+        "LOCAL VOLUMES",
+        "SIZE",
+        "CREATED",
+        "STATUS",
+        "NAMES",
     ];
-    section("Containers", columns, rows.collect())?;
-    let none = || Value::Null;
-    let volumes = list("Volumes");
-    let rows = volumes.iter().map(|v| {
-        let links = v["UsageData"]["RefCount"].to_string();
-        let size = bytes(&v["UsageData"]["Size"]);
-        [
-            v["Name"].clone(),
-            json!(links),
-            size,
-            none(),
-            none(),
-            none(),
-            none(),
-            none(),
+    section("Containers", &header, containers)?;
+    let volumes = list("Volumes").map(|v| {
+        let usage = &v["UsageData"];
+        vec![
+            text(v, "Name"),
+            usage["RefCount"].to_string(),
+            bytes(&usage["Size"]),
         ]
     });
-    let columns = vec![("VOLUME NAME", "a"), ("LINKS", "b"), ("SIZE", "c")];
-    section("Local Volumes", columns, rows.collect())?;
+    section("Local Volumes", &["VOLUME NAME", "LINKS", "SIZE"], volumes)?;
     let moment = |v: &Value| {
         let time = DateTime::parse_from_rfc3339(v.as_str().unwrap_or_default());
-        json!(time.map_or_else(|_| String::new(), |t| ago(t.to_utc())))
+        time.map_or_else(|_| String::new(), |t| ago(t.to_utc()))
     };
-    let cache = list("BuildCache");
-    let rows = cache.iter().map(|c| {
-        [
-            json!(short(&text(c, "ID"))),
-            c["Type"].clone(),
+    let cache = list("BuildCache").map(|c| {
+        vec![
+            short(&text(c, "ID")),
+            text(c, "Type"),
             bytes(&c["Size"]),
             moment(&c["CreatedAt"]),
             moment(&c["LastUsedAt"]),
-            json!(c["UsageCount"].to_string()),
-            json!(c["Shared"].to_string()),
-            none(),
+            c["UsageCount"].to_string(),
+            c["Shared"].to_string(),
         ]
     });
-    let columns = vec![
-        ("CACHE ID", "a"),
-        ("CACHE TYPE", "b"),
-        ("SIZE", "c"),
-        ("CREATED", "d"),
-        ("LAST USED", "e"),
-        ("USAGE", "f"),
-        ("SHARED", "g"),
+    let header = [
+        "CACHE ID",
+        "CACHE TYPE",
+        "SIZE",
+        "CREATED",
+        "LAST USED",
+        "USAGE",
+        "SHARED",
     ];
-    section("Build cache", columns, rows.collect())
+    section("Build cache", &header, cache)
 }

@@ -104,9 +104,7 @@ fn nodes(rest: &mut &str) -> Result<(Vec<Node>, Option<String>)> {
         if action.starts_with("/*") && action.ends_with("*/") {
             continue;
         }
-        let (word, inside) = action
-            .split_once(char::is_whitespace)
-            .unwrap_or((action, ""));
+        let (word, inside) = first(action);
         match word {
             "end" | "else" => return Ok((found, Some(action.to_owned()))),
             "if" | "with" => {
@@ -141,6 +139,12 @@ fn nodes(rest: &mut &str) -> Result<(Vec<Node>, Option<String>)> {
     Ok((found, None))
 }
 
+/// A text's first word, and what follows it.
+fn first(text: &str) -> (&str, &str) {
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    (word, rest.trim_start())
+}
+
 fn range(inside: &str, rest: &mut &str) -> Result<Node> {
     let (names, over) = inside
         .split_once(":=")
@@ -165,18 +169,25 @@ fn branches(rest: &mut &str, of: &str) -> Result<(Vec<Node>, Vec<Node>)> {
     let unended = || bad(format!("{{{{{of}}}}} has no {{{{end}}}}"));
     let (body, end) = nodes(rest)?;
     let end = end.ok_or_else(unended)?;
-    if end == "end" {
-        return Ok((body, Vec::new()));
-    }
-    if let Some(test) = end.strip_prefix("else if ") {
-        // It shares its end with the one before.
-        let (inner, otherwise) = branches(rest, "if")?;
-        return Ok((body, vec![Node::If(pipeline(test)?, inner, otherwise)]));
-    }
-    match nodes(rest)? {
-        (otherwise, Some(last)) if last == "end" => Ok((body, otherwise)),
-        _ => Err(unended()),
-    }
+    let (word, test) = first(&end);
+    let otherwise = match (word, first(test)) {
+        ("end", ("", _)) => Vec::new(),
+        ("else", ("", _)) => match nodes(rest)? {
+            (otherwise, Some(last)) if last == "end" => otherwise,
+            _ => return Err(unended()),
+        },
+        // They share their end with the one before.
+        ("else", ("if", test)) => {
+            let (inner, otherwise) = branches(rest, "if")?;
+            vec![Node::If(pipeline(test)?, inner, otherwise)]
+        }
+        ("else", ("with", test)) => {
+            let (inner, otherwise) = branches(rest, "with")?;
+            vec![Node::With(pipeline(test)?, inner, otherwise)]
+        }
+        _ => return Err(bad(format!("{{{{{end}}}}} is not understood"))),
+    };
+    Ok((body, otherwise))
 }
 
 fn render(
@@ -342,16 +353,16 @@ fn command(
             Err(bad("more than one value in an action"))
         };
     };
-    if last.is_none() && matches!(name.as_str(), "and" | "or") && !rest.is_empty() {
+    if matches!(name.as_str(), "and" | "or") && (last.is_some() || !rest.is_empty()) {
         // What comes after the word that decides may be wrong.
         let mut value = Value::Null;
         for word in rest {
             value = one(word)?;
             if truth(&value) == (name == "or") {
-                break;
+                return Ok(value);
             }
         }
-        return Ok(value);
+        return Ok(last.unwrap_or(value));
     }
     let mut values = rest.iter().map(one).collect::<Result<Vec<_>>>()?;
     values.extend(last);
@@ -438,6 +449,8 @@ mod tests {
                 "b",
             ),
             ("{{if and .None (index .None 0)}}x{{else}}y{{end}}", "y"),
+            ("{{with .None}}a{{else  with .State}}{{.Pid}}{{end}}", "7"),
+            ("{{.State.Pid | and true}}{{.None | or false 2}}", "72"),
             ("{{or .None \"z\"}}", "z"),
             (
                 "{{.Config.Entrypoint}}{{if .State.Health}}x{{else}}-{{end}}",

@@ -187,6 +187,12 @@ impl ContainerArgs {
 
     fn networking(&self) -> Result<Value> {
         let mut all = Map::new();
+        let own = |endpoint: &mut Value| {
+            if let Some(ip) = &self.ip {
+                endpoint["IPAMConfig"]["IPv4Address"] = json!(ip);
+            }
+            self.more.endpoint(endpoint);
+        };
         for (number, text) in self.network.iter().enumerate() {
             if text.starts_with("container:") {
                 continue;
@@ -196,17 +202,17 @@ impl ContainerArgs {
             {
                 endpoint["Aliases"] = json!(self.network_alias);
             }
-            if let Some(ip) = self.ip.as_ref().filter(|_| number == 0) {
-                endpoint["IPAMConfig"]["IPv4Address"] = json!(ip);
-            }
             if number == 0 {
-                self.more.endpoint(&mut endpoint);
+                own(&mut endpoint);
             }
             all.insert(network, endpoint);
         }
         if self.network.is_empty() {
             let mut endpoint = json!({});
-            self.more.endpoint(&mut endpoint);
+            if !self.network_alias.is_empty() {
+                endpoint["Aliases"] = json!(self.network_alias);
+            }
+            own(&mut endpoint);
             if endpoint.as_object().is_some_and(|e| !e.is_empty()) {
                 all.insert("default".into(), endpoint);
             }

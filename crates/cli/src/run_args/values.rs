@@ -147,8 +147,8 @@ pub(super) fn network(text: &str) -> Result<(String, Value)> {
         Value::Array(list) => list.push(json!(value)),
         other => *other = json!([value]),
     };
-    for part in text.split(',') {
-        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+    for part in fields(text) {
+        let (key, value) = part.split_once('=').unwrap_or((&part, ""));
         match key {
             "name" => name = Some(value.to_owned()),
             "alias" => push(&mut endpoint["Aliases"], value),
@@ -191,9 +191,7 @@ pub(super) fn mount(text: &str) -> Result<Value> {
             "type" => mount.insert("Type".into(), json!(value)),
             "source" | "src" => mount.insert("Source".into(), json!(value)),
             "target" | "destination" | "dst" => mount.insert("Target".into(), json!(value)),
-            "readonly" | "ro" => {
-                mount.insert("ReadOnly".into(), json!(value != "false" && value != "0"))
-            }
+            "readonly" | "ro" => mount.insert("ReadOnly".into(), json!(is_on(value))),
             "bind-propagation" => inner(&mut mount, "BindOptions", "Propagation", json!(value)),
             "bind-nonrecursive" => inner(
                 &mut mount,

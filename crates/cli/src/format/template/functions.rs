@@ -58,14 +58,6 @@ pub fn call(name: &str, values: &[Value]) -> Result<Value> {
         ("gt", [a, b]) => Value::Bool(compare(a, b) == Ordering::Greater),
         ("ge", [a, b]) => Value::Bool(compare(a, b) != Ordering::Less),
         ("not", [v]) => Value::Bool(!truth(v)),
-        ("and", [_, ..]) => {
-            let first = values.iter().find(|v| !truth(v));
-            first.or(values.last()).cloned().unwrap_or_default()
-        }
-        ("or", [_, ..]) => {
-            let first = values.iter().find(|v| truth(v));
-            first.or(values.last()).cloned().unwrap_or_default()
-        }
         ("index", [from, keys @ ..]) => keys.iter().try_fold(from.clone(), index)?,
         _ => {
             return Err(bad(format!(
