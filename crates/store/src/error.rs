@@ -12,6 +12,7 @@ pub enum Code {
     Unknown = 2,
     InvalidArgument = 3,
     NotFound = 5,
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     FailedPrecondition = 9,
     OutOfRange = 11,
@@ -155,6 +156,9 @@ pub enum StoreError {
         #[source]
         source: Arc<serde_json::Error>,
     },
+    /// Keys that whoever asks may read only.
+    #[error("keys below {0} are read-only: the machines write them")]
+    ReadOnly(&'static str),
     /// The store is shutting down.
     #[error("the store at {path} is closed")]
     Closed {
@@ -196,6 +200,7 @@ impl StoreError {
             }
             Self::LeaseNotFound(_) => Code::NotFound,
             Self::LeaseExists(_) => Code::FailedPrecondition,
+            Self::ReadOnly(_) => Code::PermissionDenied,
             Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::DuplicateKey(_)
             | Self::TooManyOps { .. }
@@ -232,6 +237,7 @@ impl StoreError {
             Self::RequestTooLarge { .. } => "etcdserver: request is too large",
             Self::Corrupt { .. } => "etcdserver: corrupt cluster",
             Self::Closed { .. } => "etcdserver: server stopped",
+            Self::ReadOnly(_) => return format!("etcdserver: permission denied: {self}"),
             other => return other.to_string(),
         };
         text.to_owned()

@@ -24,7 +24,9 @@ mod error;
 mod store;
 mod types;
 
-pub use embedded::{EmbeddedStore, Options, WatchHandle, WatchStream};
+pub use embedded::{EmbeddedStore, Options};
 pub use error::{Code, StoreError};
-pub use store::{BoxFuture, Store, StoreExt};
+pub use store::{
+    BoxFuture, Store, StoreExt, WatchControl, WatchHandle, WatchNext, WatchStream, Watching,
+};
 pub use types::*;

@@ -9,12 +9,81 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::embedded::WatchStream;
 use crate::error::StoreError;
 use crate::types::*;
 
 /// A boxed future, so that `Arc<dyn Store>` works.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// What stands behind a [`WatchStream`].
+pub trait Watching: Send {
+    /// As [`WatchStream::next`].
+    fn next(&mut self) -> WatchNext<'_>;
+    /// As [`WatchStream::handle`].
+    fn handle(&self) -> WatchHandle;
+    /// As [`WatchStream::revision`].
+    fn revision(&self) -> Revision;
+}
+
+/// The future of a watch's next answer.
+pub type WatchNext<'a> =
+    Pin<Box<dyn Future<Output = Option<Result<WatchResponse, StoreError>>> + Send + 'a>>;
+
+/// What stands behind a [`WatchHandle`].
+pub trait WatchControl: Send + Sync {
+    /// As [`WatchHandle::request_progress`].
+    fn request_progress(&self);
+    /// As [`WatchHandle::cancel`].
+    fn cancel(&self);
+}
+
+/// A watch; ends when dropped.
+pub struct WatchStream(Box<dyn Watching>);
+
+impl WatchStream {
+    /// Of an implementation's own.
+    pub fn new(watching: impl Watching + 'static) -> Self {
+        Self(Box::new(watching))
+    }
+
+    /// The next answer; None after one that said `canceled`, and when the store is closed. May
+    /// be dropped while waiting without losing anything. After an error it may be called again.
+    pub async fn next(&mut self) -> Option<Result<WatchResponse, StoreError>> {
+        self.0.next().await
+    }
+
+    /// To ask for progress or cancel from elsewhere.
+    pub fn handle(&self) -> WatchHandle {
+        self.0.handle()
+    }
+
+    /// The store's revision when the watch began; without a start of its own it tells of what comes after.
+    pub fn revision(&self) -> Revision {
+        self.0.revision()
+    }
+}
+
+/// Speaks to a watch while another task waits on it.
+#[derive(Clone)]
+pub struct WatchHandle(Arc<dyn WatchControl>);
+
+impl WatchHandle {
+    /// Of an implementation's own.
+    pub fn new(control: impl WatchControl + 'static) -> Self {
+        Self(Arc::new(control))
+    }
+
+    /// Has the watch answer with the revision up to which it has told everything, as soon as it
+    /// has caught up.
+    pub fn request_progress(&self) {
+        self.0.request_progress();
+    }
+
+    /// Ends the watch; its last answer says `canceled`.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
 
 /// A key-value store with etcd's v3 meaning.
 ///
@@ -47,15 +116,22 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a lease and deletes its keys at one revision. Errors: `LeaseNotFound`.
     fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, LeaseRevokeResponse>;
 
-    /// Gives a lease its full time again; answers it, in seconds. Errors: `LeaseNotFound`.
-    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, i64>;
+    /// Gives a lease its full time again. Errors: `LeaseNotFound`.
+    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, LeaseKeepAliveResponse>;
 
     /// A lease's remaining time and, where asked, its keys. Errors: `LeaseNotFound`.
     fn lease_time_to_live(&self, id: LeaseId, keys: bool)
     -> BoxFuture<'_, LeaseTimeToLiveResponse>;
 
-    /// The leases alive, by id.
-    fn leases(&self) -> BoxFuture<'_, Vec<LeaseId>>;
+    /// The leases alive, the one that runs out first at the head.
+    fn leases(&self) -> BoxFuture<'_, LeasesResponse>;
+
+    /// Gives free space inside the file back to the disk. Writes wait meanwhile.
+    fn defragment(&self) -> BoxFuture<'_, ()>;
+
+    /// A hash of all keys and history up to `revision` (0: now) that is kept, the same wherever
+    /// the same implementation holds the same. Errors: `Compacted`, `FutureRevision`.
+    fn hash(&self, revision: Revision) -> BoxFuture<'_, HashResponse>;
 
     /// How the store stands.
     fn status(&self) -> BoxFuture<'_, Status>;

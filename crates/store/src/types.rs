@@ -1,11 +1,29 @@
 //! Requests and answers, field by field those of etcd's `rpc.proto` (v3).
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+
 use bytes::Bytes;
 
 /// A number that grows by one with every change of the store; 1 is the empty store.
 pub type Revision = i64;
 /// A lease's name; 0 means "no lease" in a put and "choose one" in a grant.
 pub type LeaseId = i64;
+
+/// Set in the ids of leases that the machines grant themselves; apps do not get such ids.
+pub const OWN_LEASE: LeaseId = 1 << 62;
+
+/// An id for a lease of a machine's own, at random.
+pub fn own_lease() -> LeaseId {
+    // The standard library's source of randomness; the name need not be secret.
+    let drawn = RandomState::new().build_hasher().finish();
+    (drawn & (OWN_LEASE as u64 - 1)) as i64 | OWN_LEASE
+}
+
+/// Whether a lease is a machine's own.
+pub fn is_own_lease(id: LeaseId) -> bool {
+    id > 0 && id & OWN_LEASE != 0
+}
 
 /// The end of the key range that starts at `prefix` and holds all keys beginning with it.
 ///
@@ -444,6 +462,24 @@ pub struct LeaseRevokeResponse {
     pub revision: Revision,
 }
 
+/// A lease that has its full time again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseKeepAliveResponse {
+    /// The store's revision.
+    pub revision: Revision,
+    /// The full time, in seconds.
+    pub ttl: i64,
+}
+
+/// The leases alive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeasesResponse {
+    /// The store's revision.
+    pub revision: Revision,
+    /// Their names, the one that runs out first at the head.
+    pub ids: Vec<LeaseId>,
+}
+
 /// How long a lease still lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseTimeToLiveResponse {
@@ -457,6 +493,19 @@ pub struct LeaseTimeToLiveResponse {
     pub granted_ttl: i64,
     /// Its keys in order, where asked for.
     pub keys: Vec<Bytes>,
+}
+
+/// A hash of what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashResponse {
+    /// The store's revision.
+    pub revision: Revision,
+    /// The hash.
+    pub hash: u32,
+    /// The newest revision that went into it.
+    pub hash_revision: Revision,
+    /// History before this is not in it.
+    pub compact_revision: Revision,
 }
 
 /// How the store stands.

@@ -86,7 +86,8 @@ impl<'t> Group<'t> {
     }
 
     pub(crate) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, StoreError> {
-        self.check_put(request)?;
+        self.check_lease(request)?;
+        self.check_former(request)?;
         let answer = self.do_put(request)?;
         self.close();
         Ok(answer)
@@ -103,8 +104,12 @@ impl<'t> Group<'t> {
 
     pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, StoreError> {
         let plan = plan(&self.versions, request, self.counters.revision, self.path)?;
+        // In etcd's order, which is another than a single put's.
         plan.each(&mut |op| match op {
-            TxnOp::Put(put) => self.check_put(put),
+            TxnOp::Put(put) => self.check_former(put).and_then(|()| self.check_lease(put)),
+            _ => Ok(()),
+        })?;
+        plan.each(&mut |op| match op {
             TxnOp::Range(range) => check::revision(range.revision, &self.counters),
             _ => Ok(()),
         })?;
@@ -131,16 +136,20 @@ impl<'t> Group<'t> {
         })
     }
 
-    fn check_put(&self, request: &PutRequest) -> Result<(), StoreError> {
+    fn check_lease(&self, request: &PutRequest) -> Result<(), StoreError> {
+        let lease = request.lease;
+        if lease != 0 && self.leases.get(lease).map_err(|e| self.error(e))?.is_none() {
+            return Err(StoreError::LeaseNotFound(lease));
+        }
+        Ok(())
+    }
+
+    fn check_former(&self, request: &PutRequest) -> Result<(), StoreError> {
         if request.ignore_value || request.ignore_lease {
             let at = self.counters.revision;
             if read::live_at(&self.versions, &request.key, at, self.path)?.is_none() {
                 return Err(StoreError::KeyNotFound(request.key.clone()));
             }
-        }
-        let lease = request.lease;
-        if lease != 0 && self.leases.get(lease).map_err(|e| self.error(e))?.is_none() {
-            return Err(StoreError::LeaseNotFound(lease));
         }
         Ok(())
     }

@@ -104,6 +104,11 @@ impl Lessor {
         self.leases.keys().copied().collect()
     }
 
+    /// The one that runs out first at the head.
+    pub(crate) fn by_deadline(&self) -> Vec<LeaseId> {
+        self.deadlines.iter().map(|(_, id)| *id).collect()
+    }
+
     /// When the next one runs out.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

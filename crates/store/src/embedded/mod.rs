@@ -49,12 +49,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::StoreError;
-use crate::store::{BoxFuture, Store};
+use crate::store::{BoxFuture, Store, WatchStream};
 use crate::types::*;
 use disk::Disk;
 use lease::Lessor;
-use watch::Hub;
-pub use watch::{WatchHandle, WatchStream};
+use watch::{Hub, Watch};
 use writer::{Op, Queue, Reply};
 
 /// How an embedded store behaves.
@@ -161,15 +160,6 @@ impl EmbeddedStore {
     /// that is no snapshot.
     pub fn restore(snapshot: &Path, dir: &Path) -> Result<(), StoreError> {
         disk::restore(snapshot, dir)
-    }
-
-    /// Packs the file, giving free space back to the disk. Writes wait meanwhile; reads fail
-    /// over to the packed file.
-    pub async fn defragment(&self) -> Result<(), StoreError> {
-        match self.submit(Op::Defragment, 0).await? {
-            Reply::Done => Ok(()),
-            _ => Err(self.shared.closed()),
-        }
     }
 
     async fn submit(&self, op: Op, size: usize) -> Result<Reply, StoreError> {
@@ -300,7 +290,10 @@ impl Store for EmbeddedStore {
     }
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, WatchStream> {
-        Box::pin(async move { WatchStream::new(&self.shared, request) })
+        Box::pin(async move {
+            let watch = Watch::new(&self.shared, request)?;
+            Ok(WatchStream::new(watch))
+        })
     }
 
     fn lease_grant(&self, ttl: i64, id: LeaseId) -> BoxFuture<'_, LeaseGrantResponse> {
@@ -316,8 +309,12 @@ impl Store for EmbeddedStore {
         Box::pin(async move { expect!(self, self.submit(Op::Revoke(id), 0), Revoke) })
     }
 
-    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, i64> {
-        Box::pin(async move { lock(&self.shared.lessor).renew(id, Instant::now()) })
+    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, LeaseKeepAliveResponse> {
+        Box::pin(async move {
+            let ttl = lock(&self.shared.lessor).renew(id, Instant::now())?;
+            let revision = self.shared.hub.published();
+            Ok(LeaseKeepAliveResponse { revision, ttl })
+        })
     }
 
     fn lease_time_to_live(
@@ -347,8 +344,23 @@ impl Store for EmbeddedStore {
         })
     }
 
-    fn leases(&self) -> BoxFuture<'_, Vec<LeaseId>> {
-        Box::pin(async move { Ok(lock(&self.shared.lessor).ids()) })
+    fn leases(&self) -> BoxFuture<'_, LeasesResponse> {
+        Box::pin(async move {
+            let revision = self.shared.hub.published();
+            let ids = lock(&self.shared.lessor).by_deadline();
+            Ok(LeasesResponse { revision, ids })
+        })
+    }
+
+    fn defragment(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move { expect!(self, self.submit(Op::Defragment, 0), Done) })
+    }
+
+    fn hash(&self, revision: Revision) -> BoxFuture<'_, HashResponse> {
+        Box::pin(async move {
+            self.read(true, move |tables| read::hash(tables, revision))
+                .await
+        })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

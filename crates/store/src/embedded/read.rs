@@ -6,7 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 use redb::ReadableTable;
 
-use super::tables::Record;
+use super::check;
+use super::tables::{Reader, Record};
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -182,6 +183,58 @@ pub(crate) fn visit(
             None => return Ok(()),
         }
     }
+}
+
+/// Hashes what a reader can still see, so that a compaction that is decided but not yet cleaned up after makes no difference.
+pub(crate) fn hash(reader: &Reader, requested: Revision) -> Result<HashResponse, StoreError> {
+    let counters = reader.counters()?;
+    check::revision(requested, &counters)?;
+    let upto = if requested > 0 {
+        requested
+    } else {
+        counters.revision
+    };
+    let mut hasher = crc32fast::Hasher::new();
+    let mut add = |key: &[u8], revision: Revision, record: &[u8]| {
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key);
+        hasher.update(&revision.to_le_bytes());
+        hasher.update(&(record.len() as u64).to_le_bytes());
+        hasher.update(record);
+    };
+    let error = |e: redb::StorageError| StoreError::database(reader.path(), e);
+    // The newest version of a key that is not after the compaction: what stands there, unless it is a deletion.
+    let mut standing: Option<Item<'_>> = None;
+    let all = reader.versions().range::<(&[u8], i64)>(..).map_err(error)?;
+    for item in all {
+        let item = item.map_err(error)?;
+        let (key, revision) = item.0.value();
+        let ended =
+            standing.take_if(|(entry, _)| entry.value().0 != key || revision > counters.compacted);
+        if let Some((entry, bytes)) = ended {
+            let record = Record::decode(bytes.value(), reader.path())?;
+            if !record.deleted {
+                add(entry.value().0, entry.value().1, bytes.value());
+            }
+        }
+        if revision <= counters.compacted {
+            standing = Some(item);
+        } else if revision <= upto {
+            add(key, revision, item.1.value());
+        }
+    }
+    if let Some((entry, bytes)) = standing {
+        let record = Record::decode(bytes.value(), reader.path())?;
+        if !record.deleted {
+            add(entry.value().0, entry.value().1, bytes.value());
+        }
+    }
+    Ok(HashResponse {
+        revision: counters.revision,
+        hash: hasher.finalize(),
+        hash_revision: upto,
+        compact_revision: counters.compacted,
+    })
 }
 
 /// Answers a range as etcd does; `current` is the newest revision to be seen.

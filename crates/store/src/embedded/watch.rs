@@ -17,6 +17,7 @@ use super::read::{self, Bounds, End};
 use super::tables::{Reader, Record, corrupt};
 use super::{Shared, lock};
 use crate::error::StoreError;
+use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
 use crate::types::*;
 
 /// What the writer and one watch share.
@@ -89,6 +90,11 @@ impl Hub {
         }
     }
 
+    /// The newest revision whose answer has been given.
+    pub(crate) fn published(&self) -> Revision {
+        lock(&self.inner).published
+    }
+
     fn add(&self, slot: &Arc<Slot>) -> Revision {
         let mut inner = lock(&self.inner);
         if slot.bounds.end == End::Single {
@@ -123,11 +129,13 @@ const CHUNK: usize = 1000;
 /// Bytes of values told in one answer, about.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A watch; ends when dropped.
-pub struct WatchStream {
+/// One watch.
+pub(crate) struct Watch {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
     request: WatchRequest,
+    /// The store's revision when it began.
+    begun: Revision,
     /// The first revision not told yet.
     next: Revision,
     /// The log is to be read up to here.
@@ -135,26 +143,35 @@ pub struct WatchStream {
     over: bool,
 }
 
-/// Speaks to a watch while another task waits on it.
-#[derive(Clone)]
-pub struct WatchHandle(Arc<Slot>);
+struct Handle(Arc<Slot>);
 
-impl WatchHandle {
-    /// Has the watch answer with the revision up to which it has told everything, as soon as it
-    /// has caught up.
-    pub fn request_progress(&self) {
+impl WatchControl for Handle {
+    fn request_progress(&self) {
         self.0.progress.store(true, Ordering::Release);
         self.0.wake.notify_one();
     }
 
-    /// Ends the watch; its last answer says `canceled`.
-    pub fn cancel(&self) {
+    fn cancel(&self) {
         self.0.canceled.store(true, Ordering::Release);
         self.0.wake.notify_one();
     }
 }
 
-impl WatchStream {
+impl Watching for Watch {
+    fn next(&mut self) -> WatchNext<'_> {
+        Box::pin(self.answer())
+    }
+
+    fn handle(&self) -> WatchHandle {
+        WatchHandle::new(Handle(Arc::clone(&self.slot)))
+    }
+
+    fn revision(&self) -> Revision {
+        self.begun
+    }
+}
+
+impl Watch {
     pub(crate) fn new(shared: &Arc<Shared>, mut request: WatchRequest) -> Result<Self, StoreError> {
         if request.key.is_empty() {
             request.key = Bytes::from_static(b"\0");
@@ -174,20 +191,14 @@ impl WatchStream {
             shared: Arc::clone(shared),
             slot,
             request,
+            begun: published,
             next,
             upto: published,
             over: false,
         })
     }
 
-    /// To ask for progress or cancel from elsewhere.
-    pub fn handle(&self) -> WatchHandle {
-        WatchHandle(Arc::clone(&self.slot))
-    }
-
-    /// The next answer; None after one that said `canceled`, and when the store is closed. May
-    /// be dropped while waiting without losing anything. After an error it may be called again.
-    pub async fn next(&mut self) -> Option<Result<WatchResponse, StoreError>> {
+    async fn answer(&mut self) -> Option<Result<WatchResponse, StoreError>> {
         loop {
             if self.over {
                 return None;
@@ -287,7 +298,7 @@ impl WatchStream {
     }
 }
 
-impl Drop for WatchStream {
+impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.hub.remove(&self.slot);
     }

@@ -34,7 +34,7 @@ pub(crate) enum Reply {
     Compact(CompactResponse),
     Grant(LeaseGrantResponse),
     Revoke(LeaseRevokeResponse),
-    Done,
+    Done(()),
 }
 
 type Sender = oneshot::Sender<Result<Reply, StoreError>>;
@@ -182,7 +182,7 @@ impl Writer<'_> {
         for (_, sender) in packs {
             let packed = self.shared.disk.defragment();
             self.broken |= packed.is_err();
-            let _ = sender.send(packed.map(|()| Reply::Done));
+            let _ = sender.send(packed.map(Reply::Done));
         }
     }
 
@@ -265,7 +265,7 @@ impl Writer<'_> {
                     ended.push(*id);
                     Reply::Revoke(answer)
                 }),
-                Op::Defragment => Ok(Reply::Done),
+                Op::Defragment => Ok(Reply::Done(())),
             };
             match reply {
                 // Not the request's fault: the whole group fails.
