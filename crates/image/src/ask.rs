@@ -8,12 +8,10 @@ use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::manifest::{self, CONFIG_MAX, Document, MANIFEST_MAX, Named};
-use crate::reference::{DEFAULT_DOMAIN, Reference};
+use crate::reference::{DEFAULT_DOMAIN, Reference, registry_of};
 use crate::registry::{Registry, RegistryError};
 use crate::store::ImageStore;
 
-/// Where docker.io is searched; its registry itself has no search.
-const HUB_SEARCH: &str = "index.docker.io";
 /// Longest answer to a search or page of tags that is read, in bytes.
 const LIST_MAX: u64 = 4 << 20;
 /// More tags than these are not asked for.
@@ -173,7 +171,8 @@ impl ImageStore {
     }
 
     /// Searches a registry for repositories: `term` is `[registry/]words`, docker.io if there is no registry. At most `limit`
-    /// results. Docker's index protocol, version 1; few other registries have it.
+    /// results. Docker's index protocol, version 1; few other registries have it. Mirrors are not asked, as docker does not either:
+    /// they have images, not the index.
     ///
     /// # Errors
     /// [`ImageError::Ask`].
@@ -183,16 +182,9 @@ impl ImageStore {
         limit: u32,
         credentials: Option<&Credentials>,
     ) -> Result<Vec<SearchResult>> {
-        let named = term.split_once('/').filter(|(host, _)| {
-            *host == "localhost" || host.contains(['.', ':']) && *host != HUB_SEARCH
-        });
-        let (host, words) = named.unwrap_or((
-            HUB_SEARCH,
-            term.trim_start_matches("index.docker.io/")
-                .trim_start_matches("docker.io/"),
-        ));
+        let (host, words) = registry_of(term);
         let ask = async || -> Result<Vec<u8>, RegistryError> {
-            let registry = Registry::open(&self.0.config, host, "", credentials).await?;
+            let registry = Registry::index(&self.0.config, host, credentials).await?;
             let query = [("q", words), ("n", &limit.to_string())];
             registry.question("/v1/search", &query, LIST_MAX).await
         };

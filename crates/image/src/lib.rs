@@ -51,7 +51,7 @@ pub use platform::Platform;
 pub use produced::{Ending, Produced, produced};
 pub use progress::{Progress, ProgressEvent, Silent, Status};
 pub use push::Pushed;
-pub use reference::{Reference, ReferenceError};
+pub use reference::{Reference, ReferenceError, registry_of};
 pub use registry::RegistryError;
 pub use remove::{InUse, Removed};
 pub use store::ImageStore;
