@@ -328,7 +328,7 @@ impl<'a> Registry<'a> {
                 host: self.host(),
                 message,
             },
-            404 => RegistryError::NotFound {
+            404 if !self.path.is_empty() => RegistryError::NotFound {
                 what: format!("{}/{}", self.host(), self.path),
                 message,
             },
