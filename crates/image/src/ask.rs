@@ -5,11 +5,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, domain_of};
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::manifest::{self, CONFIG_MAX, Document, MANIFEST_MAX, Named};
-use crate::reference::{DEFAULT_DOMAIN, Reference, registry_of};
+use crate::reference::{Reference, registry_of};
 use crate::registry::{Registry, RegistryError};
 use crate::store::ImageStore;
 
@@ -156,11 +156,7 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::Ask`]: of the kind Unauthorized if the registry says no.
     pub async fn log_in(&self, server: &str, credentials: &Credentials) -> Result<()> {
-        let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
-        let host = match bare.split('/').next().unwrap_or_default() {
-            "" | "index.docker.io" | "registry-1.docker.io" => DEFAULT_DOMAIN,
-            host => host,
-        };
+        let host = domain_of(server);
         let ask = async || -> Result<(), RegistryError> {
             let registry = Registry::open(&self.0.config, host, "", Some(credentials)).await?;
             registry.enter().await
