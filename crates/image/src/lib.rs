@@ -56,4 +56,5 @@ pub use registry::RegistryError;
 pub use remove::{InUse, Removed};
 pub use store::ImageStore;
 pub use transient::Transient;
+pub use trash::remove_tree;
 pub use unpack::{CopyInto, LayerError, Limits, copy_into, is_tar};
