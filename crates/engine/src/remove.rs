@@ -205,7 +205,7 @@ fn holds_something(record: &Record) -> bool {
 }
 
 fn delete(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir) {
+    if let Err(error) = coracle_image::remove_tree(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a removed container's files are still there");
     }
 }
@@ -218,4 +218,29 @@ pub(crate) fn finish(containers: &Path) -> Vec<PathBuf> {
         .map(|e| e.path())
         .inspect(|dir| delete(dir))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+
+    #[test]
+    fn a_container_that_made_directories_without_end() {
+        let root = tempfile::tempdir().unwrap();
+        let doomed = root.path().join(format!("{DOOMED}x"));
+        fs::create_dir(&doomed).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut dir = open(&doomed, flags, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = openat(&dir, "d", flags, Mode::empty()).unwrap();
+        }
+        let containers = root.path().to_owned();
+        let small = std::thread::Builder::new().stack_size(128 << 10);
+        let removal = small.spawn(move || finish(&containers)).unwrap();
+        assert_eq!(removal.join().unwrap(), std::slice::from_ref(&doomed));
+        assert!(!doomed.exists());
+    }
 }

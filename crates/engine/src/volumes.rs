@@ -7,6 +7,7 @@ use crate::error::{EngineError, Result};
 use crate::id::{is_valid_name, random_hex};
 use crate::record::sync;
 use chrono::{DateTime, Utc};
+use coracle_image::remove_tree;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -70,12 +71,12 @@ impl Volumes {
                 continue;
             };
             if name.starts_with(".removed-") {
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = remove_tree(&entry.path());
                 continue;
             }
             let parts = fs::read_dir(entry.path()).into_iter().flatten().flatten();
             for part in parts.filter(|p| p.file_name().to_string_lossy().starts_with(FILLING)) {
-                let _ = fs::remove_dir_all(part.path());
+                let _ = remove_tree(&part.path());
             }
             let path = entry.path().join("volume.json");
             let read = fs::read(&path)
@@ -294,12 +295,12 @@ impl Volumes {
         let dir = self.dir.join(name);
         let doomed = self.dir.join(format!(".removed-{name}"));
         // A leftover of an interrupted removal is in the way of the rename.
-        let _ = fs::remove_dir_all(&doomed);
+        let _ = remove_tree(&doomed);
         fs::rename(&dir, &doomed).map_err(EngineError::file("removing", &dir))?;
         all.remove(name);
         drop(all);
         sync(&self.dir).map_err(EngineError::file("writing", &self.dir))?;
-        fs::remove_dir_all(&doomed).map_err(EngineError::file("removing", &doomed))
+        remove_tree(&doomed).map_err(EngineError::file("removing", &doomed))
     }
 }
 

@@ -5,6 +5,8 @@ mod common;
 
 #[path = "answers/elsewhere.rs"]
 mod elsewhere;
+#[path = "answers/lists.rs"]
+mod lists;
 
 use common::{entry, files, full, gzip, home, home_with, tar};
 use coracle_image::error::Result;
