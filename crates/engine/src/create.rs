@@ -146,8 +146,7 @@ impl Engine {
             }
             for mut mount in self.find(name)?.read(|r| r.mounts.clone()) {
                 if mode.split(',').any(|m| m == "ro") && mount.writable {
-                    mount.writable = false;
-                    mount.options.push("ro".into());
+                    mount.make_read_only(true);
                 }
                 if !from.iter().any(|m| m.target == mount.target) {
                     from.push(mount);

@@ -211,9 +211,6 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
                     add_tmpfs_option(&mut wanted.options, &option.join("="))?;
                 }
             }
-            if mount.read_only {
-                wanted.options.push("ro".into());
-            }
         }
         other => {
             return Err(invalid(format!(
@@ -352,27 +349,27 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
         if !options.iter().any(|o| o == "bind") {
             options.push("rbind".into());
         }
-        options.push(if mount.writable { "rw" } else { "ro" }.into());
         let propagation = if mount.propagation.is_empty() {
             "rprivate"
         } else {
             mount.propagation.as_str()
         };
         options.push(propagation.to_owned());
-        if mount.kind == "bind" && !mount.writable && mount.deep && options[0] == "rbind" {
-            options.push("rro".into());
-        }
     }
-    Ok(ResolvedMount {
+    let mut resolved = ResolvedMount {
         kind: mount.kind.into(),
         name,
         anonymous,
         source,
         target: mount.target.into(),
         options,
-        writable: mount.writable,
+        writable: true,
         propagation: mount.propagation,
-    })
+    };
+    if !mount.writable {
+        resolved.make_read_only(mount.deep);
+    }
+    Ok(resolved)
 }
 
 /// A directory inside a volume; a link may not lead out of it.
@@ -431,7 +428,7 @@ mod tests {
         assert_eq!(mounts.len(), 4);
         assert_eq!(by("/data").name.as_deref(), Some("db"));
         assert!(!by("/data").anonymous && by("/cache").anonymous);
-        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate", "rro"]);
+        assert_eq!(by("/host").options, ["rbind", "rprivate", "ro", "rro"]);
         assert_eq!(by("/run").options, ["nosuid", "nodev", "size=1m"]);
     }
 
