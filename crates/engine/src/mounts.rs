@@ -1,5 +1,7 @@
 //! From what was asked (`-v`, `--mount`, `--tmpfs`, the image's volumes) to mounts with a source.
 
+pub(crate) mod words;
+
 use crate::error::{EngineError, Result};
 use crate::model::{CreateRequest, Mount};
 use crate::record::ResolvedMount;
@@ -7,6 +9,7 @@ use crate::volumes::Volumes;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use words::PROPAGATIONS;
 
 /// A mount as it was asked for, before its source is found or made.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,17 +31,6 @@ struct Wanted {
     /// A volume of the image that nothing was said about.
     of_image: bool,
 }
-
-const PROPAGATIONS: &[&str] = &[
-    "private",
-    "rprivate",
-    "shared",
-    "rshared",
-    "slave",
-    "rslave",
-    "unbindable",
-    "runbindable",
-];
 
 /// Refuses a propagation that is none. Whether a source can be shared is known when it is mounted.
 fn check_propagation(mode: &str) -> Result<()> {
@@ -234,28 +226,6 @@ fn tmpfs_options(asked: &str) -> Result<Vec<String>> {
 
 /// `exec` takes back `noexec`, and so on.
 fn add_tmpfs_option(options: &mut Vec<String>, option: &str) -> Result<()> {
-    const WORDS: [&str; 20] = [
-        "ro",
-        "rw",
-        "suid",
-        "nosuid",
-        "dev",
-        "nodev",
-        "exec",
-        "noexec",
-        "sync",
-        "async",
-        "dirsync",
-        "atime",
-        "noatime",
-        "diratime",
-        "nodiratime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "nostrictatime",
-        "defaults",
-    ];
     const KEYS: [&str; 9] = [
         "size",
         "mode",
@@ -269,7 +239,7 @@ fn add_tmpfs_option(options: &mut Vec<String>, option: &str) -> Result<()> {
     ];
     let known = match option.split_once('=') {
         Some((key, value)) => KEYS.contains(&key) && !value.is_empty(),
-        None => WORDS.contains(&option) || option == "inode64",
+        None => words::flags(option).is_some() || option == "inode64",
     };
     if !known {
         return Err(invalid(format!(
