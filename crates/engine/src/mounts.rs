@@ -47,18 +47,20 @@ fn invalid(text: String) -> EngineError {
     EngineError::Invalid(text)
 }
 
-/// Finds every mount of a request and makes the volumes that are missing. Whatever was made is made again on a next
-/// attempt or removed as unused; nothing else is changed on failure.
+/// Finds every mount of a request and makes the volumes that are missing. The names of those without a name of their own are
+/// added to `anonymous`, also on failure: nobody else will ask for them. Named ones stay.
 ///
 /// # Errors
 /// [`EngineError::Invalid`] naming what cannot be read or does not exist, [`EngineError::File`].
-pub fn resolve(request: &CreateRequest, volumes: &Volumes) -> Result<Vec<ResolvedMount>> {
-    let wanted = wanted(request)?;
-    let mut resolved = Vec::new();
-    for mount in wanted {
-        resolved.push(resolve_one(mount, volumes)?);
-    }
-    Ok(resolved)
+pub fn resolve(
+    request: &CreateRequest,
+    volumes: &Volumes,
+    anonymous: &mut Vec<String>,
+) -> Result<Vec<ResolvedMount>> {
+    let wanted = wanted(request)?.into_iter();
+    wanted
+        .map(|mount| resolve_one(mount, volumes, anonymous))
+        .collect()
 }
 
 fn wanted(request: &CreateRequest) -> Result<Vec<Wanted>> {
@@ -280,7 +282,7 @@ fn clean_target(target: &str) -> Result<String> {
     Ok(clean.to_string_lossy().into_owned())
 }
 
-fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
+fn resolve_one(mount: Wanted, volumes: &Volumes, made: &mut Vec<String>) -> Result<ResolvedMount> {
     let mut options = mount.options;
     let mut name = None;
     let mut anonymous = false;
@@ -304,6 +306,9 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
             let asked = Some(mount.source.as_str()).filter(|s| !s.is_empty());
             let (volume, _) = volumes.ensure(asked, &mount.labels, &mount.driver_options)?;
             anonymous = asked.is_none();
+            if anonymous {
+                made.push(volume.name.clone());
+            }
             let data = volumes.data(&volume.name);
             name = Some(volume.name);
             if mount.subpath.is_empty() {
@@ -376,7 +381,13 @@ mod tests {
     fn run(request: serde_json::Value) -> Result<Vec<ResolvedMount>> {
         let dir = tempfile::tempdir().unwrap();
         let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
-        resolve(&serde_json::from_value(request).unwrap(), &volumes)
+        let request = serde_json::from_value(request).unwrap();
+        let mut anonymous = Vec::new();
+        let resolved = resolve(&request, &volumes, &mut anonymous);
+        let listed = volumes.list().into_iter().filter(|v| v.anonymous);
+        anonymous.sort();
+        assert_eq!(anonymous, listed.map(|v| v.name).collect::<Vec<_>>());
+        resolved
     }
 
     #[test]
@@ -406,6 +417,10 @@ mod tests {
     fn what_cannot_be_is_named() {
         for (request, words) in [
             (json!({ "HostConfig": { "Binds": ["a:b:c:d"] } }), "a:b:c:d"),
+            (
+                json!({ "HostConfig": { "Binds": ["/anonymous", ".bad:/x"] } }),
+                ".bad",
+            ),
             (
                 json!({ "HostConfig": { "Binds": ["vol:relative"] } }),
                 "absolute",
