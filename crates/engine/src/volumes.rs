@@ -92,7 +92,7 @@ impl Volumes {
                     });
                 }
                 Some(volume) => volume,
-                None if never_made(&entry.path()) => continue,
+                None if clear_if_never_made(&entry.path()) => continue,
                 None if entry.path().join("_data").is_dir() => Volume {
                     version: VERSION,
                     name: name.clone(),
@@ -236,7 +236,7 @@ impl Volumes {
             fresh: place == Place::Own,
         };
         self.save(&volume).inspect_err(|_| {
-            never_made(&self.dir.join(&name));
+            clear_if_never_made(&self.dir.join(&name));
         })?;
         all.insert(name, volume.clone());
         Ok((volume, true))
@@ -317,7 +317,7 @@ impl Volumes {
 }
 
 /// Takes a volume's directory away if neither record nor data has come into it; whether it did.
-fn never_made(dir: &Path) -> bool {
+fn clear_if_never_made(dir: &Path) -> bool {
     if dir.join("volume.json").exists() {
         return false;
     }
