@@ -107,19 +107,22 @@ impl Engine {
             let own = r.mounts.iter().filter(|m| m.anonymous);
             own.filter_map(|m| m.name.clone()).collect()
         });
-        if volumes {
-            for name in anonymous {
-                // One that another container took over stays.
-                let _ = self.remove_volume(&name, false);
-            }
-        }
-        self.tell(container, "destroy", &[]);
-        container.tell_removed();
-        let engine = self.clone();
+        let (engine, container) = (self.clone(), container.clone());
         tokio::task::spawn_blocking(move || {
-            delete(&doomed);
-            engine.release_images();
-        });
+            if volumes {
+                for name in anonymous {
+                    // One that another container took over stays.
+                    let _ = engine.remove_volume(&name, false);
+                }
+            }
+            engine.tell(&container, "destroy", &[]);
+            container.tell_removed();
+            tokio::task::spawn_blocking(move || {
+                delete(&doomed);
+                engine.release_images();
+            });
+        })
+        .await?;
         Ok(())
     }
 
@@ -170,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Removes a volume that no container uses. With `force` one that is not there is no error.
+    /// Removes a volume that no container uses. With `force` one that is not there is no error. Blocking.
     ///
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Conflict`] naming the users.
