@@ -310,10 +310,7 @@ impl Volumes {
         all.remove(name);
         drop(all);
         sync(&self.dir).map_err(EngineError::file("writing", &self.dir))?;
-        match remove_tree(&doomed) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            gone => gone.map_err(EngineError::file("removing", &doomed)),
-        }
+        remove_tree(&doomed).map_err(EngineError::file("removing", &doomed))
     }
 }
 
