@@ -4,14 +4,12 @@
 //! image's id, `{"errorDetail": …, "error": …}` at the end of a build that failed. A client that leaves ends its build.
 
 use crate::App;
-use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
 use crate::registries::{Auth, decoded};
 use crate::transfer::{failed, lines, reader};
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use coracle_build::{BuildOptions, Builder, Event, Source};
