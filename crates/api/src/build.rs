@@ -4,24 +4,21 @@
 //! image's id, `{"errorDetail": …, "error": …}` at the end of a build that failed. A client that leaves ends its build.
 
 use crate::App;
-use crate::containers::json_stream;
 use crate::error::{ApiError, Result};
 use crate::images::tell;
 use crate::query::Query;
 use crate::registries::{Auth, decoded};
-use crate::transfer::{failed, reader};
+use crate::transfer::{failed, lines, reader};
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use coracle_build::{BuildOptions, Builder, Event, Source};
 use coracle_engine::Engine;
 use coracle_engine::model::{HostConfig, Ulimit};
 use coracle_image::{CacheQuery, Credentials, Reference};
-use futures_util::stream::unfold;
+use futures_util::stream::poll_fn;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -203,7 +200,7 @@ pub async fn build(State(app): State<App>, query: Query, request: Request) -> Re
             "remote context {url}: git repositories are not fetched by this release; clone it first and build the directory"
         )));
     }
-    let (sender, receiver) = mpsc::channel(LINES);
+    let (sender, mut receiver) = mpsc::channel(LINES);
     let App {
         engine, builder, ..
     } = app;
@@ -219,11 +216,7 @@ pub async fn build(State(app): State<App>, query: Query, request: Request) -> Re
             () = left.closed() => {}
         }
     });
-    let stream = unfold(receiver, |mut receiver| async move {
-        let line: Value = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(format!("{line}\r\n")), receiver))
-    });
-    Ok(json_stream(Body::from_stream(stream)))
+    Ok(lines(poll_fn(move |context| receiver.poll_recv(context))))
 }
 
 async fn go<R: tokio::io::AsyncRead + Send + Unpin + 'static>(

@@ -132,7 +132,7 @@ fn network_status(error: &NetworkError) -> StatusCode {
         | N::ReservedTwice(_)
         | N::Option { .. }
         | N::LinkTaken(_)
-        | N::BadSubnet6(_)
+        | N::BadSubnet(_)
         | N::NoIpv6Backend { .. }
         | N::Overlap { .. }
         | N::OutsideSubnet { .. }

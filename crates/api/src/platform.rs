@@ -26,19 +26,15 @@ pub fn check_platform(engine: &Engine, name: &str, asked: Option<&str>) -> Resul
         }
         _ => text.parse().map_err(|_| bad())?,
     };
-    let image = engine.images().get(name)?;
-    let raw: Value = serde_json::from_slice(&image.raw_config).unwrap_or_default();
-    let of = |key: &str| raw[key].as_str().unwrap_or_default().to_owned();
-    let variant = Some(of("variant")).filter(|v| !v.is_empty());
-    let fits = platform.os == of("os")
-        && platform.architecture == of("architecture")
-        && (platform.variant.is_none() || variant.is_none() || platform.variant == variant);
+    let of = engine.images().get(name)?.platform();
+    let fits = platform.os == of.os
+        && platform.architecture == of.architecture
+        && (platform.variant.is_none() || of.variant.is_none() || platform.variant == of.variant);
     if fits {
         return Ok(());
     }
     Err(ApiError::not_found(format!(
         "image with reference {name} was found but its platform ({}/{}) does not match the specified platform ({platform})",
-        of("os"),
-        of("architecture")
+        of.os, of.architecture
     )))
 }

@@ -14,10 +14,11 @@ use coracle_engine::{Engine, full_error};
 use coracle_image::{
     Credentials, Image, ImageError, ImportOptions, Platform, ProgressEvent, Reference, Status,
 };
-use futures_util::TryStreamExt;
-use futures_util::stream::unfold;
+use futures_util::stream::{once, poll_fn};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::sync::Once;
 use tokio::io::AsyncRead;
@@ -25,12 +26,13 @@ use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 /// The lines that a client reads while something goes on.
-pub fn lines(receiver: mpsc::UnboundedReceiver<Value>) -> Response {
-    let stream = unfold(receiver, |mut receiver| async move {
-        let line = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(format!("{line}\r\n")), receiver))
-    });
-    json_stream(Body::from_stream(stream))
+pub fn lines(values: impl Stream<Item = Value> + Send + 'static) -> Response {
+    let lines = values.map(|line| Ok::<_, Infallible>(format!("{line}\r\n")));
+    json_stream(Body::from_stream(lines))
+}
+
+fn received(mut receiver: mpsc::UnboundedReceiver<Value>) -> impl Stream<Item = Value> {
+    poll_fn(move |context| receiver.poll_recv(context))
 }
 
 fn progress_line(event: &ProgressEvent) -> Value {
@@ -131,19 +133,16 @@ async fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> Result {
             Ok(json_stream(Body::empty()))
         }
         Some(first) => {
-            let (say, lines_of) = mpsc::unbounded_channel();
-            let _ = say.send(first);
-            tokio::spawn(async move {
-                while let Some(line) = receiver.recv().await {
-                    let _ = say.send(line);
-                }
+            let end = async move {
                 match pulled.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => _ = say.send(failed(&error)),
-                    Err(cut) => _ = say.send(failed(&coracle_engine::EngineError::from(cut))),
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(failed(&error)),
+                    Err(cut) => Some(failed(&coracle_engine::EngineError::from(cut))),
                 }
-            });
-            Ok(lines(lines_of))
+            };
+            let end = once(end).filter_map(ready);
+            let all = once(ready(first)).chain(received(receiver)).chain(end);
+            Ok(lines(all))
         }
     }
 }
@@ -250,7 +249,7 @@ pub fn push(engine: Engine, name: &str, query: &Query, headers: &HeaderMap) -> R
             }
         }
     });
-    Ok(lines(receiver))
+    Ok(lines(received(receiver)))
 }
 
 /// Who the client is to the registry: base64url of JSON in the header `X-Registry-Auth`.
@@ -348,7 +347,7 @@ pub async fn load(State(app): State<App>, query: Query, request: Request) -> Res
         }
     }
     drop(sender);
-    let mut answer = lines(receiver);
+    let mut answer = lines(received(receiver));
     if refused {
         answer.extensions_mut().insert(crate::rest::Refusal);
     }

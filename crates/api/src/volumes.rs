@@ -71,6 +71,15 @@ fn no_such(error: coracle_engine::EngineError) -> ApiError {
     }
 }
 
+/// Does what waits for the disk where nobody else waits with it.
+async fn blocking<T: Send + 'static>(
+    engine: &Engine,
+    work: impl FnOnce(&Engine) -> coracle_engine::Result<T> + Send + 'static,
+) -> coracle_engine::Result<T> {
+    let engine = engine.clone();
+    tokio::task::spawn_blocking(move || work(&engine)).await?
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Create {
@@ -95,11 +104,15 @@ pub async fn create(State(app): State<App>, bytes: bytes::Bytes) -> Result {
         ));
     }
     let name = asked.name.filter(|n| !n.is_empty());
-    let (volume, made) = app.engine.volumes().ensure(
-        name.as_deref(),
-        &asked.labels.unwrap_or_default(),
-        &asked.driver_opts.unwrap_or_default(),
-    )?;
+    let (labels, options) = (
+        asked.labels.unwrap_or_default(),
+        asked.driver_opts.unwrap_or_default(),
+    );
+    let (volume, made) = blocking(&app.engine, move |engine| {
+        let volumes = engine.volumes();
+        volumes.ensure(name.as_deref(), &labels, &options)
+    })
+    .await?;
     if made {
         let attributes = [("driver".to_owned(), "local".to_owned())].into();
         app.engine
@@ -113,28 +126,34 @@ pub async fn remove(
     Path(name): Path<String>,
     query: Query,
 ) -> Result<StatusCode> {
-    app.engine
-        .remove_volume(&name, query.flag("force"))
-        .map_err(no_such)?;
+    let force = query.flag("force");
+    let removed = blocking(&app.engine, move |engine| {
+        engine.remove_volume(&name, force)
+    });
+    removed.await.map_err(no_such)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {
     let filters = Filters::read(query.text("filters"), &["all", "label", "label!"])?;
     let all = filters.switch("all").unwrap_or(false);
-    let (mut removed, mut bytes) = (Vec::new(), 0);
-    for volume in app.engine.volumes().list() {
-        // Data that somebody gave a name is not pruned unless that is asked.
-        if !(volume.anonymous || all) || !filters.labels(&volume.labels) {
-            continue;
+    let (removed, bytes) = blocking(&app.engine, move |engine| {
+        let (mut removed, mut bytes) = (Vec::new(), 0);
+        for volume in engine.volumes().list() {
+            // Data that somebody gave a name is not pruned unless that is asked.
+            if !(volume.anonymous || all) || !filters.labels(&volume.labels) {
+                continue;
+            }
+            let own = engine.volumes().counted(&volume.name);
+            let size = own.map_or(0, |dir| tree_size(&dir));
+            if engine.remove_volume(&volume.name, false).is_ok() {
+                bytes += size;
+                removed.push(volume.name);
+            }
         }
-        let own = app.engine.volumes().counted(&volume.name);
-        let size = own.map_or(0, |dir| tree_size(&dir));
-        if app.engine.remove_volume(&volume.name, false).is_ok() {
-            bytes += size;
-            removed.push(volume.name);
-        }
-    }
+        Ok((removed, bytes))
+    })
+    .await?;
     crate::containers::tell_prune(&app.engine, "volume", bytes);
     Ok(Json(
         json!({ "VolumesDeleted": removed, "SpaceReclaimed": bytes }),

@@ -173,8 +173,8 @@ pub(crate) async fn build(
         consumed: Mutex::default(),
         pulling: tokio::sync::Mutex::new(()),
     });
-    let guard = Settle::new(&shared);
-    let ended = stages_of(&shared, &events, &mut demanded).await;
+    let mut guard = Settle::new(&shared);
+    let ended = stages_of(&shared, &events, &mut demanded, &mut guard.running).await;
     let ended = match ended {
         Ok(state) => finish(&shared, &state, &events).await,
         Err(error) => Err(error),
@@ -185,24 +185,37 @@ pub(crate) async fn build(
 }
 
 /// Lets what a cancelled build left running be removed before its directory is.
-pub(crate) struct Settle(Option<Arc<Shared>>);
+pub(crate) struct Settle {
+    shared: Option<Arc<Shared>>,
+    /// Stages on their way. What they have running is known when they have ended.
+    running: JoinSet<Ended>,
+}
 
 impl Settle {
     pub fn new(shared: &Arc<Shared>) -> Self {
-        Self(Some(shared.clone()))
+        Self {
+            shared: Some(shared.clone()),
+            running: JoinSet::new(),
+        }
     }
 
     /// Nothing was cancelled.
     pub fn done(mut self) {
-        self.0 = None;
+        self.shared = None;
     }
 }
 
 impl Drop for Settle {
     fn drop(&mut self) {
-        let Some(shared) = self.0.take() else { return };
+        let Some(shared) = self.shared.take() else {
+            return;
+        };
+        let mut running = std::mem::take(&mut self.running);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { shared.settled().await });
+            runtime.spawn(async move {
+                running.shutdown().await;
+                shared.settled().await;
+            });
         }
     }
 }
@@ -211,9 +224,10 @@ async fn stages_of(
     shared: &Arc<Shared>,
     events: &Events,
     demanded: &mut UnboundedReceiver<usize>,
+    running: &mut JoinSet<Ended>,
 ) -> Result<Arc<State>> {
     let choir = Choir::new(events.clone());
-    let (mut begun, mut running) = (BTreeSet::new(), JoinSet::new());
+    let mut begun = BTreeSet::new();
     for number in shared.plan.needed.iter().copied() {
         begun.insert(number);
         running.spawn(stage(shared.clone(), number, choir.voice()));
@@ -247,12 +261,11 @@ async fn stages_of(
     wanted.ok_or(BuildError::Needed)
 }
 
+/// Which stage has ended, and how.
+type Ended = (usize, Voice, Result<Arc<State>>);
+
 /// Does one stage, and tells those who wait for it.
-async fn stage(
-    shared: Arc<Shared>,
-    number: usize,
-    voice: Voice,
-) -> (usize, Voice, Result<Arc<State>>) {
+async fn stage(shared: Arc<Shared>, number: usize, voice: Voice) -> Ended {
     let stage = Stage::new(shared.clone(), number, voice.clone());
     let result = stage.run().await;
     let outcome = match &result {

@@ -6,7 +6,7 @@ use crate::error::{Result, file};
 use crate::work::make;
 use chrono::{DateTime, Utc};
 use coracle_dockerfile::Sharing;
-use coracle_image::Digest;
+use coracle_image::{Digest, remove_tree};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -150,7 +150,7 @@ impl Caches {
         };
         let dir = self.dir.join(key);
         let id = fs::read_to_string(dir.join("id")).unwrap_or_default();
-        fs::remove_dir_all(&dir).map_err(file("removing", &dir))?;
+        remove_tree(&dir).map_err(file("removing", &dir))?;
         Ok(Some(id))
     }
 
@@ -183,13 +183,8 @@ fn begin(
     make(dir, 0o700)?;
     fs::write(dir.join("id"), id).map_err(file("writing", dir.join("id")))?;
     let fresh = dir.join("new");
-    match fs::remove_dir_all(&fresh) {
-        // One that was cut short.
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(file("removing", &fresh)(e));
-        }
-        _ => {}
-    }
+    // One that was cut short.
+    remove_tree(&fresh).map_err(file("removing", &fresh))?;
     make(&fresh, 0o755)?;
     fill(&fresh)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);

@@ -135,7 +135,7 @@ fn clean(ignore: &Ignore, dir: &Path, below: &str) -> Result<()> {
                 // Only what is not empty is kept.
                 let _ = fs::remove_dir(&path);
             } else if is_dir {
-                fs::remove_dir_all(&path).map_err(file("removing", &path))?;
+                coracle_image::remove_tree(&path).map_err(file("removing", &path))?;
             } else {
                 fs::remove_file(&path).map_err(file("removing", &path))?;
             }

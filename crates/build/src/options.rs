@@ -1,6 +1,7 @@
 //! What is asked of a build.
 
 use coracle_engine::model::HostConfig;
+use coracle_image::credentials::domain_of;
 use coracle_image::{Credentials, Platform, Reference};
 use std::collections::BTreeMap;
 
@@ -45,24 +46,9 @@ impl BuildOptions {
     /// Credentials for a registry.
     #[must_use]
     pub fn credentials_for(&self, reference: &Reference) -> Option<&Credentials> {
-        let domain = reference.domain();
-        let hub = [
-            "https://index.docker.io/v1/",
-            "docker.io",
-            "index.docker.io",
-        ];
-        let plain = |key: &str| {
-            let key = key
-                .trim_start_matches("https://")
-                .trim_start_matches("http://");
-            // Old clients write whole addresses.
-            key.split('/').next().unwrap_or_default().to_owned()
-        };
-        let fits = |key: &&String| {
-            plain(key) == domain || (domain == "docker.io" && hub.contains(&key.as_str()))
-        };
-        let key = self.credentials.keys().find(fits)?;
-        self.credentials.get(key)
+        let mut all = self.credentials.iter();
+        all.find(|(key, _)| domain_of(key) == reference.domain())
+            .map(|(_, credentials)| credentials)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a build says while it goes on. Stages run at the same time; what they say comes stage by stage: one speaks, the others'
 //! words are kept until it is their turn.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -41,8 +41,6 @@ const AHEAD: usize = 1 << 20;
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: AtomicUsize,
-    /// Nobody listens any more.
-    closed: AtomicBool,
     less: Notify,
 }
 
@@ -85,12 +83,13 @@ impl Events {
         loop {
             let mut less = std::pin::pin!(self.waiting.less.notified());
             less.as_mut().enable();
-            if self.waiting.bytes.load(Ordering::Acquire) <= AHEAD
-                || self.waiting.closed.load(Ordering::Acquire)
-            {
+            if self.waiting.bytes.load(Ordering::Acquire) <= AHEAD {
                 return;
             }
-            less.await;
+            tokio::select! {
+                () = less => {}
+                () = self.to.closed() => return,
+            }
         }
     }
 }
@@ -103,13 +102,6 @@ impl Heard {
         self.waiting.bytes.fetch_sub(length, Ordering::AcqRel);
         self.waiting.less.notify_waiters();
         Some(event)
-    }
-}
-
-impl Drop for Heard {
-    fn drop(&mut self) {
-        self.waiting.closed.store(true, Ordering::Release);
-        self.waiting.less.notify_waiters();
     }
 }
 

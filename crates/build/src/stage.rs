@@ -343,10 +343,8 @@ impl Stage {
 
 /// Whether an image is for a platform.
 fn fits(image: &Image, platform: Option<&Platform>) -> bool {
-    platform.is_none_or(|p| {
-        image.config.os().to_string() == p.os
-            && image.config.architecture().to_string() == p.architecture
-    })
+    let of = image.platform();
+    platform.is_none_or(|p| of.os == p.os && of.architecture == p.architecture)
 }
 
 /// An absolute path without `.`, `..` and double slashes, as Go's `filepath.Clean` makes it.

@@ -88,7 +88,7 @@ impl Drop for Work {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = fs::remove_dir_all(path) {
+    if let Err(error) = coracle_image::remove_tree(path) {
         tracing::warn!(path = %path.display(), %error, "a build's directory cannot be removed");
     }
 }
@@ -114,4 +114,29 @@ pub(crate) fn clear(root: &Path) -> Result<()> {
         remove(&entry.map_err(file("reading", root))?.path());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+
+    #[test]
+    fn a_context_deeper_than_the_stack() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("deep");
+        make(&path, 0o755).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut dir = open(&path, flags, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = openat(&dir, "d", flags, Mode::empty()).unwrap();
+        }
+        let doomed = path.clone();
+        let small = std::thread::Builder::new().stack_size(128 << 10);
+        let removal = small.spawn(move || remove(&doomed)).unwrap();
+        removal.join().unwrap();
+        assert!(!path.exists());
+    }
 }

@@ -100,6 +100,8 @@ fn nothing_is_left(d: &Daemon) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let state = d.state_dir().display().to_string();
     assert!(!mounts.contains(&state), "{mounts}");
+    let secrets = d.run_dir().join("build-secrets");
+    assert_eq!(fs::read_dir(secrets).unwrap().count(), 0, "a secret");
 }
 
 const APP: &str = r#"# syntax=docker/dockerfile:1

@@ -335,3 +335,43 @@ fn an_address_and_an_alias_without_a_network() {
     );
     d.ok(["run", "--rm", "bb", "nslookup", "other"]);
 }
+
+/// A connection that cannot be written down leaves neither an interface nor an address, and the default route as it was.
+#[test]
+fn a_connection_that_fails_leaves_nothing() {
+    let d = Daemon::start();
+    d.ok(["network", "create", "n1"]);
+    d.ok(["run", "-d", "--name", "joiner", "bb", "sleep", "1000"]);
+    let inside = || {
+        d.ok([
+            "exec",
+            "joiner",
+            "sh",
+            "-c",
+            "ls /sys/class/net; cat /proc/net/route",
+        ])
+    };
+    let before = inside();
+    let id = d.ok(["inspect", "--format", "{{.Id}}", "joiner"]);
+    // A directory where the record is to be written.
+    let blocked = d
+        .state_dir()
+        .join(format!("containers/{id}/.container.json.new"));
+    std::fs::create_dir(&blocked).unwrap();
+    let connect = ["network", "connect", "--gw-priority", "1", "n1", "joiner"];
+    d.refused(&connect, "container.");
+    assert_eq!(inside(), before);
+    let joined = [
+        "network",
+        "inspect",
+        "--format",
+        "{{len .Containers}}",
+        "n1",
+    ];
+    assert_eq!(d.ok(joined), "0");
+    std::fs::remove_dir(&blocked).unwrap();
+    d.ok(connect);
+    assert!(inside().contains("eth1"));
+    d.ok(["network", "disconnect", "n1", "joiner"]);
+    assert_eq!(inside(), before);
+}

@@ -89,6 +89,22 @@ fn volumes_of_other_containers() {
 }
 
 #[test]
+fn a_creation_that_fails_leaves_no_volume_behind() {
+    let d = Daemon::start();
+    let create = [
+        "create",
+        "-v",
+        "kept:/k",
+        "--mount",
+        "type=volume,dst=/a",
+        "--mount",
+    ];
+    let bad = ["type=volume,src=.bad,dst=/x", "bb", "true"];
+    d.refused(&[&create[..], &bad].concat(), ".bad");
+    assert_eq!(d.ok(["volume", "ls", "-q"]), "kept");
+}
+
+#[test]
 fn a_directory_of_a_volume() {
     let d = Daemon::start();
     d.ok([

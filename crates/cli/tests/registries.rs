@@ -215,6 +215,18 @@ fn searches() {
         let (status, said) = ask(&d, "GET", &path(&query), &[]);
         assert_eq!(status, expected, "{query}: {said}");
     }
+    // docker.io's index, however it is named; from here nobody can be reached.
+    for term in ["far", "docker.io/far", "index.docker.io/far"] {
+        let (status, said) = ask(&d, "GET", &path(&format!("term={term}&limit=7")), &[]);
+        assert_eq!(status, 500, "{term}: {said}");
+        for words in [
+            "cannot ask docker.io",
+            "https://index.docker.io/v1/search?q=far&n=7",
+        ] {
+            let message = said["message"].as_str().unwrap();
+            assert!(message.contains(words), "{term}: {said}");
+        }
+    }
 }
 
 #[test]

@@ -229,7 +229,8 @@ fn binds(record: &Record) -> Vec<Bind> {
             source: m.source.clone(),
             target: m.target.clone(),
             read_only: !m.writable,
-            recursive: m.kind == "bind" && !m.options.iter().any(|o| o == "bind"),
+            deep: m.has("rro"),
+            recursive: m.has("rbind"),
         })
         .collect();
     // What lies within another is put on top of it.

@@ -56,21 +56,31 @@ impl Engine {
         if !step {
             self.0.images.used(&image.id);
         }
-        let made = self.make(&id, &name, request, &image, step).await;
-        if made.is_err() {
-            self.table_mut().free(&name, &id);
-            let _ = fs::remove_dir_all(self.container_dir(&id));
-        }
-        made
+        // It writes and waits for the disk. Elsewhere it would go on when its caller is dropped, and leave a container that
+        // nobody knows of.
+        tokio::task::block_in_place(|| {
+            let mut anonymous = Vec::new();
+            let made = self.make(&id, &name, request, &image, step, &mut anonymous);
+            if made.is_err() {
+                self.table_mut().free(&name, &id);
+                let _ = fs::remove_dir_all(self.container_dir(&id));
+                for volume in anonymous {
+                    // One that stays is pruned some day.
+                    let _ = self.0.volumes.remove(&volume, &[]);
+                }
+            }
+            made
+        })
     }
 
-    async fn make(
+    fn make(
         &self,
         id: &ContainerId,
         name: &str,
         mut request: CreateRequest,
         image: &Image,
         step: bool,
+        anonymous: &mut Vec<String>,
     ) -> Result<Created> {
         if let Some(other) = request.host_config.network_mode.strip_prefix("container:") {
             // Who shares the network shares its names.
@@ -102,7 +112,7 @@ impl Engine {
                     .to_owned(),
             );
         }
-        let mounts = self.mounts_of(&request)?;
+        let mounts = self.mounts_of(&request, anonymous)?;
         let dir = self.container_dir(id);
         let make = |path: &std::path::Path, mode| {
             fs::DirBuilder::new()
@@ -132,7 +142,11 @@ impl Engine {
     }
 
     /// Its own mounts, and those of other containers (`--volumes-from`) where it has none of its own.
-    fn mounts_of(&self, request: &CreateRequest) -> Result<Vec<ResolvedMount>> {
+    fn mounts_of(
+        &self,
+        request: &CreateRequest,
+        anonymous: &mut Vec<String>,
+    ) -> Result<Vec<ResolvedMount>> {
         let mut from: Vec<ResolvedMount> = Vec::new();
         for text in &request.host_config.volumes_from {
             let (name, mode) = text.split_once(':').unwrap_or((text, ""));
@@ -146,8 +160,7 @@ impl Engine {
             }
             for mut mount in self.find(name)?.read(|r| r.mounts.clone()) {
                 if mode.split(',').any(|m| m == "ro") && mount.writable {
-                    mount.writable = false;
-                    mount.options.push("ro".into());
+                    mount.make_read_only(true);
                 }
                 if !from.iter().any(|m| m.target == mount.target) {
                     from.push(mount);
@@ -155,13 +168,13 @@ impl Engine {
             }
         }
         if from.is_empty() {
-            return mounts::resolve(request, &self.0.volumes);
+            return mounts::resolve(request, &self.0.volumes, anonymous);
         }
         // A volume of the image needs not be made where another container's is taken.
         let mut own = request.clone();
         let taken = |path: &str| from.iter().any(|m| m.target == std::path::Path::new(path));
         own.config.volumes.retain(|path, _| !taken(path));
-        let mut all = mounts::resolve(&own, &self.0.volumes)?;
+        let mut all = mounts::resolve(&own, &self.0.volumes, anonymous)?;
         from.retain(|m| !all.iter().any(|own| own.target == m.target));
         all.extend(from);
         Ok(all)

@@ -6,7 +6,7 @@ use crate::error::{EngineError, Result};
 use crate::model::EndpointConfig;
 use crate::ports::endpoint_request;
 use crate::record::{Phase, Record};
-use coracle_network::{Driver, Endpoint, Network, NetworkSpec};
+use coracle_network::{Driver, Endpoint, EndpointRequest, Network, NetworkSpec, Networks};
 use std::os::fd::AsFd;
 
 impl Engine {
@@ -94,29 +94,25 @@ impl Engine {
                 record.name, network.name
             )));
         }
-        if record.state.phase == Phase::Running {
-            let request = endpoint_request(&record, network.id.as_str(), &config)?;
-            let (networks, pid) = (self.0.networks.clone(), record.state.pid);
-            let id = container.id.to_string();
-            let endpoint = tokio::task::spawn_blocking(move || -> Result<_> {
-                let endpoint = networks.reserve(&request)?;
-                let netns =
-                    coracle_sys::netns::of_pid(pid).map_err(coracle_network::NetworkError::from);
-                let connected = netns.and_then(|n| networks.join(n.as_fd(), &endpoint));
-                if let Err(error) = connected {
-                    let _ = networks.disconnect(&id, endpoint.network.as_str(), None);
-                    return Err(error.into());
-                }
-                Ok(endpoint)
-            })
-            .await??;
-            container.happened(false, |r| r.state.endpoints.push(endpoint));
-        }
-        container.change(|r| {
-            r.networking
-                .endpoints_config
-                .insert(network.name.clone(), Some(config));
-        })?;
+        let request = match record.state.phase {
+            Phase::Running => Some(endpoint_request(&record, network.id.as_str(), &config)?),
+            _ => None,
+        };
+        let (networks, joining) = (self.0.networks.clone(), container.clone());
+        let name = network.name.clone();
+        tokio::task::spawn_blocking(move || {
+            let write = |endpoint: Option<Endpoint>| {
+                joining.change(|r| {
+                    r.networking.endpoints_config.insert(name, Some(config));
+                    r.state.endpoints.extend(endpoint);
+                })
+            };
+            match request {
+                Some(request) => plug_in(&networks, record.state.pid, &request, |e| write(Some(e))),
+                None => write(None),
+            }
+        })
+        .await??;
         self.point_to_names(&container);
         self.names_changed();
         self.tell_network(&network, "connect", Some(container.id.as_str()));
@@ -187,4 +183,31 @@ impl Engine {
             tracing::warn!(container = %container.id, error, "it does not know whom to ask for names");
         }
     }
+}
+
+/// Gives the container of a process an interface of a network, and has that written down. If either fails, nothing of it is left.
+fn plug_in(
+    networks: &Networks,
+    pid: u32,
+    request: &EndpointRequest,
+    write: impl FnOnce(Endpoint) -> Result<()>,
+) -> Result<()> {
+    let netns = coracle_sys::netns::of_pid(pid).map_err(coracle_network::NetworkError::from)?;
+    let endpoint = networks.reserve(request)?;
+    let joined = networks.join(netns.as_fd(), &endpoint);
+    let (id, network) = (endpoint.container_id.clone(), endpoint.network.clone());
+    joined
+        .map_err(EngineError::from)
+        .and_then(|()| write(endpoint))
+        .inspect_err(|_| {
+            // With the interface goes a default route that led there: the one before is set again.
+            if let Err(error) = networks.disconnect(&id, network.as_str(), Some(netns.as_fd())) {
+                let error = crate::start::full(&error);
+                tracing::warn!(
+                    container = id,
+                    error,
+                    "a network that it could not join is not left altogether"
+                );
+            }
+        })
 }

@@ -83,14 +83,14 @@ impl LogQuery {
     }
 }
 
-/// Reads a size as Docker's log options write it: bytes, or with `k`, `m`, `g`.
+/// Reads the size of a log option as Docker writes it: bytes, or with `k`, `m`, `g`.
 ///
 /// # Errors
-/// [`EngineError::Invalid`] naming it.
-pub fn size(text: &str) -> Result<u64> {
+/// [`EngineError::Invalid`] naming option and size.
+pub fn size(option: &str, text: &str) -> Result<u64> {
     let bad = || {
         EngineError::Invalid(format!(
-            "log option max-size=\"{text}\" is no size; write for example 10m"
+            "invalid log option {option}=\"{text}\": write a size of 1 byte or more, for example 10m"
         ))
     };
     let lower = text.trim().to_ascii_lowercase();
@@ -324,10 +324,10 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!(size("10m").unwrap(), 10 << 20);
-        assert_eq!(size("512").unwrap(), 512);
+        assert_eq!(size("x", "10m").unwrap(), 10 << 20);
+        assert_eq!(size("x", "512").unwrap(), 512);
         for bad in ["", "m", "1x", "-1", "0"] {
-            assert!(size(bad).is_err(), "{bad}");
+            assert!(size("x", bad).is_err(), "{bad}");
         }
     }
 }

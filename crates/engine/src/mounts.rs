@@ -1,5 +1,7 @@
 //! From what was asked (`-v`, `--mount`, `--tmpfs`, the image's volumes) to mounts with a source.
 
+pub(crate) mod words;
+
 use crate::error::{EngineError, Result};
 use crate::model::{CreateRequest, Mount};
 use crate::record::ResolvedMount;
@@ -7,6 +9,7 @@ use crate::volumes::Volumes;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use words::PROPAGATIONS;
 
 /// A mount as it was asked for, before its source is found or made.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,17 +32,6 @@ struct Wanted {
     of_image: bool,
 }
 
-const PROPAGATIONS: &[&str] = &[
-    "private",
-    "rprivate",
-    "shared",
-    "rshared",
-    "slave",
-    "rslave",
-    "unbindable",
-    "runbindable",
-];
-
 /// Refuses a propagation that is none. Whether a source can be shared is known when it is mounted.
 fn check_propagation(mode: &str) -> Result<()> {
     if mode.is_empty() || PROPAGATIONS.contains(&mode) {
@@ -55,18 +47,20 @@ fn invalid(text: String) -> EngineError {
     EngineError::Invalid(text)
 }
 
-/// Finds every mount of a request and makes the volumes that are missing. Whatever was made is made again on a next
-/// attempt or removed as unused; nothing else is changed on failure.
+/// Finds every mount of a request and makes the volumes that are missing. The names of those without a name of their own are
+/// added to `anonymous`, also on failure: nobody else will ask for them. Named ones stay.
 ///
 /// # Errors
 /// [`EngineError::Invalid`] naming what cannot be read or does not exist, [`EngineError::File`].
-pub fn resolve(request: &CreateRequest, volumes: &Volumes) -> Result<Vec<ResolvedMount>> {
-    let wanted = wanted(request)?;
-    let mut resolved = Vec::new();
-    for mount in wanted {
-        resolved.push(resolve_one(mount, volumes)?);
-    }
-    Ok(resolved)
+pub fn resolve(
+    request: &CreateRequest,
+    volumes: &Volumes,
+    anonymous: &mut Vec<String>,
+) -> Result<Vec<ResolvedMount>> {
+    let wanted = wanted(request)?.into_iter();
+    wanted
+        .map(|mount| resolve_one(mount, volumes, anonymous))
+        .collect()
 }
 
 fn wanted(request: &CreateRequest) -> Result<Vec<Wanted>> {
@@ -211,9 +205,6 @@ fn from_mount(mount: &Mount) -> Result<Wanted> {
                     add_tmpfs_option(&mut wanted.options, &option.join("="))?;
                 }
             }
-            if mount.read_only {
-                wanted.options.push("ro".into());
-            }
         }
         other => {
             return Err(invalid(format!(
@@ -237,28 +228,6 @@ fn tmpfs_options(asked: &str) -> Result<Vec<String>> {
 
 /// `exec` takes back `noexec`, and so on.
 fn add_tmpfs_option(options: &mut Vec<String>, option: &str) -> Result<()> {
-    const WORDS: [&str; 20] = [
-        "ro",
-        "rw",
-        "suid",
-        "nosuid",
-        "dev",
-        "nodev",
-        "exec",
-        "noexec",
-        "sync",
-        "async",
-        "dirsync",
-        "atime",
-        "noatime",
-        "diratime",
-        "nodiratime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "nostrictatime",
-        "defaults",
-    ];
     const KEYS: [&str; 9] = [
         "size",
         "mode",
@@ -272,7 +241,7 @@ fn add_tmpfs_option(options: &mut Vec<String>, option: &str) -> Result<()> {
     ];
     let known = match option.split_once('=') {
         Some((key, value)) => KEYS.contains(&key) && !value.is_empty(),
-        None => WORDS.contains(&option) || option == "inode64",
+        None => words::flags(option).is_some() || option == "inode64",
     };
     if !known {
         return Err(invalid(format!(
@@ -313,7 +282,7 @@ fn clean_target(target: &str) -> Result<String> {
     Ok(clean.to_string_lossy().into_owned())
 }
 
-fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
+fn resolve_one(mount: Wanted, volumes: &Volumes, made: &mut Vec<String>) -> Result<ResolvedMount> {
     let mut options = mount.options;
     let mut name = None;
     let mut anonymous = false;
@@ -337,6 +306,9 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
             let asked = Some(mount.source.as_str()).filter(|s| !s.is_empty());
             let (volume, _) = volumes.ensure(asked, &mount.labels, &mount.driver_options)?;
             anonymous = asked.is_none();
+            if anonymous {
+                made.push(volume.name.clone());
+            }
             let data = volumes.data(&volume.name);
             name = Some(volume.name);
             if mount.subpath.is_empty() {
@@ -352,27 +324,27 @@ fn resolve_one(mount: Wanted, volumes: &Volumes) -> Result<ResolvedMount> {
         if !options.iter().any(|o| o == "bind") {
             options.push("rbind".into());
         }
-        options.push(if mount.writable { "rw" } else { "ro" }.into());
         let propagation = if mount.propagation.is_empty() {
             "rprivate"
         } else {
             mount.propagation.as_str()
         };
         options.push(propagation.to_owned());
-        if mount.kind == "bind" && !mount.writable && mount.deep && options[0] == "rbind" {
-            options.push("rro".into());
-        }
     }
-    Ok(ResolvedMount {
+    let mut resolved = ResolvedMount {
         kind: mount.kind.into(),
         name,
         anonymous,
         source,
         target: mount.target.into(),
         options,
-        writable: mount.writable,
+        writable: true,
         propagation: mount.propagation,
-    })
+    };
+    if !mount.writable {
+        resolved.make_read_only(mount.deep);
+    }
+    Ok(resolved)
 }
 
 /// A directory inside a volume; a link may not lead out of it.
@@ -409,7 +381,13 @@ mod tests {
     fn run(request: serde_json::Value) -> Result<Vec<ResolvedMount>> {
         let dir = tempfile::tempdir().unwrap();
         let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
-        resolve(&serde_json::from_value(request).unwrap(), &volumes)
+        let request = serde_json::from_value(request).unwrap();
+        let mut anonymous = Vec::new();
+        let resolved = resolve(&request, &volumes, &mut anonymous);
+        let listed = volumes.list().into_iter().filter(|v| v.anonymous);
+        anonymous.sort();
+        assert_eq!(anonymous, listed.map(|v| v.name).collect::<Vec<_>>());
+        resolved
     }
 
     #[test]
@@ -431,7 +409,7 @@ mod tests {
         assert_eq!(mounts.len(), 4);
         assert_eq!(by("/data").name.as_deref(), Some("db"));
         assert!(!by("/data").anonymous && by("/cache").anonymous);
-        assert_eq!(by("/host").options, ["rbind", "ro", "rprivate", "rro"]);
+        assert_eq!(by("/host").options, ["rbind", "rprivate", "ro", "rro"]);
         assert_eq!(by("/run").options, ["nosuid", "nodev", "size=1m"]);
     }
 
@@ -439,6 +417,10 @@ mod tests {
     fn what_cannot_be_is_named() {
         for (request, words) in [
             (json!({ "HostConfig": { "Binds": ["a:b:c:d"] } }), "a:b:c:d"),
+            (
+                json!({ "HostConfig": { "Binds": ["/anonymous", ".bad:/x"] } }),
+                ".bad",
+            ),
             (
                 json!({ "HostConfig": { "Binds": ["vol:relative"] } }),
                 "absolute",

@@ -79,6 +79,23 @@ pub struct ResolvedMount {
     pub propagation: String,
 }
 
+impl ResolvedMount {
+    /// Whether it has a mount option.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|o| o == option)
+    }
+
+    /// Forbids writing; `deep` to what is mounted below its source too.
+    pub(crate) fn make_read_only(&mut self, deep: bool) {
+        self.writable = false;
+        self.options.retain(|o| o != "rw");
+        self.options.push("ro".into());
+        if deep && self.has("rbind") {
+            self.options.push("rro".into());
+        }
+    }
+}
+
 /// Life's phase. `paused` is a property of `Running`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -107,19 +107,22 @@ impl Engine {
             let own = r.mounts.iter().filter(|m| m.anonymous);
             own.filter_map(|m| m.name.clone()).collect()
         });
-        if volumes {
-            for name in anonymous {
-                // One that another container took over stays.
-                let _ = self.remove_volume(&name, false);
-            }
-        }
-        self.tell(container, "destroy", &[]);
-        container.tell_removed();
-        let engine = self.clone();
+        let (engine, container) = (self.clone(), container.clone());
         tokio::task::spawn_blocking(move || {
-            delete(&doomed);
-            engine.release_images();
-        });
+            if volumes {
+                for name in anonymous {
+                    // One that another container took over stays.
+                    let _ = engine.remove_volume(&name, false);
+                }
+            }
+            engine.tell(&container, "destroy", &[]);
+            container.tell_removed();
+            tokio::task::spawn_blocking(move || {
+                delete(&doomed);
+                engine.release_images();
+            });
+        })
+        .await?;
         Ok(())
     }
 
@@ -170,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Removes a volume that no container uses. With `force` one that is not there is no error.
+    /// Removes a volume that no container uses. With `force` one that is not there is no error. Blocking.
     ///
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Conflict`] naming the users.
@@ -205,7 +208,7 @@ fn holds_something(record: &Record) -> bool {
 }
 
 fn delete(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir) {
+    if let Err(error) = coracle_image::remove_tree(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a removed container's files are still there");
     }
 }
@@ -218,4 +221,29 @@ pub(crate) fn finish(containers: &Path) -> Vec<PathBuf> {
         .map(|e| e.path())
         .inspect(|dir| delete(dir))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+
+    #[test]
+    fn a_container_that_made_directories_without_end() {
+        let root = tempfile::tempdir().unwrap();
+        let doomed = root.path().join(format!("{DOOMED}x"));
+        fs::create_dir(&doomed).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut dir = open(&doomed, flags, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = openat(&dir, "d", flags, Mode::empty()).unwrap();
+        }
+        let containers = root.path().to_owned();
+        let small = std::thread::Builder::new().stack_size(128 << 10);
+        let removal = small.spawn(move || finish(&containers)).unwrap();
+        assert_eq!(removal.join().unwrap(), std::slice::from_ref(&doomed));
+        assert!(!doomed.exists());
+    }
 }

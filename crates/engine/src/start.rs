@@ -473,7 +473,7 @@ fn log_config(container: &Container, record: &Record) -> Result<Option<LogConfig
     let max_files = option("max-file").map_or(Ok(5), str::parse).unwrap_or(5);
     Ok(Some(LogConfig {
         path: container.dir.join(crate::logs::FILE),
-        max_size: crate::logs::size(option("max-size").unwrap_or("20m"))?,
+        max_size: crate::logs::size("max-size", option("max-size").unwrap_or("20m"))?,
         max_files: max_files.max(1),
         attrs: crate::logs::attributes(asked, &record.config, |word| {
             let image = record.image_id.trim_start_matches("sha256:");

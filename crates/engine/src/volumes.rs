@@ -7,16 +7,19 @@ use crate::error::{EngineError, Result};
 use crate::id::{is_valid_name, random_hex};
 use crate::record::sync;
 use chrono::{DateTime, Utc};
+use coracle_image::remove_tree;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use place::Place;
 
 const VERSION: u32 = 1;
+/// The record while it is written.
+const TEMPORARY: &str = ".volume.json.new";
 /// Directories beside a volume's data begin so while it is filled.
 pub(crate) const FILLING: &str = ".filling-";
 
@@ -55,8 +58,8 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Reads the volumes below `state_dir`; what has to be mounted is mounted below `run_dir`. A directory without a readable record is kept, with a record
-    /// made for it: data is never dropped.
+    /// Reads the volumes below `state_dir`; what has to be mounted is mounted below `run_dir`. Data without a readable record is
+    /// kept, with a record made for it: data is never dropped. What has neither was never made to its end, and goes.
     ///
     /// # Errors
     /// [`EngineError::File`] when the directory cannot be read, [`EngineError::Version`] for a newer format.
@@ -70,12 +73,12 @@ impl Volumes {
                 continue;
             };
             if name.starts_with(".removed-") {
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = remove_tree(&entry.path());
                 continue;
             }
             let parts = fs::read_dir(entry.path()).into_iter().flatten().flatten();
             for part in parts.filter(|p| p.file_name().to_string_lossy().starts_with(FILLING)) {
-                let _ = fs::remove_dir_all(part.path());
+                let _ = remove_tree(&part.path());
             }
             let path = entry.path().join("volume.json");
             let read = fs::read(&path)
@@ -90,6 +93,7 @@ impl Volumes {
                     });
                 }
                 Some(volume) => volume,
+                None if clear_if_never_made(&entry.path()) => continue,
                 None if entry.path().join("_data").is_dir() => Volume {
                     version: VERSION,
                     name: name.clone(),
@@ -176,7 +180,7 @@ impl Volumes {
     fn save(&self, volume: &Volume) -> Result<()> {
         let dir = self.dir.join(&volume.name);
         let path = dir.join("volume.json");
-        let temporary = dir.join(".volume.json.new");
+        let temporary = dir.join(TEMPORARY);
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec(volume)?)?;
@@ -232,7 +236,9 @@ impl Volumes {
             // What is elsewhere is somebody's already: it is not filled from images.
             fresh: place == Place::Own,
         };
-        self.save(&volume)?;
+        self.save(&volume).inspect_err(|_| {
+            clear_if_never_made(&self.dir.join(&name));
+        })?;
         all.insert(name, volume.clone());
         Ok((volume, true))
     }
@@ -276,14 +282,15 @@ impl Volumes {
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Conflict`] naming the containers, [`EngineError::File`].
     pub fn remove(&self, name: &str, users: &[String]) -> Result<()> {
-        let place = self.place(name)?;
+        self.get(name)?;
         if !users.is_empty() {
             return Err(EngineError::Conflict(format!(
                 "remove {name}: volume is in use - [{}]; remove these containers first",
                 users.join(", ")
             )));
         }
-        if let Place::Mount(_) = place {
+        // What this release cannot read may be a mount's.
+        if !matches!(self.place(name), Ok(Place::Own | Place::Bind(_))) {
             let _one = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
             place::take_away(&self.mounts.join(name))?;
         }
@@ -294,13 +301,28 @@ impl Volumes {
         let dir = self.dir.join(name);
         let doomed = self.dir.join(format!(".removed-{name}"));
         // A leftover of an interrupted removal is in the way of the rename.
-        let _ = fs::remove_dir_all(&doomed);
-        fs::rename(&dir, &doomed).map_err(EngineError::file("removing", &dir))?;
+        let _ = remove_tree(&doomed);
+        match fs::rename(&dir, &doomed) {
+            // Somebody has taken it away by hand.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            moved => moved.map_err(EngineError::file("removing", &dir))?,
+        }
         all.remove(name);
         drop(all);
         sync(&self.dir).map_err(EngineError::file("writing", &self.dir))?;
-        fs::remove_dir_all(&doomed).map_err(EngineError::file("removing", &doomed))
+        remove_tree(&doomed).map_err(EngineError::file("removing", &doomed))
     }
+}
+
+/// Takes a volume's directory away if neither record nor data has come into it; whether it did.
+fn clear_if_never_made(dir: &Path) -> bool {
+    if dir.join("volume.json").exists() {
+        return false;
+    }
+    let _ = fs::remove_file(dir.join(TEMPORARY));
+    // Only what is empty goes.
+    let _ = fs::remove_dir(dir.join("_data"));
+    fs::remove_dir(dir).is_ok()
 }
 
 #[cfg(test)]
@@ -337,11 +359,44 @@ mod tests {
     #[test]
     fn data_without_a_record_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("volumes/old/_data")).unwrap();
+        let data = dir.path().join("volumes/old/_data");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("x"), "y").unwrap();
         assert_eq!(
             Volumes::open(dir.path(), dir.path()).unwrap().list()[0].name,
             "old"
         );
+        assert!(data.join("x").exists());
+    }
+
+    #[test]
+    fn what_is_half_there_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join("volumes").join(name);
+        // The power went before the record was there.
+        fs::create_dir_all(at("half/_data")).unwrap();
+        fs::write(at("half").join(TEMPORARY), "{").unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
+        assert!(volumes.list().is_empty() && !at("half").exists());
+        let none = BTreeMap::new();
+        assert!(volumes.ensure(Some("half"), &none, &none).unwrap().1);
+        // Taken away by hand.
+        fs::remove_dir_all(at("half")).unwrap();
+        assert_eq!(volumes.list().len(), 1);
+        volumes.remove("half", &[]).unwrap();
+        assert!(volumes.ensure(Some("half"), &none, &none).unwrap().1);
+        // The record cannot be written.
+        fs::create_dir_all(at("full").join(TEMPORARY)).unwrap();
+        assert!(volumes.ensure(Some("full"), &none, &none).is_err());
+        fs::remove_dir(at("full").join(TEMPORARY)).unwrap();
+        assert!(!at("full/_data").exists());
+        assert!(volumes.ensure(Some("full"), &none, &none).unwrap().1);
+        // Options of a release that knows more.
+        let mut record = volumes.get("full").unwrap();
+        record.options.insert("news".into(), "x".into());
+        fs::write(at("full/volume.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        let volumes = Volumes::open(dir.path(), dir.path()).unwrap();
+        volumes.remove("full", &[]).unwrap();
     }
 
     #[test]

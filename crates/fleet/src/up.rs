@@ -66,11 +66,12 @@ impl Fleet {
         wanted.unless(self.wait_for_others(file)).await??;
         match &file.kind {
             Kind::Volume(volume) => {
-                self.engine().volumes().ensure(
-                    Some(&volume.volume_name),
-                    &volume.labels,
-                    &volume.options(),
-                )?;
+                // It waits for the disk.
+                tokio::task::block_in_place(|| {
+                    let (name, labels) = (Some(volume.volume_name.as_str()), &volume.labels);
+                    let volumes = self.engine().volumes();
+                    volumes.ensure(name, labels, &volume.options())
+                })?;
                 Err(NotUp::new(0, "it is there"))
             }
             Kind::Network(network) => {

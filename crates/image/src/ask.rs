@@ -1,19 +1,18 @@
 //! What registries are asked without pulling: what stands behind a name, whether they know somebody, and what they have.
 
 use reqwest::{StatusCode, Url};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, domain_of};
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::manifest::{self, CONFIG_MAX, Document, MANIFEST_MAX, Named};
-use crate::reference::{DEFAULT_DOMAIN, Reference};
+use crate::reference::{Reference, registry_of};
 use crate::registry::{Registry, RegistryError};
 use crate::store::ImageStore;
 
-/// Where docker.io is searched; its registry itself has no search.
-const HUB_SEARCH: &str = "index.docker.io";
 /// Longest answer to a search or page of tags that is read, in bytes.
 const LIST_MAX: u64 = 4 << 20;
 /// More tags than these are not asked for.
@@ -71,7 +70,7 @@ struct SearchAnswer {
     results: Vec<SearchResult>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct TagList {
     tags: Option<Vec<Option<String>>>,
 }
@@ -157,11 +156,7 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::Ask`]: of the kind Unauthorized if the registry says no.
     pub async fn log_in(&self, server: &str, credentials: &Credentials) -> Result<()> {
-        let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
-        let host = match bare.split('/').next().unwrap_or_default() {
-            "" | "index.docker.io" | "registry-1.docker.io" => DEFAULT_DOMAIN,
-            host => host,
-        };
+        let host = domain_of(server);
         let ask = async || -> Result<(), RegistryError> {
             let registry = Registry::open(&self.0.config, host, "", Some(credentials)).await?;
             registry.enter().await
@@ -173,7 +168,8 @@ impl ImageStore {
     }
 
     /// Searches a registry for repositories: `term` is `[registry/]words`, docker.io if there is no registry. At most `limit`
-    /// results. Docker's index protocol, version 1; few other registries have it.
+    /// results. Docker's index protocol, version 1; few other registries have it. Mirrors are not asked, as docker does not either:
+    /// they have images, not the index.
     ///
     /// # Errors
     /// [`ImageError::Ask`].
@@ -183,31 +179,18 @@ impl ImageStore {
         limit: u32,
         credentials: Option<&Credentials>,
     ) -> Result<Vec<SearchResult>> {
-        let named = term.split_once('/').filter(|(host, _)| {
-            *host == "localhost" || host.contains(['.', ':']) && *host != HUB_SEARCH
-        });
-        let (host, words) = named.unwrap_or((
-            HUB_SEARCH,
-            term.trim_start_matches("index.docker.io/")
-                .trim_start_matches("docker.io/"),
-        ));
-        let ask = async || -> Result<Vec<u8>, RegistryError> {
-            let registry = Registry::open(&self.0.config, host, "", credentials).await?;
+        let (host, words) = registry_of(term);
+        let ask = async || -> Result<SearchAnswer, RegistryError> {
+            let registry = Registry::index(&self.0.config, host, credentials).await?;
+            let mut url = registry.at_path("/v1/search");
             let query = [("q", words), ("n", &limit.to_string())];
-            registry.question("/v1/search", &query, LIST_MAX).await
+            url.query_pairs_mut().extend_pairs(query);
+            let (bytes, _) = registry.page(url.clone(), LIST_MAX).await?;
+            list(&url, &bytes, "repositories")
         };
-        let failed = |source| ImageError::Ask {
+        let answer = ask().await.map_err(|source| ImageError::Ask {
             registry: host.to_owned(),
             source,
-        };
-        let bytes = ask().await.map_err(failed)?;
-        let answer: SearchAnswer = serde_json::from_slice(&bytes).map_err(|e| {
-            failed(RegistryError::Status {
-                url: format!("{host}/v1/search"),
-                status: StatusCode::OK.as_u16(),
-                message: format!("its answer is no list of repositories: {e}"),
-                retry_after: None,
-            })
         })?;
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(answer.results.into_iter().take(most).collect())
@@ -262,7 +245,7 @@ async fn platform_of(registry: &Registry<'_>, config: Named) -> Result<Value, Re
 impl Registry<'_> {
     /// Knocks: succeeds if the registry lets us in as who we are.
     async fn enter(&self) -> Result<(), RegistryError> {
-        self.question("/v2/", &[], LIST_MAX).await.map(drop)
+        self.page(self.at_path("/v2/"), LIST_MAX).await.map(drop)
     }
 
     /// Every tag of a repository, page by page.
@@ -270,29 +253,24 @@ impl Registry<'_> {
         let mut url = self.at_path(&format!("/v2/{path}/tags/list"));
         let mut all = Tags::default();
         loop {
-            let (bytes, next) = self.page(url, LIST_MAX).await?;
-            let list: TagList = serde_json::from_slice(&bytes).unwrap_or_default();
-            let more = all.add(list);
+            let (bytes, next) = self.page(url.clone(), LIST_MAX).await?;
+            let more = all.add(list(&url, &bytes, "tags")?);
             match next {
                 Some(next) if more => url = next,
                 _ => return Ok(all.names),
             }
         }
     }
+}
 
-    /// Asks for something beside repositories.
-    async fn question(
-        &self,
-        path: &str,
-        query: &[(&str, &str)],
-        limit: u64,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let mut url: Url = self.at_path(path);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        Ok(self.page(url, limit).await?.0)
-    }
+/// Reads the list that stands at an address.
+fn list<T: DeserializeOwned>(url: &Url, bytes: &[u8], of: &str) -> Result<T, RegistryError> {
+    serde_json::from_slice(bytes).map_err(|error| RegistryError::Status {
+        url: url.to_string(),
+        status: StatusCode::OK.as_u16(),
+        message: format!("its answer is no list of {of}: {error}"),
+        retry_after: None,
+    })
 }
 
 #[cfg(test)]

@@ -125,26 +125,18 @@ pub fn docker_credentials(
     let Some((path, file)) = read(dir)? else {
         return Ok(None);
     };
-    let key = if registry == DEFAULT_DOMAIN {
-        HUB_KEY
-    } else {
-        registry
-    };
-    let helper = file
-        .cred_helpers
-        .get(registry)
-        .or_else(|| file.cred_helpers.get(key));
-    let store = Some(&file.creds_store).filter(|s| !s.is_empty());
-    if let Some(helper) = helper.or(store)
-        && let Some(found) = ask_helper(&format!("docker-credential-{helper}"), key)?
+    let key = key_of(registry);
+    if let Some(helper) = file.helper_of(key)
+        && let Some(found) = ask_helper(&helper, key)?
     {
         return Ok(Some(found));
     }
-    let entry = file
-        .auths
-        .iter()
-        .find(|(name, _)| *name == key || bare(name) == bare(key));
-    let Some((_, entry)) = entry else {
+    let named_otherwise = || {
+        let mut all = file.auths.iter();
+        all.find(|(name, _)| domain_of(name) == domain_of(registry))
+            .map(|(_, entry)| entry)
+    };
+    let Some(entry) = file.auths.get(key).or_else(named_otherwise) else {
         return Ok(None);
     };
     let bad = || CredentialsError::Entry {
@@ -167,15 +159,18 @@ pub fn docker_credentials(
     Ok((!empty).then_some(found))
 }
 
+/// Where docker's `config.json` is: in `$DOCKER_CONFIG` or `~/.docker`.
+#[must_use]
+pub fn config_path() -> Option<PathBuf> {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
+    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    Some(dir.or_else(home)?.join("config.json"))
+}
+
 /// docker's `config.json`, if there is one.
 fn read(dir: Option<&Path>) -> Result<Option<(PathBuf, ConfigFile)>, CredentialsError> {
-    let dir = match dir {
-        Some(dir) => Some(dir.to_owned()),
-        None => std::env::var_os("DOCKER_CONFIG")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"))),
-    };
-    let Some(path) = dir.map(|dir| dir.join("config.json")) else {
+    let path = dir.map(|dir| dir.join("config.json"));
+    let Some(path) = path.or_else(config_path) else {
         return Ok(None);
     };
     let bytes = match std::fs::read(&path) {
@@ -208,17 +203,26 @@ pub fn docker_registries(dir: Option<&Path>) -> Result<BTreeSet<String>, Credent
         let list = list.and_then(|l| serde_json::from_str::<BTreeMap<String, String>>(&l).ok());
         keys.extend(list.unwrap_or_default().into_keys());
     }
-    let domain = |key: String| match bare(&key) {
-        "index.docker.io" | "registry-1.docker.io" => DEFAULT_DOMAIN.to_owned(),
-        other => other.to_owned(),
-    };
-    Ok(keys.into_iter().map(domain).collect())
+    Ok(keys.iter().map(|k| domain_of(k).to_owned()).collect())
 }
 
-/// docker once wrote whole URLs as keys.
-fn bare(key: &str) -> &str {
-    let key = key.split_once("://").map_or(key, |(_, rest)| rest);
-    key.split('/').next().unwrap_or(key)
+/// The registry that an address means, or a key of docker's, which once were whole addresses; docker.io if it means none.
+#[must_use]
+pub fn domain_of(address: &str) -> &str {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match bare.split('/').next().unwrap_or_default() {
+        "" | "index.docker.io" | "registry-1.docker.io" => DEFAULT_DOMAIN,
+        domain => domain,
+    }
+}
+
+/// The key under which docker keeps a registry's credentials.
+#[must_use]
+pub fn key_of(address: &str) -> &str {
+    match domain_of(address) {
+        DEFAULT_DOMAIN => HUB_KEY,
+        domain => domain,
+    }
 }
 
 fn ask_helper(helper: &str, key: &str) -> Result<Option<Credentials>, CredentialsError> {
@@ -277,17 +281,25 @@ fn run_helper(helper: &str, verb: &str, input: &str) -> Result<String, Credentia
     })
 }
 
-/// The helper that keeps a registry's credentials by docker's `config.json`, as program name; `None` if the file itself does.
-/// `key` is the name that docker has for the registry.
-#[must_use]
-pub fn helper_for(config: &serde_json::Value, key: &str) -> Option<String> {
-    let helpers = &config["credHelpers"];
-    let named = helpers[key].as_str();
-    // docker.io is known by two names.
-    let named = named.or_else(|| helpers[DEFAULT_DOMAIN].as_str().filter(|_| key == HUB_KEY));
-    let named = named.or(config["credsStore"].as_str());
-    let named = named.filter(|h| !h.is_empty())?;
-    Some(format!("docker-credential-{named}"))
+impl ConfigFile {
+    /// The program that keeps what is under a key; `None` if the file itself does.
+    fn helper_of(&self, key: &str) -> Option<String> {
+        let named = self.cred_helpers.get(key);
+        // docker.io is known by two names.
+        let named = named.or_else(|| self.cred_helpers.get(domain_of(key)));
+        // An empty name says that the file keeps it.
+        let named = named.unwrap_or(&self.creds_store);
+        (!named.is_empty()).then(|| format!("docker-credential-{named}"))
+    }
+}
+
+/// The helper that keeps a registry's credentials by docker's `config.json` in `dir`, found as [`docker_credentials`] does, as
+/// program name; `None` if the file itself does. `key` is as [`key_of`] gives it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn helper_of(dir: Option<&Path>, key: &str) -> Result<Option<String>, CredentialsError> {
+    Ok(read(dir)?.and_then(|(_, file)| file.helper_of(key)))
 }
 
 /// Has a helper keep credentials.
@@ -332,5 +344,50 @@ mod tests {
         let known = docker_registries(Some(dir.path())).unwrap();
         let wanted = ["127.0.0.1:5000", "docker.io", "gcr.example", "reg.example"];
         assert!(known.iter().map(String::as_str).eq(wanted), "{known:?}");
+    }
+
+    #[test]
+    fn names_of_registries() {
+        for hub in ["", "docker.io", "https://index.docker.io/v1/"] {
+            assert_eq!((domain_of(hub), key_of(hub)), (DEFAULT_DOMAIN, HUB_KEY));
+        }
+        assert_eq!(key_of("https://r.example/"), "r.example");
+        assert_eq!(key_of("https://r.example:5000/v2/"), "r.example:5000");
+    }
+
+    #[test]
+    fn a_helper_for_all_who_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let hello = STANDARD.encode("me:hello");
+        for (helpers, store, hub, other) in [
+            (r#"{"docker.io": "a"}"#, "s", Some("a"), Some("s")),
+            (
+                r#"{"docker.io": "a", "https://index.docker.io/v1/": "b"}"#,
+                "",
+                Some("b"),
+                None,
+            ),
+            (r#"{"docker.io": "", "r.example": ""}"#, "s", None, None),
+            ("{}", "", None, None),
+        ] {
+            let text = format!(
+                r#"{{"credHelpers": {helpers}, "credsStore": "{store}", "auths": {{
+                "docker.io": {{"auth": "bm9ib2R5Og=="}}, "{HUB_KEY}": {{"auth": "{hello}"}}, "http://r.example/v1": {{"auth": "{hello}"}}}}}}"#
+            );
+            std::fs::write(dir.path().join("config.json"), text).unwrap();
+            for (registry, wanted) in [(DEFAULT_DOMAIN, hub), ("r.example", other)] {
+                let helper = helper_of(Some(dir.path()), key_of(registry)).unwrap();
+                let wanted = wanted.map(|w| format!("docker-credential-{w}"));
+                assert_eq!(helper, wanted, "{registry}: {helpers} {store}");
+                match (docker_credentials(Some(dir.path()), registry), helper) {
+                    // No helper of that name is here.
+                    (Err(CredentialsError::Helper { helper, .. }), Some(asked)) => {
+                        assert_eq!(helper, asked);
+                    }
+                    (Ok(Some(found)), None) => assert_eq!(found.password, "hello"),
+                    (found, _) => panic!("{registry}: {helpers} {store}: {found:?}"),
+                }
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
-use reqwest::{Url, header};
+use reqwest::{Response, Url, header};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
@@ -51,17 +51,7 @@ impl ImageStore {
     /// # Errors
     /// [`FetchError`].
     pub async fn fetch_url(&self, url: &str, to: &Path) -> Result<Fetched, FetchError> {
-        let url: Url = url.parse().map_err(|_| FetchError::Address)?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(FetchError::Address);
-        }
-        let name = name(&url);
-        let http = |e: reqwest::Error| FetchError::Http(full(&e.without_url()));
-        let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
-        let answer = client.get(url).send().await.map_err(http)?;
-        if !answer.status().is_success() {
-            return Err(FetchError::Status(answer.status().as_u16()));
-        }
+        let (url, answer) = self.answer(url).await?;
         let text = |name: header::HeaderName| {
             let value = answer.headers().get(name)?;
             value.to_str().ok().map(str::to_owned)
@@ -78,7 +68,7 @@ impl ImageStore {
         let (mut hasher, mut length) = (Sha256::new(), 0);
         let mut stream = answer.bytes_stream();
         while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(http)?;
+            let piece = piece.map_err(broken)?;
             length += piece.len() as u64;
             if length > limit {
                 return Err(FetchError::TooLarge(limit));
@@ -92,15 +82,13 @@ impl ImageStore {
         let file = file.into_std().await;
         file.set_modified(time).map_err(FetchError::Keep)?;
         Ok(Fetched {
-            name,
+            name: name(&url),
             modified,
             digest: Digest::finish(hasher),
             media_type,
         })
     }
-}
 
-impl ImageStore {
     /// What is at `url`, as it comes. Without a scheme http is meant, as docker has it.
     ///
     /// # Errors
@@ -114,21 +102,31 @@ impl ImageStore {
         } else {
             format!("http://{url}")
         };
-        let url: Url = url.parse().map_err(|_| FetchError::Address)?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(FetchError::Address);
-        }
-        let http = |e: reqwest::Error| FetchError::Http(full(&e.without_url()));
-        let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
-        let answer = client.get(url).send().await.map_err(http)?;
-        if !answer.status().is_success() {
-            return Err(FetchError::Status(answer.status().as_u16()));
-        }
+        let (_, answer) = self.answer(&url).await?;
         let stream = answer
             .bytes_stream()
             .map(|b| b.map_err(std::io::Error::other));
         Ok(tokio_util::io::StreamReader::new(Box::pin(stream)))
     }
+
+    /// Asks for what is at an address of the web: that address, and the answer, which is a success.
+    async fn answer(&self, url: &str) -> Result<(Url, Response), FetchError> {
+        let url: Url = url.parse().map_err(|_| FetchError::Address)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(FetchError::Address);
+        }
+        let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
+        let answer = client.get(url.clone()).send().await.map_err(broken)?;
+        if !answer.status().is_success() {
+            return Err(FetchError::Status(answer.status().as_u16()));
+        }
+        Ok((url, answer))
+    }
+}
+
+/// Who asked says for which address.
+fn broken(error: reqwest::Error) -> FetchError {
+    FetchError::Http(full(&error.without_url()))
 }
 
 /// The name of a file at an address, without percent signs. One that is no plain name is none.

@@ -9,6 +9,7 @@ use std::sync::{MutexGuard, PoisonError};
 use crate::digest::ImageId;
 use crate::error::Result;
 use crate::image::Image;
+use crate::index::Record;
 use crate::remove::{self, InUse, Removed};
 use crate::store::{ImageStore, Inner};
 
@@ -94,13 +95,14 @@ impl ImageStore {
     /// # Errors
     /// I/O errors.
     pub fn release(&self, needed: &dyn Fn(&ImageId) -> bool) -> Result<()> {
-        if !self.0.index().images.values().any(|r| r.removed) {
+        let goes = |id: &ImageId, r: &Record| {
+            r.removed && !self.0.claims().contains_key(id) && !needed(id)
+        };
+        if !self.0.index().images.iter().any(|(id, r)| goes(id, r)) {
             return Ok(());
         }
         self.0.update(|index| {
-            let claims = self.0.claims();
-            let free = |id: &ImageId| !claims.contains_key(id) && !needed(id);
-            index.images.retain(|id, r| !r.removed || !free(id));
+            index.images.retain(|id, r| !goes(id, r));
             Ok(())
         })?;
         self.collect()

@@ -43,14 +43,19 @@ pub struct Image {
 }
 
 impl Image {
-    /// What it runs on.
+    /// What it runs on; this machine's where its config says nothing.
     #[must_use]
     pub fn platform(&self) -> Platform {
-        Platform {
-            os: self.config.os().to_string(),
-            architecture: self.config.architecture().to_string(),
-            variant: self.config.variant().clone(),
-        }
+        platform(&self.config)
+    }
+}
+
+fn platform(config: &ImageConfiguration) -> Platform {
+    let variant = config.variant().clone().filter(|v| !v.is_empty());
+    Platform {
+        os: config.os().to_string(),
+        architecture: config.architecture().to_string(),
+        variant,
     }
 }
 
@@ -173,11 +178,7 @@ pub(crate) fn read_config(bytes: &[u8]) -> Result<ReadConfig, ManifestError> {
         .as_deref()
         .and_then(|t| DateTime::parse_from_rfc3339(t).ok());
     Ok(ReadConfig {
-        platform: Platform {
-            os: config.os().to_string(),
-            architecture: config.architecture().to_string(),
-            variant: config.variant().clone(),
-        },
+        platform: platform(&config),
         created: created.map(|t| t.to_utc()),
         healthcheck: extensions.healthcheck.map(Healthcheck::from),
         shell: extensions.shell,
@@ -232,7 +233,15 @@ mod tests {
     #[test]
     fn a_config_with_nothing_in_it() {
         let read = read_config(br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
-        assert_eq!(read.platform.os, "linux");
+        assert_eq!(
+            read.platform,
+            Platform {
+                variant: None,
+                ..Platform::host()
+            }
+        );
+        let text = br#"{"os":"","variant":"","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        assert_eq!(read_config(text).unwrap().platform, read.platform);
         assert!(read_config(b"[]").is_err());
         assert!(read_config(br#"{"rootfs":{"type":"layers","diff_ids":["x"]}}"#).is_err());
     }

@@ -10,7 +10,7 @@ use crate::error::{ImageError, Result};
 use crate::reference::Reference;
 
 /// `images/index.json`, format version 1.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Index {
     pub version: u64,
     #[serde(default)]

@@ -150,17 +150,10 @@ impl Reference {
         if Digest::from_hex(text).is_ok() {
             return Err(ReferenceError::IsId(text.to_owned()));
         }
-        let is_domain_like = |first: &str| {
-            first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != first
-        };
         let (domain, rest) = match text.split_once('/') {
-            Some((first, rest)) if is_domain_like(first) => (first, rest),
-            _ => (DEFAULT_DOMAIN, text),
-        };
-        let domain = if domain == LEGACY_DOMAIN {
-            DEFAULT_DOMAIN
-        } else {
-            domain
+            // No repository has capitals, but a host may.
+            Some((first, rest)) if first.to_lowercase() != first => (first, rest),
+            _ => registry_of(text),
         };
         let official = domain == DEFAULT_DOMAIN && !rest.contains('/');
         let remote = rest.split([':', '@']).next().unwrap_or(rest);
@@ -305,6 +298,16 @@ impl<'de> Deserialize<'de> for Reference {
     }
 }
 
+/// The registry that a name or a search term begins with, and the rest of it: docker.io if it begins with none.
+#[must_use]
+pub fn registry_of(text: &str) -> (&str, &str) {
+    match text.split_once('/') {
+        Some((LEGACY_DOMAIN, rest)) => (DEFAULT_DOMAIN, rest),
+        Some((first, rest)) if first == "localhost" || first.contains(['.', ':']) => (first, rest),
+        _ => (DEFAULT_DOMAIN, text),
+    }
+}
+
 fn is_tag(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let bytes = text.as_bytes();
@@ -374,7 +377,22 @@ pub(crate) fn is_domain(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_domain;
+    use super::{is_domain, registry_of};
+
+    #[test]
+    fn registries() {
+        for (text, registry, rest) in [
+            ("redis", "docker.io", "redis"),
+            ("team/redis", "docker.io", "team/redis"),
+            ("docker.io/redis", "docker.io", "redis"),
+            ("index.docker.io/team/redis", "docker.io", "team/redis"),
+            ("localhost/redis", "localhost", "redis"),
+            ("reg.example/some words", "reg.example", "some words"),
+            ("reg:5000/team/redis", "reg:5000", "team/redis"),
+        ] {
+            assert_eq!(registry_of(text), (registry, rest), "{text}");
+        }
+    }
 
     #[test]
     fn domains() {

@@ -186,16 +186,7 @@ impl ImageStore {
     /// # Errors
     /// I/O errors.
     pub fn write_down(&self) -> Result<()> {
-        let changed = {
-            let (index, used) = (self.0.index(), self.0.used());
-            let old = |id: &ImageId| index.images.get(id).and_then(|r| r.last_used);
-            used.iter()
-                .any(|(id, time)| index.images.contains_key(id) && old(id) != Some(*time))
-        };
-        if changed {
-            self.0.update(|_| Ok(()))?;
-        }
-        Ok(())
+        self.0.update(|_| Ok(()))
     }
 
     /// The manifest that the image came with or was given here.
@@ -429,7 +420,7 @@ impl Inner {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the index: on the disk first, then in memory.
+    /// Changes the index: on the disk first, then in memory. What changes nothing writes nothing.
     pub fn update<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
         let mut index = self.index();
         let mut next = index.clone();
@@ -439,9 +430,11 @@ impl Inner {
                 record.last_used = Some(*time);
             }
         }
-        self.layout
-            .write_versioned(&index_path(&self.layout), &next)?;
-        *index = next;
+        if next != *index {
+            self.layout
+                .write_versioned(&index_path(&self.layout), &next)?;
+            *index = next;
+        }
         Ok(result)
     }
 }

@@ -5,6 +5,8 @@ mod common;
 
 #[path = "answers/elsewhere.rs"]
 mod elsewhere;
+#[path = "answers/lists.rs"]
+mod lists;
 
 use common::{entry, files, full, gzip, home, home_with, tar};
 use coracle_image::error::Result;
@@ -396,31 +398,28 @@ async fn plain_layers_and_busy_registries() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_is_dropped_in_the_middle_leaves_nothing_visible() {
     let content = sample();
-    let reached = Arc::new(AtomicUsize::new(0));
-    let count = reached.clone();
     let address = serve(move |_, asked| {
         let mut given = content.answer(&asked.line);
-        if asked.line.contains("/blobs/") && given.body.starts_with(&[0x1f, 0x8b]) {
-            count.fetch_add(1, Ordering::SeqCst);
-            given.stalls = true;
-        }
+        given.stalls = asked.line.contains("/blobs/") && given.body.starts_with(&[0x1f, 0x8b]);
         given
     });
     let home = home();
     let name = format!("{address}/app:1");
+    let tmp = home.dir.path().join("tmp");
     let deadline = Instant::now() + Duration::from_secs(20);
+    let until = async |what: &str, done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}: {:?}", files(&tmp));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let begun = || files(&tmp).iter().any(|file| file.ends_with("blob"));
     tokio::select! {
         pulled = pull(&home.store, &name, None) => panic!("{:?}", pulled.map(|i| i.id)),
-        () = async {
-            while reached.load(Ordering::SeqCst) == 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        } => {}
+        () = until("no layer begun", &begun) => {}
     }
-    assert_eq!(reached.load(Ordering::SeqCst), 1);
-    let tmp = home.dir.path().join("tmp");
-    while !files(&tmp).is_empty() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    // What writes the layer has a thread of its own, which learns of it a moment later.
+    let gone = || std::fs::read_dir(&tmp).unwrap().next().is_none();
+    until("left", &gone).await;
     nothing_left(&home);
 }

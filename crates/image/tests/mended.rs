@@ -183,3 +183,55 @@ async fn what_containers_need_goes_with_the_last_of_them() {
     home.store.release(&|_| false).unwrap();
     assert_eq!(home.store.get("back:1").unwrap().id, again);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_is_written_when_it_changes() {
+    use std::os::unix::fs::MetadataExt;
+    let home = home();
+    let path = home.dir.path().join("images/index.json");
+    // Each writing makes a file of its own; the old ones are held so that their numbers are not taken again.
+    let held = std::cell::RefCell::new(Vec::new());
+    let written = || {
+        let file = fs::File::open(&path).unwrap();
+        let number = file.metadata().unwrap().ino();
+        held.borrow_mut().push(file);
+        number
+    };
+    let archive = tar(&[entry(b'0', "file", "", b"content")]);
+    let name = Reference::parse_normalized("mine:1").unwrap();
+    let options = ImportOptions {
+        reference: Some(name.clone()),
+        ..ImportOptions::default()
+    };
+    let id = home
+        .store
+        .import(Cursor::new(archive), options)
+        .await
+        .unwrap()
+        .id;
+    let first = written();
+    home.store.tag("mine:1", &name).unwrap();
+    home.store.write_down().unwrap();
+    assert_eq!(written(), first, "nothing has changed");
+    home.store.used(&id);
+    home.store.write_down().unwrap();
+    let used = written();
+    assert_ne!(used, first);
+    home.store.write_down().unwrap();
+    assert_eq!(written(), used);
+    let stopped = |_: &_| {
+        Some(InUse {
+            container: "web".into(),
+            running: false,
+        })
+    };
+    home.store.remove("mine:1", true, &stopped).unwrap();
+    let removed = written();
+    assert_ne!(removed, used);
+    // Whoever uses other images while this one is needed has it written down another time.
+    home.store.used(&id);
+    home.store.release(&|of| *of == id).unwrap();
+    assert_eq!(written(), removed);
+    home.store.release(&|_| false).unwrap();
+    assert_ne!(written(), removed);
+}

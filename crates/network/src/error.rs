@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use coracle_sys::netlink::NetlinkError;
 use coracle_sys::netns::NetnsError;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 
 use crate::model::Protocol;
 
@@ -54,9 +54,9 @@ pub enum NetworkError {
     #[error("auxiliary address {0} is given twice; give each a name of its own")]
     ReservedTwice(String),
     #[error(
-        "IPv6 subnet {0} is no range for a network's addresses; choose one such as fd00:9::/64"
+        "subnet {0} is no range for a network's addresses; choose one such as 10.9.0.0/24 or fd00:9::/64"
     )]
-    BadSubnet6(Ipv6Net),
+    BadSubnet(IpNet),
     #[error(
         "port {port}/{protocol} cannot be published on {ip}: the container has no IPv6 address; let it join a network that was made with --ipv6, or publish on an IPv4 address"
     )]

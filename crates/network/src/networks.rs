@@ -46,6 +46,9 @@ pub(crate) struct Inner {
 /// The networks of one daemon; every method locks, none is async.
 pub struct Networks {
     inner: Mutex<Inner>,
+    /// Whether rules of ours belong into the host's own firewall. Held while its programs run, which may wait for others, so that
+    /// only who has them run too waits along. Taken before `inner`, if both are.
+    hooked: Mutex<bool>,
 }
 
 impl Networks {
@@ -103,7 +106,12 @@ impl Networks {
         firewall::foreign_hooks(true, inner.has_ipv6());
         Ok(Self {
             inner: Mutex::new(inner),
+            hooked: Mutex::new(true),
         })
+    }
+
+    fn hooked(&self) -> MutexGuard<'_, bool> {
+        self.hooked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -127,8 +135,12 @@ impl Networks {
             let _ = inner.forget(&network);
             return Err(error);
         }
+        drop(inner);
         if first_ipv6 {
-            firewall::foreign_hooks(true, true);
+            let hooked = self.hooked();
+            if *hooked {
+                firewall::foreign_hooks(true, true);
+            }
         }
         Ok(network)
     }
@@ -345,14 +357,18 @@ impl Networks {
         failed
     }
 
-    /// Loads the firewall again if something removed it; true if that was needed.
+    /// Loads the firewall again if something removed it; true if that was needed. Does nothing after [`Self::teardown`].
     pub fn ensure_firewall(&self) -> Result<bool, NetworkError> {
-        let inner = self.lock();
-        firewall::foreign_hooks(true, inner.has_ipv6());
+        let hooked = self.hooked();
+        if !*hooked {
+            return Ok(false);
+        }
+        let ipv6 = self.lock().has_ipv6();
+        firewall::foreign_hooks(true, ipv6);
         if firewall::loaded() {
             return Ok(false);
         }
-        inner.reload().map(|()| true)
+        self.lock().reload().map(|()| true)
     }
 
     /// What of the host's own firewall is in the way, in words.
@@ -362,6 +378,8 @@ impl Networks {
 
     /// Removes every link and rule of ours; the stored networks stay and come back with `open`.
     pub fn teardown(&self) -> Result<(), NetworkError> {
+        let mut hooked = self.hooked();
+        *hooked = false;
         let mut inner = self.lock();
         let ours: Vec<_> = link::links(&mut inner.netlink)?
             .into_iter()

@@ -11,6 +11,30 @@ use crate::model::{Driver, Network, NetworkSpec};
 use crate::networks::Inner;
 use crate::v6;
 
+/// Ranges that no machine has addresses of: this host, loopback, multicast and what is reserved; of IPv6 also mapped IPv4, the
+/// discard prefix, which has [`crate::firewall::LOOPBACK_STAND_INS`], and what holds on one link alone.
+const RESERVED: [&str; 8] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/64",
+    "100::/64",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// Refuses a subnet that a network cannot have its addresses from, whatever is in use.
+fn usable(subnet: IpNet) -> Result<(), NetworkError> {
+    let mut reserved = RESERVED.iter().filter_map(|r| r.parse::<IpNet>().ok());
+    let overlaps = |r: IpNet| r.contains(&subnet) || subnet.contains(&r);
+    // One address is the gateway's.
+    if subnet.prefix_len() == subnet.max_prefix_len() || reserved.any(overlaps) {
+        return Err(NetworkError::BadSubnet(subnet));
+    }
+    Ok(())
+}
+
 /// Subnets in use, and by what.
 type Used = Vec<(IpNet, String)>;
 
@@ -60,6 +84,7 @@ impl Inner {
     pub(crate) fn choose_subnet(&mut self, spec: &NetworkSpec) -> Result<Ipv4Net, NetworkError> {
         let used = self.used(false)?;
         if let Some(subnet) = spec.subnet.map(|s| s.trunc()) {
+            usable(subnet.into())?;
             return free(&used, &spec.name, subnet.into()).map(|()| subnet);
         }
         let pool = self.options.default_pool;
@@ -93,8 +118,10 @@ impl Inner {
         }
         let used = self.used(true)?;
         let subnet = match spec.subnet6.map(|s| s.trunc()) {
-            Some(subnet) if !v6::usable(subnet) => return Err(NetworkError::BadSubnet6(subnet)),
-            Some(subnet) => free(&used, &spec.name, subnet.into()).map(|()| subnet)?,
+            Some(subnet) => {
+                usable(subnet.into())?;
+                free(&used, &spec.name, subnet.into()).map(|()| subnet)?
+            }
             None => {
                 let pool = self.options.ula;
                 let mut all = pool.subnets(64).into_iter().flatten();
@@ -154,4 +181,38 @@ pub(crate) fn check(network: &Network) -> Result<(), NetworkError> {
         seen.push((*ip, name));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn subnets_that_are_none() {
+        for (text, good) in [
+            ("10.9.0.0/24", true),
+            ("169.254.9.0/24", true),
+            ("10.9.0.4/31", true),
+            ("10.9.0.4/32", false),
+            ("0.0.0.0/0", false),
+            ("0.1.0.0/24", false),
+            ("127.9.0.0/24", false),
+            ("224.0.0.0/24", false),
+            ("255.255.255.0/24", false),
+            ("fd00:9::/64", true),
+            ("2001:db8::/48", true),
+            ("fd00::10/124", true),
+            ("fd00::1/128", false),
+            ("::1/128", false),
+            ("::ffff:10.0.0.0/104", false),
+            ("100::/64", false),
+            ("100::/16", false),
+            ("fe80::/64", false),
+            ("ff02::/64", false),
+            ("::/0", false),
+        ] {
+            assert_eq!(usable(text.parse().unwrap()).is_ok(), good, "{text}");
+        }
+    }
 }

@@ -1,10 +1,7 @@
 //! What IPv6 networks need of the machine and of a container's namespace: settings below `/proc/sys/net/ipv6`.
 
-use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use ipnet::Ipv6Net;
 
 use crate::error::NetworkError;
 use crate::networks::{is_ours, sysctl};
@@ -74,41 +71,4 @@ pub(crate) fn enable(link: &str) -> Result<(), NetworkError> {
 /// As [`enable`], for the namespace of the calling thread: its loopback and links to come.
 pub(crate) fn enable_namespace() -> Result<(), NetworkError> {
     ["all", "default", "lo"].into_iter().try_for_each(enable)
-}
-
-/// Whether a network may have its addresses from `subnet`.
-pub(crate) fn usable(subnet: Ipv6Net) -> bool {
-    let ip = subnet.network();
-    let of = |range: &str| {
-        let range: Option<Ipv6Net> = range.parse().ok();
-        range.is_some_and(|r| r.contains(&subnet) || subnet.contains(&r))
-    };
-    // Loopback and mapped IPv4; link-local; multicast.
-    subnet.prefix_len() < 128
-        && !of("::/64")
-        && !of("fe80::/10")
-        && !of("ff00::/8")
-        && ip != Ipv6Addr::UNSPECIFIED
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn subnets_that_are_none() {
-        for (text, good) in [
-            ("fd00:9::/64", true),
-            ("2001:db8::/48", true),
-            ("fd00::10/124", true),
-            ("::1/128", false),
-            ("::ffff:10.0.0.0/104", false),
-            ("fe80::/64", false),
-            ("ff02::/64", false),
-            ("::/0", false),
-        ] {
-            assert_eq!(usable(text.parse().unwrap()), good, "{text}");
-        }
-    }
 }

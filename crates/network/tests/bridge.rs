@@ -8,6 +8,9 @@ use coracle_network::{NetworkError, NetworkSpec, Networks, Options, RestoredEndp
 use coracle_sys::netns;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -182,5 +185,45 @@ fn docker_and_its_forward_drop_let_us_through() {
         assert_eq!(networks.diagnose(), Vec::<String>::new());
         networks.teardown().unwrap();
         assert_eq!(run("iptables", &["-S"]), before);
+    });
+}
+
+/// The host's firewall may keep its programs waiting.
+#[test]
+fn a_slow_firewall_program_holds_no_container_up() {
+    const DIR: &str = "CORACLE_SLOW_IPTABLES";
+    let Some(fake) = std::env::var_os(DIR).map(PathBuf::from) else {
+        // Which program is found is a matter of the whole process, so it has one of its own.
+        let fake = common::tempdir();
+        let script = "#!/bin/sh\ncd \"$CORACLE_SLOW_IPTABLES\" && [ -e slow ] || exit 1\ntouch waits; n=0\n\
+            while [ ! -e go ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done\ntouch goes-on; exit 1\n";
+        let program = fake.path().join("iptables");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let again = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_slow_firewall_program_holds_no_container_up"])
+            .env(DIR, fake.path())
+            .env("PATH", format!("{}:{path}", fake.path().display()))
+            .output()
+            .unwrap();
+        assert!(again.status.success(), "{again:?}");
+        return;
+    };
+    machine(|dir| {
+        let networks = Networks::open(dir, Options::default()).unwrap();
+        std::fs::write(fake.join("slow"), "").unwrap();
+        std::thread::scope(|scope| {
+            let looked = scope.spawn(|| networks.ensure_firewall());
+            while !fake.join("waits").exists() {
+                assert!(!looked.is_finished(), "it never ran the program");
+                std::thread::yield_now();
+            }
+            networks.reserve(&common::request(1, "bridge")).unwrap();
+            assert!(!fake.join("goes-on").exists(), "an address was waited for");
+            std::fs::write(fake.join("go"), "").unwrap();
+            assert!(!looked.join().unwrap().unwrap());
+        });
+        networks.teardown().unwrap();
     });
 }

@@ -217,7 +217,10 @@ impl Log {
     fn rotate(&mut self) {
         self.file = None;
         let keep = self.config.max_files.max(1);
-        for number in (1..keep.saturating_sub(1)).rev() {
+        // Only as many as there are: far more may be allowed.
+        let last = keep.saturating_sub(1);
+        let free = (1..last).find(|n| !self.rotated(*n).exists());
+        for number in (1..free.unwrap_or(last)).rev() {
             let _ = fs::rename(self.rotated(number), self.rotated(number + 1));
         }
         let moved = if keep == 1 {
@@ -358,6 +361,22 @@ mod tests {
         let mut one = dir.log(300, 1);
         one.write(Stream::Stdout, "a line\n".repeat(50).as_bytes());
         assert!(fs::metadata(dir.0.join("x.log")).unwrap().len() <= 300);
+    }
+
+    #[test]
+    fn rotation_looks_at_files_that_are_there_only() {
+        let dir = Dir::new();
+        // One by one these would take hours.
+        let mut log = dir.log(60, u32::MAX);
+        for n in 0..5 {
+            log.write(Stream::Stdout, format!("{n}\n").as_bytes());
+        }
+        for (n, name) in ["x.log.4", "x.log.3", "x.log.2", "x.log.1", "x.log"]
+            .iter()
+            .enumerate()
+        {
+            assert_eq!(dir.lines(name)[0]["log"], format!("{n}\n"), "{name}");
+        }
     }
 
     #[test]

@@ -1,8 +1,16 @@
-//! What mounts of the calling process's namespace are like (`proc_pid_mountinfo(5)`).
+//! What mounts of the calling process's namespace are like (`proc_pid_mountinfo(5)`), and mounts that cannot be written.
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::{
+    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
+    io::Errno,
+};
 use std::{
+    ffi::OsString,
     fs, io,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::ffi::OsStringExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -21,25 +29,45 @@ pub struct Mount {
 /// The kernel's own; `NotFound` too if the mount went away meanwhile.
 pub fn mount_of(path: &Path) -> io::Result<Mount> {
     let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    let text = mountinfo()?;
     let mount = text.lines().find_map(|l| read(l, found.stx_mnt_id));
     mount.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Every place where something is mounted, each once.
+/// The text of `/proc/self/mountinfo`. Names in it need not be UTF-8, and no other line is to suffer from one that is not.
+pub(crate) fn mountinfo() -> io::Result<String> {
+    let text = fs::read("/proc/self/mountinfo")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Forbids writing to a mount, `deep` to all that is mounted below it too (`mount_setattr(2)`). What else was said of them stays.
 ///
 /// # Errors
 /// The kernel's own.
-pub fn points() -> io::Result<Vec<PathBuf>> {
-    let text = fs::read("/proc/self/mountinfo")?;
-    let text = String::from_utf8_lossy(&text);
-    let points = text
-        .lines()
-        .filter_map(|l| l.split(' ').nth(4).map(unescaped));
-    let mut points: Vec<PathBuf> = points.map(PathBuf::from).collect();
-    points.sort();
-    points.dedup();
-    Ok(points)
+pub fn make_read_only(mount: BorrowedFd<'_>, deep: bool) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if deep { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string and the attributes are of the size given; both are only read, and live over the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done != 0 {
+        let error = io::Error::last_os_error();
+        return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    }
+    Ok(())
 }
 
 /// Whether a path is where something is mounted.
@@ -59,29 +87,31 @@ fn read(line: &str, id: u64) -> Option<Mount> {
     }
     let mut optional = fields.get(6..)?.iter().take_while(|f| **f != "-");
     Some(Mount {
-        point: unescaped(fields.get(4)?).into(),
+        point: unescaped(fields.get(4)?),
         shared: optional.any(|f| f.starts_with("shared:")),
     })
 }
 
-/// The kernel writes blanks and the like as three octal digits.
-fn unescaped(text: &str) -> String {
-    let mut pieces = text.split('\\');
-    let mut out = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let digits = piece.get(..3);
-        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                out.push_str(&piece[3..]);
-            }
-            None => {
-                out.push('\\');
-                out.push_str(piece);
-            }
-        }
+/// A path as mountinfo writes it: blanks and the like are three octal digits after a backslash.
+pub(crate) fn unescaped(text: &str) -> PathBuf {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        let byte;
+        (byte, rest) = match (first, after) {
+            (
+                b'\\',
+                [
+                    a @ b'0'..=b'3',
+                    b @ b'0'..=b'7',
+                    c @ b'0'..=b'7',
+                    after @ ..,
+                ],
+            ) => ((a & 3) << 6 | (b & 7) << 3 | (c & 7), after),
+            _ => (*first, after),
+        };
+        out.push(byte);
     }
-    out
+    OsString::from_vec(out).into()
 }
 
 #[cfg(test)]
@@ -100,6 +130,18 @@ mod tests {
         let private = "7 1 0:38 / / rw - ext4 shared:no rw";
         assert!(!read(private, 7).unwrap().shared);
         assert_eq!(read("", 7), None);
+    }
+
+    #[test]
+    fn every_octal_escape_is_undone() {
+        for (text, path) in [
+            (r"/a\040b\011c\012d\134e\043f", "/a b\tc\nd\\e#f"),
+            (r"/\303\274\134040", "/ü\\040"),
+            (r"/no\escape\04", r"/no\escape\04"),
+            (r"/\400\+40", r"/\400\+40"),
+        ] {
+            assert_eq!(unescaped(text), Path::new(path));
+        }
     }
 
     #[test]

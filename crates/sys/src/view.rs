@@ -1,18 +1,18 @@
 //! A root filesystem seen from outside: of a container that runs, or as it would be mounted of one that does not.
 
+use crate::mounts::make_read_only;
 use crate::overlay::{OverlayError, mount_overlay};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2},
     io::Errno,
     mount::{
-        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change,
-        mount_remount, move_mount, open_tree,
+        MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
     },
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +50,8 @@ pub struct Bind {
     pub target: PathBuf,
     /// Whether it cannot be written there.
     pub read_only: bool,
+    /// Whether, where it cannot, neither can what is mounted below the source.
+    pub deep: bool,
     /// Whether what is mounted below the source shows as well.
     pub recursive: bool,
 }
@@ -220,13 +222,10 @@ fn put(root: &OwnedFd, bind: &Bind) -> Result<(), ViewError> {
         Err(error) => return Err(what("mount")(error)),
     };
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, "", &place, "", both).map_err(what("mount"))?;
     if bind.read_only {
-        let path = format!("/proc/thread-self/fd/{}", tree.as_raw_fd());
-        let flags = MountFlags::BIND | MountFlags::RDONLY;
-        mount_remount(Path::new(&path), flags, c"").map_err(what("make read-only"))?;
+        make_read_only(tree.as_fd(), bind.deep).map_err(what("make read-only"))?;
     }
-    Ok(())
+    move_mount(&tree, "", &place, "", both).map_err(what("mount"))
 }
 
 fn found(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {

@@ -7,15 +7,12 @@ use crate::format::out;
 use crate::terminal::is_terminal;
 use base64::Engine;
 use coracle_image::Credentials;
-use coracle_image::credentials::{CredentialsError, forget, helper_for, keep};
+use coracle_image::credentials::{self, CredentialsError, forget, helper_of, keep, key_of};
 use hyper::Method;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
-
-/// Under this name docker keeps credentials for docker.io.
-const HUB: &str = "https://index.docker.io/v1/";
 
 /// `coracle login`
 #[derive(Debug, clap::Args)]
@@ -44,33 +41,15 @@ pub struct Logout {
     pub server: Option<String>,
 }
 
-fn key(server: Option<&str>) -> String {
-    match server {
-        None => HUB.into(),
-        Some(server) => {
-            let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
-            match bare.split('/').next().unwrap_or_default() {
-                "" | "docker.io" | "index.docker.io" | "registry-1.docker.io" => HUB.into(),
-                host => host.to_owned(),
-            }
-        }
-    }
-}
-
 fn config_path() -> Result<PathBuf> {
-    let dir = std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".docker")));
-    Ok(dir
-        .ok_or_else(|| {
-            CliError::Usage("neither DOCKER_CONFIG nor HOME says where credentials are kept".into())
-        })?
-        .join("config.json"))
+    credentials::config_path().ok_or_else(|| {
+        CliError::Usage("neither DOCKER_CONFIG nor HOME says where credentials are kept".into())
+    })
 }
 
-/// What stands in the file; nothing if there is none.
-fn read(path: &Path) -> Result<Value> {
-    let config: Value = match std::fs::read(path) {
+/// Reads the file, changes it, and puts the new one in its place; what else stands in it stays.
+fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
+    let mut config: Value = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|e| CliError::Usage(format!("{} cannot be read: {e}", path.display())))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => json!({}),
@@ -82,12 +61,6 @@ fn read(path: &Path) -> Result<Value> {
             path.display()
         )));
     }
-    Ok(config)
-}
-
-/// Reads the file, changes it, and puts the new one in its place; what else stands in it stays.
-fn change(path: &Path, act: impl FnOnce(&mut Value)) -> Result<()> {
-    let mut config = read(path)?;
     act(&mut config);
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir).map_err(file_error("making the directory of", path))?;
@@ -180,7 +153,7 @@ pub async fn login(client: &Client, args: Login) -> Result<()> {
             "username and password must not be empty".into(),
         ));
     }
-    let key = key(args.server.as_deref());
+    let key = key_of(args.server.as_deref().unwrap_or_default());
     let body = json!({ "username": username, "password": password, "serveraddress": key });
     let answer = client.json(Method::POST, "/auth", Some(&body)).await?;
     let path = config_path()?;
@@ -190,13 +163,13 @@ pub async fn login(client: &Client, args: Login) -> Result<()> {
         password,
         identity_token: token.map(str::to_owned),
     };
-    if let Some(helper) = helper_for(&read(&path)?, &key) {
-        keep(&helper, &key, &credentials).map_err(unkept)?;
+    if let Some(helper) = helper_of(None, key).map_err(unkept)? {
+        keep(&helper, key, &credentials).map_err(unkept)?;
         // As docker has it: the file says for whom there is something, the helper what.
-        change(&path, |config| config["auths"][&key] = json!({}))?;
+        change(&path, |config| config["auths"][key] = json!({}))?;
     } else {
         change(&path, |config| {
-            config["auths"][&key] = entry(&credentials);
+            config["auths"][key] = entry(&credentials);
         })?;
         eprintln!(
             "WARNING! Your credentials are stored unencrypted in '{}'.",
@@ -228,16 +201,16 @@ fn entry(credentials: &Credentials) -> Value {
 /// # Errors
 /// [`CliError::File`].
 pub fn logout(args: &Logout) -> Result<()> {
-    let key = key(args.server.as_deref());
+    let key = key_of(args.server.as_deref().unwrap_or_default());
     let path = config_path()?;
-    if let Some(helper) = helper_for(&read(&path)?, &key) {
-        forget(&helper, &key).map_err(unkept)?;
+    if let Some(helper) = helper_of(None, key).map_err(unkept)? {
+        forget(&helper, key).map_err(unkept)?;
     }
     let mut known = false;
     change(&path, |config| {
         known = config["auths"]
             .as_object_mut()
-            .is_some_and(|a| a.remove(&key).is_some())
+            .is_some_and(|a| a.remove(key).is_some())
     })?;
     out(&if known {
         format!("Removing login credentials for {key}\n")
@@ -274,14 +247,5 @@ mod tests {
                 .to_string()
                 .contains("config.json")
         );
-    }
-
-    #[test]
-    fn names_of_registries() {
-        assert_eq!(key(None), HUB);
-        assert_eq!(key(Some("docker.io")), HUB);
-        assert_eq!(key(Some("https://index.docker.io/v1/")), HUB);
-        assert_eq!(key(Some("https://r.example/")), "r.example");
-        assert_eq!(key(Some("https://r.example:5000/v2/")), "r.example:5000");
     }
 }

@@ -8,7 +8,7 @@ use crate::format::words::cut;
 use crate::format::{Table, out, row};
 use crate::terminal::is_terminal;
 use base64::Engine as _;
-use coracle_image::Reference;
+use coracle_image::{Reference, registry_of};
 use http_body_util::BodyExt;
 use hyper::{Method, header};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -66,19 +66,16 @@ pub struct Search {
     pub term: String,
 }
 
-/// The header with what is known of an image's registry.
-fn credentials(image: &str) -> Result<Vec<(header::HeaderName, String)>> {
-    let mut headers = Vec::new();
-    if let Ok(reference) = Reference::parse_normalized(image) {
-        let known = coracle_image::credentials::docker_credentials(None, reference.domain());
-        let known = known.map_err(|e| CliError::Usage(coracle_engine::full_error(&e)))?;
-        if let Some(c) = known {
-            let auth = json!({ "username": c.username, "password": c.password, "identitytoken": c.identity_token.unwrap_or_default() });
-            let value = base64::engine::general_purpose::URL_SAFE.encode(auth.to_string());
-            headers.push((header::HeaderName::from_static("x-registry-auth"), value));
-        }
-    }
-    Ok(headers)
+/// The header with what is known of a registry.
+fn credentials(registry: &str) -> Result<Vec<(header::HeaderName, String)>> {
+    let known = coracle_image::credentials::docker_credentials(None, registry);
+    let known = known.map_err(|e| CliError::Usage(coracle_engine::full_error(&e)))?;
+    let header = known.map(|c| {
+        let auth = json!({ "username": c.username, "password": c.password, "identitytoken": c.identity_token.unwrap_or_default() });
+        let value = base64::engine::general_purpose::URL_SAFE.encode(auth.to_string());
+        (header::HeaderName::from_static("x-registry-auth"), value)
+    });
+    Ok(header.into_iter().collect())
 }
 
 /// Pushes and shows how it goes.
@@ -97,7 +94,7 @@ pub async fn push(client: &Client, args: &Push) -> Result<()> {
     };
     let name = reference.familiar_name();
     let path = format!("/images/{name}/push{}", query(&[("tag", tag)]));
-    let headers = credentials(&args.image)?;
+    let headers = credentials(reference.domain())?;
     let body = crate::client::empty();
     let sent = client.send(Method::POST, &path, body, &headers).await?;
     let lines = JsonLines::new(crate::client::check(sent).await?);
@@ -167,7 +164,11 @@ async fn bring(client: &Client, image: &str, platform: &str, told: Told) -> Resu
         ("fromImage", image.to_owned()),
         ("platform", platform.to_owned()),
     ]);
-    let headers = credentials(image)?;
+    let headers = match Reference::parse_normalized(image) {
+        Ok(reference) => credentials(reference.domain())?,
+        // What is wrong with it, the daemon says.
+        Err(_) => Vec::new(),
+    };
     let path = format!("/images/create{asked}");
     let body = crate::client::empty();
     let sent = client.send(Method::POST, &path, body, &headers).await?;
@@ -185,7 +186,7 @@ pub async fn search(client: &Client, args: &Search) -> Result<()> {
         ),
         ("filters", filters(&args.filter)?),
     ]);
-    let headers = credentials(&args.term)?;
+    let headers = credentials(registry_of(&args.term).0)?;
     let path = format!("/images/search{asked}");
     let body = crate::client::empty();
     let sent = client.send(Method::GET, &path, body, &headers).await?;

@@ -238,6 +238,47 @@ fn whoever_leaves_leaves_nothing() {
 }
 
 #[test]
+fn whoever_leaves_while_stages_write_leaves_nothing() {
+    let d = Daemon::start();
+    // What they write lies in the build's own directory.
+    let busy = "RUN --mount=type=bind,target=/m,rw --mount=type=secret,id=t --mount=type=cache,target=/c \
+        n=0; while :; do mkdir /m/$n; echo x > /m/$n/x; n=$((n+1)); done\n";
+    let text = format!(
+        "FROM bb AS a\n{busy}FROM bb AS b\n{busy}FROM bb\nCOPY --from=a /x /\nCOPY --from=b /x /\n"
+    );
+    let dir = context(&d, "busy", &[("Dockerfile", &text), ("token", "hush")]);
+    let secret = format!("id=t,src={}", dir.join("token").display());
+    let before = d.ok(["images", "-aq"]);
+    for _ in 0..5 {
+        let mut client = d
+            .command()
+            .args(["build", "--secret", &secret])
+            .arg(&dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("both commands run", || {
+            d.ok(["ps", "-q"]).lines().count() == 2
+        });
+        client.kill().unwrap();
+        client.wait().unwrap();
+        // The directory stays as long as somebody writes there.
+        let work = d.state_dir().join("build/work");
+        until("the build's directory is gone", || {
+            fs::read_dir(&work).unwrap().next().is_none()
+        });
+        let containers = fs::read_dir(d.state_dir().join("containers")).unwrap();
+        let mut names = containers.flatten().map(|c| c.file_name());
+        let left = names.find(|n| !n.to_string_lossy().starts_with('.'));
+        assert_eq!(left, None, "a command outlived its directory");
+        nothing_is_left(&d);
+    }
+    assert_eq!(d.ok(["images", "-aq"]), before);
+    assert!(!d.log().contains("cannot be"), "{}", d.log());
+}
+
+#[test]
 fn what_is_kept_can_be_taken_away() {
     let d = Daemon::start();
     let dir = context(

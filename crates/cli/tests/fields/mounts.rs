@@ -1,6 +1,7 @@
 //! `Binds`, `Mounts`, `Tmpfs`, `VolumesFrom`.
 
 use crate::common::Daemon;
+use crate::http::send;
 use crate::{create, inspect, ok, remove, run, script, start};
 use serde_json::{Value, json};
 use std::fs;
@@ -140,9 +141,45 @@ fn what_is_mounted_below() {
             (true, json!({}), "2\n"),
             (true, json!({ "ReadOnlyForceRecursive": true }), "2\n"),
             (true, json!({ "ReadOnlyNonRecursive": true }), "sub\n2\n"),
+            // What is shared lies over the runtime's own.
+            (true, json!({ "Propagation": "rshared" }), "4\n"),
+            (
+                true,
+                json!({ "Propagation": "rshared", "ReadOnlyNonRecursive": true }),
+                "sub\n4\n",
+            ),
         ] {
             let with = with(read_only, options);
             assert_eq!(run(&d, &script(text, &with)), says, "{with}");
+        }
+        // So is one of another container, and a volume that is a directory of the host.
+        let donor = create(&d, &script("true", &with(false, json!({}))));
+        let from = json!({ "HostConfig": { "VolumesFrom": [format!("{donor}:ro")] } });
+        assert_eq!(run(&d, &script(text, &from)), "2\n");
+        let device = json!({ "type": "none", "o": "bind", "device": host });
+        let volume = json!({ "HostConfig": { "Mounts": [{ "Type": "volume", "Source": "bound", "Target": "/h", "ReadOnly": true,
+            "VolumeOptions": { "DriverConfig": { "Name": "local", "Options": device } } }] } });
+        assert_eq!(run(&d, &script(text, &volume)), "2\n");
+        // What is copied into a container that does not run meets the same.
+        let tree = d.dir.path().join("tree");
+        fs::create_dir_all(tree.join("h/sub")).unwrap();
+        fs::write(tree.join("h/sub/copied"), "x").unwrap();
+        let mut tar = Command::new("tar");
+        let archive = tar.arg("-cC").arg(&tree).arg("h/sub/copied");
+        let archive = archive.output().unwrap().stdout;
+        for with in [with(true, json!({})), from, volume] {
+            let id = create(&d, &script("true", &with));
+            let path = format!("/containers/{id}/archive?path=/");
+            let answer = send(
+                &d,
+                "PUT",
+                &path,
+                &["Content-Type: application/x-tar"],
+                &archive,
+            );
+            assert_eq!(answer.status, 403, "{with}: {}", answer.text());
+            assert!(!host.join("sub/copied").exists(), "{with}");
+            remove(&d, &id);
         }
         for (propagation, seen) in [("rslave", "1"), ("rprivate", "0")] {
             let with = with(false, json!({ "Propagation": propagation }));

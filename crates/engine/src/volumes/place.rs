@@ -9,6 +9,7 @@
 //! the file system, and `:/exports/data` is its source.
 
 use crate::error::{EngineError, Result};
+use crate::mounts::words;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -37,27 +38,6 @@ pub struct Mount {
     /// Words for the file system, in their order.
     data: Vec<String>,
 }
-
-/// Words of `o` that are the kernel's flags: to be set, or to be cleared.
-const FLAGS: &[(&str, MountFlags, bool)] = &[
-    ("ro", MountFlags::RDONLY, true),
-    ("rw", MountFlags::RDONLY, false),
-    ("nosuid", MountFlags::NOSUID, true),
-    ("suid", MountFlags::NOSUID, false),
-    ("nodev", MountFlags::NODEV, true),
-    ("dev", MountFlags::NODEV, false),
-    ("noexec", MountFlags::NOEXEC, true),
-    ("exec", MountFlags::NOEXEC, false),
-    ("sync", MountFlags::SYNCHRONOUS, true),
-    ("async", MountFlags::SYNCHRONOUS, false),
-    ("dirsync", MountFlags::DIRSYNC, true),
-    ("noatime", MountFlags::NOATIME, true),
-    ("atime", MountFlags::NOATIME, false),
-    ("nodiratime", MountFlags::NODIRATIME, true),
-    ("relatime", MountFlags::RELATIME, true),
-    ("strictatime", MountFlags::STRICTATIME, true),
-    ("defaults", MountFlags::empty(), true),
-];
 
 /// Reads a volume's options.
 ///
@@ -101,9 +81,9 @@ pub fn read(options: &BTreeMap<String, String>) -> Result<Place> {
     let mut flags = MountFlags::empty();
     let mut data = Vec::new();
     for word in words {
-        match FLAGS.iter().find(|(name, _, _)| *name == word) {
-            Some((_, flag, true)) => flags |= *flag,
-            Some((_, flag, false)) => flags -= *flag,
+        match words::flags(word) {
+            Some((flag, true)) => flags |= flag,
+            Some((flag, false)) => flags -= flag,
             None => data.push(word.to_owned()),
         }
     }
@@ -205,7 +185,10 @@ mod tests {
         );
         let nfs = [
             ("type", "nfs"),
-            ("o", "addr=10.0.0.9,ro,nfsvers=4,rw,noexec"),
+            (
+                "o",
+                "addr=10.0.0.9,ro,nfsvers=4,rw,noexec,diratime,norelatime",
+            ),
             ("device", ":/data"),
         ];
         let Place::Mount(mount) = read(&options(&nfs)).unwrap() else {

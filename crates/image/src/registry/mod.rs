@@ -18,8 +18,13 @@ use crate::config::RegistryConfig;
 use crate::credentials::Credentials;
 pub(crate) use tls::client as client_for;
 
+use crate::reference::DEFAULT_DOMAIN;
 use auth::{Authorization, Challenge, TokenQuestion};
 
+/// Where docker.io's API is.
+const HUB_API: &str = "registry-1.docker.io";
+/// Where docker.io is searched; its registry itself has no search.
+const HUB_INDEX: &str = "index.docker.io";
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Of an error's body, this much is read.
@@ -51,12 +56,35 @@ impl<'a> Registry<'a> {
         path: &str,
         credentials: Option<&'a Credentials>,
     ) -> Result<Self, RegistryError> {
-        // docker.io's API lives elsewhere.
-        let host = if authority == "docker.io" {
-            "registry-1.docker.io"
+        let host = if authority == DEFAULT_DOMAIN {
+            HUB_API
         } else {
             authority
         };
+        Self::reach(config, (authority, host), path, credentials).await
+    }
+
+    /// As [`Self::open`], for searches.
+    pub async fn index(
+        config: &'a RegistryConfig,
+        authority: &str,
+        credentials: Option<&'a Credentials>,
+    ) -> Result<Self, RegistryError> {
+        let host = if authority == DEFAULT_DOMAIN {
+            HUB_INDEX
+        } else {
+            authority
+        };
+        Self::reach(config, (authority, host), "", credentials).await
+    }
+
+    /// `host` is where the registry's API is.
+    async fn reach(
+        config: &'a RegistryConfig,
+        (authority, host): (&str, &str),
+        path: &str,
+        credentials: Option<&'a Credentials>,
+    ) -> Result<Self, RegistryError> {
         let https = address(&format!("https://{host}"))?;
         let registry = Self::at(config, https.clone(), path, credentials)?;
         if !config.is_insecure(authority) {
@@ -300,7 +328,7 @@ impl<'a> Registry<'a> {
                 host: self.host(),
                 message,
             },
-            404 => RegistryError::NotFound {
+            404 if !self.path.is_empty() => RegistryError::NotFound {
                 what: format!("{}/{}", self.host(), self.path),
                 message,
             },

@@ -331,11 +331,10 @@ fn remove_all(dir: &OwnedFd, name: &[u8]) -> Result<(), EntryError> {
     use rustix::fd::AsRawFd as _;
     use std::os::unix::ffi::OsStrExt as _;
     let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    std::fs::remove_dir_all(path.join(std::ffi::OsStr::from_bytes(name))).map_err(|source| {
-        EntryError::Io {
-            action: "remove a directory that is replaced",
-            source,
-        }
+    let path = path.join(std::ffi::OsStr::from_bytes(name));
+    crate::trash::remove_tree(&path).map_err(|source| EntryError::Io {
+        action: "remove a directory that is replaced",
+        source,
     })
 }
 

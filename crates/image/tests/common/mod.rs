@@ -1,7 +1,7 @@
 //! What the tests share: tar archives by hand, a registry of Debian's docker-registry, and stores in temporary directories.
 #![allow(clippy::unwrap_used, dead_code)]
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,16 +28,22 @@ pub fn home_with(config: RegistryConfig) -> Home {
     Home { dir, store }
 }
 
-/// Every file below a directory, to see that nothing was left.
-pub fn files(dir: &Path) -> Vec<PathBuf> {
+/// Every file below a directory, to see that nothing was left. What the store removes meanwhile is not there.
+pub fn files(top: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
-    let mut todo = vec![dir.to_owned()];
+    let mut todo = vec![top.to_owned()];
     while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(&dir).unwrap().flatten() {
-            if entry.file_type().unwrap().is_dir() {
-                todo.push(entry.path());
-            } else {
-                all.push(entry.path());
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound && dir != top => continue,
+            Err(error) => panic!("{}: {error}", dir.display()),
+        };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            match path.symlink_metadata() {
+                Ok(data) if data.is_dir() => todo.push(path),
+                Ok(_) => all.push(path),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => panic!("{}: {error}", path.display()),
             }
         }
     }

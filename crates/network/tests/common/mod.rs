@@ -21,6 +21,11 @@ pub fn machine(work: impl FnOnce(&std::path::Path) + Send) {
 }
 
 pub struct Dir(std::path::PathBuf);
+impl Dir {
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
 impl Drop for Dir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);

@@ -8,16 +8,16 @@
 //! container's mount namespace can copy it.
 
 use crate::error::ShimError;
-use coracle_sys::mounts::mount_of;
+use coracle_sys::mounts::{make_read_only, mount_of};
 use coracle_sys::view::tree_of;
 use oci_spec::runtime::{Mount, Spec};
 use rustix::{
-    fs::{CWD, StatVfsMountFlags, statvfs},
-    mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree},
+    fs::CWD,
+    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -35,14 +35,13 @@ fn of_process(source: &Path) -> Option<(u32, PathBuf)> {
 
 /// Copies of the host's mounts, for one container.
 #[derive(Debug, Default)]
-pub struct Shared(Vec<(OwnedFd, PathBuf, bool)>);
+pub struct Shared(Vec<(OwnedFd, PathBuf)>);
 
 /// One of them as the container's init has it; the descriptor is inherited.
 #[derive(Debug, Clone)]
 pub struct SharedMount {
     copy: RawFd,
     target: PathBuf,
-    read_only: bool,
 }
 
 impl Shared {
@@ -63,7 +62,7 @@ impl Shared {
                 details: None,
                 source: Box::new(e),
             })?;
-            copies.push((copy, mount.destination().clone(), false));
+            copies.push((copy, mount.destination().clone()));
         }
         for mount in &mut mounts {
             let mut options = mount.options().clone().unwrap_or_default();
@@ -92,7 +91,12 @@ impl Shared {
             }
             let copy = open_tree(CWD, &source, flags)
                 .map_err(|e| ShimError::file("copy the mount of", &source)(e.into()))?;
-            copies.push((copy, mount.destination().clone(), has("ro")));
+            if has("ro") {
+                make_read_only(copy.as_fd(), has("rro")).map_err(|e| {
+                    ShimError::file("make a read-only copy of the mount of", &source)(e.into())
+                })?;
+            }
+            copies.push((copy, mount.destination().clone()));
             mount.set_options(Some(options));
         }
         if !copies.is_empty() {
@@ -103,10 +107,9 @@ impl Shared {
 
     /// For a process that will be forked while `self` lives.
     pub fn for_child(&self) -> Vec<SharedMount> {
-        let one = |(copy, target, read_only): &(OwnedFd, PathBuf, bool)| SharedMount {
+        let one = |(copy, target): &(OwnedFd, PathBuf)| SharedMount {
             copy: copy.as_raw_fd(),
             target: target.clone(),
-            read_only: *read_only,
         };
         self.0.iter().map(one).collect()
     }
@@ -121,35 +124,6 @@ impl SharedMount {
         // SAFETY: the parent keeps the descriptor open until this process has been made, so this is a copy of it.
         let copy = unsafe { BorrowedFd::borrow_raw(self.copy) };
         let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(copy, "", CWD, &self.target, how)?;
-        if self.read_only {
-            // With all that is mounted below it, whose points this namespace knows by now.
-            for point in points_below(&self.target)? {
-                mount_remount(&point, flags(&point)? | MountFlags::RDONLY, "")?;
-            }
-        }
-        Ok(())
+        Ok(move_mount(copy, "", CWD, &self.target, how)?)
     }
-}
-
-/// What a mount forbids already: a remount has to name it again.
-fn flags(point: &Path) -> io::Result<MountFlags> {
-    let now = statvfs(point)?.f_flag;
-    let kept = [
-        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
-        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
-    ];
-    let kept = kept.iter().filter(|(flag, _)| now.contains(*flag));
-    Ok(kept.fold(MountFlags::BIND, |all, (_, flag)| all | *flag))
-}
-
-/// Where something is mounted at a path or below it.
-fn points_below(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut all = coracle_sys::mounts::points()?;
-    all.retain(|point| point.starts_with(path));
-    Ok(all)
 }

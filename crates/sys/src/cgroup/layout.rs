@@ -1,8 +1,9 @@
 //! Which hierarchies are mounted where.
 
 use super::CgroupError;
+use crate::mounts::{mountinfo, unescaped};
 use std::{
-    fs, io,
+    io,
     path::{Component, Path, PathBuf},
 };
 
@@ -61,7 +62,7 @@ impl Layout {
     /// [`CgroupError::NoneMounted`], or `Io` if `/proc` is not mounted.
     pub fn detect() -> Result<Self, CgroupError> {
         let path = Path::new("/proc/self/mountinfo");
-        let text = fs::read_to_string(path).map_err(|e| io_error("read", path, e))?;
+        let text = mountinfo().map_err(|e| io_error("read", path, e))?;
         Self::parse(&text).ok_or(CgroupError::NoneMounted)
     }
 
@@ -77,7 +78,7 @@ impl Layout {
                 continue;
             };
             let (kind, options) = (right.next(), right.nth(1).unwrap_or(""));
-            let mount = unescape(mount);
+            let mount = unescaped(mount);
             match kind {
                 Some("cgroup2") => unified = unified.or(Some(mount)),
                 Some("cgroup") => {
@@ -161,16 +162,6 @@ fn check(path: &str) -> Result<&Path, CgroupError> {
         return Err(bad());
     }
     Ok(below)
-}
-
-/// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
-fn unescape(text: &str) -> PathBuf {
-    PathBuf::from(
-        text.replace("\\040", " ")
-            .replace("\\011", "\t")
-            .replace("\\012", "\n")
-            .replace("\\134", "\\"),
-    )
 }
 
 #[cfg(test)]
