@@ -1,16 +1,19 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
+use crate::doors::{self, Doors};
+use crate::keep;
 use coracle_api::App;
 use coracle_build::{Builder, Marks};
-use coracle_engine::{Engine, EngineOptions};
+use coracle_engine::{Door, Engine, EngineOptions};
 use coracle_fleet::Fleet;
 use coracle_image::RegistryConfig;
-use coracle_store::{EmbeddedStore, Options};
+use coracle_store::{EmbeddedStore, Options, Store};
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +49,9 @@ pub struct DaemonArgs {
     /// Mirror of docker.io, asked before it; may be given more than once
     #[arg(long, value_name = "URL")]
     pub registry_mirror: Vec<String>,
+    /// Where etcd's API is served to this machine's operator: an address of loopback and a port, or `none` [default: 127.0.0.1:2379]
+    #[arg(long, env = "CORACLE_STORE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub store_listen: Option<String>,
     /// Registry without TLS or with a certificate that nobody vouches for; may be given more than once
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure_registry: Vec<String>,
@@ -57,6 +63,7 @@ pub struct DaemonArgs {
 struct Config {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
+    store_listen: Option<String>,
     registry_mirrors: Vec<String>,
     insecure_registries: Vec<String>,
     /// Networks that name no subnet take a /24 of this.
@@ -137,7 +144,7 @@ pub enum DaemonError {
     Runtime(#[source] io::Error),
 }
 
-fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError {
+pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError {
     let path = path.to_owned();
     move |source| DaemonError::File {
         action,
@@ -161,7 +168,31 @@ fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
     }
 }
 
-fn options(args: &DaemonArgs) -> Result<(EngineOptions, Marks), DaemonError> {
+/// What the daemon is made of.
+struct Settings {
+    engine: EngineOptions,
+    marks: Marks,
+    store_listen: Option<SocketAddr>,
+}
+
+/// Loopback only: there is no other guard at that door yet.
+fn store_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(Some(address)),
+        Ok(address) => Err(format!(
+            "store_listen = \"{text}\": {} is no address of loopback, and whoever reaches this door may change everything in the store; containers have a door of their own at their network's address",
+            address.ip()
+        )),
+        Err(_) => Err(format!(
+            "store_listen = \"{text}\" is no address with a port; write for example 127.0.0.1:2379, or none"
+        )),
+    }
+}
+
+fn options(args: &DaemonArgs) -> Result<Settings, DaemonError> {
     let config = read_config(args)?;
     let bad = |why: String| DaemonError::Config {
         path: args.config.clone().unwrap_or_else(|| CONFIG.into()),
@@ -224,7 +255,13 @@ fn options(args: &DaemonArgs) -> Result<(EngineOptions, Marks), DaemonError> {
         })?;
         marks.min_age = Duration::from_nanos(age);
     }
-    Ok((options, marks))
+    let listen = args.store_listen.clone().or(config.store_listen);
+    let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{}", doors::PORT));
+    Ok(Settings {
+        engine: options,
+        marks,
+        store_listen: store_listen(&listen).map_err(bad)?,
+    })
 }
 
 /// Runs until SIGTERM, SIGINT or a request to go down.
@@ -240,7 +277,7 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .with_writer(io::stderr)
         .with_target(false)
         .try_init();
-    let (options, marks) = options(args)?;
+    let settings = options(args)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Threads that wait on the kernel: each costs little, and many starts at once use many.
@@ -249,10 +286,15 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?
-        .block_on(serve(options, marks))
+        .block_on(serve(settings))
 }
 
-async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> {
+async fn serve(settings: Settings) -> Result<(), DaemonError> {
+    let Settings {
+        engine: options,
+        marks,
+        store_listen,
+    } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
     let _lock = lock(&run_dir)?;
@@ -261,11 +303,17 @@ async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> 
     let engine = Engine::open(options).await?;
     let down = Arc::new(Notify::new());
     let store = engine.options().state_dir.join("store");
-    let store =
-        tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, Options::default()))
-            .await
-            .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let fleet = Fleet::open(Arc::new(store), engine.clone()).await?;
+    let limits = Options::default();
+    let opened = limits.clone();
+    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
+        .await
+        .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let doors = Doors::new(store.clone(), &limits, &engine).await?;
+    let stop = watch::Sender::new(false);
+    // Before units start, which may ask for it at once.
+    engine.open_door(doors::PORT, app_door(&doors, &stop)).await;
+    let fleet = Fleet::open(store, engine.clone()).await?;
     let app = App {
         builder: Builder::open(engine.clone())?,
         engine: engine.clone(),
@@ -274,8 +322,7 @@ async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> 
         down: down.clone(),
     };
     let disk = tokio::spawn(look_after_the_disk(app.clone()));
-    let router = coracle_api::router(app);
-    let stop = watch::Sender::new(false);
+    let router = coracle_api::router(app).merge(doors.for_command());
     let mut servers = tokio::task::JoinSet::new();
     for name in SOCKETS {
         let listener = listener(&run_dir, name).await?;
@@ -285,6 +332,7 @@ async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> 
             stop.subscribe(),
         ));
     }
+    let operator = operator_door(&run_dir, store_listen, &doors, &stop).await;
     let firewall = tokio::spawn(look_after_the_firewall(engine.clone()));
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
     // Without a supervisor there is nobody to tell.
@@ -305,6 +353,10 @@ async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> 
     disk.abort();
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
+    if let Some(operator) = operator {
+        // It ends by the same sign.
+        let _ = operator.await;
+    }
     if let Err(error) = engine.images().write_down() {
         let error = coracle_engine::full_error(&error);
         tracing::warn!(error, "when images were used last is not written down");
@@ -318,6 +370,42 @@ async fn serve(options: EngineOptions, marks: Marks) -> Result<(), DaemonError> 
         tracing::info!("the daemon leaves; containers run on");
     }
     Ok(())
+}
+
+/// The store at each bridge's address, for apps.
+fn app_door(doors: &Doors, stop: &watch::Sender<bool>) -> Door {
+    let (router, stop) = (doors.for_apps(), stop.subscribe());
+    Arc::new(move |listener| {
+        Box::pin(coracle_gateway::serve(
+            listener,
+            router.clone(),
+            stop.clone(),
+        ))
+    })
+}
+
+/// The store on loopback. That somebody else has the address (an etcd of this machine's, say) keeps nothing else from working.
+async fn operator_door(
+    run_dir: &Path,
+    address: Option<SocketAddr>,
+    doors: &Doors,
+    stop: &watch::Sender<bool>,
+) -> Option<tokio::task::JoinHandle<io::Result<()>>> {
+    let address = address?;
+    match doors::listen(run_dir, address).await {
+        Ok(listener) => Some(tokio::spawn(coracle_gateway::serve(
+            listener,
+            doors.for_operator(),
+            stop.subscribe(),
+        ))),
+        Err(error) => {
+            tracing::warn!(
+                error = coracle_engine::full_error(&error),
+                "the store is not served on {address}: give another with --store-listen, or none"
+            );
+            None
+        }
+    }
 }
 
 /// One daemon a run directory.
@@ -341,12 +429,8 @@ fn lock(run_dir: &Path) -> Result<File, DaemonError> {
 async fn listener(run_dir: &Path, name: &'static str) -> Result<UnixListener, DaemonError> {
     let path = run_dir.join(name);
     let failed = |action| file(action, &path);
-    let dir = run_dir.to_owned();
-    let kept = tokio::task::spawn_blocking(move || coracle_engine::sockets::fetch(&dir, name));
-    let kept = kept
-        .await
-        .map_err(|e| failed("fetching")(io::Error::other(e)))?
-        .map_err(failed("fetching"))?;
+    let kept = keep::fetch(run_dir, name).await;
+    let kept = kept.map_err(failed("fetching"))?;
     if let Some(kept) = kept.filter(|_| path.exists()) {
         let listener = std::os::unix::net::UnixListener::from(kept);
         listener.set_nonblocking(true).map_err(failed("using"))?;
@@ -363,12 +447,8 @@ async fn listener(run_dir: &Path, name: &'static str) -> Result<UnixListener, Da
         chown(&path, None, Some(group)).map_err(|e| failed("giving its group to")(e.into()))?;
     }
     let copy: OwnedFd = rustix::io::dup(&listener).map_err(|e| failed("keeping")(e.into()))?;
-    let dir = run_dir.to_owned();
-    let kept =
-        tokio::task::spawn_blocking(move || coracle_engine::sockets::deposit(&dir, name, copy));
-    kept.await
-        .map_err(|e| failed("keeping")(io::Error::other(e)))?
-        .map_err(failed("keeping"))?;
+    let kept = keep::deposit(run_dir, name, copy).await;
+    kept.map_err(failed("keeping"))?;
     Ok(listener)
 }
 

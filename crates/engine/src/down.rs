@@ -46,6 +46,7 @@ impl Engine {
         }
         for network in self.0.networks.list() {
             self.stop_names(&network).await;
+            self.close_door(&network).await;
         }
         let networks = self.0.networks.clone();
         keep(

@@ -2,6 +2,7 @@
 
 use crate::client::Holder;
 use crate::container::{Container, Snapshot};
+use crate::door::Doors;
 use crate::error::{EngineError, Result};
 use crate::events::{Event, Events};
 use crate::exec::Execs;
@@ -70,6 +71,7 @@ pub(crate) struct Inner {
     pub execs: Execs,
     table: RwLock<Table>,
     pub dns: tokio::sync::Mutex<BTreeMap<String, tokio::task::AbortHandle>>,
+    pub doors: Doors,
 }
 
 impl Engine {
@@ -119,6 +121,7 @@ impl Engine {
             execs: Execs::default(),
             table: RwLock::default(),
             dns: tokio::sync::Mutex::default(),
+            doors: Doors::default(),
             options,
         }));
         engine.restore().await?;

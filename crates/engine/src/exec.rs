@@ -255,7 +255,8 @@ impl Engine {
         let mut host = record.host_config.clone();
         host.privileged |= config.privileged;
         let caps = caps::resolve(&host, &self.0.available_caps);
-        let mut env = spec::environment(&record);
+        let store = self.door_for(&record.state.endpoints);
+        let mut env = spec::environment(&record, store.as_deref());
         for entry in &config.env {
             let name = format!("{}=", entry.split('=').next().unwrap_or(entry));
             env.retain(|e| !e.starts_with(&name));

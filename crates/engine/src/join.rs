@@ -19,6 +19,7 @@ impl Engine {
         let network = tokio::task::spawn_blocking(move || networks.create(spec)).await??;
         self.names_changed();
         self.serve_names().await;
+        self.open_doors().await;
         self.tell_network(&network, "create", None);
         Ok(network)
     }
@@ -32,6 +33,7 @@ impl Engine {
         let (networks, id) = (self.0.networks.clone(), network.id.to_string());
         tokio::task::spawn_blocking(move || networks.remove(&id)).await??;
         self.stop_names(&network).await;
+        self.close_door(&network).await;
         self.names_changed();
         self.tell_network(&network, "destroy", None);
         Ok(network)

@@ -22,6 +22,7 @@ pub mod commit;
 pub mod container;
 mod copyup;
 pub mod create;
+mod door;
 mod down;
 pub mod engine;
 pub mod error;
@@ -57,6 +58,7 @@ mod update;
 pub mod volumes;
 
 pub use container::Snapshot;
+pub use door::{Door, Served};
 pub use engine::{Engine, EngineOptions};
 pub use error::{EngineError, Result};
 pub use id::ContainerId;

@@ -243,6 +243,7 @@ impl Engine {
             pids_of: self.joined(&record.host_config.pid_mode, "PID namespace")?,
             ipc_of: self.joined_ipc(record)?,
             init: self.init(record)?,
+            store: self.door_for(endpoints),
         })?;
         Ok(ShimSpec {
             version: PROTOCOL_VERSION,

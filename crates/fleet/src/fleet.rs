@@ -8,7 +8,7 @@ use crate::supervise::Supervised;
 use chrono::Utc;
 use coracle_engine::Engine;
 use coracle_engine::logs::{LogLine, LogQuery};
-use coracle_store::{PutRequest, Store, StoreError, StoreExt};
+use coracle_store::{PutRequest, Store, StoreError, StoreExt, own_lease};
 use coracle_unit::{Kind, Unit, UnitKind, UnitName, load};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -51,7 +51,7 @@ impl Inner {
         self.store
             .put_json(&keys::machine(&machine.id), machine)
             .await?;
-        let lease = self.store.lease_grant(LEASE, 0).await?.id;
+        let lease = self.store.lease_grant(LEASE, own_lease()).await?.id;
         let since = self.machine.since.to_rfc3339();
         let alive = PutRequest::new(keys::alive(&self.machine.id), since).with_lease(lease);
         self.store.put(alive).await?;

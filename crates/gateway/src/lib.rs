@@ -22,9 +22,10 @@ mod scoped;
 mod serve;
 mod watch;
 
+pub use axum::Router;
 pub use context::{Gateway, Identity, Role};
 pub use scoped::{Scope, Scoped};
-pub use serve::{router, serve};
+pub use serve::{json_router, router, serve};
 
 #[doc(no_inline)]
 pub use coracle_store::Store;

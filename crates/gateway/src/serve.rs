@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use coracle_etcd_proto::etcdserverpb::auth_server::AuthServer;
 use coracle_etcd_proto::etcdserverpb::cluster_server::ClusterServer;
 use coracle_etcd_proto::etcdserverpb::kv_server::KvServer;
@@ -36,8 +36,27 @@ const STREAMS: u32 = 4096;
 /// Longest wait for answers when we leave.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// All paths of one face of the store.
+/// All paths of one face of the store: gRPC, JSON, health, version and metrics.
 pub fn router(gateway: Gateway) -> Router {
+    let services = services(&gateway);
+    let pages = Router::new()
+        .route("/health", get(health))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .with_state(gateway);
+    below_v3(services.clone()).merge(pages).merge(services)
+}
+
+/// The JSON paths below `/v3` alone, to stand beside others'.
+pub fn json_router(gateway: &Gateway) -> Router {
+    below_v3(services(gateway))
+}
+
+fn below_v3(services: Router) -> Router {
+    json::routes(services).route("/v3/{*rest}", any(nothing))
+}
+
+fn services(gateway: &Gateway) -> Router {
     macro_rules! service {
         ($server:ident) => {
             $server::new(gateway.clone())
@@ -45,7 +64,7 @@ pub fn router(gateway: Gateway) -> Router {
                 .max_encoding_message_size(usize::MAX)
         };
     }
-    let services = Routes::new(service!(KvServer))
+    Routes::new(service!(KvServer))
         .add_service(service!(WatchServer))
         .add_service(service!(LeaseServer))
         .add_service(service!(ClusterServer))
@@ -53,14 +72,7 @@ pub fn router(gateway: Gateway) -> Router {
         .add_service(service!(AuthServer))
         .add_service(service!(LockServer))
         .add_service(service!(ElectionServer))
-        .into_axum_router();
-    let pages = Router::new()
-        .route("/health", get(health))
-        .route("/version", get(version))
-        .route("/metrics", get(metrics))
-        .route("/v3/{*rest}", axum::routing::any(nothing))
-        .with_state(gateway);
-    json::routes(services.clone()).merge(pages).merge(services)
+        .into_axum_router()
 }
 
 async fn nothing() -> Response {

@@ -44,6 +44,8 @@ pub struct Inputs<'a> {
     pub ipc_of: Option<u32>,
     /// The program that is to be process 1 and start the container's, for `--init`.
     pub init: Option<PathBuf>,
+    /// Where it finds the store, as a URL.
+    pub store: Option<String>,
 }
 
 /// What the record's security options say.
@@ -210,7 +212,7 @@ fn process(inputs: &Inputs<'_>, security: &SecurityOptions) -> Value {
         "terminal": config.tty,
         "user": user(&inputs.user),
         "args": args,
-        "env": environment(record),
+        "env": environment(record, inputs.store.as_deref()),
         "cwd": if config.working_dir.is_empty() { "/" } else { &config.working_dir },
         "capabilities": caps::sets(&caps, inputs.user.uid == 0),
         "rlimits": resources::rlimits(&host.ulimits),
@@ -225,8 +227,10 @@ pub fn user(user: &ResolvedUser) -> Value {
     json!({ "uid": user.uid, "gid": user.gid, "additionalGids": user.groups })
 }
 
-/// The environment of the container's process: Docker's `PATH`, `HOSTNAME`, `TERM`, then as asked.
-pub fn environment(record: &Record) -> Vec<String> {
+/// The environment of the container's process: Docker's `PATH`, `HOSTNAME`, `TERM`, where the store is, then as asked.
+///
+/// A step of a build is not told of the store: what it writes must not depend on the machine.
+pub fn environment(record: &Record, store: Option<&str>) -> Vec<String> {
     let config = &record.config;
     let mut env = Vec::new();
     let has = |name: &str| {
@@ -243,6 +247,11 @@ pub fn environment(record: &Record) -> Vec<String> {
     }
     if config.tty && !has("TERM") {
         env.push("TERM=xterm".to_owned());
+    }
+    for name in ["ETCD_ENDPOINTS", "ETCDCTL_ENDPOINTS"] {
+        if let Some(url) = store.filter(|_| !record.step && !has(name)) {
+            env.push(format!("{name}={url}"));
+        }
     }
     // An entry without `=` unsets a variable of the image; what is left of it says nothing.
     env.extend(config.env.iter().filter(|e| e.contains('=')).cloned());

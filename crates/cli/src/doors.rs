@@ -1,0 +1,134 @@
+//! The doors to the store: what of it is shown to whom, and where.
+//!
+//! | door | who | where |
+//! | --- | --- | --- |
+//! | the bridges | apps | each network's own address, port 2379 |
+//! | loopback | the machine's operator | `--store-listen`, 127.0.0.1:2379 |
+//! | `coracle.sock` | `coracle store` | the paths below `/v3` |
+//!
+//! All three show the apps' keys; the operator may compact and look after the store too.
+
+use crate::keep;
+use crate::server::{DaemonError, file};
+use bytes::Bytes;
+use coracle_engine::Engine;
+use coracle_gateway::{Gateway, Identity, Role, Router, Scope, Scoped};
+use coracle_store::{Options, PutRequest, Store, StoreError, StoreExt as _};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// The port of etcd's clients.
+pub const PORT: u16 = 2379;
+/// Where the apps' keys are in the store.
+const APPS: &[u8] = b"/coracle/v1/apps/";
+/// Where the store's own name is.
+const CLUSTER: &str = "/coracle/v1/cluster";
+
+/// The entry of the cluster: which one this store is.
+#[derive(Serialize, Deserialize)]
+struct Cluster {
+    /// The format.
+    version: u64,
+    /// 16 hexadecimal digits.
+    id: String,
+}
+
+/// The faces of one store.
+pub struct Doors {
+    app: Gateway,
+    operator: Gateway,
+}
+
+impl Doors {
+    /// Names the store if it has no name yet.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn new(
+        store: Arc<dyn Store>,
+        options: &Options,
+        engine: &Engine,
+    ) -> Result<Self, StoreError> {
+        let scope = Scope {
+            prefix: Bytes::from_static(APPS),
+            offset: 0,
+            // The rest is for the machine's own: units must start though apps have filled their share.
+            quota_bytes: options.quota_bytes / 4 * 3,
+        };
+        let machine = engine.machine_id();
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let identity = Identity {
+            cluster: number(&cluster(&*store).await?).unwrap_or(1),
+            member: machine.get(..16).and_then(number).unwrap_or(1),
+        };
+        let scoped: Arc<dyn Store> = Arc::new(Scoped::new(store, scope));
+        let face = |role| {
+            let name = machine.get(..12).unwrap_or(machine);
+            Gateway::new(scoped.clone(), role, identity, name, Vec::new())
+        };
+        Ok(Self {
+            app: face(Role::App),
+            operator: face(Role::Operator),
+        })
+    }
+
+    /// What stands at the bridges' addresses.
+    pub fn for_apps(&self) -> Router {
+        coracle_gateway::router(self.app.clone())
+    }
+
+    /// What stands on loopback.
+    pub fn for_operator(&self) -> Router {
+        coracle_gateway::router(self.operator.clone())
+    }
+
+    /// What stands on our own socket.
+    pub fn for_command(&self) -> Router {
+        coracle_gateway::json_router(&self.operator)
+    }
+}
+
+/// The store's name, given to it once.
+async fn cluster(store: &dyn Store) -> Result<String, StoreError> {
+    let entry = Cluster {
+        version: 1,
+        id: format!("{:016x}", coracle_store::own_lease()),
+    };
+    let value = serde_json::to_vec(&entry).map_err(|source| StoreError::Json {
+        key: CLUSTER.to_owned(),
+        source: Arc::new(source),
+    })?;
+    // Whoever came first has named it.
+    store.create(PutRequest::new(CLUSTER, value)).await?;
+    let found = store.get_json::<Cluster>(CLUSTER).await?;
+    Ok(found.map_or(entry.id, |(found, _)| found.id))
+}
+
+/// The socket on loopback: the one that the holder kept, or a new one that it keeps from now on.
+///
+/// # Errors
+/// If the address cannot be had.
+pub async fn listen(run_dir: &Path, address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    let name = format!("store-{address}");
+    let path = Path::new(&name);
+    let failed = |action| file(action, path);
+    let fetched = keep::fetch(run_dir, &name)
+        .await
+        .map_err(failed("fetching"))?;
+    if let Some(kept) = fetched {
+        let listener = std::net::TcpListener::from(kept);
+        listener.set_nonblocking(true).map_err(failed("using"))?;
+        return TcpListener::from_std(listener).map_err(failed("using"));
+    }
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(failed("listening on"))?;
+    let copy = rustix::io::dup(&listener).map_err(|e| failed("keeping")(e.into()))?;
+    keep::deposit(run_dir, &name, copy)
+        .await
+        .map_err(failed("keeping"))?;
+    Ok(listener)
+}

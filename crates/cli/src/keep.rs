@@ -1,0 +1,36 @@
+//! Sockets that the holder keeps while there is no daemon, so that clients wait and are not refused.
+
+use coracle_engine::sockets;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// A duplicate of what is kept under that name, if it is.
+///
+/// # Errors
+/// The holder's socket's own.
+pub async fn fetch(run_dir: &Path, name: &str) -> io::Result<Option<OwnedFd>> {
+    let (dir, name) = (run_dir.to_owned(), name.to_owned());
+    let fetched = tokio::task::spawn_blocking(move || sockets::fetch(&dir, &name));
+    fetched.await.map_err(io::Error::other)?
+}
+
+/// Has a duplicate kept under that name.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn deposit(run_dir: &Path, name: &str, socket: OwnedFd) -> io::Result<()> {
+    let (dir, name) = (run_dir.to_owned(), name.to_owned());
+    let kept = tokio::task::spawn_blocking(move || sockets::deposit(&dir, &name, socket));
+    kept.await.map_err(io::Error::other)?
+}
+
+/// Has what is kept under that name closed.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn discard(run_dir: &Path, name: &str) -> io::Result<()> {
+    let (dir, name) = (run_dir.to_owned(), name.to_owned());
+    let closed = tokio::task::spawn_blocking(move || sockets::discard(&dir, &name));
+    closed.await.map_err(io::Error::other)?
+}
