@@ -20,8 +20,6 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// The port of etcd's clients.
-pub const PORT: u16 = 2379;
 /// Where the apps' keys are in the store.
 const APPS: &[u8] = b"/coracle/v1/apps/";
 /// Where the store's own name is.

@@ -7,6 +7,7 @@ use coracle_build::{Builder, Marks};
 use coracle_engine::{Door, Engine, EngineOptions};
 use coracle_fleet::Fleet;
 use coracle_image::RegistryConfig;
+use coracle_network::DOOR_PORT;
 use coracle_store::{EmbeddedStore, Options, Store};
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use serde::Deserialize;
@@ -256,7 +257,7 @@ fn options(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         marks.min_age = Duration::from_nanos(age);
     }
     let listen = args.store_listen.clone().or(config.store_listen);
-    let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{}", doors::PORT));
+    let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{DOOR_PORT}"));
     Ok(Settings {
         engine: options,
         marks,
@@ -312,7 +313,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let doors = Doors::new(store.clone(), &limits, &engine).await?;
     let stop = watch::Sender::new(false);
     // Before units start, which may ask for it at once.
-    engine.open_door(doors::PORT, app_door(&doors, &stop)).await;
+    engine.open_door(app_door(&doors, &stop)).await;
     let fleet = Fleet::open(store, engine.clone()).await?;
     let app = App {
         builder: Builder::open(engine.clone())?,

@@ -1,7 +1,7 @@
 //! A door at each bridge: a server of somebody else's that containers reach at their network's own address.
 
 use crate::engine::Engine;
-use coracle_network::{Driver, Endpoint, Network};
+use coracle_network::{DOOR_PORT, Driver, Endpoint, Network};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
@@ -18,11 +18,16 @@ pub type Served = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 /// The doors open now.
 #[derive(Default)]
 pub(crate) struct Doors {
-    what: Mutex<Option<(u16, Door)>>,
+    what: Mutex<Option<Door>>,
     /// By the network's own address.
     open: Mutex<BTreeMap<Ipv4Addr, AbortHandle>>,
     /// Held while they are opened, so that none is twice.
     opening: tokio::sync::Mutex<()>,
+}
+
+/// What the holder calls the socket.
+fn name(gateway: Ipv4Addr) -> String {
+    format!("door-{gateway}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -30,16 +35,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Engine {
-    /// Opens a door at this port of every bridge, now and as networks come. Containers that start from now on are told its
+    /// Opens a door at [`DOOR_PORT`] of every bridge, now and as networks come. Containers that start from now on are told its
     /// address in `ETCD_ENDPOINTS` and `ETCDCTL_ENDPOINTS`.
-    pub async fn open_door(&self, port: u16, door: Door) {
-        *lock(&self.0.doors.what) = Some((port, door));
+    pub async fn open_door(&self, door: Door) {
+        *lock(&self.0.doors.what) = Some(door);
         self.open_doors().await;
     }
 
     pub(crate) async fn open_doors(&self) {
         let _one = self.0.doors.opening.lock().await;
-        let Some((port, door)) = lock(&self.0.doors.what).clone() else {
+        let Some(door) = lock(&self.0.doors.what).clone() else {
             return;
         };
         for network in self.0.networks.list() {
@@ -47,7 +52,7 @@ impl Engine {
             if network.driver != Driver::Bridge || lock(&self.0.doors.open).contains_key(&gateway) {
                 continue;
             }
-            match self.door_socket(gateway, port).await {
+            match self.door_socket(gateway).await {
                 Ok(listener) => {
                     let (served, name) = (door(listener), network.name.clone());
                     let task = tokio::spawn(async move {
@@ -58,7 +63,7 @@ impl Engine {
                     lock(&self.0.doors.open).insert(gateway, task.abort_handle());
                 }
                 Err(error) => tracing::error!(
-                    network = network.name, address = %gateway, port, %error,
+                    network = network.name, address = %gateway, port = DOOR_PORT, %error,
                     "the store is not served: the port cannot be had; its containers are not told of it"
                 ),
             }
@@ -66,8 +71,8 @@ impl Engine {
     }
 
     /// The socket, from the holder if a former daemon left it there, so that those who came in between wait in it.
-    async fn door_socket(&self, gateway: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
-        let name = format!("door-{gateway}:{port}");
+    async fn door_socket(&self, gateway: Ipv4Addr) -> io::Result<TcpListener> {
+        let name = name(gateway);
         let (run_dir, wanted) = (self.0.options.run_dir.clone(), name.clone());
         let kept =
             tokio::task::spawn_blocking(move || crate::sockets::fetch(&run_dir, &wanted)).await?;
@@ -76,7 +81,7 @@ impl Engine {
             listener.set_nonblocking(true)?;
             return TcpListener::from_std(listener);
         }
-        let listener = TcpListener::bind((gateway, port)).await?;
+        let listener = TcpListener::bind((gateway, DOOR_PORT)).await?;
         let copy = rustix::io::dup(&listener)?;
         let run_dir = self.0.options.run_dir.clone();
         tokio::task::spawn_blocking(move || crate::sockets::deposit(&run_dir, &name, copy))
@@ -91,20 +96,17 @@ impl Engine {
             return;
         };
         task.abort();
-        let port = lock(&self.0.doors.what).as_ref().map(|(port, _)| *port);
-        let (run_dir, port) = (self.0.options.run_dir.clone(), port.unwrap_or_default());
+        let run_dir = self.0.options.run_dir.clone();
         // A holder that is gone keeps nothing.
-        let _ = tokio::task::spawn_blocking(move || {
-            crate::sockets::discard(&run_dir, &format!("door-{gateway}:{port}"))
-        })
-        .await;
+        let _ =
+            tokio::task::spawn_blocking(move || crate::sockets::discard(&run_dir, &name(gateway)))
+                .await;
     }
 
     /// Where a container with these links finds the door, as a URL.
     pub(crate) fn door_for(&self, endpoints: &[Endpoint]) -> Option<String> {
-        let (port, _) = lock(&self.0.doors.what).clone()?;
         let open = lock(&self.0.doors.open);
         let first = endpoints.iter().find(|e| open.contains_key(&e.gateway))?;
-        Some(format!("http://{}:{port}", first.gateway))
+        Some(format!("http://{}:{DOOR_PORT}", first.gateway))
     }
 }

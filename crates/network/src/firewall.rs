@@ -28,6 +28,10 @@ use ipnet::Ipv6Net;
 use crate::error::NetworkError;
 use crate::model::{Driver, Network, Protocol};
 
+/// The port of the machine's server at each bridge's address: etcd's. Nobody but the bridge's containers and the machine itself
+/// reaches it, also not by a route of their own to that address.
+pub const DOOR_PORT: u16 = 2379;
+
 /// Host side of a published port.
 pub(crate) type Published = (Protocol, IpAddr, u16);
 
@@ -192,6 +196,14 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
         Six::default()
     };
     let (maps6, guard6, publish6, chains6) = (six.maps, six.guard, six.publish, six.chains);
+    let mut doors = String::new();
+    for n in &bridges {
+        let (b, gateway) = (&n.bridge, n.gateway);
+        let _ = writeln!(
+            doors,
+            "    iifname != {{ \"lo\", \"{b}\" }} ip daddr {gateway} tcp dport {DOOR_PORT} drop"
+        );
+    }
     for n in bridges.iter().filter(|n| n.internal) {
         let _ = writeln!(
             forward,
@@ -217,7 +229,7 @@ table inet coracle {{
 {maps6}  chain guard {{
     type filter hook prerouting priority -300; policy accept;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
-{guard6}  }}
+{doors}{guard6}  }}
 {chains6}  chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
     fib daddr type local jump publish

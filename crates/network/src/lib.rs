@@ -19,6 +19,7 @@ mod v6;
 mod ways;
 
 pub use error::NetworkError;
+pub use firewall::DOOR_PORT;
 pub use model::{
     Address6, Driver, Endpoint, EndpointRequest, Network, NetworkId, NetworkSpec, Options,
     PortMapping, PortRequest, Protocol, RestoredEndpoint,

@@ -1,11 +1,11 @@
 //! Servers and clients for measuring: `scripts/bench-store` runs them beside etcd.
 //!
 //! ```text
-//! load serve ADDRESS DIRECTORY         an embedded store behind the gateway
-//! load nothing ADDRESS                 a gRPC server that answers puts and does nothing
-//! load put URL CLIENTS COUNT           256-byte puts; prints puts per second
-//! load get URL CLIENTS COUNT           gets of keys that were put
-//! load watch URL COUNT                 from a put's sending to its event; prints the median in microseconds
+//! store-load serve ADDRESS DIRECTORY         an embedded store behind the gateway
+//! store-load nothing ADDRESS                 a gRPC server that answers puts and does nothing
+//! store-load put URL CLIENTS COUNT           256-byte puts; prints puts per second
+//! store-load get URL CLIENTS COUNT           gets of keys that were put
+//! store-load watch URL COUNT                 from a put's sending to its event; prints the median in microseconds
 //! ```
 
 use std::error::Error;
@@ -178,6 +178,6 @@ async fn main() -> Fallible<()> {
             load(url, clients.parse()?, count.parse()?, what == "put").await
         }
         ["watch", url, count] => watch(url, count.parse()?).await,
-        _ => Err("usage: load serve|nothing|put|get|watch …".into()),
+        _ => Err("usage: store-load serve|nothing|put|get|watch …".into()),
     }
 }
