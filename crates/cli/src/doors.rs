@@ -12,6 +12,7 @@ use crate::keep;
 use crate::server::{DaemonError, file};
 use bytes::Bytes;
 use coracle_engine::Engine;
+use coracle_fleet::model::keys;
 use coracle_gateway::{Gateway, Identity, Role, Router, Scope, Scoped};
 use coracle_store::{Options, PutRequest, Store, StoreError, StoreExt as _};
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,6 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// Where the apps' keys are in the store.
-const APPS: &[u8] = b"/coracle/v1/apps/";
 /// Where the store's own name is.
 const CLUSTER: &str = "/coracle/v1/cluster";
 
@@ -51,7 +50,7 @@ impl Doors {
         engine: &Engine,
     ) -> Result<Self, StoreError> {
         let scope = Scope {
-            prefix: Bytes::from_static(APPS),
+            prefix: Bytes::from_static(keys::APPS.as_bytes()),
             offset: 0,
             // The rest is for the machine's own: units must start though apps have filled their share.
             quota_bytes: options.quota_bytes / 4 * 3,

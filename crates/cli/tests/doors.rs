@@ -187,3 +187,56 @@ fn the_operators_door_is_on_loopback_or_nowhere() {
             .success()
     );
 }
+
+#[test]
+fn healthy_instances_are_announced_and_go_when_they_are_not() {
+    let d = Daemon::start();
+    let text = "[Container]\nImage=bb\nExec=sh -c \"touch /ok; exec sleep 1000\"\nExposeHostPort=80\n\
+                HealthCmd=test -e /ok\nHealthInterval=1s\nHealthRetries=1\n";
+    let unit = d.unit("web.container", text);
+    d.ok(["unit", "start", &unit]);
+    let found = || ctl(&d, &["get", "/discovery/", "--prefix", "--print-value-only"]);
+    until("it is announced", || !found().is_empty());
+    let value: serde_json::Value = serde_json::from_str(&found()).unwrap();
+    let name = value["container"].as_str().unwrap().to_owned();
+    let address = d.field(&name, ".NetworkSettings.Networks.bridge.IPAddress");
+    assert_eq!(value["address"], address, "{value}");
+    assert_eq!(value["unit"], "web.container");
+    assert_eq!(value["ports"], serde_json::json!(["80/tcp"]));
+    assert_eq!(value["health"], "healthy");
+    let keys = ctl(&d, &["get", "/discovery/web/", "--prefix", "--keys-only"]);
+    assert!(keys.starts_with("/discovery/web/"), "{keys}");
+    // Apps and operators read there, and a deletion of everything spares it.
+    let refused = errors(&etcdctl(&d, &["put", "/discovery/web/me", "x"]));
+    assert!(refused.contains("keys below /discovery/ are read-only"), "{refused}");
+    ctl(&d, &["put", "mine", "x"]);
+    assert_eq!(ctl(&d, &["del", "", "--prefix"]), "1");
+    assert!(!found().is_empty());
+    // Under the machine's lease, which is not to be seen.
+    assert_eq!(ctl(&d, &["lease", "list"]), "found 0 leases");
+    d.ok(["exec", &name, "rm", "/ok"]);
+    until("it is gone while it is not well", || found().is_empty());
+    d.ok(["exec", &name, "touch", "/ok"]);
+    until("it is back", || !found().is_empty());
+    d.ok(["unit", "stop", "web.container"]);
+    assert_eq!(found(), "");
+}
+
+#[test]
+fn what_a_dead_daemon_announced_is_put_right() {
+    let mut d = Daemon::start();
+    for name in ["one", "two"] {
+        let text = "[Container]\nImage=bb\nExec=sleep 1000\n";
+        let unit = d.unit(&format!("{name}.container"), text);
+        d.ok(["unit", "start", &unit]);
+    }
+    let keys = |d: &Daemon| ctl(d, &["get", "/discovery/", "--prefix", "--keys-only"]);
+    until("both are announced", || keys(&d).matches("/discovery/").count() == 2);
+    let pid: u32 = d.field("one", ".State.Pid").parse().unwrap();
+    d.kill();
+    common::signal(pid, "KILL");
+    let config = d.unit("one.container", "[Container]\nImage=bb\nExec=sleep 1000\n");
+    d.up();
+    d.ok(["unit", "stop", "one.container"]);
+    assert_eq!(keys(&d).matches("/discovery/").count(), 1, "{config}: {}", keys(&d));
+}

@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     pub zone: Arc<Zone>,
     /// Held while the names are made anew.
     pub naming: std::sync::Mutex<()>,
+    /// Ticks when they have been.
+    pub named: tokio::sync::watch::Sender<u64>,
     pub cgroups: Layout,
     /// This daemon's part of each hierarchy.
     pub cgroup_root: String,
@@ -114,6 +116,7 @@ impl Engine {
             holder,
             zone: Arc::default(),
             naming: std::sync::Mutex::default(),
+            named: tokio::sync::watch::Sender::new(0),
             cgroups,
             cgroup_root: format!("/coracle/{}", &machine_id[..12]),
             machine_id,

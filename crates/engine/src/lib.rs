@@ -62,5 +62,5 @@ pub use door::{Door, Served};
 pub use engine::{Engine, EngineOptions};
 pub use error::{EngineError, Result};
 pub use id::ContainerId;
-pub use names::SERVICE_LABEL;
+pub use names::{Instance, SERVICE_LABEL};
 pub use start::full as full_error;

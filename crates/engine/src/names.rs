@@ -5,11 +5,32 @@ use crate::engine::Engine;
 use crate::record::Phase;
 use coracle_network::dns::{self, Container as Named, NetworkView, Place, Records};
 use coracle_network::{Driver, Endpoint, Network};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError};
+use tokio::sync::watch;
 
 /// A container with this label is an instance of that service: `web` and `tasks.web` list it.
 pub const SERVICE_LABEL: &str = "coracle.service";
+
+/// A healthy instance of a service.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// The service.
+    pub service: String,
+    /// The container's name.
+    pub name: String,
+    /// The container's id.
+    pub container: String,
+    /// The container's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether a health check says that it is well; else it is so by running.
+    pub tested: bool,
+    /// Its networks and addresses there.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports that it says to listen on: `80/tcp`.
+    pub ports: Vec<String>,
+}
 
 impl Engine {
     /// Builds the records anew from what runs now.
@@ -57,6 +78,36 @@ impl Engine {
             })
             .collect();
         self.0.zone.replace(Records::new(named, views));
+        self.0.named.send_modify(|n| *n += 1);
+    }
+
+    /// Ticks whenever names, and so [`Self::instances`], may have changed.
+    pub fn names(&self) -> watch::Receiver<u64> {
+        self.0.named.subscribe()
+    }
+
+    /// The healthy instances of services: what `tasks.<service>` answers, with more words.
+    pub fn instances(&self) -> Vec<Instance> {
+        let instance = |container: Arc<Container>| {
+            let health = container.health();
+            container.read(|r| {
+                let service = r.config.labels.get(SERVICE_LABEL)?.clone();
+                let healthy = health.map_or_else(|| !r.is_tested(), |h| h.is_good());
+                if r.state.phase != Phase::Running || !healthy {
+                    return None;
+                }
+                Some(Instance {
+                    service,
+                    name: r.name.clone(),
+                    container: r.id.to_string(),
+                    labels: r.config.labels.clone(),
+                    tested: r.is_tested(),
+                    endpoints: r.state.endpoints.clone(),
+                    ports: r.config.exposed_ports.keys().cloned().collect(),
+                })
+            })
+        };
+        self.containers().into_iter().filter_map(instance).collect()
     }
 
     /// The names that a container has for others (`--link`), and whose they are.

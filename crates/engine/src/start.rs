@@ -91,6 +91,8 @@ impl Engine {
                 self.tell_mounts(&record, "mount");
                 self.tell_links(&record, "connect");
                 self.tell(container, "start", &[]);
+                // Its name was known before; that it is there as an instance is so only now.
+                self.0.named.send_modify(|n| *n += 1);
                 self.watch_health(container);
                 self.watch_exit(container.clone(), shim, run);
                 Ok(())

@@ -45,6 +45,10 @@ pub struct UnitText {
 }
 
 impl Inner {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Says what this machine is, and that it is there as long as the lease that is returned is kept.
     async fn be_present(&self) -> Result<i64, StoreError> {
         let machine = &self.machine;
@@ -76,7 +80,8 @@ impl Fleet {
             change: tokio::sync::Mutex::default(),
             leaving: OnceLock::new(),
         }));
-        fleet.register().await?;
+        let lease = fleet.register().await?;
+        fleet.announce(lease);
         fleet.load_all().await?;
         for supervised in fleet.all() {
             fleet.drive(&supervised);
@@ -119,7 +124,9 @@ impl Fleet {
 
     /// Writes the facts, and the presence under a lease that is kept as long as this daemon lives. A full disk does not keep
     /// the daemon from looking after what runs: it is tried again.
-    async fn register(&self) -> Result<()> {
+    ///
+    /// Answers the lease, 0 while there is none.
+    async fn register(&self) -> Result<watch::Receiver<i64>> {
         let mut lease = match self.0.be_present().await {
             Ok(lease) => Some(lease),
             Err(error @ StoreError::NoSpace { .. }) => {
@@ -131,6 +138,8 @@ impl Fleet {
             }
             Err(error) => return Err(error.into()),
         };
+        let known = watch::Sender::new(lease.unwrap_or(0));
+        let follow = known.subscribe();
         let weak = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             loop {
@@ -149,9 +158,11 @@ impl Fleet {
                         "the machine's lease could not be kept"
                     ),
                 }
+                let now = lease.unwrap_or(0);
+                known.send_if_modified(|known| std::mem::replace(known, now) != now);
             }
         });
-        Ok(())
+        Ok(follow)
     }
 
     async fn load_all(&self) -> Result<()> {

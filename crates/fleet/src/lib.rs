@@ -11,8 +11,10 @@
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, destroy |
 //! | `shutdown` | everything goes down, to come back |
+//! | `discovery` | healthy instances, told to apps |
 //! | [`fleet`] | open, list, show |
 
+mod discovery;
 mod down;
 mod environment;
 pub mod error;
@@ -30,6 +32,7 @@ mod supervise;
 pub mod translate;
 mod up;
 
+pub use discovery::Announced;
 pub use error::{FleetError, Result};
 pub use fleet::{Fleet, UnitText};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};

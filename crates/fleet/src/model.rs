@@ -18,6 +18,14 @@ pub mod keys {
     pub fn alive(id: &str) -> String {
         format!("/coracle/v1/alive/{id}")
     }
+    /// What apps see as the whole store.
+    pub const APPS: &str = "/coracle/v1/apps/";
+    /// Where apps find each other, among their keys: `/discovery/`.
+    pub const DISCOVERY: &str = "/coracle/v1/apps//discovery/";
+    /// One instance of a service.
+    pub fn instance(service: &str, instance: &str) -> String {
+        format!("{DISCOVERY}{service}/{instance}")
+    }
     /// Every unit.
     pub const UNITS: &str = "/coracle/v1/units/";
     /// One unit.
