@@ -195,7 +195,12 @@ fn healthy_instances_are_announced_and_go_when_they_are_not() {
                 HealthCmd=test -e /ok\nHealthInterval=1s\nHealthRetries=1\n";
     let unit = d.unit("web.container", text);
     d.ok(["unit", "start", &unit]);
-    let found = || ctl(&d, &["get", "/discovery/", "--prefix", "--print-value-only"]);
+    let found = || {
+        ctl(
+            &d,
+            &["get", "/discovery/", "--prefix", "--print-value-only"],
+        )
+    };
     until("it is announced", || !found().is_empty());
     let value: serde_json::Value = serde_json::from_str(&found()).unwrap();
     let name = value["container"].as_str().unwrap().to_owned();
@@ -208,7 +213,10 @@ fn healthy_instances_are_announced_and_go_when_they_are_not() {
     assert!(keys.starts_with("/discovery/web/"), "{keys}");
     // Apps and operators read there, and a deletion of everything spares it.
     let refused = errors(&etcdctl(&d, &["put", "/discovery/web/me", "x"]));
-    assert!(refused.contains("keys below /discovery/ are read-only"), "{refused}");
+    assert!(
+        refused.contains("keys below /discovery/ are read-only"),
+        "{refused}"
+    );
     ctl(&d, &["put", "mine", "x"]);
     assert_eq!(ctl(&d, &["del", "", "--prefix"]), "1");
     assert!(!found().is_empty());
@@ -231,12 +239,19 @@ fn what_a_dead_daemon_announced_is_put_right() {
         d.ok(["unit", "start", &unit]);
     }
     let keys = |d: &Daemon| ctl(d, &["get", "/discovery/", "--prefix", "--keys-only"]);
-    until("both are announced", || keys(&d).matches("/discovery/").count() == 2);
+    until("both are announced", || {
+        keys(&d).matches("/discovery/").count() == 2
+    });
     let pid: u32 = d.field("one", ".State.Pid").parse().unwrap();
     d.kill();
     common::signal(pid, "KILL");
     let config = d.unit("one.container", "[Container]\nImage=bb\nExec=sleep 1000\n");
     d.up();
     d.ok(["unit", "stop", "one.container"]);
-    assert_eq!(keys(&d).matches("/discovery/").count(), 1, "{config}: {}", keys(&d));
+    assert_eq!(
+        keys(&d).matches("/discovery/").count(),
+        1,
+        "{config}: {}",
+        keys(&d)
+    );
 }

@@ -26,27 +26,50 @@ use proptest::test_runner::{Config, TestRunner};
 /// One of each, empty.
 struct Pair {
     sides: [Side; 2],
-    _servers: (common::Etcd, common::Ours),
+    _servers: (common::Etcd, common::Ours, Option<common::Etcd>),
+}
+
+/// What is behind our gateway.
+#[derive(Clone, Copy)]
+enum Behind {
+    Embedded,
+    Etcd,
 }
 
 impl Pair {
-    async fn new() -> Self {
-        let (etcd, ours) = (common::etcd().await, common::ours(Role::Operator).await);
+    async fn new(behind: Behind) -> Self {
+        let etcd = common::etcd().await;
+        let (ours, other) = match behind {
+            Behind::Embedded => (common::ours(Role::Operator).await, None),
+            Behind::Etcd => {
+                let other = common::etcd().await;
+                (common::over(&other, Role::Operator).await, Some(other))
+            }
+        };
         let sides = [
             Side::new(common::channel(etcd.address).await),
             Side::new(common::channel(ours.address).await),
         ];
         Self {
             sides,
-            _servers: (etcd, ours),
+            _servers: (etcd, ours, other),
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_cannot_tell_ours_from_etcd() {
-    let mut pair = Pair::new().await;
-    let rounds = std::env::var("CORACLE_ROUNDS").map_or(150, |n| n.parse().unwrap());
+async fn an_app_cannot_tell_the_embedded_store_from_etcd() {
+    rounds(Behind::Embedded, 150).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_cannot_tell_the_gateway_over_etcd_from_etcd() {
+    rounds(Behind::Etcd, 60).await;
+}
+
+async fn rounds(behind: Behind, default: u32) {
+    let mut pair = Pair::new(behind).await;
+    let rounds = std::env::var("CORACLE_ROUNDS").map_or(default, |n| n.parse().unwrap());
     let mut runner = TestRunner::new(Config::default());
     let strategy = sequence();
     for _ in 0..rounds {
@@ -62,7 +85,7 @@ async fn an_app_cannot_tell_ours_from_etcd() {
             if !more {
                 break;
             }
-            pair = Pair::new().await;
+            pair = Pair::new(behind).await;
             match differ(&mut pair.sides, &tree.current()).await {
                 Err(difference) => {
                     (smallest, last) = (tree.current(), difference);

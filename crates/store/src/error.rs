@@ -20,6 +20,23 @@ pub enum Code {
     DataLoss = 15,
 }
 
+impl Code {
+    fn of(code: i32) -> Self {
+        let all = [
+            Self::InvalidArgument,
+            Self::NotFound,
+            Self::PermissionDenied,
+            Self::ResourceExhausted,
+            Self::FailedPrecondition,
+            Self::OutOfRange,
+            Self::Unavailable,
+            Self::DataLoss,
+        ];
+        let found = all.into_iter().find(|known| *known as i32 == code);
+        found.unwrap_or(Self::Unknown)
+    }
+}
+
 /// An error of the store. Cheap to clone: every waiter of a failed batch gets one.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -159,6 +176,37 @@ pub enum StoreError {
     /// Keys that whoever asks may read only.
     #[error("keys below {0} are read-only: the machines write them")]
     ReadOnly(&'static str),
+    /// An address of etcd's, or a certificate for it, makes no sense.
+    #[error(
+        "the endpoint {endpoint:?} cannot be used: {why}; write for example http://127.0.0.1:2379"
+    )]
+    Endpoint {
+        /// The address.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No member of etcd's cluster answers.
+    #[error(
+        "etcd does not answer ({why}){}",
+        if *sent { "; whether it was done is not known: look before it is asked again" } else { "" }
+    )]
+    Unreachable {
+        /// The member asked last and what happened.
+        why: String,
+        /// The request was sent, and may have been done.
+        sent: bool,
+    },
+    /// etcd said no, in its own words.
+    #[error("etcd at {endpoint} refused: {text}")]
+    Refused {
+        /// The member.
+        endpoint: String,
+        /// The gRPC status code.
+        code: i32,
+        /// Its words.
+        text: String,
+    },
     /// The store is shutting down.
     #[error("the store at {path} is closed")]
     Closed {
@@ -211,6 +259,8 @@ impl StoreError {
             | Self::RequestTooLarge { .. } => Code::InvalidArgument,
             Self::Corrupt { .. } => Code::DataLoss,
             Self::UnknownFormat { .. } | Self::Json { .. } => Code::Unknown,
+            Self::Refused { code, .. } => Code::of(*code),
+            Self::Endpoint { .. } | Self::Unreachable { .. } => Code::Unavailable,
             Self::Locked { .. } | Self::Database { .. } | Self::Io { .. } | Self::Closed { .. } => {
                 Code::Unavailable
             }
@@ -237,6 +287,7 @@ impl StoreError {
             Self::RequestTooLarge { .. } => "etcdserver: request is too large",
             Self::Corrupt { .. } => "etcdserver: corrupt cluster",
             Self::Closed { .. } => "etcdserver: server stopped",
+            Self::Refused { text, .. } => text,
             Self::ReadOnly(_) => return format!("etcdserver: permission denied: {self}"),
             other => return other.to_string(),
         };

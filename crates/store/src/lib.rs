@@ -1,4 +1,4 @@
-//! The key-value store: one interface with etcd's v3 meaning, and the embedded implementation.
+//! The key-value store: one interface with etcd's v3 meaning, and two implementations.
 //!
 //! [`Store`] is what the rest of the house sees: revisions, ranges, transactions, watches from a
 //! revision, leases and compaction, each meaning what etcd 3.4 to 3.6 means by it. Values of the
@@ -6,7 +6,7 @@
 //! that a gRPC face is a translation of types and a store over a real etcd is a second
 //! implementation.
 //!
-//! [`EmbeddedStore`] keeps everything in one redb file, see [`embedded`].
+//! [`EmbeddedStore`] keeps everything in one redb file, see [`embedded`]; [`EtcdStore`] asks a real etcd, see [`etcd`].
 //!
 //! ```
 //! # use coracle_store::*;
@@ -21,11 +21,13 @@
 
 pub mod embedded;
 mod error;
+pub mod etcd;
 mod store;
 mod types;
 
 pub use embedded::{EmbeddedStore, Options};
 pub use error::{Code, StoreError};
+pub use etcd::{EtcdOptions, EtcdStore};
 pub use store::{
     BoxFuture, Store, StoreExt, WatchControl, WatchHandle, WatchNext, WatchStream, Watching,
 };

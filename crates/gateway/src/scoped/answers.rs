@@ -109,12 +109,11 @@ impl Scope {
 
 /// The parts of one deletion as one.
 pub(super) fn joined(parts: TxnResponse) -> DeleteRangeResponse {
-    let mut whole = DeleteRangeResponse {
-        revision: parts.revision,
-        ..Default::default()
-    };
+    let mut whole = DeleteRangeResponse::default();
     for part in parts.responses {
         if let TxnOpResponse::Delete(part) = part {
+            // Not the transaction's own, which etcd leaves out of an inner one.
+            whole.revision = whole.revision.max(part.revision);
             whole.deleted += part.deleted;
             whole.prev_kvs.extend(part.prev_kvs);
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coracle_gateway::{Gateway, Identity, Role, Scope, Scoped};
-use coracle_store::{EmbeddedStore, Options, Store};
+use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Options, Store};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -18,9 +18,9 @@ pub const APPS: &[u8] = b"/coracle/v1/apps/";
 pub struct Ours {
     pub address: SocketAddr,
     /// The whole store, behind the scope.
-    pub store: Arc<EmbeddedStore>,
+    pub store: Arc<dyn Store>,
     _stop: watch::Sender<bool>,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 pub fn scope() -> Scope {
@@ -39,6 +39,22 @@ pub async fn ours(role: Role) -> Ours {
 pub async fn ours_with(role: Role, scope: Scope, options: Options) -> Ours {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(EmbeddedStore::open(dir.path(), options).unwrap());
+    face(store, role, scope, Some(dir)).await
+}
+
+/// The gateway over an etcd.
+pub async fn over(etcd: &Etcd, role: Role) -> Ours {
+    let options = EtcdOptions::new([format!("http://{}", etcd.address)]);
+    let store = Arc::new(EtcdStore::new(options).unwrap());
+    face(store, role, scope(), None).await
+}
+
+async fn face(
+    store: Arc<dyn Store>,
+    role: Role,
+    scope: Scope,
+    dir: Option<tempfile::TempDir>,
+) -> Ours {
     let scoped: Arc<dyn Store> = Arc::new(Scoped::new(store.clone(), scope));
     let identity = Identity {
         cluster: 7,
