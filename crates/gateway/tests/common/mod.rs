@@ -1,16 +1,19 @@
 //! What the tests share: a store behind the gateway, Debian's etcd, and connections to both.
 #![allow(clippy::unwrap_used, dead_code)]
 
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+#[path = "../../../store/tests/common/etcd.rs"]
+mod server;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coracle_gateway::{Gateway, Identity, Role, Scope, Scoped};
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Options, Store};
 use tokio::sync::watch;
 use tonic::transport::Channel;
+
+pub use server::{Etcd, etcd};
 
 pub const APPS: &[u8] = b"/coracle/v1/apps/";
 
@@ -44,7 +47,7 @@ pub async fn ours_with(role: Role, scope: Scope, options: Options) -> Ours {
 
 /// The gateway over an etcd.
 pub async fn over(etcd: &Etcd, role: Role) -> Ours {
-    let options = EtcdOptions::new([format!("http://{}", etcd.address)]);
+    let options = EtcdOptions::new([etcd.url()]);
     let store = Arc::new(EtcdStore::new(options).unwrap());
     face(store, role, scope(), None).await
 }
@@ -73,76 +76,6 @@ async fn face(
         _stop: stop,
         _dir: dir,
     }
-}
-
-/// Debian's etcd on loopback, a cluster of one; gone when dropped.
-pub struct Etcd {
-    pub address: SocketAddr,
-    child: Child,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
-pub async fn etcd() -> Etcd {
-    // Another process may take a port between the two; then the next try has others.
-    for _ in 0..10 {
-        let dir = tempfile::tempdir().unwrap();
-        let (client, peer) = (free(), free());
-        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-        let child = Command::new("etcd")
-            .args(["--data-dir".as_ref(), dir.path().as_os_str()])
-            .args(["--listen-client-urls", &client_url])
-            .args(["--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url])
-            .args(["--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("default={peer_url}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd, of Debian's package etcd-server");
-        let mut etcd = Etcd {
-            address: client,
-            child,
-            _dir: dir,
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline && etcd.child.try_wait().unwrap().is_none() {
-            if is_ready(client).await {
-                return etcd;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    panic!("etcd does not start");
-}
-
-async fn is_ready(address: SocketAddr) -> bool {
-    use coracle_etcd_proto::etcdserverpb as pb;
-    let Ok(endpoint) = Channel::from_shared(format!("http://{address}")) else {
-        return false;
-    };
-    let Ok(channel) = endpoint.connect().await else {
-        return false;
-    };
-    let mut kv = pb::kv_client::KvClient::new(channel);
-    let asked = pb::RangeRequest {
-        key: "ready".into(),
-        ..Default::default()
-    };
-    kv.range(asked).await.is_ok()
 }
 
 pub async fn channel(address: SocketAddr) -> Channel {
