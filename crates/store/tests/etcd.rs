@@ -115,8 +115,8 @@ async fn one_of_three_may_go() {
     put(&store, "k", "1").await;
     let mut watch = store.watch(WatchRequest::key("k")).await.unwrap();
     // Whichever it is, the leader or the one that we talk to: one after the other is away.
-    for gone in 0..3 {
-        members[gone].kill();
+    for (gone, member) in members.iter_mut().enumerate() {
+        member.kill();
         let value = gone.to_string();
         let written = put(&store, "k", &value).await;
         loop {
@@ -131,7 +131,7 @@ async fn one_of_three_may_go() {
             }
         }
         assert_eq!(store.get("k").await.unwrap().unwrap().value, value);
-        members[gone].start();
+        member.start();
     }
     // Two away: no leader, and that is what is said.
     members[0].kill();

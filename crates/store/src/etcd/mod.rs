@@ -145,10 +145,7 @@ impl Store for EtcdStore {
                 revision: requested,
                 physical: false,
             };
-            let ask = |channel| {
-                let request = request.clone();
-                async move { kv(channel).compact(request).await }
-            };
+            let ask = |channel| async move { kv(channel).compact(request).await };
             let answer = self.members.write(Of::revision(requested), ask).await?;
             Ok(CompactResponse {
                 revision: revision(&answer.header),
@@ -166,10 +163,7 @@ impl Store for EtcdStore {
     fn lease_grant(&self, ttl: i64, id: LeaseId) -> BoxFuture<'_, LeaseGrantResponse> {
         Box::pin(async move {
             let request = pb::LeaseGrantRequest { ttl, id };
-            let ask = |channel| {
-                let request = request.clone();
-                async move { LeaseClient::new(channel).lease_grant(request).await }
-            };
+            let ask = |channel| async move { LeaseClient::new(channel).lease_grant(request).await };
             let answer = self.members.write(Of::grant(id, ttl), ask).await?;
             Ok(LeaseGrantResponse {
                 revision: revision(&answer.header),
@@ -182,10 +176,8 @@ impl Store for EtcdStore {
     fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, LeaseRevokeResponse> {
         Box::pin(async move {
             let request = pb::LeaseRevokeRequest { id };
-            let ask = |channel| {
-                let request = request.clone();
-                async move { LeaseClient::new(channel).lease_revoke(request).await }
-            };
+            let ask =
+                |channel| async move { LeaseClient::new(channel).lease_revoke(request).await };
             let answer = self.members.write(Of::lease(id), ask).await?;
             Ok(LeaseRevokeResponse {
                 revision: revision(&answer.header),
