@@ -40,12 +40,14 @@ test: ## install what the tests need, then run every test
 	@scripts/deps build run test
 	@scripts/kernel $(dir $(TARGET))tmp/kernel
 	@scripts/compose $(dir $(TARGET))tmp/compose
+	@scripts/npm-etcd3 $(dir $(TARGET))tmp/npm-etcd3
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo test --locked --workspace
 
 soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50)
 	@scripts/deps build run test
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle --test lifecycle
+	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle-gateway --test differential
 	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked -p coracle-image --test fuzz -p coracle-unit --test tables
 
 bench: ## docker, podman and runc beside us, turn by turn; writes docs/benchmarks.md
