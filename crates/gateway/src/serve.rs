@@ -4,8 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use coracle_etcd_proto::etcdserverpb::auth_server::AuthServer;
@@ -44,7 +45,8 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/version", get(version))
         .route("/metrics", get(metrics))
         .with_state(gateway);
-    below_v3(services.clone()).merge(pages).merge(services)
+    let all = below_v3(services.clone()).merge(pages).merge(services);
+    all.fallback(unknown)
 }
 
 /// The JSON paths below `/v3` alone, to stand beside others'.
@@ -73,6 +75,17 @@ fn services(gateway: &Gateway) -> Router {
         .add_service(service!(LockServer))
         .add_service(service!(ElectionServer))
         .into_axum_router()
+}
+
+/// No such path: gRPC has a status for it in an answer that is otherwise well, others see the code.
+async fn unknown(headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return Status::unimplemented("")
+            .into_http::<Body>()
+            .into_response();
+    }
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
 async fn nothing() -> Response {
