@@ -4,6 +4,7 @@ use bytes::Bytes;
 use coracle_store::*;
 
 use super::Scope;
+use super::requests::{FIRST, FORGOTTEN};
 
 impl Scope {
     /// A revision as the app counts it; 0 is "none" on both sides.
@@ -12,6 +13,14 @@ impl Scope {
             revision + self.offset
         } else {
             revision
+        }
+    }
+
+    /// The oldest revision kept, 0 where none is gone: what was before the offset is.
+    pub(super) fn oldest(&self, compacted: Revision) -> Revision {
+        match self.offset {
+            0 => compacted,
+            offset => offset + compacted.max(FIRST),
         }
     }
 
@@ -96,6 +105,14 @@ impl Scope {
                 requested: self.outer(requested),
                 compacted: self.outer(compacted),
             },
+            // What exactly was asked for is lost; the newest of the forgotten stands for it.
+            StoreError::FutureRevision {
+                requested: FORGOTTEN,
+                ..
+            } if self.offset > 0 => StoreError::Compacted {
+                requested: self.offset,
+                compacted: self.offset + FIRST,
+            },
             StoreError::FutureRevision { requested, current } => StoreError::FutureRevision {
                 requested: self.outer(requested),
                 current: self.outer(current),
@@ -126,7 +143,7 @@ pub(super) fn joined(parts: TxnResponse) -> DeleteRangeResponse {
 pub(super) struct ScopedWatch {
     scope: Scope,
     stream: WatchStream,
-    /// The history asked for is gone: the one answer to give.
+    /// The history asked for is gone: the oldest that is kept, for the one answer to give.
     forgotten: Option<Revision>,
     over: bool,
 }
