@@ -35,6 +35,10 @@ impl Scope {
         self.strip(&mut kv.key);
         kv.create_revision = self.outer(kv.create_revision);
         kv.mod_revision = self.outer(kv.mod_revision);
+        // Such a lease is not there for the app.
+        if is_own_lease(kv.lease) {
+            kv.lease = 0;
+        }
     }
 
     pub(super) fn range_answer(&self, answer: &mut RangeResponse) {
