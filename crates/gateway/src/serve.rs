@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use coracle_etcd_proto::etcdserverpb::auth_server::AuthServer;
@@ -28,10 +29,10 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use crate::context::{Gateway, VERSION};
-use crate::json;
+use crate::{json, undecoded};
 
 /// Bytes of one message to us: etcd's largest request and what gRPC puts around it.
-const LARGEST: usize = 2 << 20;
+pub(crate) const LARGEST: usize = 2 << 20;
 /// Requests at once on one connection.
 const STREAMS: u32 = 4096;
 /// Longest wait for answers when we leave.
@@ -75,6 +76,7 @@ fn services(gateway: &Gateway) -> Router {
         .add_service(service!(LockServer))
         .add_service(service!(ElectionServer))
         .into_axum_router()
+        .layer(map_response(undecoded::in_etcds_words))
 }
 
 /// No such path: gRPC has a status for it in an answer that is otherwise well, others see the code.

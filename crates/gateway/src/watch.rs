@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Gateway, full, status};
-use crate::convert;
+use crate::{convert, undecoded};
 
 /// Answers that wait for the client.
 const QUEUE: usize = 4;
@@ -109,7 +109,7 @@ impl Watches {
                     Ok(None) => { open = false; Ok(()) }
                     // Not a message, or the client left and hears nothing more.
                     Err(error) => {
-                        let _ = self.out.send(Err(error)).await;
+                        let _ = self.out.send(Err(undecoded::status(error))).await;
                         return;
                     }
                 },
