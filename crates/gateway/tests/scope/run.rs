@@ -170,7 +170,7 @@ impl Pair {
             self.outer.delete_range(request).await.unwrap();
         } else {
             let mut put = PutRequest::new(key, vec![n]);
-            put.lease = if n % 3 == 0 { OWN } else { 0 };
+            put.lease = if n.is_multiple_of(3) { OWN } else { 0 };
             self.outer.put(put).await.unwrap();
         }
         match self.outer.get(key).await.unwrap() {
