@@ -16,10 +16,22 @@ use bytes::Bytes;
 use coracle_store::*;
 use tonic::Status;
 
-use crate::context::status;
+use crate::context;
 
 /// Seconds of a lease granted to who brings none, as etcd's session.
 const SESSION: i64 = 60;
+
+/// What the store refused. etcd's locks and elections are a client of itself, whose errors keep their text and lose their
+/// code on the way.
+pub(crate) fn status(error: StoreError) -> Status {
+    let known = context::status(error);
+    match known.code() {
+        tonic::Code::NotFound | tonic::Code::InvalidArgument | tonic::Code::OutOfRange => {
+            Status::unknown(known.message())
+        }
+        _ => known,
+    }
+}
 
 /// A place in the queue below a name.
 pub(crate) struct Place {

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::concurrency::{self, Place};
-use crate::context::{Gateway, status};
+use crate::concurrency::{self, Place, status};
+use crate::context::Gateway;
 use crate::convert::key_value;
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -15,13 +15,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use futures_util::StreamExt as _;
 use futures_util::stream;
+use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use prost_reflect::prost::Message as _;
-use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
-};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -157,7 +155,12 @@ impl Json {
         let (many_in, many_out) = method.streams;
         let body = if many_in {
             let input = method.input.clone();
-            frames(request.into_body(), input)
+            let mut frames = Box::pin(frames(request.into_body(), input));
+            // Of the first one the answer's code depends.
+            match frames.next().await {
+                Some(first) => Body::from_stream(stream::iter([Ok(first?)]).chain(frames)),
+                None => Body::empty(),
+            }
         } else {
             let bytes = axum::body::to_bytes(request.into_body(), LARGEST).await;
             let bytes = bytes.map_err(|e| Status::invalid_argument(e.to_string()))?;
@@ -213,18 +216,36 @@ fn message(input: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Sta
     if text.trim_ascii().is_empty() {
         return Ok(DynamicMessage::new(input.clone()));
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message =
-        DynamicMessage::deserialize_with_options(input.clone(), &mut deserializer, &options);
-    let ended = message.and_then(|message| deserializer.end().map(|()| message));
-    ended.map_err(|e| Status::invalid_argument(e.to_string()))
+    let read = serde_json::from_slice(text).and_then(|mut value: Value| {
+        keep_known(&mut value, input);
+        DynamicMessage::deserialize(input.clone(), value)
+    });
+    read.map_err(|e| Status::invalid_argument(e.to_string()))
+}
+
+/// Takes out fields that the message has not: newer clients may send some. Not left to the deserializer, which would
+/// pass over names of no enumeration's value too.
+fn keep_known(value: &mut Value, of: &MessageDescriptor) {
+    let Value::Object(fields) = value else { return };
+    fields.retain(|name, value| {
+        let field = of.get_field_by_name(name);
+        let Some(field) = field.or_else(|| of.get_field_by_json_name(name)) else {
+            return false;
+        };
+        if let Kind::Message(inner) = field.kind() {
+            match value {
+                Value::Array(values) => values.iter_mut().for_each(|v| keep_known(v, &inner)),
+                value => keep_known(value, &inner),
+            }
+        }
+        true
+    });
 }
 
 /// The JSON values of a body, one message each, as they come.
-fn frames(body: Body, input: MessageDescriptor) -> Body {
+fn frames(body: Body, input: MessageDescriptor) -> impl Stream<Item = Result<Bytes, Status>> {
     let state = (body.into_data_stream(), BytesMut::new(), input, false);
-    let frames = stream::unfold(
+    stream::unfold(
         state,
         |(mut body, mut buffer, input, mut ended)| async move {
             loop {
@@ -252,8 +273,7 @@ fn frames(body: Body, input: MessageDescriptor) -> Body {
                 }
             }
         },
-    );
-    Body::from_stream(frames)
+    )
 }
 
 /// How many bytes the first whole JSON value takes, if there is one.

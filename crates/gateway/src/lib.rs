@@ -20,6 +20,7 @@ mod lock;
 mod maintenance;
 mod scoped;
 mod serve;
+mod undecoded;
 mod watch;
 
 pub use axum::Router;

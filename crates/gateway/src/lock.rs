@@ -5,8 +5,8 @@ use coracle_etcd_proto::v3lockpb::lock_server::Lock;
 use coracle_store::DeleteRangeRequest;
 use tonic::{Request, Response, Status};
 
-use crate::concurrency;
-use crate::context::{Gateway, status};
+use crate::concurrency::{self, status};
+use crate::context::Gateway;
 
 #[tonic::async_trait]
 impl Lock for Gateway {

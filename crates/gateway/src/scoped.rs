@@ -172,7 +172,13 @@ impl Store for Scoped {
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, WatchStream> {
         Box::pin(async move {
-            let (request, forgotten) = self.scope.watch(request);
+            let (request, is_forgotten) = self.scope.watch(request);
+            let forgotten = if is_forgotten {
+                let found = self.store.status().await?;
+                Some(self.scope.oldest(found.compact_revision))
+            } else {
+                None
+            };
             let stream = self.store.watch(request).await;
             let stream = stream.map_err(|e| self.scope.error(e))?;
             Ok(WatchStream::new(answers::ScopedWatch::new(
@@ -260,13 +266,9 @@ impl Store for Scoped {
             let revision = self.scope.inner(revision)?;
             let found = self.store.hash(revision).await;
             let mut found = found.map_err(|e| self.scope.error(e))?;
-            for revision in [
-                &mut found.revision,
-                &mut found.hash_revision,
-                &mut found.compact_revision,
-            ] {
-                *revision = self.scope.outer(*revision);
-            }
+            found.revision = self.scope.outer(found.revision);
+            found.hash_revision = self.scope.outer(found.hash_revision);
+            found.compact_revision = self.scope.oldest(found.compact_revision);
             Ok(found)
         })
     }
@@ -277,7 +279,7 @@ impl Store for Scoped {
             let leases = self.store.leases().await?.ids;
             found.leases = leases.iter().filter(|id| !is_own_lease(**id)).count();
             found.revision = self.scope.outer(found.revision);
-            found.compact_revision = self.scope.outer(found.compact_revision);
+            found.compact_revision = self.scope.oldest(found.compact_revision);
             found.quota_bytes = found.quota_bytes.min(self.scope.quota_bytes);
             found.no_space |= found.bytes_in_use >= self.scope.quota_bytes;
             Ok(found)

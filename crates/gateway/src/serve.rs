@@ -4,8 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use coracle_etcd_proto::etcdserverpb::auth_server::AuthServer;
@@ -27,10 +29,10 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use crate::context::{Gateway, VERSION};
-use crate::json;
+use crate::{json, undecoded};
 
 /// Bytes of one message to us: etcd's largest request and what gRPC puts around it.
-const LARGEST: usize = 2 << 20;
+pub(crate) const LARGEST: usize = 2 << 20;
 /// Requests at once on one connection.
 const STREAMS: u32 = 4096;
 /// Longest wait for answers when we leave.
@@ -44,7 +46,8 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/version", get(version))
         .route("/metrics", get(metrics))
         .with_state(gateway);
-    below_v3(services.clone()).merge(pages).merge(services)
+    let all = below_v3(services.clone()).merge(pages).merge(services);
+    all.fallback(unknown)
 }
 
 /// The JSON paths below `/v3` alone, to stand beside others'.
@@ -73,6 +76,18 @@ fn services(gateway: &Gateway) -> Router {
         .add_service(service!(LockServer))
         .add_service(service!(ElectionServer))
         .into_axum_router()
+        .layer(map_response(undecoded::in_etcds_words))
+}
+
+/// No such path: gRPC has a status for it in an answer that is otherwise well, others see the code.
+async fn unknown(headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return Status::unimplemented("")
+            .into_http::<Body>()
+            .into_response();
+    }
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
 async fn nothing() -> Response {

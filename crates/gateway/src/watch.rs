@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Gateway, full, status};
-use crate::convert;
+use crate::{convert, undecoded};
 
 /// Answers that wait for the client.
 const QUEUE: usize = 4;
@@ -107,7 +107,11 @@ impl Watches {
                 request = requests.message(), if open => match request {
                     Ok(Some(request)) => self.request(request).await,
                     Ok(None) => { open = false; Ok(()) }
-                    Err(_) => return,
+                    // Not a message, or the client left and hears nothing more.
+                    Err(error) => {
+                        let _ = self.out.send(Err(undecoded::status(error))).await;
+                        return;
+                    }
                 },
                 Some(news) = news.recv() => self.hear(news).await,
                 () = gone.closed() => return,
@@ -377,8 +381,13 @@ impl Pump {
                 events.extend(rest.next());
             }
             let fragment = rest.peek().is_some();
+            let revision = match answer.compact_revision {
+                0 => answer.revision,
+                // etcd's: there the one that matters is the other.
+                _ => 0,
+            };
             let piece = pb::WatchResponse {
-                header: self.gateway.header(answer.revision),
+                header: self.gateway.header(revision),
                 watch_id: self.id,
                 canceled: answer.canceled,
                 compact_revision: answer.compact_revision,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use coracle_store::*;
 
 use super::Scope;
+use super::requests::{FIRST, FORGOTTEN};
 
 impl Scope {
     /// A revision as the app counts it; 0 is "none" on both sides.
@@ -12,6 +13,14 @@ impl Scope {
             revision + self.offset
         } else {
             revision
+        }
+    }
+
+    /// The oldest revision kept, 0 where none is gone: what was before the offset is.
+    pub(super) fn oldest(&self, compacted: Revision) -> Revision {
+        match self.offset {
+            0 => compacted,
+            offset => offset + compacted.max(FIRST),
         }
     }
 
@@ -26,6 +35,10 @@ impl Scope {
         self.strip(&mut kv.key);
         kv.create_revision = self.outer(kv.create_revision);
         kv.mod_revision = self.outer(kv.mod_revision);
+        // Such a lease is not there for the app.
+        if is_own_lease(kv.lease) {
+            kv.lease = 0;
+        }
     }
 
     pub(super) fn range_answer(&self, answer: &mut RangeResponse) {
@@ -96,6 +109,14 @@ impl Scope {
                 requested: self.outer(requested),
                 compacted: self.outer(compacted),
             },
+            // What exactly was asked for is lost; the newest of the forgotten stands for it.
+            StoreError::FutureRevision {
+                requested: FORGOTTEN,
+                ..
+            } if self.offset > 0 => StoreError::Compacted {
+                requested: self.offset,
+                compacted: self.offset + FIRST,
+            },
             StoreError::FutureRevision { requested, current } => StoreError::FutureRevision {
                 requested: self.outer(requested),
                 current: self.outer(current),
@@ -125,7 +146,7 @@ pub(super) fn joined(parts: TxnResponse) -> DeleteRangeResponse {
 pub(super) struct ScopedWatch {
     scope: Scope,
     stream: WatchStream,
-    /// The history asked for is gone: the one answer to give.
+    /// The history asked for is gone: the oldest that is kept, for the one answer to give.
     forgotten: Option<Revision>,
     over: bool,
 }

@@ -6,7 +6,12 @@ use coracle_store::*;
 use super::{DISCOVERY, Scope, hidden};
 
 /// The lowest revision there is, of the empty store: below every key's, above "not there".
-const FIRST: Revision = 1;
+pub(super) const FIRST: Revision = 1;
+
+/// In place of a revision of before the offset, which the store cannot tell as compacted. It refuses this as a future one if it
+/// comes to read it, which in a branch not taken it does not; [`Scope::error`] has the right name for that. With an
+/// offset no request of an app becomes this.
+pub(super) const FORGOTTEN: Revision = Revision::MAX;
 
 fn read_only() -> StoreError {
     StoreError::ReadOnly("/discovery/")
@@ -72,7 +77,7 @@ impl Scope {
     pub(super) fn range(&self, mut request: RangeRequest) -> Result<RangeRequest, StoreError> {
         request.range_end = self.end(&request.range_end);
         request.key = self.key(&request.key)?;
-        request.revision = self.inner(request.revision)?;
+        request.revision = self.inner(request.revision).unwrap_or(FORGOTTEN);
         for bound in [
             &mut request.min_mod_revision,
             &mut request.max_mod_revision,
@@ -176,8 +181,8 @@ impl Scope {
         ops.into_iter().map(op).collect()
     }
 
-    /// And the revision before which history is forgotten, if it is asked for.
-    pub(super) fn watch(&self, mut request: WatchRequest) -> (WatchRequest, Option<Revision>) {
+    /// And whether it asks for history of before the offset.
+    pub(super) fn watch(&self, mut request: WatchRequest) -> (WatchRequest, bool) {
         if request.key.is_empty() {
             request.key = Bytes::from_static(b"\0");
         }
@@ -186,11 +191,11 @@ impl Scope {
         let forgotten = match self.inner(request.start_revision) {
             Ok(revision) => {
                 request.start_revision = revision;
-                None
+                false
             }
             Err(_) => {
                 request.start_revision = 0;
-                Some(self.offset + FIRST)
+                true
             }
         };
         (request, forgotten)

@@ -85,16 +85,44 @@ pub async fn channel(address: SocketAddr) -> Channel {
 
 /// `etcdctl` against an address; what it printed, and whether it went well.
 pub async fn etcdctl(address: SocketAddr, words: &[&str]) -> (bool, String) {
-    let output = tokio::process::Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .arg(format!("--endpoints={address}"))
-        .args(words)
-        .output()
-        .await
-        .expect("etcdctl, of Debian's package etcd-client");
+    etcdctl_fed(address, words, "").await
+}
+
+/// The same with an input.
+pub async fn etcdctl_fed(address: SocketAddr, words: &[&str], input: &str) -> (bool, String) {
+    use tokio::io::AsyncWriteExt as _;
+    let mut child = etcdctl_command(address, words).spawn().expect(PACKAGE);
+    let mut stdin = child.stdin.take().unwrap();
+    // A child that reads nothing of it may be gone already.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let output = child.wait_with_output();
+    let output = tokio::time::timeout(PATIENCE, output).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("etcdctl {words:?} does not end"))
+        .unwrap();
     let text = [output.stdout, output.stderr].concat();
     (
         output.status.success(),
         String::from_utf8_lossy(&text).into_owned(),
     )
+}
+
+const PACKAGE: &str = "etcdctl, of Debian's package etcd-client";
+
+/// How long a test waits for what should be there in a moment.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `etcdctl` to be started, with pipes; killed when its child is dropped.
+pub fn etcdctl_command(address: SocketAddr, words: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("etcdctl");
+    command
+        .env("ETCDCTL_API", "3")
+        .arg(format!("--endpoints={address}"))
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
 }
