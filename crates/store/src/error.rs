@@ -125,6 +125,15 @@ pub enum StoreError {
         #[source]
         source: Option<Arc<redb::Error>>,
     },
+    /// Something else was given to be restored.
+    #[error(
+        "this is no snapshot that this release can restore; give a file of `coracle store snapshot save`, of this release or an older one"
+    )]
+    NoSnapshot {
+        /// What does not fit.
+        #[source]
+        source: Arc<Self>,
+    },
     /// The database failed; whether the write of this request is kept is unknown.
     #[error(
         "the store at {path} could not be read or written; look at the disk, the next request tries again"
@@ -210,7 +219,9 @@ impl StoreError {
             | Self::LeaseProvided
             | Self::RequestTooLarge { .. } => Code::InvalidArgument,
             Self::Corrupt { .. } => Code::DataLoss,
-            Self::UnknownFormat { .. } | Self::Json { .. } => Code::Unknown,
+            Self::UnknownFormat { .. } | Self::NoSnapshot { .. } | Self::Json { .. } => {
+                Code::Unknown
+            }
             Self::Locked { .. } | Self::Database { .. } | Self::Io { .. } | Self::Closed { .. } => {
                 Code::Unavailable
             }

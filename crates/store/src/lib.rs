@@ -24,7 +24,7 @@ mod error;
 mod store;
 mod types;
 
-pub use embedded::{EmbeddedStore, Options};
+pub use embedded::{EmbeddedStore, Options, Restored};
 pub use error::{Code, StoreError};
 pub use store::{
     BoxFuture, Store, StoreExt, WatchControl, WatchHandle, WatchNext, WatchStream, Watching,
