@@ -84,6 +84,11 @@ pub enum Store {
 pub async fn store(client: &Client, command: Store) -> Result<()> {
     match command {
         Store::Get { get, output } => {
+            if get.print_value_only && output.form() != show::Form::Simple {
+                return Err(CliError::Usage(
+                    "--print-value-only is for simple output; leave one of it and -w out".into(),
+                ));
+            }
             let found: model::Range = call(client, "kv/range", &get.request()).await?;
             output.show(
                 &found,
