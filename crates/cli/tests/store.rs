@@ -445,6 +445,7 @@ fn a_snapshot_comes_back() {
             &state,
         ];
         refused(&d, &words_of, "", words);
+        refused(&d, &words_of, "", damaged.to_str().unwrap());
     }
     let said = ok(&d, &restore);
     let aside = d.state_dir().join("store/replaced-1.redb");

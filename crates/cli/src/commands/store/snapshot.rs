@@ -5,7 +5,7 @@ use super::model::Piece;
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::format::out;
-use crate::server::{self, DaemonArgs, DaemonError, STATE_DIR};
+use crate::server::{self, DaemonArgs, STATE_DIR};
 use coracle_store::{EmbeddedStore, Restored};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -186,7 +186,7 @@ fn restore(state_dir: Option<PathBuf>, config: Option<PathBuf>, path: &Path) -> 
         revision,
         aside,
         previous,
-    } = restored.map_err(DaemonError::Store)?;
+    } = restored.map_err(|e| failed("restoring the snapshot", path)(io::Error::other(e)))?;
     let mut text = String::new();
     if let Some(aside) = aside {
         let revision = previous.map_or("which cannot be read".to_owned(), |revision| {
