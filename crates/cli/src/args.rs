@@ -12,6 +12,7 @@ use crate::commands::prune::{Prune, PruneAll};
 use crate::commands::registries::{Pull, Push, Search};
 use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::stats::Stats;
+use crate::commands::store::Store;
 use crate::commands::system::System;
 use crate::commands::units::Unit;
 use crate::commands::update::Update;
@@ -203,6 +204,9 @@ pub enum Command {
     /// Units: what runs and keeps running
     #[command(subcommand)]
     Unit(Lazy<Unit>),
+    /// The key-value store, in etcdctl's words
+    #[command(subcommand)]
+    Store(Lazy<Store>),
     /// Machines
     #[command(subcommand)]
     Machine(Lazy<MachineCommand>),

@@ -13,7 +13,15 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// Verbs that docker does not have.
-const OURS: &[&str] = &["daemon", "unit", "machine", "status", "completion", "man"];
+const OURS: &[&str] = &[
+    "daemon",
+    "unit",
+    "store",
+    "machine",
+    "status",
+    "completion",
+    "man",
+];
 /// What docker says of a command line that it cannot read.
 const UNREADABLE: i32 = 125;
 

@@ -22,7 +22,7 @@ use clap::CommandFactory;
 use client::Client;
 use commands::{
     build, containers, copy, files, images, list, login, networks, prune, registries, run, stats,
-    system, units, update, volumes,
+    store, system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -146,6 +146,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Volume(command) => volumes::volume(client, &command).await,
         Command::Network(command) => networks::network(client, &command).await,
         Command::Unit(command) => units::unit(client, &command).await,
+        Command::Store(command) => store::store(client, command.0).await,
         Command::Machine(command) => match command.0 {
             MachineCommand::List { format } => system::machines(client, format.as_deref()).await,
         },

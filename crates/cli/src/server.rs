@@ -61,8 +61,8 @@ pub struct DaemonArgs {
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Config {
-    state_dir: Option<PathBuf>,
+pub(crate) struct Config {
+    pub(crate) state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     store_listen: Option<String>,
     registry_mirrors: Vec<String>,
@@ -154,7 +154,7 @@ pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) 
     }
 }
 
-fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
+pub(crate) fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
     let path = args.config.clone().unwrap_or_else(|| CONFIG.into());
     let bad = |why: String| DaemonError::Config {
         path: path.clone(),

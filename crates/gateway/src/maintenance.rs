@@ -2,11 +2,13 @@
 
 use std::io::Write;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use coracle_etcd_proto::etcdserverpb as pb;
 use coracle_etcd_proto::etcdserverpb::maintenance_server::Maintenance;
 use futures_util::Stream;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -104,16 +106,23 @@ impl Maintenance for Gateway {
         self.operator("a snapshot of the store")?;
         let (out, answers) = mpsc::channel(4);
         let gateway = self.clone();
+        let sum = Arc::new(Mutex::new(Sha256::new()));
         tokio::spawn(async move {
             let writer = Pieces {
                 gateway: gateway.clone(),
                 out: out.clone(),
                 piece: Vec::with_capacity(PIECE),
+                sum: sum.clone(),
             };
-            if let Err(error) = gateway.store.snapshot(Box::new(writer)).await {
-                // A client that left is told nothing.
-                let _ = out.send(Err(status(error))).await;
-            }
+            let last = match gateway.store.snapshot(Box::new(writer)).await {
+                Ok(_) => {
+                    let sum = std::mem::take(&mut *locked(&sum)).finalize();
+                    Ok(blob(&gateway, sum.to_vec()))
+                }
+                Err(error) => Err(status(error)),
+            };
+            // A client that left is told nothing.
+            let _ = out.send(last).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
@@ -141,12 +150,29 @@ struct Pieces {
     gateway: Gateway,
     out: mpsc::Sender<Result<pb::SnapshotResponse, Status>>,
     piece: Vec<u8>,
+    /// Of all that was written.
+    sum: Arc<Mutex<Sha256>>,
+}
+
+fn locked(sum: &Mutex<Sha256>) -> MutexGuard<'_, Sha256> {
+    // Nothing under this lock panics half way.
+    sum.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn blob(gateway: &Gateway, bytes: Vec<u8>) -> pb::SnapshotResponse {
+    pb::SnapshotResponse {
+        header: gateway.header(0),
+        remaining_bytes: 0,
+        blob: Bytes::from(bytes),
+        version: String::new(),
+    }
 }
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let taken = bytes.len().min(PIECE - self.piece.len());
         self.piece.extend_from_slice(&bytes[..taken]);
+        locked(&self.sum).update(&bytes[..taken]);
         if self.piece.len() == PIECE {
             self.flush()?;
         }
@@ -158,12 +184,7 @@ impl Write for Pieces {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        let answer = pb::SnapshotResponse {
-            header: self.gateway.header(0),
-            remaining_bytes: 0,
-            blob: Bytes::from(full),
-            version: String::new(),
-        };
+        let answer = blob(&self.gateway, full);
         let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         self.out.blocking_send(Ok(answer)).map_err(gone)
     }

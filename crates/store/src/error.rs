@@ -142,6 +142,15 @@ pub enum StoreError {
         #[source]
         source: Option<Arc<redb::Error>>,
     },
+    /// Something else was given to be restored.
+    #[error(
+        "this is no snapshot that this release can restore; give a file of `coracle store snapshot save`, of this release or an older one"
+    )]
+    NoSnapshot {
+        /// What does not fit.
+        #[source]
+        source: Arc<Self>,
+    },
     /// The database failed; whether the write of this request is kept is unknown.
     #[error(
         "the store at {path} could not be read or written; look at the disk, the next request tries again"
@@ -258,7 +267,9 @@ impl StoreError {
             | Self::LeaseProvided
             | Self::RequestTooLarge { .. } => Code::InvalidArgument,
             Self::Corrupt { .. } => Code::DataLoss,
-            Self::UnknownFormat { .. } | Self::Json { .. } => Code::Unknown,
+            Self::UnknownFormat { .. } | Self::NoSnapshot { .. } | Self::Json { .. } => {
+                Code::Unknown
+            }
             Self::Refused { code, .. } => Code::of(*code),
             Self::Endpoint { .. } | Self::Unreachable { .. } => Code::Unavailable,
             Self::Locked { .. } | Self::Database { .. } | Self::Io { .. } | Self::Closed { .. } => {

@@ -25,7 +25,7 @@ pub mod etcd;
 mod store;
 mod types;
 
-pub use embedded::{EmbeddedStore, Options};
+pub use embedded::{EmbeddedStore, Options, Restored};
 pub use error::{Code, StoreError};
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use store::{

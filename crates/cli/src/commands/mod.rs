@@ -12,6 +12,7 @@ pub mod prune;
 pub mod registries;
 pub mod run;
 pub mod stats;
+pub mod store;
 pub mod system;
 pub mod units;
 pub mod update;

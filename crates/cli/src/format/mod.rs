@@ -17,7 +17,13 @@ pub struct Table {
 
 /// Writes to stdout; a reader that has gone is no error.
 pub fn out(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+    out_bytes(text.as_bytes())
+}
+
+/// As [`out`], of bytes that need be no text.
+pub fn out_bytes(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(CliError::Exit(0)),
         other => Ok(other?),
     }

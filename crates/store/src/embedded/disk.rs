@@ -16,10 +16,10 @@ use super::tables::{
 use crate::error::StoreError;
 use crate::types::Revision;
 
-const FILE: &str = "store.redb";
+pub(super) const FILE: &str = "store.redb";
 const LOCK: &str = "lock";
 const SNAPSHOT: &str = "snapshot.tmp";
-const RESTORE: &str = "restore.tmp";
+pub(super) const RESTORE: &str = "restore.tmp";
 
 /// Blocks taken from the disk beyond what a group of puts needs; deletions live on it when the
 /// disk is full.
@@ -262,7 +262,7 @@ pub(crate) fn is_no_space(error: &StoreError) -> bool {
     }
 }
 
-fn take_lock(dir: &Path) -> Result<File, StoreError> {
+pub(super) fn take_lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK);
     let file = File::options()
         .create(true)
@@ -279,7 +279,7 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(|e| StoreError::io("syncing", dir, e))
 }
@@ -301,7 +301,7 @@ fn open_database(path: &Path, dir: &Path, cache: usize) -> Result<Database, Stor
 }
 
 /// Reads the format version, or makes the tables in an empty file.
-fn check_format(database: &Database, path: &Path) -> Result<(), StoreError> {
+pub(super) fn check_format(database: &Database, path: &Path) -> Result<(), StoreError> {
     let error = |e: redb::Error| StoreError::database(path, e);
     let txn = database.begin_read().map_err(|e| error(e.into()))?;
     match txn.open_table(META) {
@@ -400,21 +400,4 @@ fn copy(reader: &Reader, path: &Path) -> Result<(), StoreError> {
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => reader.error(e),
         e => StoreError::database(path, e),
     })
-}
-
-pub(crate) fn restore(snapshot: &Path, dir: &Path) -> Result<(), StoreError> {
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io("making", dir, e))?;
-    let _lock = take_lock(dir)?;
-    let (target, temp) = (dir.join(FILE), dir.join(RESTORE));
-    if target.exists() {
-        let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-        return Err(StoreError::io("restoring over", &target, there));
-    }
-    std::fs::copy(snapshot, &temp).map_err(|e| StoreError::io("copying", snapshot, e))?;
-    drop(open_database(&temp, dir, 4 << 20)?);
-    File::open(&temp)
-        .and_then(|file| file.sync_all())
-        .and_then(|()| std::fs::rename(&temp, &target))
-        .map_err(|e| StoreError::io("restoring", &target, e))?;
-    sync_dir(dir)
 }

@@ -37,11 +37,12 @@ mod compact;
 mod disk;
 mod lease;
 mod read;
+mod restore;
 mod tables;
 mod watch;
 mod writer;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::error::StoreError;
 use crate::store::{BoxFuture, Store, WatchStream};
 use crate::types::*;
+pub use restore::Restored;
+
 use disk::Disk;
 use lease::Lessor;
 use watch::{Hub, Watch};
@@ -153,13 +156,16 @@ impl EmbeddedStore {
         })
     }
 
-    /// Puts a snapshot taken by [`Store::snapshot`] into `dir`, which must not hold a store.
+    /// Puts a snapshot taken by [`Store::snapshot`] into `dir`. A store that is there is moved aside, within `dir`.
+    ///
+    /// The revision jumps ahead of the snapshot's and of the replaced store's, and all before it is compacted: who watched
+    /// or read at an old revision is told so, and no revision is given twice. Killed at any point, `dir` holds either
+    /// store, whole.
     ///
     /// # Errors
-    /// `Io` with `AlreadyExists` where there is one; what [`EmbeddedStore::open`] says of a file
-    /// that is no snapshot.
-    pub fn restore(snapshot: &Path, dir: &Path) -> Result<(), StoreError> {
-        disk::restore(snapshot, dir)
+    /// `Locked` where the store is in use, `NoSnapshot` for other bytes, `Io`.
+    pub fn restore(snapshot: &mut dyn Read, dir: &Path) -> Result<Restored, StoreError> {
+        restore::restore(snapshot, dir)
     }
 
     async fn submit(&self, op: Op, size: usize) -> Result<Reply, StoreError> {
