@@ -35,6 +35,11 @@ use crate::{json, undecoded};
 pub(crate) const LARGEST: usize = 2 << 20;
 /// Requests at once on one connection.
 const STREAMS: u32 = 4096;
+/// Connections at once; more wait in the socket. A container that opens them without end takes its own door from its network,
+/// and not the daemon's descriptors.
+const CONNECTIONS: usize = 1024;
+/// Longest wait for a client's first byte.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Longest wait for answers when we leave.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -178,7 +183,7 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let ended = loop {
         let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => stream,
                 // Out of descriptors (EMFILE, ENFILE): some will come back; others wait in the socket until then.
                 Err(e) if matches!(e.raw_os_error(), Some(24 | 23)) => {
@@ -211,6 +216,14 @@ async fn connection(
     service: TowerToHyperService<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut first = [0];
+    let heard = tokio::select! {
+        heard = tokio::time::timeout(SILENCE, stream.peek(&mut first)) => heard,
+        () = stopped(&mut stop) => return,
+    };
+    if !matches!(heard, Ok(Ok(1..))) {
+        return;
+    }
     // Small answers are what there is most of; where it cannot be set they come a little later.
     let _ = stream.set_nodelay(true);
     let mut builder = auto::Builder::new(TokioExecutor::new());

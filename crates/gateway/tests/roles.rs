@@ -5,7 +5,7 @@ mod common;
 
 use common::etcdctl;
 use coracle_gateway::{Role, Scope};
-use coracle_store::{Options, PutRequest, Store as _, StoreExt as _};
+use coracle_store::{Options, PutRequest, StoreExt as _};
 
 #[tokio::test]
 async fn an_app_may_not_look_after_the_store() {

@@ -412,3 +412,17 @@ proptest! {
         runtime.block_on(check(actions));
     }
 }
+
+#[tokio::test]
+async fn others_cannot_read_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("store");
+    for mode in [None, Some(0o755)] {
+        if let Some(mode) = mode {
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        drop(EmbeddedStore::open(&dir, Options::default()).unwrap());
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

@@ -5,7 +5,9 @@
 mod server;
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_gateway::{Gateway, Identity, Role, Scope, Scoped};
@@ -13,6 +15,7 @@ use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Options, Store};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+#[allow(unused_imports, reason = "each test takes what it needs")]
 pub use server::{Etcd, etcd};
 
 pub const APPS: &[u8] = b"/coracle/v1/apps/";

@@ -52,7 +52,7 @@ struct Reserved {
 
 impl Disk {
     pub(crate) fn open(dir: &Path, cache: usize) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(dir).map_err(|e| StoreError::io("making", dir, e))?;
+        make_private(dir)?;
         let held = take_lock(dir)?;
         for left in [SNAPSHOT, RESTORE] {
             // Left by a process that was killed; where it cannot go it only wastes space.
@@ -260,6 +260,24 @@ pub(crate) fn is_no_space(error: &StoreError) -> bool {
         }
         _ => false,
     }
+}
+
+/// Makes the directory, and closes it to others: whoever reads the file reads all keys.
+pub(super) fn make_private(dir: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.map_err(|e| StoreError::io("making", dir, e))?;
+    let closed = || {
+        let mode = dir.metadata()?.permissions().mode();
+        if mode & 0o077 != 0 {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    };
+    closed().map_err(|e| StoreError::io("closing to others", dir, e))
 }
 
 pub(super) fn take_lock(dir: &Path) -> Result<File, StoreError> {

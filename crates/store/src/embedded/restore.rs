@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _};
 
-use super::disk::{FILE, RESTORE, check_format, sync_dir, take_lock};
+use super::disk::{FILE, RESTORE, check_format, make_private, sync_dir, take_lock};
 use super::tables::{Counters, META, corrupt};
 use crate::error::StoreError;
 use crate::types::Revision;
@@ -37,7 +37,7 @@ pub struct Restored {
 }
 
 pub(super) fn restore(snapshot: &mut dyn Read, dir: &Path) -> Result<Restored, StoreError> {
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io("making", dir, e))?;
+    make_private(dir)?;
     let _lock = take_lock(dir)?;
     let temp = dir.join(RESTORE);
     let restored = place(snapshot, dir, &temp);
