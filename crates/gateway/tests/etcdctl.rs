@@ -454,7 +454,7 @@ async fn member_list() {
         };
         assert!(u64::from_str_radix(id, 16).unwrap() > 0, "{text}");
         assert_eq!((state, learner), ("started", "false"), "{text}");
-        assert_eq!(name, ["default", "here"][side]);
+        assert_eq!(name, ["m0", "here"][side]);
         assert_eq!(clients, format!("http://{}", both.addresses()[side]));
     }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{etcdctl, ours};
 use coracle_gateway::Role;
-use coracle_store::{EmbeddedStore, Options, PutRequest, Store as _, StoreExt as _};
+use coracle_store::{EmbeddedStore, Options, PutRequest, StoreExt as _};
 use sha2::{Digest as _, Sha256};
 
 #[tokio::test(flavor = "multi_thread")]
