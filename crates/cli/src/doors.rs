@@ -88,8 +88,11 @@ impl Doors {
     }
 }
 
-/// The store's name, given to it once.
+/// The store's name, given to it once. A store that is full has one for as long as the daemon lives, and gets it later.
 async fn cluster(store: &dyn Store) -> Result<String, StoreError> {
+    if let Some((found, _)) = store.get_json::<Cluster>(CLUSTER).await? {
+        return Ok(found.id);
+    }
     let entry = Cluster {
         version: 1,
         id: format!("{:016x}", coracle_store::own_lease()),
@@ -98,10 +101,15 @@ async fn cluster(store: &dyn Store) -> Result<String, StoreError> {
         key: CLUSTER.to_owned(),
         source: Arc::new(source),
     })?;
-    // Whoever came first has named it.
-    store.create(PutRequest::new(CLUSTER, value)).await?;
-    let found = store.get_json::<Cluster>(CLUSTER).await?;
-    Ok(found.map_or(entry.id, |(found, _)| found.id))
+    match store.create(PutRequest::new(CLUSTER, value)).await {
+        Ok((true, _)) | Err(StoreError::NoSpace { .. }) => Ok(entry.id),
+        Err(error) => Err(error),
+        // Somebody else was first.
+        Ok((false, _)) => {
+            let found = store.get_json::<Cluster>(CLUSTER).await?;
+            Ok(found.map_or(entry.id, |(found, _)| found.id))
+        }
+    }
 }
 
 /// The socket on loopback: the one that the holder kept, or a new one that it keeps from now on.
