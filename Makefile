@@ -48,14 +48,17 @@ soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50)
 	@scripts/deps build run test
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle --test lifecycle
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle-gateway --test differential
+	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-store --test crash
 	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked -p coracle-image --test fuzz -p coracle-unit --test tables
 
-bench: ## docker, podman and runc beside us, turn by turn; writes docs/benchmarks.md
+bench: ## docker, podman, runc and etcd beside us, turn by turn; writes docs/benchmarks.md
 	@scripts/deps build run bench
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo build --locked -p coracle -p coracle-shim
 	@scripts/bench $(TARGET)/coracle
 	@scripts/bench-images $(TARGET)/coracle $(dir $(TARGET))tmp/debian
+	cargo build --locked -p coracle-gateway --example store-load
+	@scripts/bench-store $(TARGET)/examples/store-load
 
 lint: ## formatting and clippy, warnings denied
 	@scripts/deps build

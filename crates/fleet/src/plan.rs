@@ -224,7 +224,8 @@ fn told(code: i32, cause: &Cause) -> String {
 
 fn up(policy: &Policy, health: Option<&'static str>) -> Step {
     match health {
-        Some("starting") if policy.waits_for_health => rest(
+        // One that has just begun or is ending has a test but no answer of it.
+        Some("starting") | None if policy.waits_for_health => rest(
             Active::Activating,
             "start-post",
             "it runs, and is not healthy yet".into(),

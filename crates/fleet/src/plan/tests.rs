@@ -66,6 +66,17 @@ fn told(goal: Goal, policy: &Policy, seen: &Seen, actual: &Actual, now: i64) -> 
 }
 
 #[test]
+fn what_has_no_test_is_up_when_it_runs() {
+    let untested = Policy {
+        waits_for_health: false,
+        ..policy("no")
+    };
+    let running = Seen::Running { health: None };
+    let line = told(goal(Desired::Active, 1), &untested, &running, &ran(1), 0);
+    assert_eq!(line, "active/running");
+}
+
+#[test]
 fn what_is_done_when() {
     use Desired::{Active as On, Inactive as Off};
     let run = |health| Seen::Running { health };
@@ -105,7 +116,15 @@ fn what_is_done_when() {
         (goal(On, 1), "no", Seen::Missing, ran(0), 0, "start fresh"),
         (goal(On, 2), "no", run(None), ran(1), 0, "stop"),
         (goal(On, 1), "no", Seen::Missing, begun, 0, "start fresh"),
-        (goal(On, 1), "no", run(None), ran(1), 0, "active/running"),
+        // Its test has not begun, or has ended with it.
+        (
+            goal(On, 1),
+            "no",
+            run(None),
+            ran(1),
+            0,
+            "activating/start-post",
+        ),
         (
             goal(On, 1),
             "no",
