@@ -431,8 +431,9 @@ fn a_full_disk_is_said_and_got_over() {
     d.ok(["rm", "-f", "more", "talks"]);
     d.ok(["unit", "destroy", "some.service"]);
     d.ok(["system", "down", "-t", "0"]);
-    drop(d);
+    // Before its directory, which a mount would hold.
     drop(disk);
+    drop(d);
 }
 
 #[test]
