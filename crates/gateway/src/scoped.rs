@@ -173,12 +173,7 @@ impl Store for Scoped {
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, WatchStream> {
         Box::pin(async move {
             let (request, is_forgotten) = self.scope.watch(request);
-            let forgotten = if is_forgotten {
-                let found = self.store.status().await?;
-                Some(self.scope.oldest(found.compact_revision))
-            } else {
-                None
-            };
+            let forgotten = is_forgotten.then(|| self.store.clone());
             let stream = self.store.watch(request).await;
             let stream = stream.map_err(|e| self.scope.error(e))?;
             Ok(WatchStream::new(answers::ScopedWatch::new(

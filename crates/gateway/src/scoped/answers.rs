@@ -1,5 +1,7 @@
 //! The store's answers as an app's. Pure, but for watches.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use coracle_store::*;
 
@@ -146,13 +148,17 @@ pub(super) fn joined(parts: TxnResponse) -> DeleteRangeResponse {
 pub(super) struct ScopedWatch {
     scope: Scope,
     stream: WatchStream,
-    /// The history asked for is gone: the oldest that is kept, for the one answer to give.
-    forgotten: Option<Revision>,
+    /// The history asked for is gone; the store knows the oldest that is kept, for the one answer to give.
+    forgotten: Option<Arc<dyn Store>>,
     over: bool,
 }
 
 impl ScopedWatch {
-    pub(super) fn new(scope: Scope, stream: WatchStream, forgotten: Option<Revision>) -> Self {
+    pub(super) fn new(
+        scope: Scope,
+        stream: WatchStream,
+        forgotten: Option<Arc<dyn Store>>,
+    ) -> Self {
         Self {
             scope,
             stream,
@@ -165,11 +171,16 @@ impl ScopedWatch {
         if self.over {
             return None;
         }
-        if let Some(compact_revision) = self.forgotten {
+        if let Some(store) = &self.forgotten {
+            // As it is now: a compaction may have come since the watch began.
+            let found = match store.status().await {
+                Ok(found) => found,
+                Err(error) => return Some(Err(self.scope.error(error))),
+            };
             self.over = true;
             return Some(Ok(WatchResponse {
                 revision: self.revision(),
-                compact_revision,
+                compact_revision: self.scope.oldest(found.compact_revision),
                 canceled: true,
                 ..Default::default()
             }));
