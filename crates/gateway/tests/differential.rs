@@ -21,7 +21,6 @@ use coracle_gateway::Role;
 use differential::ops::sequence;
 use differential::run::Side;
 use proptest::strategy::{Strategy as _, ValueTree as _};
-use proptest::test_runner::{Config, TestRunner};
 
 /// One of each, empty.
 struct Pair {
@@ -70,7 +69,7 @@ async fn an_app_cannot_tell_the_gateway_over_etcd_from_etcd() {
 async fn rounds(behind: Behind, default: u32) {
     let mut pair = Pair::new(behind).await;
     let rounds = std::env::var("CORACLE_ROUNDS").map_or(default, |n| n.parse().unwrap());
-    let mut runner = TestRunner::new(Config::default());
+    let mut runner = common::runner(rounds);
     let strategy = sequence();
     for _ in 0..rounds {
         let mut tree = strategy.new_tree(&mut runner).unwrap();

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use coracle_gateway::{Scope, Scoped};
 use coracle_store::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use scope::ops::{Op, sequence};
 use scope::run::Pair;
 
@@ -22,11 +22,6 @@ use scope::run::Pair;
 /// afterwards the machine's are as it wrote them.
 fn alike(offset: i64) {
     let cases = std::env::var("CORACLE_ROUNDS").map_or(100, |n| n.parse().unwrap());
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let differ = async |ops: &[Op]| {
         let mut pair = Pair::new(offset).await;
@@ -35,7 +30,7 @@ fn alike(offset: i64) {
         }
         pair.finish().await
     };
-    let ran = TestRunner::new(config).run(&sequence(), |ops| {
+    let ran = common::runner(cases).run(&sequence(), |ops| {
         runtime.block_on(differ(&ops)).map_err(TestCaseError::fail)
     });
     if let Err(error) = ran {

@@ -129,3 +129,18 @@ pub fn etcdctl_command(address: SocketAddr, words: &[&str]) -> tokio::process::C
         .kill_on_drop(true);
     command
 }
+
+/// The same sequences at each run, so that a failure is there again; others each time where `CORACLE_ROUNDS` asks for many.
+pub fn runner(cases: u32) -> proptest::test_runner::TestRunner {
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    if std::env::var_os("CORACLE_ROUNDS").is_some() {
+        return TestRunner::new(config);
+    }
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    TestRunner::new_with_rng(config, rng)
+}
