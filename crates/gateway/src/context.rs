@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coracle_etcd_proto::etcdserverpb as pb;
-use coracle_store::{Code, Revision, Store, StoreError};
+use coracle_store::{Code, Revision, Store, StoreError, full};
 use tonic::Status;
 
 /// The version that is answered as etcd's: the newest whose API is served whole.
@@ -100,15 +100,4 @@ pub(crate) fn status(error: StoreError) -> Status {
         tracing::warn!(error = %full(&error), "the store could not answer");
     }
     Status::new(code, error.etcd_text())
-}
-
-/// An error with its causes.
-pub(crate) fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -9,20 +9,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use coracle_etcd_proto::etcdserverpb as pb;
 use coracle_etcd_proto::etcdserverpb::watch_request::RequestUnion;
 use coracle_etcd_proto::etcdserverpb::watch_server::Watch;
 use coracle_etcd_proto::mvccpb;
-use coracle_store::{Revision, WatchHandle, WatchRequest, WatchResponse, WatchStream};
+use coracle_store::{Revision, WatchHandle, WatchRequest, WatchResponse, WatchStream, full};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::context::{Gateway, full, status};
+use crate::context::{Gateway, status};
 use crate::{convert, undecoded};
 
 /// Answers that wait for the client.
@@ -69,8 +69,8 @@ enum News {
 struct Running {
     handle: WatchHandle,
     task: tokio::task::AbortHandle,
-    /// Progress answers that are the stream's and not the client's own.
-    asked: Arc<AtomicUsize>,
+    /// The next progress answer is the stream's and not the client's own.
+    asked: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -193,7 +193,7 @@ impl Watches {
             ..Default::default()
         };
         self.send(created).await?;
-        let asked = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::new(AtomicBool::new(false));
         let handle = stream.handle();
         let pump = Pump {
             gateway: self.gateway.clone(),
@@ -253,7 +253,7 @@ impl Watches {
         self.progress.least = None;
         self.progress.waiting = self.running.keys().copied().collect();
         for running in self.running.values() {
-            running.asked.fetch_add(1, Ordering::AcqRel);
+            running.asked.store(true, Ordering::Release);
             running.handle.request_progress();
         }
         Ok(())
@@ -328,7 +328,7 @@ struct Pump {
     id: i64,
     out: Out,
     told: mpsc::UnboundedSender<News>,
-    asked: Arc<AtomicUsize>,
+    asked: Arc<AtomicBool>,
     fragment: bool,
     progress_notify: bool,
 }
@@ -358,9 +358,7 @@ impl Pump {
 
     async fn tell(&self, answer: WatchResponse) -> Result<(), ()> {
         if answer.events.is_empty() && !answer.canceled {
-            let ours = self.asked.load(Ordering::Acquire) > 0;
-            if ours {
-                self.asked.store(0, Ordering::Release);
+            if self.asked.swap(false, Ordering::AcqRel) {
                 let news = News::Progress(self.id, answer.revision);
                 return self.told.send(news).map_err(drop);
             }

@@ -26,7 +26,7 @@ mod store;
 mod types;
 
 pub use embedded::{EmbeddedStore, Options, Restored};
-pub use error::{Code, StoreError};
+pub use error::{Code, StoreError, full};
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use store::{
     BoxFuture, Store, StoreExt, WatchControl, WatchHandle, WatchNext, WatchStream, Watching,

@@ -276,14 +276,3 @@ pub(super) fn error(status: Status, of: Of, url: &str, sent: bool) -> StoreError
         },
     }
 }
-
-/// An error with its causes.
-pub(super) fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

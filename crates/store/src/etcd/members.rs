@@ -12,7 +12,7 @@ use tonic::{Code, Response};
 
 use super::EtcdOptions;
 use super::convert::{self, Of};
-use crate::error::StoreError;
+use crate::error::{StoreError, full};
 
 /// Certificates of both sides, in PEM.
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl Members {
         let member = |url: &String| {
             let wrong = |source: tonic::transport::Error| StoreError::Endpoint {
                 endpoint: url.clone(),
-                why: convert::full(&source),
+                why: full(&source),
             };
             let mut endpoint =
                 Channel::from_shared(url.clone()).map_err(|e| StoreError::Endpoint {
@@ -140,7 +140,7 @@ impl Members {
             return Ok(channel);
         }
         let made = member.endpoint.connect().await;
-        let channel = made.map_err(|e| format!("{}: {}", member.url, convert::full(&e)))?;
+        let channel = made.map_err(|e| format!("{}: {}", member.url, full(&e)))?;
         *slot() = Some(channel.clone());
         Ok(channel)
     }
