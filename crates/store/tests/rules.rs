@@ -470,20 +470,24 @@ fn edit(dir: &Path, format: &[u8], longer_header: bool) {
 #[tokio::test]
 async fn the_next_releases_additions_are_read_and_a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).put(put("a", "1")).await.unwrap();
-    edit(dir.path(), br#"{"version":1,"compressed":false}"#, true);
+    let store = open(dir.path());
+    store.put(put("a", "1")).await.unwrap();
+    // From the log to the database.
+    store.defragment().await.unwrap();
+    drop(store);
+    edit(dir.path(), br#"{"version":2,"compressed":false}"#, true);
     let store = open(dir.path());
     assert_eq!(store.get("a").await.unwrap().unwrap().value, "1");
     drop(store);
-    edit(dir.path(), br#"{"version":2}"#, false);
+    edit(dir.path(), br#"{"version":3}"#, false);
     let error = EmbeddedStore::open(dir.path(), Options::default())
         .err()
         .unwrap();
     assert!(matches!(
         error,
         StoreError::UnknownFormat {
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
             ..
         }
     ));

@@ -1,67 +1,58 @@
-//! Applying writes inside the writer's redb transaction.
+//! Applying a group of writes: to memory, where they are invisible yet, and to the group's frame of the log.
 //!
 //! Each request is checked against the state first and changes it after, so that a refusal leaves
 //! nothing behind in the group. All changes of a request carry one revision, the steps within it
 //! count from 0.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::check;
-use super::read::{self, Bounds};
-use super::tables::{
-    self, Counters, LEASE_KEYS, LEASES, LOG, META, Reader, Record, VERSIONS, cost,
-};
+use super::log::Building;
+use super::memory::weight;
+use super::read::{self, Bounds, View};
+use super::tables::{Counters, Record, cost};
 use crate::error::StoreError;
 use crate::types::*;
 
-/// The tables of one group of writes, and the counters as they move on.
-pub(crate) struct Group<'t> {
-    pub versions: Table<'t, (&'static [u8], i64), &'static [u8]>,
-    pub log: Table<'t, (i64, u32), &'static [u8]>,
-    pub leases: Table<'t, i64, &'static [u8]>,
-    pub lease_keys: Table<'t, (i64, &'static [u8]), ()>,
-    meta: Table<'t, &'static str, &'static [u8]>,
+/// One group of writes, and the counters as they move on.
+pub(crate) struct Group<'g> {
+    view: View<'g>,
+    frame: &'g mut Building,
+    /// The leases alive, the group's own changes included.
+    leases: &'g mut BTreeMap<LeaseId, i64>,
     pub counters: Counters,
-    /// What changed, for the watches: revision and key.
-    pub changed: Vec<(Revision, Bytes)>,
-    pub path: &'t Path,
+    pub done: Done,
     /// Steps of the request at hand.
     step: u32,
 }
 
-impl<'t> Group<'t> {
+/// What a group did.
+#[derive(Default)]
+pub(crate) struct Done {
+    /// For the watches: revision and key.
+    pub changed: Vec<(Revision, Bytes)>,
+    /// Leases granted, with their time, and ended, in order.
+    pub leases: Vec<(LeaseId, Option<i64>)>,
+    /// What its versions take in memory.
+    pub weight: u64,
+}
+
+impl<'g> Group<'g> {
     pub(crate) fn new(
-        txn: &'t WriteTransaction,
-        counters: Counters,
-        path: &'t Path,
-    ) -> Result<Self, StoreError> {
-        let error = |e: redb::TableError| StoreError::database(path, e);
-        Ok(Self {
-            versions: txn.open_table(VERSIONS).map_err(error)?,
-            log: txn.open_table(LOG).map_err(error)?,
-            leases: txn.open_table(LEASES).map_err(error)?,
-            lease_keys: txn.open_table(LEASE_KEYS).map_err(error)?,
-            meta: txn.open_table(META).map_err(error)?,
-            counters,
-            changed: Vec::new(),
-            path,
+        view: View<'g>,
+        frame: &'g mut Building,
+        leases: &'g mut BTreeMap<LeaseId, i64>,
+    ) -> Self {
+        Self {
+            counters: view.counters,
+            view,
+            frame,
+            leases,
+            done: Done::default(),
             step: 0,
-        })
-    }
-
-    /// Writes the counters; the last thing before the commit.
-    pub(crate) fn finish(mut self) -> Result<(Counters, Vec<(Revision, Bytes)>), StoreError> {
-        self.counters
-            .store(&mut self.meta)
-            .map_err(|e| StoreError::database(self.path, e))?;
-        Ok((self.counters, self.changed))
-    }
-
-    pub(crate) fn error(&self, source: impl Into<redb::Error>) -> StoreError {
-        StoreError::database(self.path, source)
+        }
     }
 
     /// The revision that the request's changes carry.
@@ -103,7 +94,7 @@ impl<'t> Group<'t> {
     }
 
     pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, StoreError> {
-        let plan = plan(&self.versions, request, self.counters.revision, self.path)?;
+        let plan = plan(&self.view, request, self.counters.revision)?;
         // In etcd's order, which is another than a single put's.
         plan.each(&mut |op| match op {
             TxnOp::Put(put) => self.check_former(put).and_then(|()| self.check_lease(put)),
@@ -118,27 +109,73 @@ impl<'t> Group<'t> {
         Ok(answer)
     }
 
+    /// Grants a lease; `id` 0 has one drawn by `draw`.
+    pub(crate) fn grant(
+        &mut self,
+        ttl: i64,
+        id: LeaseId,
+        mut draw: impl FnMut() -> LeaseId,
+    ) -> Result<LeaseGrantResponse, StoreError> {
+        let mut chosen = id;
+        while chosen == 0 || self.leases.contains_key(&chosen) {
+            if id != 0 {
+                return Err(StoreError::LeaseExists(id));
+            }
+            chosen = draw();
+        }
+        self.leases.insert(chosen, ttl);
+        self.frame.grant(chosen, ttl);
+        self.done.leases.push((chosen, Some(ttl)));
+        Ok(LeaseGrantResponse {
+            revision: self.counters.revision,
+            id: chosen,
+            ttl,
+        })
+    }
+
     /// Ends a lease: its keys go at one revision.
     pub(crate) fn revoke(&mut self, id: LeaseId) -> Result<LeaseRevokeResponse, StoreError> {
-        if self
-            .leases
-            .remove(id)
-            .map_err(|e| StoreError::database(self.path, e))?
-            .is_none()
-        {
+        if !self.leases.contains_key(&id) {
             return Err(StoreError::LeaseNotFound(id));
         }
-        for key in tables::lease_keys(&self.lease_keys, id, self.path)? {
-            self.remove(&key, id)?;
+        for key in self.view.lease_keys(id, self.counters.revision)? {
+            self.remove(&key, id);
         }
+        self.leases.remove(&id);
+        self.frame.revoke(id);
+        self.done.leases.push((id, None));
         Ok(LeaseRevokeResponse {
             revision: self.close(),
         })
     }
 
+    /// Decides a compaction.
+    pub(crate) fn compact(&mut self, requested: Revision) -> Result<CompactResponse, StoreError> {
+        let Counters {
+            revision,
+            compacted,
+            ..
+        } = self.counters;
+        if requested <= compacted {
+            return Err(StoreError::Compacted {
+                requested,
+                compacted,
+            });
+        }
+        check::revision(requested, &self.counters)?;
+        self.forget_before(requested);
+        Ok(CompactResponse { revision })
+    }
+
+    /// Decides a compaction that nobody asked for.
+    pub(crate) fn forget_before(&mut self, revision: Revision) {
+        self.counters.compacted = revision;
+        self.frame.compact(revision);
+    }
+
     fn check_lease(&self, request: &PutRequest) -> Result<(), StoreError> {
         let lease = request.lease;
-        if lease != 0 && self.leases.get(lease).map_err(|e| self.error(e))?.is_none() {
+        if lease != 0 && !self.leases.contains_key(&lease) {
             return Err(StoreError::LeaseNotFound(lease));
         }
         Ok(())
@@ -147,7 +184,7 @@ impl<'t> Group<'t> {
     fn check_former(&self, request: &PutRequest) -> Result<(), StoreError> {
         if request.ignore_value || request.ignore_lease {
             let at = self.counters.revision;
-            if read::live_at(&self.versions, &request.key, at, self.path)?.is_none() {
+            if self.view.live_at(&request.key, at)?.is_none() {
                 return Err(StoreError::KeyNotFound(request.key.clone()));
             }
         }
@@ -160,7 +197,7 @@ impl<'t> Group<'t> {
         let with_value = request.prev_kv || request.ignore_value;
         let take =
             |at, record: Record<'_>| (!record.deleted).then(|| record.to_kv(key, at, with_value));
-        let former = read::version_at(&self.versions, key, revision, self.path, take)?.flatten();
+        let former = self.view.version_at(key, revision, take)?.flatten();
         let (create_revision, version, former_lease) = match &former {
             Some(kv) => (kv.create_revision, kv.version + 1, kv.lease),
             None => (revision, 1, 0),
@@ -182,17 +219,7 @@ impl<'t> Group<'t> {
             step: self.step,
             value,
         };
-        self.write(key, record)?;
-        if former_lease != lease {
-            if former_lease != 0 {
-                self.detach(former_lease, key)?;
-            }
-            if lease != 0 {
-                self.lease_keys
-                    .insert((lease, &key[..]), ())
-                    .map_err(|e| StoreError::database(self.path, e))?;
-            }
-        }
+        self.write(key, former_lease, &record);
         Ok(PutResponse {
             revision,
             prev_kv: former.filter(|_| request.prev_kv),
@@ -206,17 +233,11 @@ impl<'t> Group<'t> {
         let bounds = Bounds::new(&request.key, &request.range_end);
         let mut doomed = Vec::new();
         let at = self.seen();
-        read::visit(
-            &self.versions,
-            &bounds,
-            at,
-            self.path,
-            |key, revision, record| {
-                doomed.push(record.to_kv(key, revision, request.prev_kv));
-            },
-        )?;
+        self.view.visit(&bounds, at, |key, revision, record| {
+            doomed.push(record.to_kv(key, revision, request.prev_kv));
+        })?;
         for kv in &doomed {
-            self.remove(&kv.key, kv.lease)?;
+            self.remove(&kv.key, kv.lease);
         }
         Ok(DeleteRangeResponse {
             revision: self.seen(),
@@ -225,7 +246,7 @@ impl<'t> Group<'t> {
         })
     }
 
-    fn remove(&mut self, key: &Bytes, lease: LeaseId) -> Result<(), StoreError> {
+    fn remove(&mut self, key: &[u8], lease: LeaseId) {
         let gone = Record {
             deleted: true,
             create_revision: 0,
@@ -234,35 +255,18 @@ impl<'t> Group<'t> {
             step: self.step,
             value: b"",
         };
-        self.write(key, gone)?;
-        if lease != 0 {
-            self.detach(lease, key)?;
-        }
-        Ok(())
+        self.write(key, lease, &gone);
     }
 
-    fn detach(&mut self, lease: LeaseId, key: &Bytes) -> Result<(), StoreError> {
-        let removed = self.lease_keys.remove((lease, &key[..]));
-        removed
-            .map(drop)
-            .map_err(|e| StoreError::database(self.path, e))
-    }
-
-    fn write(&mut self, key: &Bytes, record: Record<'_>) -> Result<(), StoreError> {
+    fn write(&mut self, key: &[u8], former_lease: LeaseId, record: &Record<'_>) {
         let revision = self.next();
-        let bytes = record.encode();
-        let path = self.path;
-        let error = |e: redb::StorageError| StoreError::database(path, e);
-        self.versions
-            .insert((&key[..], revision), &bytes[..])
-            .map_err(error)?;
-        self.log
-            .insert((revision, record.step), &key[..])
-            .map_err(error)?;
-        self.counters.bytes += cost(key.len(), bytes.len());
-        self.changed.push((revision, key.clone()));
+        let memory = self.view.memory();
+        let (key, encoded) = memory.insert(key, revision, former_lease, record);
+        self.frame.write(revision, former_lease, &key, &encoded);
+        self.counters.bytes += cost(key.len(), encoded.len());
+        self.done.weight += weight(&key, &encoded);
+        self.done.changed.push((revision, key));
         self.step += 1;
-        Ok(())
     }
 
     fn run(&mut self, plan: &Plan<'_>) -> Result<TxnResponse, StoreError> {
@@ -274,7 +278,7 @@ impl<'t> Group<'t> {
                 (TxnOp::Delete(delete), None) => TxnOpResponse::Delete(self.do_delete(delete)?),
                 (TxnOp::Range(range), None) => {
                     let seen = self.seen();
-                    TxnOpResponse::Range(read::range(&self.versions, range, seen, self.path)?)
+                    TxnOpResponse::Range(read::range(&self.view, range, seen)?)
                 }
                 // A plan holds an inner plan for every inner transaction.
                 (TxnOp::Txn(_), None) => continue,
@@ -310,14 +314,13 @@ impl Plan<'_> {
 }
 
 fn plan<'r>(
-    versions: &impl read::Versions,
+    view: &View<'_>,
     request: &'r TxnRequest,
     at: Revision,
-    path: &Path,
 ) -> Result<Plan<'r>, StoreError> {
     let mut succeeded = true;
     for compare in &request.compare {
-        if !read::holds(versions, compare, at, path)? {
+        if !read::holds(view, compare, at)? {
             succeeded = false;
             break;
         }
@@ -330,7 +333,7 @@ fn plan<'r>(
     let mut ops = Vec::with_capacity(branch.len());
     for op in branch {
         let inner = match op {
-            TxnOp::Txn(inner) => Some(plan(versions, inner, at, path)?),
+            TxnOp::Txn(inner) => Some(plan(view, inner, at)?),
             _ => None,
         };
         ops.push((op, inner));
@@ -339,24 +342,24 @@ fn plan<'r>(
 }
 
 /// A transaction that changes nothing, answered from a snapshot.
-pub(crate) fn read_only(reader: &Reader, request: &TxnRequest) -> Result<TxnResponse, StoreError> {
-    let counters = reader.counters()?;
+pub(crate) fn read_only(view: &View<'_>, request: &TxnRequest) -> Result<TxnResponse, StoreError> {
+    let counters = view.counters;
     let at = counters.revision;
-    let plan = plan(reader.versions(), request, at, reader.path())?;
+    let plan = plan(view, request, at)?;
     plan.each(&mut |op| match op {
         TxnOp::Range(range) => check::revision(range.revision, &counters),
         _ => Ok(()),
     })?;
-    answer(reader, &plan, at)
+    answer(view, &plan, at)
 }
 
-fn answer(reader: &Reader, plan: &Plan<'_>, at: Revision) -> Result<TxnResponse, StoreError> {
+fn answer(view: &View<'_>, plan: &Plan<'_>, at: Revision) -> Result<TxnResponse, StoreError> {
     let mut responses = Vec::with_capacity(plan.ops.len());
     for (op, inner) in &plan.ops {
         match (op, inner) {
-            (_, Some(inner)) => responses.push(TxnOpResponse::Txn(answer(reader, inner, at)?)),
+            (_, Some(inner)) => responses.push(TxnOpResponse::Txn(answer(view, inner, at)?)),
             (TxnOp::Range(range), None) => {
-                let found = read::range(reader.versions(), range, at, reader.path())?;
+                let found = read::range(view, range, at)?;
                 responses.push(TxnOpResponse::Range(found));
             }
             // The caller made sure that there are no others.

@@ -1,15 +1,15 @@
-//! Compaction: forgetting history, in slices that ride along with other writes.
+//! Compaction: forgetting history.
 //!
 //! The decision (`compacted` in the counters) takes effect at once and with it what readers are
-//! refused. The cleaning walks the log up to that revision: each entry's key loses the versions
+//! refused. History in memory is forgotten by not being brought to the database. The cleaning of
+//! the database walks its log up to that revision: each entry's key loses the versions
 //! before it, and a deletion older than the compaction loses itself. The entries at the very
 //! revision stay, as a watch may start there.
 
 use redb::ReadableTable;
 
-use super::apply::Group;
-use super::check;
-use super::tables::{Counters, Record, cost};
+use super::flush::Tables;
+use super::tables::{Counters, Record};
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -19,30 +19,12 @@ pub(crate) fn due(counters: &Counters, keep: i64) -> Option<Revision> {
     (keep > 0 && held > keep.saturating_add(keep / 2)).then(|| counters.revision - keep)
 }
 
-impl Group<'_> {
-    /// Decides a compaction.
-    pub(crate) fn compact(&mut self, requested: Revision) -> Result<CompactResponse, StoreError> {
-        let Counters {
-            revision,
-            compacted,
-            ..
-        } = self.counters;
-        if requested <= compacted {
-            return Err(StoreError::Compacted {
-                requested,
-                compacted,
-            });
-        }
-        check::revision(requested, &self.counters)?;
-        self.counters.compacted = requested;
-        Ok(CompactResponse { revision })
-    }
-
+impl Tables<'_> {
     /// Cleans at most `most` log entries; answers whether there is more to do.
     pub(crate) fn clean(&mut self, most: usize) -> Result<bool, StoreError> {
         let path = self.path;
         let error = |e: redb::StorageError| StoreError::database(path, e);
-        let upto = self.counters.compacted;
+        let upto = self.base.counters.compacted;
         let mut slice = Vec::with_capacity(most.min(1024));
         for item in self.log.range(..(upto, 0)).map_err(error)?.take(most) {
             let (at, key) = item.map_err(error)?;
@@ -50,14 +32,14 @@ impl Group<'_> {
             slice.push((revision, step, key.value().to_vec()));
         }
         for (revision, step, key) in &slice {
-            self.forget(key, upto)?;
+            self.forget_unseen(key, upto)?;
             self.log.remove((*revision, *step)).map_err(error)?;
         }
         Ok(slice.len() == most)
     }
 
     /// Drops the versions of `key` that a read at `upto` or later cannot see.
-    fn forget(&mut self, key: &[u8], upto: Revision) -> Result<(), StoreError> {
+    fn forget_unseen(&mut self, key: &[u8], upto: Revision) -> Result<(), StoreError> {
         let path = self.path;
         let error = |e: redb::StorageError| StoreError::database(path, e);
         // The version that a read at `upto` sees, and those before it.
@@ -78,11 +60,6 @@ impl Group<'_> {
                 dead.push((at.value().1, bytes.value().len()));
             }
         }
-        for (at, length) in dead {
-            self.versions.remove((key, at)).map_err(error)?;
-            let freed = cost(key.len(), length);
-            self.counters.bytes = self.counters.bytes.saturating_sub(freed);
-        }
-        Ok(())
+        self.drop_versions(key, &dead)
     }
 }

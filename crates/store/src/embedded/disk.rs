@@ -1,17 +1,21 @@
 //! The file: opening it, keeping others out, reserving room in it, copying it.
 
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
+};
 
 use super::lock;
 use super::tables::{
-    Counters, FORMAT, Format, LEASE_KEYS, LEASES, LOG, META, Reader, VERSIONS, corrupt,
+    Counters, FORMAT, Format, LEASE_KEYS, LEASES, LOG, META, Reader, VERSIONS, corrupt, log_of,
 };
 use crate::error::StoreError;
 use crate::types::Revision;
@@ -58,12 +62,22 @@ impl Disk {
             // Left by a process that was killed; where it cannot go it only wastes space.
             let _ = std::fs::remove_file(dir.join(left));
         }
+        Self::open_locked(dir, cache, Some(held))
+    }
+
+    /// Without a lock of its own where `held` is None: the caller has it.
+    pub(super) fn open_locked(
+        dir: &Path,
+        cache: usize,
+        held: Option<File>,
+    ) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
         let fresh = !path.exists();
         let database = open_database(&path, dir, cache)?;
         if fresh {
             sync_dir(dir)?;
         }
+        begin_log(&database, &path)?;
         Ok(Self {
             dir: dir.to_owned(),
             path,
@@ -73,7 +87,7 @@ impl Disk {
             reserved: Mutex::default(),
             full: AtomicBool::new(false),
             snapshot: Mutex::new(()),
-            lock: Mutex::new(Some(held)),
+            lock: Mutex::new(held),
         })
     }
 
@@ -102,24 +116,38 @@ impl Disk {
         })
     }
 
-    /// Runs `work` on a snapshot; again where the file was opened anew meanwhile.
+    pub(crate) fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
+        self.with(|db| {
+            db.begin_read()
+                .map_err(|e| StoreError::database(&self.path, e))
+        })
+    }
+
+    /// Counts openings: an error of a snapshot from before the last one is no reason to give up.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Runs `work` on a snapshot of the database alone; again where the file was opened anew meanwhile.
     pub(crate) fn read<T>(
         &self,
         work: impl Fn(&Reader) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.again(|| work(&Reader::new(self.begin_read()?, &self.path)?))
+    }
+
+    /// Does `work` again where the file was opened anew meanwhile.
+    pub(crate) fn again<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let give_up = Instant::now() + Duration::from_secs(2);
         loop {
-            let opened = self.opened.load(Ordering::Acquire);
-            let result = self
-                .with(|db| {
-                    db.begin_read()
-                        .map_err(|e| StoreError::database(&self.path, e))
-                })
-                .and_then(|txn| work(&Reader::new(txn, &self.path)?));
-            match result {
+            let opened = self.opened();
+            match work() {
                 Err(error) if is_stale(&error) && Instant::now() < give_up => {
-                    if self.opened.load(Ordering::Acquire) == opened {
-                        // The writer is about to open it anew; this is once in a full disk.
+                    if self.opened() == opened {
+                        // Who found it failing is about to open it anew; this is once in a full disk.
                         std::thread::sleep(Duration::from_millis(5));
                     }
                 }
@@ -129,22 +157,17 @@ impl Disk {
     }
 
     /// Opens the file anew, as redb asks for after a failed write.
-    pub(crate) fn reopen(&self) -> Result<Counters, StoreError> {
-        {
-            let mut slot = self
-                .database
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            // Closed first: redb locks the file against a second opening.
-            *slot = Err(self.closed());
-            *slot = open_database(&self.path, &self.dir, self.cache);
-            if let Err(error) = &*slot {
-                return Err(error.clone());
-            }
-            *lock(&self.reserved) = Reserved::default();
-            self.opened.fetch_add(1, Ordering::AcqRel);
-        }
-        self.read(|reader| reader.counters())
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        let mut slot = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Closed first: redb locks the file against a second opening.
+        *slot = Err(self.closed());
+        *slot = open_database(&self.path, &self.dir, self.cache);
+        *lock(&self.reserved) = Reserved::default();
+        self.opened.fetch_add(1, Ordering::AcqRel);
+        slot.as_ref().map(drop).map_err(Clone::clone)
     }
 
     /// Packs the file.
@@ -248,16 +271,14 @@ fn is_stale(error: &StoreError) -> bool {
 
 /// The disk was full.
 pub(crate) fn is_no_space(error: &StoreError) -> bool {
-    let StoreError::Database { source, .. } = error else {
-        return false;
-    };
-    match &**source {
-        redb::Error::Io(e) => {
-            matches!(
-                e.kind(),
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-            )
-        }
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded);
+    match error {
+        StoreError::Io { source, .. } => full(source),
+        StoreError::Database { source, .. } => match &**source {
+            redb::Error::Io(e) => full(e),
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -328,7 +349,7 @@ pub(super) fn check_format(database: &Database, path: &Path) -> Result<(), Store
             let entry = entry.ok_or_else(|| corrupt(path, "the format version is missing"))?;
             let format: Format = serde_json::from_slice(entry.value())
                 .map_err(|_| corrupt(path, "the format version is no JSON of ours"))?;
-            if format.version != FORMAT {
+            if !(1..=FORMAT).contains(&format.version) {
                 return Err(StoreError::UnknownFormat {
                     path: path.to_owned(),
                     found: format.version,
@@ -353,7 +374,7 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
         txn.open_table(LEASES)?;
         txn.open_table(LEASE_KEYS)?;
         let mut meta = txn.open_table(META)?;
-        meta.insert("format", format!("{{\"version\":{FORMAT}}}").as_bytes())?;
+        set_format(&mut meta)?;
         Counters {
             revision: 1,
             compacted: 0,
@@ -363,6 +384,40 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
     }
     txn.commit()?;
     Ok(())
+}
+
+fn set_format(
+    meta: &mut redb::Table<'_, &'static str, &'static [u8]>,
+) -> Result<(), redb::StorageError> {
+    let format = format!("{{\"version\":{FORMAT}}}");
+    meta.insert("format", format.as_bytes()).map(drop)
+}
+
+/// Gives a database that has no log one of its own; what lies about of others' is not read then.
+fn begin_log(database: &Database, path: &Path) -> Result<(), StoreError> {
+    let begun = || -> Result<(), redb::Error> {
+        let txn = database.begin_write()?;
+        {
+            let mut meta = txn.open_table(META)?;
+            set_format(&mut meta)?;
+            // Only to be another than those before it.
+            let id = RandomState::new().build_hasher().finish();
+            meta.insert("log", &id.to_le_bytes()[..])?;
+            meta.insert("flushed", &0_u64.to_le_bytes()[..])?;
+        }
+        txn.commit()?;
+        Ok(())
+    };
+    let txn = database
+        .begin_read()
+        .map_err(|e| StoreError::database(path, e))?;
+    let meta = txn
+        .open_table(META)
+        .map_err(|e| StoreError::database(path, e))?;
+    match log_of(&meta, path)? {
+        Some(_) => Ok(()),
+        None => begun().map_err(|e| StoreError::database(path, e)),
+    }
 }
 
 /// Copies a snapshot's tables into a fresh file and that to `out`.
@@ -406,6 +461,12 @@ fn copy(reader: &Reader, path: &Path) -> Result<(), StoreError> {
         let to = database.begin_write()?;
         let from = reader.txn();
         table(from, &to, META)?;
+        {
+            // The copy is whole by itself.
+            let mut meta = to.open_table(META)?;
+            meta.remove("log")?;
+            meta.remove("flushed")?;
+        }
         table(from, &to, VERSIONS)?;
         table(from, &to, LOG)?;
         table(from, &to, LEASES)?;

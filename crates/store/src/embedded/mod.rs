@@ -1,4 +1,4 @@
-//! The embedded store: MVCC over one redb file, one writer thread, group commit.
+//! The embedded store: MVCC over one redb file with a log in front, one writer thread, group commit.
 //!
 //! # The two tables that matter
 //! `versions` holds every version of every key under `(key, revision)`; `log` holds, for each
@@ -12,38 +12,44 @@
 //!
 //! A read at revision 3 takes, for each key, the last version not after 3: `a=1, b=1`. A watch
 //! from 3 walks the log: `b=1, a=2, b gone`. Compaction to 4 walks the log up to 4 and drops what
-//! no read at 4 or later can see: version `(a,2)`, and log entries 2 and 3. Nothing is held in
-//! memory but redb's page cache, leases and the list of watches.
+//! no read at 4 or later can see: version `(a,2)`, and log entries 2 and 3.
 //!
 //! # Writing
-//! Requests queue up; the writer takes all that wait, applies them in one redb transaction, and
-//! answers them after its one fsync. While it syncs the next group gathers. A request is checked
-//! whole before its first change, so a refused one leaves no trace in its group.
+//! Requests queue up; the writer takes all that wait, applies them in [`memory`], appends what they
+//! did as one frame to the [`log`] files, and answers them after that file's one sync. While it syncs the next
+//! group gathers. A request is checked whole before its first change, so a refused one leaves no
+//! trace in its group. [`flush`] moves what is in memory to the database, by thousands of keys at once and
+//! without what was overwritten and compacted meanwhile; opening the store reads the rest from the log files.
 //!
 //! # Reading
-//! Reads run on redb's snapshots, beside the writer. A watch is a position in the log: when one
-//! of its keys changes it is woken and reads on from where it was. So a slow one costs nothing
+//! Reads take what memory has and the rest from redb's snapshots, beside the writer. A watch is a position in the log: when
+//! one of its keys changes it is woken and reads on from where it was. So a slow one costs nothing
 //! and catches up from history, or is told that its place is compacted.
 //!
 //! # Space
 //! The quota counts live bytes of keys, values and bookkeeping. Freed pages are used again and
 //! redb gives back a free end of the file; [`EmbeddedStore::defragment`] packs the rest. Disk
-//! blocks for a group are reserved before it is applied, so a full disk refuses puts as
+//! blocks for the database are reserved before a file of the log is begun, so a full disk refuses puts as
 //! `NoSpace` instead of failing half way.
 
 mod apply;
 mod check;
 mod compact;
 mod disk;
+mod flush;
 mod lease;
+mod log;
+mod memory;
 mod read;
 mod restore;
 mod tables;
 mod watch;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,7 +61,11 @@ use crate::types::*;
 pub use restore::Restored;
 
 use disk::Disk;
+use flush::{Bell, Flushing};
 use lease::Lessor;
+use log::Log;
+use memory::{Amount, Base, Memory};
+use read::View;
 use watch::{Hub, Watch};
 use writer::{Op, Queue, Reply};
 
@@ -96,6 +106,7 @@ impl Default for Options {
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     writer: Option<std::thread::JoinHandle<()>>,
+    flusher: Option<std::thread::JoinHandle<()>>,
 }
 
 /// What the writer, the readers and the watches share.
@@ -103,6 +114,11 @@ pub(crate) struct Shared {
     dir: PathBuf,
     options: Options,
     disk: Disk,
+    memory: Memory,
+    flushing: Mutex<Flushing>,
+    bell: Bell,
+    /// Bytes of the log's files.
+    log_bytes: AtomicU64,
     lessor: Mutex<Lessor>,
     hub: Hub,
     queue: Queue,
@@ -130,29 +146,27 @@ impl EmbeddedStore {
     /// `Database`, `Io`.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         let disk = Disk::open(dir, options.cache_bytes)?;
-        let start = disk.read(|tables| {
-            let leases = tables.leases()?;
-            Ok((tables.counters()?, leases))
-        })?;
-        let (counters, leases) = start;
-        let shared = Arc::new(Shared {
-            dir: dir.to_owned(),
-            disk,
-            lessor: Mutex::new(Lessor::new(leases, Instant::now())),
-            hub: Hub::new(counters.revision),
-            queue: Queue::default(),
-            room: Semaphore::new(ROOM_KIB as usize),
-            readers: Semaphore::new(8),
-            options,
-        });
-        let for_writer = Arc::clone(&shared);
-        let writer = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || writer::run(&for_writer, counters))
-            .map_err(|e| StoreError::io("starting the writer of", dir, e))?;
+        let (mut shared, log, leases) = Shared::open(dir, disk, options)?;
+        let with_time = leases.iter().map(|(id, ttl)| (*id, *ttl)).collect();
+        shared.lessor = Mutex::new(Lessor::new(with_time, Instant::now()));
+        let shared = Arc::new(shared);
+        let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+            thread.map_err(|e| StoreError::io("starting a thread for", dir, e))
+        };
+        let (for_writer, for_flusher) = (Arc::clone(&shared), Arc::clone(&shared));
+        let flusher = start("store-flush", Box::new(move || flush::run(&for_flusher)))?;
+        let writer = start(
+            "store-writer",
+            Box::new(move || writer::run(&for_writer, log, leases)),
+        );
+        if writer.is_err() {
+            shared.bell.close();
+        }
         Ok(Self {
             shared,
-            writer: Some(writer),
+            writer: Some(writer?),
+            flusher: Some(flusher),
         })
     }
 
@@ -194,11 +208,19 @@ impl EmbeddedStore {
     async fn read<T: Send + 'static>(
         &self,
         large: bool,
-        work: impl Fn(&tables::Reader) -> Result<T, StoreError> + Send + 'static,
+        work: impl Fn(&View<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         if !large {
-            return self.shared.disk.read(work);
+            return self.shared.read(work);
         }
+        self.blocking(move |shared| shared.read(work)).await
+    }
+
+    /// On a thread that may take its time; few at once.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let _turn = self
             .shared
             .readers
@@ -206,7 +228,7 @@ impl EmbeddedStore {
             .await
             .map_err(|_| self.shared.closed())?;
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || shared.disk.read(work))
+        tokio::task::spawn_blocking(move || work(&shared))
             .await
             .map_err(|_| self.shared.closed())?
     }
@@ -219,6 +241,10 @@ impl Drop for EmbeddedStore {
             // A panicked writer has nothing more to save: what it answered is on disk.
             let _ = writer.join();
         }
+        self.shared.bell.close();
+        if let Some(flusher) = self.flusher.take() {
+            let _ = flusher.join();
+        }
         self.shared.hub.close();
         // Watches may outlive the store; the next opener must not have to wait for them.
         self.shared.disk.close();
@@ -226,6 +252,104 @@ impl Drop for EmbeddedStore {
 }
 
 impl Shared {
+    fn open(
+        dir: &Path,
+        disk: Disk,
+        options: Options,
+    ) -> Result<(Self, Log, BTreeMap<LeaseId, i64>), StoreError> {
+        let mut shared = Self {
+            dir: dir.to_owned(),
+            disk,
+            memory: Memory::new(Base::default()),
+            flushing: Mutex::new(Flushing::new()),
+            bell: Bell::default(),
+            log_bytes: AtomicU64::new(0),
+            lessor: Mutex::new(Lessor::new(Vec::new(), Instant::now())),
+            hub: Hub::new(0),
+            queue: Queue::default(),
+            room: Semaphore::new(ROOM_KIB as usize),
+            readers: Semaphore::new(8),
+            options,
+        };
+        let (log, leases) = shared.load()?;
+        shared.log_bytes(log.bytes());
+        shared.hub = Hub::new(shared.memory.counters().revision);
+        Ok((shared, log, leases))
+    }
+
+    /// Reads the log into memory, on top of what the database holds; answers the leases, too. Nobody else may be flushing.
+    fn load(&self) -> Result<(Log, BTreeMap<LeaseId, i64>), StoreError> {
+        let (base, id, leases) = self.disk.read(|reader| {
+            let (id, sequence) = reader.log_of()?;
+            let base = Base {
+                counters: reader.counters()?,
+                sequence,
+            };
+            Ok((base, id, reader.leases()?))
+        })?;
+        let memory = Memory::new(base);
+        let log = Log::open(&self.dir, id, base.sequence, |sequence, changes| {
+            memory.replay(sequence, changes, &self.dir)
+        })?;
+        let mut leases: BTreeMap<_, _> = leases.into_iter().collect();
+        for (id, granted) in memory.leases() {
+            match granted {
+                Some(ttl) => leases.insert(id, ttl),
+                None => leases.remove(&id),
+            };
+        }
+        self.memory.replace(memory);
+        Ok((log, leases))
+    }
+
+    /// Runs `work` on the store as of now; again where it read at that revision and that was compacted meanwhile.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl Fn(&View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut tries = 0;
+        loop {
+            // While nothing is flushed nothing goes missing.
+            let _still = (tries > 2).then(|| lock(&self.flushing));
+            let mut begun = 0;
+            let done = self.disk.again(|| {
+                let view = View::new(&self.memory, &self.disk);
+                begun = view.counters.revision;
+                work(&view)
+            });
+            match done {
+                Err(StoreError::Compacted { requested, .. }) if requested == begun => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// Everything in the database.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        flush::flush(self, Amount::All).map(drop)
+    }
+
+    fn log_bytes(&self, bytes: u64) {
+        self.log_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn no_space(&self) -> StoreError {
+        StoreError::NoSpace {
+            path: self.dir.clone(),
+            used: self.memory.counters().bytes,
+            quota: self.options.quota_bytes,
+        }
+    }
+
+    /// The error of a full disk in the words for it.
+    pub(crate) fn explain(&self, error: StoreError) -> StoreError {
+        if disk::is_no_space(&error) {
+            self.disk.set_full(true);
+            return self.no_space();
+        }
+        error
+    }
+
     pub(crate) fn closed(&self) -> StoreError {
         StoreError::Closed {
             path: self.dir.clone(),
@@ -248,15 +372,9 @@ impl Store for EmbeddedStore {
         Box::pin(async move {
             check::range(&request)?;
             let large = !request.range_end.is_empty();
-            self.read(large, move |tables| {
-                let counters = tables.counters()?;
-                check::revision(request.revision, &counters)?;
-                read::range(
-                    tables.versions(),
-                    &request,
-                    counters.revision,
-                    tables.path(),
-                )
+            self.read(large, move |view| {
+                check::revision(request.revision, &view.counters)?;
+                read::range(view, &request, view.counters.revision)
             })
             .await
         })
@@ -283,7 +401,7 @@ impl Store for EmbeddedStore {
             check::txn(&request, self.shared.options.max_txn_ops)?;
             if check::read_only(&request) {
                 return self
-                    .read(true, move |tables| apply::read_only(tables, &request))
+                    .read(true, move |view| apply::read_only(view, &request))
                     .await;
             }
             let size = check::txn_size(&request);
@@ -331,13 +449,14 @@ impl Store for EmbeddedStore {
         Box::pin(async move {
             let (ttl, granted_ttl) = lock(&self.shared.lessor).remaining(id, Instant::now())?;
             let (revision, keys) = self
-                .read(keys, move |tables| {
+                .read(keys, move |view| {
+                    let at = view.counters.revision;
                     let found = if keys {
-                        tables.lease_keys(id)?
+                        view.lease_keys(id, at)?
                     } else {
                         Vec::new()
                     };
-                    Ok((tables.counters()?.revision, found))
+                    Ok((at, found))
                 })
                 .await?;
             Ok(LeaseTimeToLiveResponse {
@@ -364,19 +483,23 @@ impl Store for EmbeddedStore {
 
     fn hash(&self, revision: Revision) -> BoxFuture<'_, HashResponse> {
         Box::pin(async move {
-            self.read(true, move |tables| read::hash(tables, revision))
-                .await
+            self.blocking(move |shared| {
+                shared.settle()?;
+                shared.disk.read(|reader| read::hash(reader, revision))
+            })
+            .await
         })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {
         Box::pin(async move {
-            let counters = self.shared.disk.read(|tables| tables.counters())?;
+            let counters = self.shared.memory.counters();
             Ok(Status {
                 revision: counters.revision,
                 compact_revision: counters.compacted,
                 bytes_in_use: counters.bytes,
-                bytes_on_disk: self.shared.disk.bytes_on_disk()?,
+                bytes_on_disk: self.shared.disk.bytes_on_disk()?
+                    + self.shared.log_bytes.load(Ordering::Relaxed),
                 quota_bytes: self.shared.options.quota_bytes,
                 no_space: counters.bytes >= self.shared.options.quota_bytes
                     || self.shared.disk.is_full(),
@@ -387,16 +510,11 @@ impl Store for EmbeddedStore {
 
     fn snapshot(&self, mut out: Box<dyn Write + Send>) -> BoxFuture<'_, Revision> {
         Box::pin(async move {
-            let _turn = self
-                .shared
-                .readers
-                .acquire()
-                .await
-                .map_err(|_| self.shared.closed())?;
-            let shared = Arc::clone(&self.shared);
-            tokio::task::spawn_blocking(move || disk::snapshot(&shared.disk, &mut *out))
-                .await
-                .map_err(|_| self.shared.closed())?
+            self.blocking(move |shared| {
+                shared.settle()?;
+                disk::snapshot(&shared.disk, &mut *out)
+            })
+            .await
         })
     }
 }

@@ -1,5 +1,6 @@
-//! Reading versions: the state as of a revision. Works on snapshots and inside the writer.
+//! Reading versions: the state as of a revision, from memory and the database together.
 
+use std::cell::{Ref, RefCell};
 use std::ops::Bound;
 use std::path::Path;
 
@@ -7,11 +8,13 @@ use bytes::Bytes;
 use redb::ReadableTable;
 
 use super::check;
-use super::tables::{Reader, Record};
+use super::disk::Disk;
+use super::memory::Memory;
+use super::tables::{Counters, Reader, Record};
 use crate::error::StoreError;
 use crate::types::*;
 
-/// The `versions` table, of a snapshot or of the writer.
+/// The `versions` table, of a snapshot or of who moves versions there.
 pub(crate) trait Versions: ReadableTable<(&'static [u8], i64), &'static [u8]> {}
 impl<T: ReadableTable<(&'static [u8], i64), &'static [u8]>> Versions for T {}
 
@@ -72,7 +75,7 @@ impl Bounds {
     }
 }
 
-/// The version of `key` that stood at `at`, with its revision; deletions are answered too.
+/// The version of `key` in the database that stood at `at`, with its revision; deletions are answered too.
 pub(crate) fn version_at<T>(
     versions: &impl Versions,
     key: &[u8],
@@ -90,22 +93,173 @@ pub(crate) fn version_at<T>(
     Ok(Some(take(entry.value().1, record)))
 }
 
-/// The live key as it stood at `at`.
-pub(crate) fn live_at(
-    versions: &impl Versions,
-    key: &[u8],
-    at: Revision,
-    path: &Path,
-) -> Result<Option<KeyValue>, StoreError> {
-    let take =
-        |revision, record: Record<'_>| (!record.deleted).then(|| record.to_kv(key, revision, true));
-    Ok(version_at(versions, key, at, path, take)?.flatten())
+/// The whole store as of now: see [`super::memory`] for how the two parts fit.
+pub(crate) struct View<'s> {
+    memory: &'s Memory,
+    disk: &'s Disk,
+    /// The store's numbers when it began.
+    pub counters: Counters,
+    /// The database's snapshot, and the memory's generation that it goes with.
+    base: RefCell<Option<(u64, Reader<'s>)>>,
+}
+
+impl<'s> View<'s> {
+    pub(crate) fn new(memory: &'s Memory, disk: &'s Disk) -> Self {
+        Self {
+            memory,
+            disk,
+            counters: memory.counters(),
+            base: RefCell::new(None),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &'s Memory {
+        self.memory
+    }
+
+    pub(crate) fn path(&self) -> &'s Path {
+        self.disk.path()
+    }
+
+    /// The database's part, for a look at revision `at` that found memory at `generation`.
+    ///
+    /// # Errors
+    /// `Compacted` where `at` has been compacted since the look: what it would have seen may have gone from memory for good.
+    pub(crate) fn base(
+        &self,
+        generation: u64,
+        at: Revision,
+    ) -> Result<Ref<'_, Reader<'s>>, StoreError> {
+        let held = self
+            .base
+            .borrow()
+            .as_ref()
+            .is_some_and(|(of, _)| *of == generation);
+        if !held {
+            // The old one first: it keeps pages from being used again.
+            self.base.replace(None);
+            let reader = Reader::new(self.disk.begin_read()?, self.disk.path())?;
+            self.base.replace(Some((generation, reader)));
+            let compacted = self.memory.counters().compacted;
+            if compacted > at {
+                return Err(StoreError::Compacted {
+                    requested: at,
+                    compacted,
+                });
+            }
+        }
+        let missing = || StoreError::Closed {
+            path: self.disk.path().to_owned(),
+        };
+        Ref::filter_map(self.base.borrow(), |base| {
+            base.as_ref().map(|(_, reader)| reader)
+        })
+        .map_err(|_| missing())
+    }
+
+    /// The version of `key` that stood at `at`, with its revision; deletions are answered too.
+    pub(crate) fn version_at<T>(
+        &self,
+        key: &[u8],
+        at: Revision,
+        take: impl FnOnce(Revision, Record<'_>) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let (found, generation) = self.memory.version_at(key, at);
+        match found {
+            Some(version) => {
+                let record = Record::decode(&version.record, self.path())?;
+                Ok(Some(take(version.revision, record)))
+            }
+            None => {
+                let base = self.base(generation, at)?;
+                version_at(base.versions(), key, at, self.path(), take)
+            }
+        }
+    }
+
+    /// The live key as it stood at `at`.
+    pub(crate) fn live_at(&self, key: &[u8], at: Revision) -> Result<Option<KeyValue>, StoreError> {
+        let take = |revision, record: Record<'_>| {
+            (!record.deleted).then(|| record.to_kv(key, revision, true))
+        };
+        Ok(self.version_at(key, at, take)?.flatten())
+    }
+
+    /// Visits every live key in `bounds` as of `at`, by key.
+    pub(crate) fn visit(
+        &self,
+        bounds: &Bounds,
+        at: Revision,
+        mut each: impl FnMut(&[u8], Revision, Record<'_>),
+    ) -> Result<(), StoreError> {
+        if bounds.is_empty() {
+            return Ok(());
+        }
+        if bounds.end == End::Single {
+            let key = &bounds.start[..];
+            self.version_at(key, at, |revision, record| {
+                if !record.deleted {
+                    each(key, revision, record);
+                }
+            })?;
+            return Ok(());
+        }
+        let path = self.path();
+        let (recent, generation) = self.memory.range(bounds, at);
+        let base = self.base(generation, at)?;
+        let mut decoded = Vec::with_capacity(recent.len());
+        for entry in &recent {
+            let record = Record::decode(&entry.version.record, path)?;
+            decoded.push((&entry.key[..], entry.version.revision, record));
+        }
+        let mut recent = decoded.into_iter().peekable();
+        let mut tell = |(key, revision, record): (&[u8], Revision, Record<'_>)| {
+            if !record.deleted {
+                each(key, revision, record);
+            }
+        };
+        visit(
+            base.versions(),
+            bounds,
+            at,
+            path,
+            |key, revision, record| {
+                while let Some(newer) = recent.next_if(|(recent, ..)| *recent < key) {
+                    tell(newer);
+                }
+                match recent.next_if(|(recent, ..)| *recent == key) {
+                    Some(newer) => tell(newer),
+                    None => tell((key, revision, record)),
+                }
+            },
+        )?;
+        recent.for_each(tell);
+        Ok(())
+    }
+
+    /// The live keys of a lease as of `at`, in order.
+    pub(crate) fn lease_keys(&self, id: LeaseId, at: Revision) -> Result<Vec<Bytes>, StoreError> {
+        let mut keys = self.memory.attached(id);
+        // After it, as what left memory in between must be in the snapshot.
+        let generation = self.memory.generation();
+        keys.extend(self.base(generation, at)?.lease_keys(id)?);
+        keys.sort_unstable();
+        keys.dedup();
+        let mut held = Vec::with_capacity(keys.len());
+        for key in keys {
+            let holds = |_, record: Record<'_>| !record.deleted && record.lease == id;
+            if self.version_at(&key, at, holds)? == Some(true) {
+                held.push(key);
+            }
+        }
+        Ok(held)
+    }
 }
 
 /// After so many versions of one key in a row, jump to the wanted one instead of walking on.
 const WALK: usize = 8;
 
-/// Visits every live key in `bounds` as of `at`, by key.
+/// Visits every live key of the database in `bounds` as of `at`, by key.
 pub(crate) fn visit(
     versions: &impl Versions,
     bounds: &Bounds,
@@ -113,18 +267,6 @@ pub(crate) fn visit(
     path: &Path,
     mut each: impl FnMut(&[u8], Revision, Record<'_>),
 ) -> Result<(), StoreError> {
-    if bounds.is_empty() {
-        return Ok(());
-    }
-    if bounds.end == End::Single {
-        let key = &bounds.start[..];
-        version_at(versions, key, at, path, |revision, record| {
-            if !record.deleted {
-                each(key, revision, record);
-            }
-        })?;
-        return Ok(());
-    }
     let error = |e: redb::StorageError| StoreError::database(path, e);
     let mut from = Bound::Included((bounds.start.to_vec(), i64::MIN));
     loop {
@@ -239,10 +381,9 @@ pub(crate) fn hash(reader: &Reader, requested: Revision) -> Result<HashResponse,
 
 /// Answers a range as etcd does; `current` is the newest revision to be seen.
 pub(crate) fn range(
-    versions: &impl Versions,
+    view: &View<'_>,
     request: &RangeRequest,
     current: Revision,
-    path: &Path,
 ) -> Result<RangeResponse, StoreError> {
     let at = if request.revision > 0 {
         request.revision
@@ -266,7 +407,7 @@ pub(crate) fn range(
     let with_value = !request.keys_only || request.sort_target == SortTarget::Value;
     let mut count = 0;
     let mut kvs = Vec::new();
-    visit(versions, &bounds, at, path, |key, revision, record| {
+    view.visit(&bounds, at, |key, revision, record| {
         count += 1;
         if !request.count_only
             && kvs.len() < most
@@ -318,12 +459,7 @@ fn sort(kvs: &mut [KeyValue], target: SortTarget, order: SortOrder) {
 }
 
 /// Whether a compare holds as of `at`.
-pub(crate) fn holds(
-    versions: &impl Versions,
-    compare: &Compare,
-    at: Revision,
-    path: &Path,
-) -> Result<bool, StoreError> {
+pub(crate) fn holds(view: &View<'_>, compare: &Compare, at: Revision) -> Result<bool, StoreError> {
     let bounds = Bounds::new(&compare.key, &compare.range_end);
     let (mut any, mut all) = (false, true);
     let meets = |record: &Record<'_>, mod_revision: Revision| {
@@ -341,7 +477,7 @@ pub(crate) fn holds(
             CompareResult::NotEqual => ordering.is_ne(),
         }
     };
-    visit(versions, &bounds, at, path, |_, revision, record| {
+    view.visit(&bounds, at, |_, revision, record| {
         any = true;
         all &= meets(&record, revision);
     })?;

@@ -1,11 +1,13 @@
 //! Putting a snapshot in the place of a store.
 //!
 //! ```text
+//! store.redb     gets what its log has
 //! restore.tmp    the snapshot's bytes, then the revision's jump, synced
 //! replaced-N     a second name (hard link) of the store that is there, synced
 //! store.redb     restore.tmp renamed over it
 //! ```
-//! So `store.redb` is at every point one of the two stores, whole: a daemon never finds none and begins anew at revision 1.
+//! So `store.redb` is at every point one of the two stores, whole: a daemon never finds none and begins anew at revision 1. The log's files that lie about name the database that they go
+//! with: the one restored begins with none, and uses their room.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -15,8 +17,9 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _};
 
-use super::disk::{FILE, RESTORE, check_format, make_private, sync_dir, take_lock};
+use super::disk::{Disk, FILE, RESTORE, check_format, make_private, sync_dir, take_lock};
 use super::tables::{Counters, META, corrupt};
+use super::{Options, Shared};
 use crate::error::StoreError;
 use crate::types::Revision;
 
@@ -52,7 +55,7 @@ fn place(snapshot: &mut dyn Read, dir: &Path, temp: &Path) -> Result<Restored, S
     let target = dir.join(FILE);
     write(snapshot, temp)?;
     let there = target.exists();
-    let previous = there.then(|| revision(&target)).flatten();
+    let previous = there.then(|| settle(dir)).flatten();
     let (free, replaced) = free_name(dir, &target)?;
     // A store that cannot be read may have jumped once with each one that was replaced before it.
     let unread = if there && previous.is_none() {
@@ -108,15 +111,20 @@ fn counters(database: &Database, path: &Path) -> Result<Counters, StoreError> {
     Counters::load(&meta, path)
 }
 
-/// The revision of the store at `path`, if it can be read.
-fn revision(path: &Path) -> Option<Revision> {
-    let read = || -> Result<Revision, StoreError> { Ok(counters(&open(path)?, path)?.revision) };
+/// The revision of the store in `dir`, if it can be read; then all of it is in its database, which will lie without its log.
+fn settle(dir: &Path) -> Option<Revision> {
+    let read = || -> Result<Revision, StoreError> {
+        let disk = Disk::open_locked(dir, CACHE, None)?;
+        let (shared, ..) = Shared::open(dir, disk, Options::default())?;
+        shared.settle()?;
+        Ok(shared.memory.counters().revision)
+    };
     // A damaged file may make the database panic, and is replaced for just that.
     let read = std::thread::scope(|scope| scope.spawn(read).join());
     match read {
         Ok(Ok(revision)) => Some(revision),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the store that is replaced cannot be read");
+            tracing::warn!(error = %crate::full(&error), "the store that is replaced cannot be read");
             None
         }
         Err(_) => None,

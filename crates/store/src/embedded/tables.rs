@@ -2,8 +2,9 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `meta` | `format` | JSON `{"version": 1}`; unknown fields are left alone |
+//! | `meta` | `format` | JSON `{"version": 2}`; unknown fields are left alone |
 //! | `meta` | `revision`, `compacted`, `bytes` | 8 bytes, little-endian |
+//! | `meta` | `log`, `flushed` | 8 bytes: the id of the log that goes with it, and its newest frame that is in here |
 //! | `versions` | (key, revision) | a record, see [`Record`] |
 //! | `log` | (revision, step) | the key changed |
 //! | `leases` | id | JSON `{"version": 1, "ttl": seconds}` |
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use super::memory::Base;
 use crate::error::StoreError;
 use crate::types::{KeyValue, LeaseId, Revision};
 
@@ -24,8 +26,10 @@ pub(crate) const LOG: TableDefinition<(i64, u32), &[u8]> = TableDefinition::new(
 pub(crate) const LEASES: TableDefinition<i64, &[u8]> = TableDefinition::new("leases");
 pub(crate) const LEASE_KEYS: TableDefinition<(i64, &[u8]), ()> = TableDefinition::new("lease_keys");
 
-/// The format written; readers take unknown additions, and refuse another number.
-pub(crate) const FORMAT: u64 = 1;
+/// The format written; readers take unknown additions, and refuse newer ones. In 1 there was no log in front.
+pub(crate) const FORMAT: u64 = 2;
+/// The same of a lease's entry.
+pub(crate) const FORMAT_OF_LEASES: u64 = 1;
 
 /// What a version costs against the quota beside its key (twice: versions and log) and value.
 const OVERHEAD: usize = 96;
@@ -87,6 +91,30 @@ impl Counters {
     }
 }
 
+impl Base {
+    pub(crate) fn store(
+        &self,
+        meta: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    ) -> Result<(), redb::StorageError> {
+        self.counters.store(meta)?;
+        meta.insert("flushed", &self.sequence.to_le_bytes()[..])?;
+        Ok(())
+    }
+}
+
+/// The log's id and the newest of its frames that is in the database; None where it has no log.
+pub(crate) fn log_of(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    path: &Path,
+) -> Result<Option<(u64, u64)>, StoreError> {
+    let number = |name: &str| -> Result<Option<u64>, StoreError> {
+        let found = meta.get(name).map_err(|e| StoreError::database(path, e))?;
+        let bytes = found.and_then(|v| v.value().try_into().ok());
+        Ok(bytes.map(u64::from_le_bytes))
+    };
+    Ok(number("log")?.zip(number("flushed")?))
+}
+
 pub(crate) fn corrupt(path: &Path, what: &'static str) -> StoreError {
     StoreError::Corrupt {
         path: path.to_owned(),
@@ -113,8 +141,11 @@ pub(crate) struct Record<'a> {
 const HEADER: usize = 1 + 8 + 8 + 8 + 4;
 
 impl<'a> Record<'a> {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(1 + HEADER + self.value.len());
+    pub(crate) fn encoded_len(&self) -> usize {
+        1 + HEADER + self.value.len()
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(HEADER as u8);
         out.push(u8::from(self.deleted));
         out.extend_from_slice(&self.create_revision.to_le_bytes());
@@ -122,11 +153,17 @@ impl<'a> Record<'a> {
         out.extend_from_slice(&self.lease.to_le_bytes());
         out.extend_from_slice(&self.step.to_le_bytes());
         out.extend_from_slice(self.value);
-        out
     }
 
     pub(crate) fn decode(bytes: &'a [u8], path: &Path) -> Result<Self, StoreError> {
         Self::parse(bytes).ok_or_else(|| corrupt(path, "a version's record is too short"))
+    }
+
+    /// The lease in an encoded record, if it has one.
+    pub(crate) fn lease_of(bytes: &[u8]) -> Option<LeaseId> {
+        Record::parse(bytes)
+            .map(|record| record.lease)
+            .filter(|lease| *lease != 0)
     }
 
     fn parse(bytes: &'a [u8]) -> Option<Self> {
@@ -208,6 +245,12 @@ impl<'p> Reader<'p> {
         Counters::load(&meta, self.path)
     }
 
+    /// The log's id and the newest of its frames that is in here.
+    pub(crate) fn log_of(&self) -> Result<(u64, u64), StoreError> {
+        let meta = self.txn.open_table(META).map_err(|e| self.error(e))?;
+        log_of(&meta, self.path)?.ok_or_else(|| corrupt(self.path, "it names no log"))
+    }
+
     pub(crate) fn leases(&self) -> Result<Vec<(LeaseId, i64)>, StoreError> {
         let table = self.txn.open_table(LEASES).map_err(|e| self.error(e))?;
         let mut found = Vec::new();
@@ -215,11 +258,11 @@ impl<'p> Reader<'p> {
             let (id, entry) = item.map_err(|e| self.error(e))?;
             let entry: LeaseEntry = serde_json::from_slice(entry.value())
                 .map_err(|_| corrupt(self.path, "a lease's entry is no JSON of ours"))?;
-            if entry.version != FORMAT {
+            if entry.version != FORMAT_OF_LEASES {
                 return Err(StoreError::UnknownFormat {
                     path: self.path.to_owned(),
                     found: entry.version,
-                    known: FORMAT,
+                    known: FORMAT_OF_LEASES,
                 });
             }
             found.push((id.value(), entry.ttl));

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::read::{self, Bounds, End};
-use super::tables::{Reader, Record, corrupt};
+use super::read::{Bounds, End, View};
+use super::tables::{Record, corrupt};
 use super::{Shared, lock};
 use crate::error::StoreError;
 use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
@@ -273,8 +273,11 @@ impl Watch {
         let (from, upto) = (self.next, self.upto);
         let read = self
             .shared
-            .disk
-            .read(|reader| read_log(reader, request, bounds, from, upto))?;
+            .read(|view| read_log(view, request, bounds, from, upto));
+        let read = match read {
+            Err(StoreError::Compacted { compacted, .. }) => Read::Compacted(compacted),
+            read => read?,
+        };
         match read {
             Read::Compacted(compact_revision) => {
                 self.over = true;
@@ -312,55 +315,91 @@ enum Read {
     Compacted(Revision),
 }
 
+/// Keys of the log, in whole revisions, up to about [`CHUNK`].
+struct Chunk {
+    keys: Vec<(Revision, Bytes)>,
+    /// All up to here is told.
+    reached: Revision,
+}
+
+impl Chunk {
+    /// Whether it takes another.
+    fn take(&mut self, revision: Revision, key: impl FnOnce() -> Bytes) -> bool {
+        // Only between revisions: one is told whole.
+        if self.keys.len() >= CHUNK && self.keys.last().is_some_and(|(last, _)| *last != revision) {
+            self.reached = revision - 1;
+            return false;
+        }
+        self.keys.push((revision, key()));
+        true
+    }
+}
+
+fn logged(view: &View<'_>, from: Revision, upto: Revision) -> Result<Chunk, StoreError> {
+    let mut chunk = Chunk {
+        keys: Vec::new(),
+        reached: upto,
+    };
+    let here = view.memory().logged(from, upto, |revision, key| {
+        chunk.take(revision, || key.clone())
+    });
+    let Err(in_base) = here else {
+        return Ok(chunk);
+    };
+    let upto = upto.min(in_base);
+    chunk.reached = upto;
+    let base = view.base(view.memory().generation(), from)?;
+    let log = base.log()?;
+    for item in log
+        .range((from, 0)..=(upto, u32::MAX))
+        .map_err(|e| base.error(e))?
+    {
+        let (at, key) = item.map_err(|e| base.error(e))?;
+        if !chunk.take(at.value().0, || Bytes::copy_from_slice(key.value())) {
+            break;
+        }
+    }
+    Ok(chunk)
+}
+
 fn read_log(
-    reader: &Reader,
+    view: &View<'_>,
     request: &WatchRequest,
     bounds: &Bounds,
     from: Revision,
     upto: Revision,
 ) -> Result<Read, StoreError> {
-    let compacted = reader.counters()?.compacted;
+    let compacted = view.counters.compacted;
     if from < compacted {
         return Ok(Read::Compacted(compacted));
     }
-    let mut events = Vec::new();
-    let (mut seen, mut bytes, mut reached) = (0, 0, from - 1);
-    let log = reader.log()?;
-    for item in log
-        .range((from, 0)..=(upto, u32::MAX))
-        .map_err(|e| reader.error(e))?
-    {
-        let (at, key) = item.map_err(|e| reader.error(e))?;
-        let revision = at.value().0;
-        // Only between revisions: one is told whole.
-        if revision != reached && (seen >= CHUNK || bytes >= CHUNK_BYTES) {
-            return Ok(Read::Events { events, reached });
-        }
-        reached = revision;
-        seen += 1;
-        if bounds.contains(key.value())
-            && let Some(event) = event(reader, request, key.value(), revision, compacted)?
-        {
-            bytes += event.kv.value.len()
-                + event
+    let chunk = logged(view, from, upto)?;
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for of_one in chunk.keys.chunk_by(|a, b| a.0 == b.0) {
+        for (revision, key) in of_one.iter().filter(|(_, key)| bounds.contains(key)) {
+            if let Some(event) = event(view, request, key, *revision)? {
+                let former = event
                     .prev_kv
                     .as_ref()
                     .map_or(0, |former| former.value.len());
-            events.push(event);
+                bytes += event.kv.value.len() + former;
+                events.push(event);
+            }
+        }
+        if let Some((reached, _)) = of_one.first().filter(|_| bytes >= CHUNK_BYTES) {
+            let reached = *reached;
+            return Ok(Read::Events { events, reached });
         }
     }
-    Ok(Read::Events {
-        events,
-        reached: upto,
-    })
+    let reached = chunk.reached;
+    Ok(Read::Events { events, reached })
 }
 
 fn event(
-    reader: &Reader,
+    view: &View<'_>,
     request: &WatchRequest,
     key: &[u8],
     revision: Revision,
-    compacted: Revision,
 ) -> Result<Option<Event>, StoreError> {
     let take = |found, record: Record<'_>| {
         let kind = if record.deleted {
@@ -370,10 +409,16 @@ fn event(
         };
         (found == revision).then(|| (kind, record.to_kv(key, revision, true)))
     };
-    let found = read::version_at(reader.versions(), key, revision, reader.path(), take)?.flatten();
-    let Some((kind, kv)) = found else {
+    let Some((kind, kv)) = view.version_at(key, revision, take)?.flatten() else {
+        let compacted = view.memory().counters().compacted;
+        if revision < compacted {
+            return Err(StoreError::Compacted {
+                requested: revision,
+                compacted,
+            });
+        }
         return Err(corrupt(
-            reader.path(),
+            view.path(),
             "the log names a version that is not there",
         ));
     };
@@ -384,8 +429,12 @@ fn event(
     if unwanted {
         return Ok(None);
     }
-    let prev_kv = if request.prev_kv && revision > compacted {
-        read::live_at(reader.versions(), key, revision - 1, reader.path())?
+    let prev_kv = if request.prev_kv && revision > view.counters.compacted {
+        match view.live_at(key, revision - 1) {
+            // The change itself may still be told.
+            Err(StoreError::Compacted { .. }) => None,
+            former => former?,
+        }
     } else {
         None
     };

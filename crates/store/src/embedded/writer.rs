@@ -1,16 +1,20 @@
 //! The writer: one thread that takes all waiting requests, and syncs once for them.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use redb::ReadableTable;
 use tokio::sync::oneshot;
 
-use super::apply::Group;
-use super::tables::{Counters, FORMAT, LeaseEntry};
-use super::{Shared, compact, disk, lock};
+use super::apply::{Done, Group};
+use super::flush::flush;
+use super::log::{Building, Log, SEGMENT};
+use super::memory::Amount;
+use super::read::View;
+use super::tables::Counters;
+use super::{Shared, compact, lock};
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -99,17 +103,24 @@ impl Queue {
 
 /// Leases that one group lets expire.
 const EXPIRE: usize = 256;
-/// Log entries cleaned in an otherwise idle group.
-const CLEAN: usize = 512;
 /// How long to leave a failing disk alone when nobody asks.
 const REST: Duration = Duration::from_millis(200);
+/// Bytes of keys and values in one group, about: what waits longer goes with the next.
+const GROUP: usize = 1 << 20;
+/// Bytes of the log's file left for deletions when the disk has no more.
+const TAIL: u64 = 256 << 10;
+/// Bytes of memory whose older half is moved to the database; at twice as many writers wait for that.
+const MEMORY: u64 = 8 << 20;
+/// The same for the log's files: small groups take a sector each.
+const LOG: u64 = 32 << 20;
 
 /// The writer's thread, until the queue is closed.
-pub(crate) fn run(shared: &Shared, counters: Counters) {
+pub(crate) fn run(shared: &Shared, log: Log, leases: BTreeMap<LeaseId, i64>) {
     let mut writer = Writer {
         shared,
-        counters,
-        clean: true,
+        log,
+        leases,
+        frame: Building::new(),
         broken: false,
         rest: None,
     };
@@ -120,10 +131,11 @@ pub(crate) fn run(shared: &Shared, counters: Counters) {
 
 struct Writer<'s> {
     shared: &'s Shared,
-    counters: Counters,
-    /// There may be history to clean.
-    clean: bool,
-    /// The database must be opened anew before it is used.
+    log: Log,
+    /// The leases alive and their time to live in seconds.
+    leases: BTreeMap<LeaseId, i64>,
+    frame: Building,
+    /// Memory must be read from the log anew before it is used.
     broken: bool,
     /// Work of our own failed: not before this.
     rest: Option<Instant>,
@@ -131,7 +143,7 @@ struct Writer<'s> {
 
 impl Writer<'_> {
     fn next_wake(&self) -> Option<Instant> {
-        let own = if self.clean || self.broken {
+        let own = if self.broken {
             Some(Instant::now())
         } else {
             // A grant is answered by this thread, so a new nearest deadline is seen here; one
@@ -153,77 +165,120 @@ impl Writer<'_> {
             true => Vec::new(),
             false => lock(&self.shared.lessor).expired(Instant::now(), EXPIRE),
         };
-        let (packs, ops): (Vec<_>, Vec<_>) = requests
+        let (packs, mut ops): (Vec<_>, Vec<_>) = requests
             .into_iter()
             .partition(|(op, _)| matches!(op, Op::Defragment));
-        let clean = self.clean && !resting;
-        if clean || !ops.is_empty() || !expired.is_empty() {
-            let mut replies = Vec::with_capacity(ops.len());
-            match self.group(&ops, &expired, &mut replies) {
-                Ok(()) => {
-                    self.rest = None;
-                    for ((_, sender), reply) in ops.into_iter().zip(replies) {
-                        // Who dropped the request does not want to know.
-                        let _ = sender.send(reply);
-                    }
-                }
-                Err(error) => {
-                    self.broken = true;
-                    let error = self.explain(error);
-                    self.rest = Some(Instant::now() + REST);
-                    // Now, not at the next request: readers wait for it.
-                    if let Err(again) = self.recover() {
-                        tracing::warn!(error = %again, "the store could not be opened anew yet");
-                    }
-                    refuse(ops, &error);
-                }
-            }
+        let mut expired = &expired[..];
+        while !ops.is_empty() || !expired.is_empty() {
+            let mut bytes = 0;
+            let some = ops.iter().take_while(|(op, _)| {
+                bytes += size(op);
+                bytes <= GROUP
+            });
+            let some = some.count().clamp(ops.len().min(1), ops.len());
+            let later = ops.split_off(some);
+            self.answer(
+                std::mem::replace(&mut ops, later),
+                std::mem::take(&mut expired),
+            );
         }
         for (_, sender) in packs {
-            let packed = self.shared.disk.defragment();
-            self.broken |= packed.is_err();
-            let _ = sender.send(packed.map(Reply::Done));
+            let _ = sender.send(self.pack().map(Reply::Done));
         }
     }
 
-    fn no_space(&self) -> StoreError {
-        StoreError::NoSpace {
-            path: self.shared.dir.clone(),
-            used: self.counters.bytes,
-            quota: self.shared.options.quota_bytes,
+    /// Does one group, and answers it.
+    fn answer(&mut self, ops: Vec<(Op, Sender)>, expired: &[LeaseId]) {
+        let mut replies = Vec::with_capacity(ops.len());
+        match self.group(&ops, expired, &mut replies) {
+            Ok(()) => {
+                self.rest = None;
+                for ((_, sender), reply) in ops.into_iter().zip(replies) {
+                    // Who dropped the request does not want to know.
+                    let _ = sender.send(reply);
+                }
+            }
+            Err(error) => {
+                self.broken = true;
+                self.rest = Some(Instant::now() + REST);
+                // Now, not at the next request: readers must not be left with less than was answered for.
+                if let Err(again) = self.recover() {
+                    tracing::warn!(error = %crate::full(&again), "the store's log could not be read anew yet");
+                }
+                refuse(ops, &error);
+            }
         }
     }
 
-    fn explain(&self, error: StoreError) -> StoreError {
-        if disk::is_no_space(&error) {
-            self.shared.disk.set_full(true);
-            return self.no_space();
-        }
-        error
+    /// Gives back what the files have to spare.
+    fn pack(&mut self) -> Result<(), StoreError> {
+        flush(self.shared, Amount::All)?;
+        while flush(self.shared, Amount::Compacted)? {}
+        let _one = lock(&self.shared.flushing);
+        self.shared.disk.defragment()?;
+        self.log.trim(self.shared.memory.flushed(), 0);
+        self.shared.log_bytes(self.log.bytes());
+        Ok(())
     }
 
-    /// Opens the database anew. A group whose commit failed may still have been kept: then the
+    /// Reads memory from the log anew. A group whose writing failed may still have been kept: then the
     /// watches learn of it here.
     fn recover(&mut self) -> Result<(), StoreError> {
-        let counters = self.shared.disk.reopen().map_err(|e| self.explain(e))?;
+        let shared = self.shared;
+        let _one = lock(&shared.flushing);
+        // What is read must be on the disk before it counts.
+        self.log.confirm()?;
+        let known = shared.hub.published();
+        let (log, leases) = shared.load()?;
+        self.log = log;
+        self.leases = leases.into_iter().collect();
         self.broken = false;
-        let known = self.counters.revision;
-        self.counters = counters;
-        if counters.revision > known {
-            let changed = self.shared.disk.read(|reader| {
-                let log = reader.log()?;
-                let mut changed = Vec::new();
-                for item in log.range((known + 1, 0)..).map_err(|e| reader.error(e))? {
-                    let (at, key) = item.map_err(|e| reader.error(e))?;
-                    changed.push((at.value().0, bytes::Bytes::copy_from_slice(key.value())));
-                }
-                Ok(changed)
-            })?;
-            self.shared.hub.publish(counters.revision, &changed);
-        }
-        let leases = self.shared.disk.read(|reader| reader.leases())?;
-        lock(&self.shared.lessor).reconcile(&leases, Instant::now());
+        let counters = shared.memory.counters();
+        let mut changed = Vec::new();
+        // Fails where the database holds these: they were published before they came there.
+        let _ = shared
+            .memory
+            .logged(known + 1, counters.revision, |revision, key| {
+                changed.push((revision, key.clone()));
+                true
+            });
+        shared.hub.publish(counters.revision, &changed);
+        let leases: Vec<_> = self.leases.iter().map(|(id, ttl)| (*id, *ttl)).collect();
+        lock(&shared.lessor).reconcile(&leases, Instant::now());
         Ok(())
+    }
+
+    /// Sees to it that the log takes a group of about `bytes`; false where the disk has no room for it.
+    fn make_room(&mut self, bytes: u64) -> Result<bool, StoreError> {
+        let shared = self.shared;
+        if self.log.room() >= bytes + TAIL {
+            return Ok(true);
+        }
+        for flushed in [false, true] {
+            if flushed {
+                match flush(shared, Amount::All) {
+                    Ok(_) => {}
+                    Err(StoreError::NoSpace { .. }) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            // What is in the log must find its place in the database one day.
+            if !shared
+                .disk
+                .reserve(2 * (shared.memory.waiting() + bytes + SEGMENT))?
+            {
+                continue;
+            }
+            match self.log.rotate(bytes + TAIL, shared.memory.flushed()) {
+                Ok(()) => {
+                    shared.log_bytes(self.log.bytes());
+                    return Ok(true);
+                }
+                Err(error) if super::disk::is_no_space(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     fn group(
@@ -233,41 +288,21 @@ impl Writer<'_> {
         replies: &mut Vec<Result<Reply, StoreError>>,
     ) -> Result<(), StoreError> {
         let shared = self.shared;
-        let payload: usize = ops.iter().map(|(op, _)| size(op)).sum();
-        let room = shared
-            .disk
-            .reserve(3 * payload as u64 + 16384 * ops.len() as u64)?;
+        let payload: usize = ops.iter().map(|(op, _)| size(op) + 128).sum();
+        let room = self.make_room(payload as u64)?;
         if ops.iter().any(|(op, _)| grows(op)) {
             shared.disk.set_full(!room);
         }
-        let txn = shared.disk.begin_write()?;
-        let path = shared.disk.path();
-        let mut group = Group::new(&txn, self.counters, path)?;
-        let mut granted = Vec::new();
-        let mut ended = Vec::new();
+        self.frame.clear();
+        let view = View::new(&shared.memory, &shared.disk);
+        let mut group = Group::new(view, &mut self.frame, &mut self.leases);
         for (op, _) in ops {
-            if grows(op)
-                && (!room || group.counters.bytes + size(op) as u64 > shared.options.quota_bytes)
-            {
-                replies.push(Err(self.no_space()));
+            let bytes = group.counters.bytes + size(op) as u64;
+            if grows(op) && (!room || bytes > shared.options.quota_bytes) {
+                replies.push(Err(shared.no_space()));
                 continue;
             }
-            let reply = match op {
-                Op::Put(put) => group.put(put).map(Reply::Put),
-                Op::Delete(delete) => group.delete(delete).map(Reply::Delete),
-                Op::Txn(request) => group.txn(request).map(Reply::Txn),
-                Op::Compact(revision) => group.compact(*revision).map(Reply::Compact),
-                Op::Grant { ttl, id } => self.grant(&mut group, *ttl, *id).map(|lease| {
-                    granted.push((lease.id, lease.ttl));
-                    Reply::Grant(lease)
-                }),
-                Op::Revoke(id) => group.revoke(*id).map(|answer| {
-                    ended.push(*id);
-                    Reply::Revoke(answer)
-                }),
-                Op::Defragment => Ok(Reply::Done(())),
-            };
-            match reply {
+            match apply(&mut group, op, shared.options.min_lease_ttl) {
                 // Not the request's fault: the whole group fails.
                 Err(
                     error @ (StoreError::Database { .. }
@@ -279,80 +314,82 @@ impl Writer<'_> {
         }
         for id in expired {
             match group.revoke(*id) {
-                Ok(_) | Err(StoreError::LeaseNotFound(_)) => ended.push(*id),
+                Ok(_) | Err(StoreError::LeaseNotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         if let Some(revision) = compact::due(&group.counters, shared.options.keep_revisions) {
-            group.counters.compacted = revision;
+            group.forget_before(revision);
         }
-        let compacted = group.counters.compacted != self.counters.compacted;
-        let clean = if self.clean || compacted {
-            group.clean(CLEAN.max(4 * ops.len()))?
-        } else {
-            false
-        };
-        let (counters, changed) = group.finish()?;
-        txn.commit().map_err(|e| StoreError::database(path, e))?;
-        self.counters = counters;
-        self.clean = clean;
-        {
-            let mut lessor = lock(&shared.lessor);
-            for (id, ttl) in granted {
-                lessor.insert(id, ttl, Instant::now());
-            }
-            for id in ended {
-                lessor.remove(id);
-            }
+        let (counters, done) = (group.counters, group.done);
+        if self.frame.is_empty() {
+            return Ok(());
         }
-        shared.hub.publish(counters.revision, &changed);
+        let length = self.frame.len() as u64;
+        if length > self.log.room() {
+            // One deletion can be of any number of keys.
+            self.log
+                .rotate(length, shared.memory.flushed())
+                .map_err(|e| shared.explain(e))?;
+            shared.log_bytes(self.log.bytes());
+        }
+        let sequence = self.log.append(&mut self.frame)?;
+        self.publish(sequence, counters, done, expired);
         Ok(())
     }
 
-    fn grant(
-        &self,
-        group: &mut Group<'_>,
-        ttl: i64,
-        id: LeaseId,
-    ) -> Result<LeaseGrantResponse, StoreError> {
-        let ttl = ttl.max(self.shared.options.min_lease_ttl);
-        let path = group.path;
-        let taken = |group: &Group<'_>, id: LeaseId| {
-            let found = group.leases.get(id).map_err(|e| group.error(e))?;
-            Ok::<_, StoreError>(found.is_some())
-        };
-        let id = if id != 0 {
-            if taken(group, id)? {
-                return Err(StoreError::LeaseExists(id));
-            }
-            id
-        } else {
-            loop {
-                // The standard library's source of randomness; the name need not be secret.
-                let drawn = RandomState::new().build_hasher().finish() & (i64::MAX as u64);
-                let drawn = drawn as i64;
-                if drawn != 0 && !taken(group, drawn)? {
-                    break drawn;
+    /// What is on the disk becomes visible.
+    fn publish(&self, sequence: u64, counters: Counters, done: Done, expired: &[LeaseId]) {
+        let shared = self.shared;
+        let compacted = counters.compacted != shared.memory.counters().compacted;
+        {
+            let mut lessor = lock(&shared.lessor);
+            for (id, granted) in &done.leases {
+                match granted {
+                    Some(ttl) => lessor.insert(*id, *ttl, Instant::now()),
+                    None => lessor.remove(*id),
                 }
             }
-        };
-        let entry = serde_json::to_vec(&LeaseEntry {
-            version: FORMAT,
-            ttl,
-        })
-        .map_err(|e| StoreError::io("encoding a lease for", path, e.into()))?;
-        group
-            .leases
-            .insert(id, &entry[..])
-            .map_err(|e| StoreError::database(path, e))?;
-        Ok(LeaseGrantResponse {
-            revision: group.counters.revision,
-            id,
-            ttl,
-        })
+            for id in expired {
+                lessor.remove(*id);
+            }
+        }
+        shared
+            .memory
+            .publish(sequence, counters, done.weight, done.leases);
+        shared.hub.publish(counters.revision, &done.changed);
+        if compacted {
+            shared.bell.ring(Amount::Compacted);
+        }
+        let waiting = shared.memory.waiting();
+        if waiting > MEMORY || self.log.bytes() > LOG {
+            shared.bell.ring(Amount::Half);
+        }
+        if waiting > 2 * MEMORY {
+            // It is said by who flushes; puts are refused where there is no room.
+            let _ = flush(shared, Amount::Half);
+        }
     }
 }
 
+fn apply(group: &mut Group<'_>, op: &Op, min_ttl: i64) -> Result<Reply, StoreError> {
+    match op {
+        Op::Put(put) => group.put(put).map(Reply::Put),
+        Op::Delete(delete) => group.delete(delete).map(Reply::Delete),
+        Op::Txn(request) => group.txn(request).map(Reply::Txn),
+        Op::Compact(revision) => group.compact(*revision).map(Reply::Compact),
+        Op::Grant { ttl, id } => group
+            .grant((*ttl).max(min_ttl), *id, draw)
+            .map(Reply::Grant),
+        Op::Revoke(id) => group.revoke(*id).map(Reply::Revoke),
+        Op::Defragment => Ok(Reply::Done(())),
+    }
+}
+
+/// A lease's id; the standard library's source of randomness will do, as the name need not be secret.
+fn draw() -> LeaseId {
+    (RandomState::new().build_hasher().finish() & (i64::MAX as u64)) as i64
+}
 fn refuse(requests: Vec<(Op, Sender)>, error: &StoreError) {
     for (_, sender) in requests {
         let _ = sender.send(Err(error.clone()));
