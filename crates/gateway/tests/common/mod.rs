@@ -55,7 +55,8 @@ pub async fn over(etcd: &Etcd, role: Role) -> Ours {
     face(store, role, scope(), None).await
 }
 
-async fn face(
+/// A store on loopback as one role sees it.
+pub async fn face(
     store: Arc<dyn Store>,
     role: Role,
     scope: Scope,
