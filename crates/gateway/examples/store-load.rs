@@ -167,7 +167,7 @@ async fn watch(url: &str, count: usize) -> Fallible<()> {
     Ok(())
 }
 
-#[tokio::main(worker_threads = 2)]
+#[tokio::main(worker_threads = 1)]
 async fn main() -> Fallible<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();

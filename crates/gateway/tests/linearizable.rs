@@ -131,7 +131,6 @@ fn wait_for_bytes(dir: &Path) {
     panic!("nothing comes into {}", dir.display());
 }
 
-#[ignore = "redb writes a new file's magic number last, and refuses a file without"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_killed_while_it_is_made_is_made_again() {
     serve_if_child().await;

@@ -45,8 +45,7 @@ pub async fn record(server: &mut impl Server, plan: &Plan, runner: &mut TestRunn
     for killed in 0.. {
         let last = killed == plan.kills;
         let ready = server.start();
-        // One that has no store yet is killed by a test of its own.
-        let may = !last && !starts.is_empty() && !plan.starting.is_zero();
+        let may = !last && !plan.starting.is_zero();
         let dies_early = may && rng.random_range(0..4) == 0;
         let patience = if dies_early {
             rng.random_range(Duration::ZERO..plan.starting)

@@ -24,6 +24,7 @@ pub(super) const FILE: &str = "store.redb";
 const LOCK: &str = "lock";
 const SNAPSHOT: &str = "snapshot.tmp";
 pub(super) const RESTORE: &str = "restore.tmp";
+const FRESH: &str = "fresh.tmp";
 
 /// Blocks taken from the disk beyond what a group of puts needs; deletions live on it when the
 /// disk is full.
@@ -72,11 +73,10 @@ impl Disk {
         held: Option<File>,
     ) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        let fresh = !path.exists();
-        let database = open_database(&path, dir, cache)?;
-        if fresh {
-            sync_dir(dir)?;
+        if !path.exists() {
+            make_database(&path, dir)?;
         }
+        let database = open_database(&path, dir, cache)?;
         begin_log(&database, &path)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -323,10 +323,29 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     synced.map_err(|e| StoreError::io("syncing", dir, e))
 }
 
+/// An empty store. It gets its name when it is whole: of one that is half made nobody can tell that it held nothing.
+fn make_database(path: &Path, dir: &Path) -> Result<(), StoreError> {
+    let fresh = dir.join(FRESH);
+    match std::fs::remove_file(&fresh) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::io("removing", &fresh, e));
+        }
+        _ => {}
+    }
+    let made = Database::create(&fresh).map_err(|e| StoreError::database(&fresh, e))?;
+    make_tables(&made).map_err(|e| StoreError::database(&fresh, e))?;
+    drop(made);
+    File::open(&fresh)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(&fresh, path))
+        .map_err(|e| StoreError::io("making", path, e))?;
+    sync_dir(dir)
+}
+
 fn open_database(path: &Path, dir: &Path, cache: usize) -> Result<Database, StoreError> {
     let database = Database::builder()
         .set_cache_size(cache)
-        .create(path)
+        .open(path)
         .map_err(|e| match e {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 StoreError::Locked {
@@ -339,7 +358,7 @@ fn open_database(path: &Path, dir: &Path, cache: usize) -> Result<Database, Stor
     Ok(database)
 }
 
-/// Reads the format version, or makes the tables in an empty file.
+/// Reads the format version.
 pub(super) fn check_format(database: &Database, path: &Path) -> Result<(), StoreError> {
     let error = |e: redb::Error| StoreError::database(path, e);
     let txn = database.begin_read().map_err(|e| error(e.into()))?;
@@ -359,8 +378,7 @@ pub(super) fn check_format(database: &Database, path: &Path) -> Result<(), Store
             Ok(())
         }
         Err(redb::TableError::TableDoesNotExist(_)) => {
-            drop(txn);
-            make_tables(database).map_err(error)
+            Err(corrupt(path, "it is another program's database"))
         }
         Err(e) => Err(error(e.into())),
     }

@@ -157,7 +157,6 @@ fn jump(temp: &Path, previous: Option<Revision>, more: i64) -> Result<Revision, 
         source: Arc::new(error),
     };
     let database = open(temp).map_err(no_snapshot)?;
-    // Before the format is looked at, which would make a store of an empty database.
     let mut counters = counters(&database, temp).map_err(no_snapshot)?;
     check_format(&database, temp).map_err(no_snapshot)?;
     let newest = counters.revision.max(previous.unwrap_or(0));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -53,6 +53,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Waiting {
     requests: Vec<(Op, Sender)>,
+    /// The writer is to be woken when so many wait; 0: it is at work.
+    wanted: usize,
     closed: bool,
 }
 
@@ -63,7 +65,11 @@ impl Queue {
             return Err(());
         }
         waiting.requests.push((op, reply));
-        self.wake.notify_one();
+        if waiting.wanted > 0 && waiting.requests.len() >= waiting.wanted {
+            waiting.wanted = 0;
+            drop(waiting);
+            self.wake.notify_one();
+        }
         Ok(())
     }
 
@@ -74,29 +80,56 @@ impl Queue {
 
     /// All that waits; sleeps until there is something, or until `until`. None when closed and
     /// empty.
-    fn take(&self, until: impl Fn() -> Option<Instant>) -> Option<Vec<(Op, Sender)>> {
+    ///
+    /// Who was answered just now (`answered`) often has more to write. Half of all that are known of are waited for, for as
+    /// long as `patience`, so that syncs are shared; one writer alone never waits.
+    fn take(
+        &self,
+        answered: usize,
+        patience: Duration,
+        until: impl Fn() -> Option<Instant>,
+    ) -> Option<Vec<(Op, Sender)>> {
         let mut waiting = lock(&self.waiting);
+        let enough = (answered + waiting.requests.len()) / 2;
+        if waiting.requests.len() < enough && !waiting.closed {
+            waiting.wanted = enough;
+            waiting = self.sleep(waiting, Some(patience));
+        }
         loop {
             if !waiting.requests.is_empty() {
+                waiting.wanted = 0;
                 return Some(std::mem::take(&mut waiting.requests));
             }
             if waiting.closed {
                 return None;
             }
-            let poisoned = std::sync::PoisonError::into_inner;
             let until = until();
             // After it, so that "now" is due.
             let now = Instant::now();
-            waiting = match until {
+            let rest = match until {
                 Some(at) if at <= now => return Some(Vec::new()),
-                Some(at) => {
-                    let result = self.wake.wait_timeout(waiting, at - now);
-                    result
-                        .map(|(guard, _)| guard)
-                        .unwrap_or_else(|e| e.into_inner().0)
-                }
-                None => self.wake.wait(waiting).unwrap_or_else(poisoned),
+                Some(at) => Some(at - now),
+                None => None,
             };
+            waiting.wanted = 1;
+            waiting = self.sleep(waiting, rest);
+        }
+    }
+
+    fn sleep<'q>(
+        &self,
+        waiting: MutexGuard<'q, Waiting>,
+        rest: Option<Duration>,
+    ) -> MutexGuard<'q, Waiting> {
+        match rest {
+            Some(rest) => {
+                let woken = self.wake.wait_timeout(waiting, rest);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self
+                .wake
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner),
         }
     }
 }
@@ -107,6 +140,8 @@ const EXPIRE: usize = 256;
 const REST: Duration = Duration::from_millis(200);
 /// Bytes of keys and values in one group, about: what waits longer goes with the next.
 const GROUP: usize = 1 << 20;
+/// Longest wait for others to share a sync with; a few times what a fast disk takes for one.
+const PATIENCE: Duration = Duration::from_micros(300);
 /// Bytes of the log's file left for deletions when the disk has no more.
 const TAIL: u64 = 256 << 10;
 /// Bytes of memory whose older half is moved to the database; at twice as many writers wait for that.
@@ -124,7 +159,9 @@ pub(crate) fn run(shared: &Shared, log: Log, leases: BTreeMap<LeaseId, i64>) {
         broken: false,
         rest: None,
     };
-    while let Some(requests) = shared.queue.take(|| writer.next_wake()) {
+    let mut answered = 0;
+    while let Some(requests) = shared.queue.take(answered, PATIENCE, || writer.next_wake()) {
+        answered = requests.len();
         writer.turn(requests);
     }
 }
