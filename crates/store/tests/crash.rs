@@ -27,6 +27,8 @@ impl Drop for Reaped {
 fn options() -> Options {
     Options {
         keep_revisions: 0,
+        // So little that the kill often comes while the database is written.
+        memory_bytes: 32 << 10,
         ..Options::default()
     }
 }
@@ -159,6 +161,10 @@ async fn fill_the_disk(dir: &Path) {
         ],
     );
     let (store_dir, ballast) = (dir.join("store"), dir.join("ballast"));
+    let options = || Options {
+        keep_revisions: 0,
+        ..Options::default()
+    };
     let store = EmbeddedStore::open(&store_dir, options()).unwrap();
     store.put(PutRequest::new("keep", "me")).await.unwrap();
     let mut kept = 0;

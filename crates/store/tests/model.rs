@@ -316,8 +316,14 @@ async fn collect(watch: &mut WatchStream, upto: i64) -> Vec<Event> {
 
 async fn check(actions: Vec<Action>) {
     let dir = tempfile::tempdir().unwrap();
+    // In one half of the cases all stays in memory, in the other it moves to the database all the time.
+    let memory_bytes = match actions.len() % 2 {
+        0 => Options::default().memory_bytes,
+        _ => 500,
+    };
     let options = || Options {
         keep_revisions: 0,
+        memory_bytes,
         ..Options::default()
     };
     let mut store = EmbeddedStore::open(dir.path(), options()).unwrap();

@@ -20,8 +20,20 @@ impl Drop for Reaped {
     }
 }
 
+/// Does it again while somebody has the store.
+fn patiently<T>(mut work: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match work() {
+            // A child that another test is starting has all our files open, and their locks, until it is another program.
+            Err(StoreError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            done => return done,
+        }
+    }
+}
+
 fn open(dir: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(dir, Options::default()).unwrap()
+    patiently(|| EmbeddedStore::open(dir, Options::default())).unwrap()
 }
 
 async fn snapshot(store: &EmbeddedStore, path: &Path) {
@@ -30,14 +42,7 @@ async fn snapshot(store: &EmbeddedStore, path: &Path) {
 }
 
 fn restore(from: &Path, dir: &Path) -> Result<Restored, StoreError> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        match EmbeddedStore::restore(&mut std::fs::File::open(from).unwrap(), dir) {
-            // A child that another test is starting has all our files open, and their locks, until it is another program.
-            Err(StoreError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
-            restored => return restored,
-        }
-    }
+    patiently(|| EmbeddedStore::restore(&mut std::fs::File::open(from).unwrap(), dir))
 }
 
 /// A store of `own` keys after `a`=old, and a snapshot of the time before them.

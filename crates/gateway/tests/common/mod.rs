@@ -39,7 +39,12 @@ pub fn scope() -> Scope {
 
 /// An app's face, or the operator's.
 pub async fn ours(role: Role) -> Ours {
-    ours_with(role, scope(), Options::default()).await
+    // Little memory: what the answers are made of moves from the log to the database all the time.
+    let options = Options {
+        memory_bytes: 4096,
+        ..Options::default()
+    };
+    ours_with(role, scope(), options).await
 }
 
 pub async fn ours_with(role: Role, scope: Scope, options: Options) -> Ours {

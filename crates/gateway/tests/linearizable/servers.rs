@@ -88,6 +88,7 @@ pub async fn serve_if_child() {
     });
     let options = Options {
         keep_revisions: 0,
+        memory_bytes: 16 << 10,
         ..Options::default()
     };
     let store = Arc::new(EmbeddedStore::open(dir.as_ref(), options).unwrap());

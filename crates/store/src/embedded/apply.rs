@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::check;
-use super::log::Building;
+use super::log::{Building, Former};
 use super::memory::weight;
 use super::read::{self, Bounds, View};
 use super::tables::{Counters, Record, cost};
@@ -138,8 +138,14 @@ impl<'g> Group<'g> {
         if !self.leases.contains_key(&id) {
             return Err(StoreError::LeaseNotFound(id));
         }
-        for key in self.view.lease_keys(id, self.counters.revision)? {
-            self.remove(&key, id);
+        for (key, revision) in self.view.lease_keys(id, self.counters.revision)? {
+            self.remove(
+                &key,
+                Former {
+                    revision,
+                    lease: id,
+                },
+            );
         }
         self.leases.remove(&id);
         self.frame.revoke(id);
@@ -194,16 +200,13 @@ impl<'g> Group<'g> {
     fn do_put(&mut self, request: &PutRequest) -> Result<PutResponse, StoreError> {
         let revision = self.next();
         let key = &request.key;
-        let with_value = request.prev_kv || request.ignore_value;
-        let take =
-            |at, record: Record<'_>| (!record.deleted).then(|| record.to_kv(key, at, with_value));
-        let former = self.view.version_at(key, revision, take)?.flatten();
-        let (create_revision, version, former_lease) = match &former {
-            Some(kv) => (kv.create_revision, kv.version + 1, kv.lease),
-            None => (revision, 1, 0),
+        let former = self.former(key, request.prev_kv || request.ignore_value)?;
+        let (create_revision, version, replaced) = match &former {
+            Some(kv) => (kv.create_revision, kv.version + 1, replaced(kv)),
+            None => (revision, 1, Former::default()),
         };
         let lease = if request.ignore_lease {
-            former_lease
+            replaced.lease
         } else {
             request.lease
         };
@@ -219,11 +222,34 @@ impl<'g> Group<'g> {
             step: self.step,
             value,
         };
-        self.write(key, former_lease, &record);
+        self.write(key, replaced, &record);
         Ok(PutResponse {
             revision,
             prev_kv: former.filter(|_| request.prev_kv),
         })
+    }
+
+    /// The live key as the request finds it; its value is not always there unless asked for.
+    fn former(&self, key: &Bytes, with_value: bool) -> Result<Option<KeyValue>, StoreError> {
+        let at = self.next();
+        let take =
+            |at, record: Record<'_>| (!record.deleted).then(|| record.to_kv(key, at, with_value));
+        let memory = self.view.memory();
+        // In this order: what leaves memory in between is remembered when it does.
+        if !with_value
+            && memory.version_at(key, at).0.is_none()
+            && let Some(head) = memory.head(key)
+        {
+            return Ok(Some(KeyValue {
+                key: key.clone(),
+                value: Bytes::new(),
+                create_revision: head.create_revision,
+                mod_revision: head.revision,
+                version: head.version,
+                lease: head.lease,
+            }));
+        }
+        Ok(self.view.version_at(key, at, take)?.flatten())
     }
 
     fn do_delete(
@@ -237,7 +263,7 @@ impl<'g> Group<'g> {
             doomed.push(record.to_kv(key, revision, request.prev_kv));
         })?;
         for kv in &doomed {
-            self.remove(&kv.key, kv.lease);
+            self.remove(&kv.key, replaced(kv));
         }
         Ok(DeleteRangeResponse {
             revision: self.seen(),
@@ -246,7 +272,7 @@ impl<'g> Group<'g> {
         })
     }
 
-    fn remove(&mut self, key: &[u8], lease: LeaseId) {
+    fn remove(&mut self, key: &[u8], former: Former) {
         let gone = Record {
             deleted: true,
             create_revision: 0,
@@ -255,14 +281,14 @@ impl<'g> Group<'g> {
             step: self.step,
             value: b"",
         };
-        self.write(key, lease, &gone);
+        self.write(key, former, &gone);
     }
 
-    fn write(&mut self, key: &[u8], former_lease: LeaseId, record: &Record<'_>) {
+    fn write(&mut self, key: &[u8], former: Former, record: &Record<'_>) {
         let revision = self.next();
         let memory = self.view.memory();
-        let (key, encoded) = memory.insert(key, revision, former_lease, record);
-        self.frame.write(revision, former_lease, &key, &encoded);
+        let (key, encoded) = memory.insert(key, revision, former, record);
+        self.frame.write(revision, former, &key, &encoded);
         self.counters.bytes += cost(key.len(), encoded.len());
         self.done.weight += weight(&key, &encoded);
         self.done.changed.push((revision, key));
@@ -289,6 +315,13 @@ impl<'g> Group<'g> {
             succeeded: plan.succeeded,
             responses,
         })
+    }
+}
+
+fn replaced(kv: &KeyValue) -> Former {
+    Former {
+        revision: kv.mod_revision,
+        lease: kv.lease,
     }
 }
 

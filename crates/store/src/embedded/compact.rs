@@ -6,6 +6,9 @@
 //! before it, and a deletion older than the compaction loses itself. The entries at the very
 //! revision stay, as a watch may start there.
 
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use redb::ReadableTable;
 
 use super::flush::Tables;
@@ -17,6 +20,52 @@ use crate::types::*;
 pub(crate) fn due(counters: &Counters, keep: i64) -> Option<Revision> {
     let held = counters.revision - counters.compacted;
     (keep > 0 && held > keep.saturating_add(keep / 2)).then(|| counters.revision - keep)
+}
+
+/// When which revision was the newest, so that history can be forgotten by its age.
+pub(crate) struct Ages {
+    keep: Duration,
+    samples: VecDeque<(Instant, Revision)>,
+}
+
+impl Ages {
+    pub(crate) fn new(keep: Duration) -> Self {
+        Self {
+            keep,
+            samples: VecDeque::new(),
+        }
+    }
+
+    /// As fine as is worth it.
+    fn interval(&self) -> Duration {
+        self.keep / 16
+    }
+
+    /// Notes the newest revision.
+    pub(crate) fn note(&mut self, revision: Revision, now: Instant) {
+        let last = self.samples.back();
+        if last.is_none_or(|(at, last)| *last < revision && now >= *at + self.interval()) {
+            self.samples.push_back((now, revision));
+        }
+    }
+
+    /// The revision up to which all is old enough to be forgotten, once.
+    pub(crate) fn due(&mut self, now: Instant) -> Option<Revision> {
+        let old = |(at, _): &(Instant, Revision)| *at + self.keep <= now;
+        let gone = self.samples.partition_point(old);
+        let due = self.samples.drain(..gone).next_back();
+        due.map(|(_, revision)| revision)
+    }
+
+    /// When to look again, with `revision` the newest.
+    pub(crate) fn next(&self, revision: Revision) -> Option<Instant> {
+        let old = self.samples.front().map(|(at, _)| *at + self.keep);
+        let noted = match self.samples.back() {
+            Some((at, last)) if *last < revision => Some(*at + self.interval()),
+            _ => None,
+        };
+        old.into_iter().chain(noted).min()
+    }
 }
 
 impl Tables<'_> {
@@ -53,13 +102,40 @@ impl Tables<'_> {
             let newest = at.value().1;
             let record = Record::decode(bytes.value(), path)?;
             if record.deleted && newest < upto {
-                dead.push((newest, bytes.value().len()));
+                dead.push(newest);
             }
             for item in range {
-                let (at, bytes) = item.map_err(error)?;
-                dead.push((at.value().1, bytes.value().len()));
+                let (at, _) = item.map_err(error)?;
+                dead.push(at.value().1);
             }
         }
-        self.drop_versions(key, &dead)
+        for at in dead {
+            self.drop_version(key, at)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn history_is_forgotten_by_its_age() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut ages = Ages::new(Duration::from_secs(160));
+        ages.note(1, at(0));
+        ages.note(5, at(3));
+        assert_eq!(ages.next(5), Some(at(10)), "5 is to be noted soon");
+        ages.note(7, at(12));
+        assert_eq!(ages.next(7), Some(at(160)));
+        assert_eq!(ages.due(at(159)), None);
+        assert_eq!(ages.due(at(160)), Some(1));
+        assert_eq!(ages.due(at(171)), None);
+        assert_eq!(ages.next(7), Some(at(172)));
+        assert_eq!(ages.due(at(500)), Some(7));
+        assert_eq!(ages.next(7), None, "an idle store sleeps");
     }
 }

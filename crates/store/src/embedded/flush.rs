@@ -245,11 +245,24 @@ impl<'t> Tables<'t> {
             return Ok(());
         };
         let key = &first.key[..];
-        let made_anew = Record::decode(&first.version.record, path)?.version == 1;
         let old = versions.partition_point(|entry| entry.version.revision <= compacted);
-        // A key that is new has nothing there, or a deletion that the log there leads to.
-        if old > 0 && !made_anew {
+        let former = first.version.former;
+        // The newest of those that only the newest can be seen of.
+        let standing = old.checked_sub(1).and_then(|at| versions.get(at));
+        let deleted = match standing {
+            Some(entry) => {
+                let record = Record::decode(&entry.version.record, path)?;
+                record.deleted && entry.version.revision < compacted
+            }
+            None => false,
+        };
+        if deleted {
+            // It is not brought, so nothing older may be left that it hides.
             self.forget(key, first.version.revision)?;
+        } else if old > 0 && former.revision > 0 {
+            // What is older than that one is hidden, and the cleaning finds it: a version has its entry in the log there
+            // unless it was the oldest to be kept.
+            self.drop_version(key, former.revision)?;
         }
         for entry in &versions[old.saturating_sub(1)..] {
             let version = &entry.version;
@@ -266,7 +279,7 @@ impl<'t> Tables<'t> {
             }
         }
         let lease = Record::decode(&last.version.record, path)?.lease;
-        self.move_lease(key, first.version.former_lease, lease)
+        self.move_lease(key, former.lease, lease)
     }
 
     /// Drops all versions of a key before `before`.
@@ -278,24 +291,24 @@ impl<'t> Tables<'t> {
             .range((key, i64::MIN)..(key, before))
             .map_err(error)?
         {
-            let (at, record) = item.map_err(error)?;
-            dead.push((at.value().1, record.value().len()));
+            let (at, _) = item.map_err(error)?;
+            dead.push(at.value().1);
         }
-        self.drop_versions(key, &dead)
+        for at in dead {
+            self.drop_version(key, at)?;
+        }
+        Ok(())
     }
 
-    /// Drops versions of a key, given with the lengths of their records.
-    pub(crate) fn drop_versions(
-        &mut self,
-        key: &[u8],
-        dead: &[(Revision, usize)],
-    ) -> Result<(), StoreError> {
-        for (at, length) in dead {
-            self.versions
-                .remove((key, *at))
-                .map_err(|e| StoreError::database(self.path, e))?;
+    /// Drops a version of a key, if it is there.
+    pub(crate) fn drop_version(&mut self, key: &[u8], at: Revision) -> Result<(), StoreError> {
+        let dropped = self
+            .versions
+            .remove((key, at))
+            .map_err(|e| StoreError::database(self.path, e))?;
+        if let Some(record) = dropped {
             let bytes = &mut self.base.counters.bytes;
-            *bytes = bytes.saturating_sub(cost(key.len(), *length));
+            *bytes = bytes.saturating_sub(cost(key.len(), record.value().len()));
         }
         Ok(())
     }

@@ -9,13 +9,13 @@
 //! useless need not reach the database at all, so that a read which finds itself compacted when it opens its snapshot begins
 //! anew (see [`super::read::View`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
-use super::log::Change;
+use super::log::{Change, Former};
 use super::read::{Bounds, End};
 use super::tables::{Counters, Record, corrupt, cost};
 use crate::error::StoreError;
@@ -26,8 +26,8 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     pub revision: Revision,
-    /// The lease that the key had before it.
-    pub former_lease: LeaseId,
+    /// What it took the place of.
+    pub former: Former,
     /// As [`Record`] encodes it.
     pub record: Bytes,
 }
@@ -55,6 +55,15 @@ pub(crate) struct Base {
     pub counters: Counters,
     /// The newest frame of the log that it holds.
     pub sequence: u64,
+}
+
+/// What a put needs to know of the version before it, which is in the database.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub revision: Revision,
+    pub create_revision: Revision,
+    pub version: i64,
+    pub lease: LeaseId,
 }
 
 /// What is to be moved to the database next.
@@ -86,6 +95,8 @@ pub(crate) struct Inner {
     groups: VecDeque<Logged>,
     leases: VecDeque<(u64, LeaseId, Option<i64>)>,
     base: Base,
+    /// Live keys of the database that were moved there lately: their next put need not look there.
+    heads: HashMap<Box<[u8]>, Head>,
     /// What readers may see.
     visible: Counters,
     /// Bytes against the quota of what is here.
@@ -100,6 +111,8 @@ pub(crate) struct Memory(RwLock<Inner>);
 
 /// What a version takes in memory beside its bytes, about.
 const OVERHEAD: usize = 200;
+/// Keys whose last version is remembered after it moved to the database.
+const HEADS: usize = 16_384;
 /// Entries looked at under one lock.
 const CHUNK: usize = 256;
 
@@ -156,7 +169,7 @@ impl Memory {
         &self,
         key: &[u8],
         revision: Revision,
-        former_lease: LeaseId,
+        former: Former,
         record: &Record<'_>,
     ) -> (Bytes, Bytes) {
         // One allocation for both, so that no request's buffer is kept for its key.
@@ -168,7 +181,7 @@ impl Memory {
         let encoded = kept.split_off(key.len());
         let version = Version {
             revision,
-            former_lease,
+            former,
             record: encoded.clone(),
         };
         self.write().insert(kept.clone(), version, record.lease);
@@ -183,6 +196,11 @@ impl Memory {
             .get(key)
             .and_then(|versions| newest(versions, at));
         (found.cloned(), inner.generation)
+    }
+
+    /// The newest version of a key that is not here but was a while ago.
+    pub(crate) fn head(&self, key: &[u8]) -> Option<Head> {
+        self.read().heads.get(key).copied()
     }
 
     /// The newest version not after `at` of every key in `bounds` that has one here, by key, deletions too; and the generation.
@@ -268,7 +286,7 @@ impl Memory {
             match change {
                 Change::Write {
                     revision,
-                    former_lease,
+                    former,
                     key,
                     record,
                 } => {
@@ -282,7 +300,7 @@ impl Memory {
                         key,
                         Version {
                             revision,
-                            former_lease,
+                            former,
                             record,
                         },
                         lease,
@@ -391,12 +409,11 @@ impl Memory {
             inner.bytes = inner.bytes.saturating_sub(freed);
             inner.base = base;
             inner.generation += 1;
-            while let Some(group) = inner
+            let gone = inner
                 .groups
-                .pop_front_if(|group| group.sequence <= base.sequence)
-            {
-                inner.waiting -= group.bytes;
-            }
+                .partition_point(|group| group.sequence <= base.sequence);
+            let weight: u64 = inner.groups.drain(..gone).map(|group| group.bytes).sum();
+            inner.waiting -= weight;
             let gone = inner
                 .leases
                 .partition_point(|(sequence, ..)| *sequence <= base.sequence);
@@ -405,6 +422,7 @@ impl Memory {
         for some in entries.chunks(CHUNK) {
             let mut inner = self.write();
             for entry in some {
+                inner.remember(entry);
                 inner.forget(&entry.key, base.counters.revision);
                 if let Some(lease) = Record::lease_of(&entry.version.record) {
                     inner.detach(lease, &entry.key, base.counters.revision);
@@ -455,10 +473,8 @@ impl Inner {
         match self.versions.get_mut(&key) {
             Some(versions) => versions.push(version),
             None => {
-                // Most keys have one version here.
-                let mut versions = Vec::with_capacity(1);
-                versions.push(version);
-                self.versions.insert(key, versions);
+                // Most keys have one version here, and this takes no more than that.
+                self.versions.insert(key, vec![version]);
             }
         }
     }
@@ -479,6 +495,32 @@ impl Inner {
             revision: visible.revision,
             bytes,
         });
+    }
+
+    /// Before it goes; the newest of a key comes last.
+    fn remember(&mut self, entry: &Entry) {
+        let key = &entry.key[..];
+        match Record::parse(&entry.version.record).filter(|record| !record.deleted) {
+            Some(record) => {
+                let head = Head {
+                    revision: entry.version.revision,
+                    create_revision: record.create_revision,
+                    version: record.version,
+                    lease: record.lease,
+                };
+                if let Some(known) = self.heads.get_mut(key) {
+                    *known = head;
+                } else {
+                    if self.heads.len() >= HEADS {
+                        self.heads.clear();
+                    }
+                    self.heads.insert(key.into(), head);
+                }
+            }
+            None => {
+                self.heads.remove(key);
+            }
+        }
     }
 
     fn forget(&mut self, key: &Bytes, upto: Revision) {

@@ -76,8 +76,12 @@ pub struct Options {
     pub quota_bytes: u64,
     /// Revisions of history kept by automatic compaction; 0 keeps all. Default 10,000.
     pub keep_revisions: i64,
-    /// Bytes of database pages held in memory. Default 12 MiB.
+    /// Time after which automatic compaction forgets a revision; None: as long as it is among those kept. Default None.
+    pub keep_for: Option<Duration>,
+    /// Bytes of database pages held in memory. Default 6 MiB.
     pub cache_bytes: usize,
+    /// Bytes of versions in memory that are not in the database yet: at more their older half is moved there. Default 6 MiB.
+    pub memory_bytes: u64,
     /// The largest request in bytes. Default 1.5 MiB, as etcd.
     pub max_request_bytes: usize,
     /// The most steps of one transaction. Default 128, as etcd.
@@ -93,7 +97,9 @@ impl Default for Options {
         Self {
             quota_bytes: 128 << 20,
             keep_revisions: 10_000,
-            cache_bytes: 12 << 20,
+            keep_for: None,
+            cache_bytes: 6 << 20,
+            memory_bytes: 6 << 20,
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,
             min_lease_ttl: 2,
@@ -452,7 +458,8 @@ impl Store for EmbeddedStore {
                 .read(keys, move |view| {
                     let at = view.counters.revision;
                     let found = if keys {
-                        view.lease_keys(id, at)?
+                        let keys = view.lease_keys(id, at)?;
+                        keys.into_iter().map(|(key, _)| key).collect()
                     } else {
                         Vec::new()
                     };

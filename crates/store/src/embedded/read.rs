@@ -237,8 +237,12 @@ impl<'s> View<'s> {
         Ok(())
     }
 
-    /// The live keys of a lease as of `at`, in order.
-    pub(crate) fn lease_keys(&self, id: LeaseId, at: Revision) -> Result<Vec<Bytes>, StoreError> {
+    /// The live keys of a lease as of `at`, in order, with their mod revisions.
+    pub(crate) fn lease_keys(
+        &self,
+        id: LeaseId,
+        at: Revision,
+    ) -> Result<Vec<(Bytes, Revision)>, StoreError> {
         let mut keys = self.memory.attached(id);
         // After it, as what left memory in between must be in the snapshot.
         let generation = self.memory.generation();
@@ -247,9 +251,11 @@ impl<'s> View<'s> {
         keys.dedup();
         let mut held = Vec::with_capacity(keys.len());
         for key in keys {
-            let holds = |_, record: Record<'_>| !record.deleted && record.lease == id;
-            if self.version_at(&key, at, holds)? == Some(true) {
-                held.push(key);
+            let holds = |revision, record: Record<'_>| {
+                (!record.deleted && record.lease == id).then_some(revision)
+            };
+            if let Some(revision) = self.version_at(&key, at, holds)?.flatten() {
+                held.push((key, revision));
             }
         }
         Ok(held)

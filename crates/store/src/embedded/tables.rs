@@ -166,7 +166,7 @@ impl<'a> Record<'a> {
             .filter(|lease| *lease != 0)
     }
 
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (&length, rest) = bytes.split_first()?;
         let (header, value) = rest.split_at_checked(usize::from(length))?;
         let number = |at: usize| Some(i64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::apply::{Done, Group};
+use super::compact::{self, Ages};
 use super::flush::flush;
 use super::log::{Building, Log, SEGMENT};
 use super::memory::Amount;
 use super::read::View;
 use super::tables::Counters;
-use super::{Shared, compact, lock};
+use super::{Shared, lock};
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -144,9 +145,7 @@ const GROUP: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_micros(300);
 /// Bytes of the log's file left for deletions when the disk has no more.
 const TAIL: u64 = 256 << 10;
-/// Bytes of memory whose older half is moved to the database; at twice as many writers wait for that.
-const MEMORY: u64 = 8 << 20;
-/// The same for the log's files: small groups take a sector each.
+/// Bytes of the log's files at which the older half is moved to the database, too: small groups take a sector each.
 const LOG: u64 = 32 << 20;
 
 /// The writer's thread, until the queue is closed.
@@ -156,9 +155,11 @@ pub(crate) fn run(shared: &Shared, log: Log, leases: BTreeMap<LeaseId, i64>) {
         log,
         leases,
         frame: Building::new(),
+        ages: shared.options.keep_for.map(Ages::new),
         broken: false,
         rest: None,
     };
+    writer.old();
     let mut answered = 0;
     while let Some(requests) = shared.queue.take(answered, PATIENCE, || writer.next_wake()) {
         answered = requests.len();
@@ -172,20 +173,47 @@ struct Writer<'s> {
     /// The leases alive and their time to live in seconds.
     leases: BTreeMap<LeaseId, i64>,
     frame: Building,
+    ages: Option<Ages>,
     /// Memory must be read from the log anew before it is used.
     broken: bool,
     /// Work of our own failed: not before this.
     rest: Option<Instant>,
 }
 
+/// What the writer does by itself with a group.
+#[derive(Default)]
+struct Own {
+    expired: Vec<LeaseId>,
+    /// History before this revision is old enough.
+    forget: Option<Revision>,
+}
+
+impl Own {
+    fn is_empty(&self) -> bool {
+        self.expired.is_empty() && self.forget.is_none()
+    }
+}
+
 impl Writer<'_> {
+    /// The revision up to which history is old enough to be forgotten.
+    fn old(&mut self) -> Option<Revision> {
+        let (ages, now) = (self.ages.as_mut()?, Instant::now());
+        ages.note(self.shared.hub.published(), now);
+        ages.due(now)
+    }
+
     fn next_wake(&self) -> Option<Instant> {
         let own = if self.broken {
             Some(Instant::now())
         } else {
             // A grant is answered by this thread, so a new nearest deadline is seen here; one
             // that moved away costs an empty turn.
-            lock(&self.shared.lessor).next_deadline()
+            let leases = lock(&self.shared.lessor).next_deadline();
+            let ages = self
+                .ages
+                .as_ref()
+                .and_then(|ages| ages.next(self.shared.hub.published()));
+            leases.into_iter().chain(ages).min()
         };
         own.map(|at| self.rest.map_or(at, |rest| at.max(rest)))
     }
@@ -205,8 +233,12 @@ impl Writer<'_> {
         let (packs, mut ops): (Vec<_>, Vec<_>) = requests
             .into_iter()
             .partition(|(op, _)| matches!(op, Op::Defragment));
-        let mut expired = &expired[..];
-        while !ops.is_empty() || !expired.is_empty() {
+        let forget = match resting {
+            true => None,
+            false => self.old(),
+        };
+        let mut own = Own { expired, forget };
+        while !ops.is_empty() || !own.is_empty() {
             let mut bytes = 0;
             let some = ops.iter().take_while(|(op, _)| {
                 bytes += size(op);
@@ -214,35 +246,36 @@ impl Writer<'_> {
             });
             let some = some.count().clamp(ops.len().min(1), ops.len());
             let later = ops.split_off(some);
-            self.answer(
-                std::mem::replace(&mut ops, later),
-                std::mem::take(&mut expired),
-            );
+            let group = std::mem::replace(&mut ops, later);
+            if let Err(error) = self.answer(group, std::mem::take(&mut own)) {
+                return refuse(ops.into_iter().chain(packs), &error);
+            }
         }
         for (_, sender) in packs {
             let _ = sender.send(self.pack().map(Reply::Done));
         }
     }
 
-    /// Does one group, and answers it.
-    fn answer(&mut self, ops: Vec<(Op, Sender)>, expired: &[LeaseId]) {
+    /// Does one group, and answers it. An error says that no other can be done now.
+    fn answer(&mut self, ops: Vec<(Op, Sender)>, own: Own) -> Result<(), StoreError> {
         let mut replies = Vec::with_capacity(ops.len());
-        match self.group(&ops, expired, &mut replies) {
+        match self.group(&ops, &own, &mut replies) {
             Ok(()) => {
                 self.rest = None;
                 for ((_, sender), reply) in ops.into_iter().zip(replies) {
                     // Who dropped the request does not want to know.
                     let _ = sender.send(reply);
                 }
+                Ok(())
             }
             Err(error) => {
                 self.broken = true;
                 self.rest = Some(Instant::now() + REST);
-                // Now, not at the next request: readers must not be left with less than was answered for.
-                if let Err(again) = self.recover() {
-                    tracing::warn!(error = %crate::full(&again), "the store's log could not be read anew yet");
-                }
                 refuse(ops, &error);
+                // Now, not at the next request: what is kept of it after all, watches learn here.
+                self.recover().inspect_err(|again| {
+                    tracing::warn!(error = %crate::full(again), "the store's log could not be read anew yet");
+                })
             }
         }
     }
@@ -321,7 +354,7 @@ impl Writer<'_> {
     fn group(
         &mut self,
         ops: &[(Op, Sender)],
-        expired: &[LeaseId],
+        own: &Own,
         replies: &mut Vec<Result<Reply, StoreError>>,
     ) -> Result<(), StoreError> {
         let shared = self.shared;
@@ -349,13 +382,16 @@ impl Writer<'_> {
                 reply => replies.push(reply),
             }
         }
-        for id in expired {
+        for id in &own.expired {
             match group.revoke(*id) {
                 Ok(_) | Err(StoreError::LeaseNotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        if let Some(revision) = compact::due(&group.counters, shared.options.keep_revisions) {
+        let many = compact::due(&group.counters, shared.options.keep_revisions);
+        if let Some(revision) = many.max(own.forget)
+            && revision > group.counters.compacted
+        {
             group.forget_before(revision);
         }
         let (counters, done) = (group.counters, group.done);
@@ -371,12 +407,12 @@ impl Writer<'_> {
             shared.log_bytes(self.log.bytes());
         }
         let sequence = self.log.append(&mut self.frame)?;
-        self.publish(sequence, counters, done, expired);
+        self.publish(sequence, counters, done, own);
         Ok(())
     }
 
     /// What is on the disk becomes visible.
-    fn publish(&self, sequence: u64, counters: Counters, done: Done, expired: &[LeaseId]) {
+    fn publish(&self, sequence: u64, counters: Counters, done: Done, own: &Own) {
         let shared = self.shared;
         let compacted = counters.compacted != shared.memory.counters().compacted;
         {
@@ -387,7 +423,7 @@ impl Writer<'_> {
                     None => lessor.remove(*id),
                 }
             }
-            for id in expired {
+            for id in &own.expired {
                 lessor.remove(*id);
             }
         }
@@ -398,11 +434,12 @@ impl Writer<'_> {
         if compacted {
             shared.bell.ring(Amount::Compacted);
         }
-        let waiting = shared.memory.waiting();
-        if waiting > MEMORY || self.log.bytes() > LOG {
+        let (waiting, memory) = (shared.memory.waiting(), shared.options.memory_bytes);
+        if waiting > memory || self.log.waiting(shared.memory.flushed()) > LOG {
             shared.bell.ring(Amount::Half);
         }
-        if waiting > 2 * MEMORY {
+        // A few groups are never too many.
+        if waiting > 2 * memory + (1 << 20) {
             // It is said by who flushes; puts are refused where there is no room.
             let _ = flush(shared, Amount::Half);
         }
@@ -427,7 +464,7 @@ fn apply(group: &mut Group<'_>, op: &Op, min_ttl: i64) -> Result<Reply, StoreErr
 fn draw() -> LeaseId {
     (RandomState::new().build_hasher().finish() & (i64::MAX as u64)) as i64
 }
-fn refuse(requests: Vec<(Op, Sender)>, error: &StoreError) {
+fn refuse(requests: impl IntoIterator<Item = (Op, Sender)>, error: &StoreError) {
     for (_, sender) in requests {
         let _ = sender.send(Err(error.clone()));
     }

@@ -27,13 +27,20 @@ const GRANT: u8 = 2;
 const REVOKE: u8 = 3;
 const COMPACT: u8 = 4;
 
+/// The live version of a key that another takes the place of; zeros where there was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Former {
+    pub revision: Revision,
+    pub lease: LeaseId,
+}
+
 /// What a group of writes did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// A version of a key, as the `versions` table has it, and the lease that the key had before.
+    /// A version of a key, as the `versions` table has it, and what stood there before.
     Write {
         revision: Revision,
-        former_lease: LeaseId,
+        former: Former,
         key: Bytes,
         record: Bytes,
     },
@@ -80,16 +87,11 @@ impl Building {
         self.bytes.len().next_multiple_of(SECTOR)
     }
 
-    pub(crate) fn write(
-        &mut self,
-        revision: Revision,
-        former_lease: LeaseId,
-        key: &[u8],
-        record: &[u8],
-    ) {
+    pub(crate) fn write(&mut self, revision: Revision, former: Former, key: &[u8], record: &[u8]) {
         self.bytes.push(WRITE);
         self.number(revision);
-        self.number(former_lease);
+        self.number(former.revision);
+        self.number(former.lease);
         self.string(key);
         self.string(record);
     }
@@ -178,7 +180,10 @@ impl<'b> Frame<'b> {
             found.push(match kind {
                 WRITE => Change::Write {
                     revision: number(&mut rest)?,
-                    former_lease: number(&mut rest)?,
+                    former: Former {
+                        revision: number(&mut rest)?,
+                        lease: number(&mut rest)?,
+                    },
                     key: string(&mut rest)?,
                     record: string(&mut rest)?,
                 },
@@ -217,10 +222,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const FORMER: Former = Former {
+        revision: 4,
+        lease: 7,
+    };
+
     fn filled() -> Building {
         let mut building = Building::new();
         building.grant(7, 60);
-        building.write(5, 0, b"key", b"record");
+        building.write(5, FORMER, b"key", b"record");
         building.compact(4);
         building.revoke(7);
         building
@@ -235,12 +245,12 @@ mod tests {
         assert_eq!((frame.sequence, frame.length), (3, SECTOR));
         let key = Bytes::from_static(b"key");
         let record = Bytes::from_static(b"record");
-        let (revision, former_lease) = (5, 0);
+        let (revision, former) = (5, FORMER);
         let expected = [
             Change::Grant { id: 7, ttl: 60 },
             Change::Write {
                 revision,
-                former_lease,
+                former,
                 key,
                 record,
             },

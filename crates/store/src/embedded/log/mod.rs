@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use super::disk::sync_dir;
 use super::tables::corrupt;
 use crate::error::StoreError;
-pub(crate) use frame::{Building, Change};
+pub(crate) use frame::{Building, Change, Former};
 use frame::{Frame, SECTOR};
 
 /// Bytes of one file, unless a single frame needs more.
@@ -139,6 +139,15 @@ impl Log {
     pub(crate) fn room(&self) -> u64 {
         let current = self.current.as_ref();
         current.map_or(0, |(segment, _)| segment.size - self.offset)
+    }
+
+    /// Bytes of the files that hold frames after `flushed`.
+    pub(crate) fn waiting(&self, flushed: u64) -> u64 {
+        let current = self.current.iter().map(|(segment, _)| segment);
+        let all = self.others.iter().chain(current);
+        all.filter(|segment| segment.last > flushed)
+            .map(|segment| segment.size)
+            .sum()
     }
 
     /// Bytes of all its files.
