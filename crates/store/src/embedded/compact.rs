@@ -16,10 +16,10 @@ use super::tables::{Counters, Record};
 use crate::error::StoreError;
 use crate::types::*;
 
-/// The revision to compact to by itself, once half as much again as is to be kept piled up.
+/// The revision to compact to by itself, once twice as much as is to be kept piled up.
 pub(crate) fn due(counters: &Counters, keep: i64) -> Option<Revision> {
     let held = counters.revision - counters.compacted;
-    (keep > 0 && held > keep.saturating_add(keep / 2)).then(|| counters.revision - keep)
+    (keep > 0 && held > keep.saturating_mul(2)).then(|| counters.revision - keep)
 }
 
 /// When which revision was the newest, so that history can be forgotten by its age.

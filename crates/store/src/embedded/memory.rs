@@ -66,6 +66,35 @@ pub(crate) struct Head {
     pub lease: LeaseId,
 }
 
+/// The heads of the keys moved last, in two halves: when one is full the other is forgotten.
+#[derive(Default)]
+struct Heads {
+    newer: HashMap<Box<[u8]>, Head>,
+    older: HashMap<Box<[u8]>, Head>,
+}
+
+impl Heads {
+    fn get(&self, key: &[u8]) -> Option<Head> {
+        self.newer.get(key).or_else(|| self.older.get(key)).copied()
+    }
+
+    fn insert(&mut self, key: &[u8], head: Head) {
+        if let Some(known) = self.newer.get_mut(key) {
+            *known = head;
+            return;
+        }
+        if self.newer.len() >= HEADS / 2 {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(key.into(), head);
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        self.newer.remove(key);
+        self.older.remove(key);
+    }
+}
+
 /// What is to be moved to the database next.
 pub(crate) struct Portion {
     /// Where the database will stand; the bytes are to be counted yet.
@@ -96,7 +125,7 @@ pub(crate) struct Inner {
     leases: VecDeque<(u64, LeaseId, Option<i64>)>,
     base: Base,
     /// Live keys of the database that were moved there lately: their next put need not look there.
-    heads: HashMap<Box<[u8]>, Head>,
+    heads: Heads,
     /// What readers may see.
     visible: Counters,
     /// Bytes against the quota of what is here.
@@ -112,7 +141,7 @@ pub(crate) struct Memory(RwLock<Inner>);
 /// What a version takes in memory beside its bytes, about.
 const OVERHEAD: usize = 200;
 /// Keys whose last version is remembered after it moved to the database.
-const HEADS: usize = 16_384;
+const HEADS: usize = 32_768;
 /// Entries looked at under one lock.
 const CHUNK: usize = 256;
 
@@ -200,7 +229,7 @@ impl Memory {
 
     /// The newest version of a key that is not here but was a while ago.
     pub(crate) fn head(&self, key: &[u8]) -> Option<Head> {
-        self.read().heads.get(key).copied()
+        self.read().heads.get(key)
     }
 
     /// The newest version not after `at` of every key in `bounds` that has one here, by key, deletions too; and the generation.
@@ -508,18 +537,9 @@ impl Inner {
                     version: record.version,
                     lease: record.lease,
                 };
-                if let Some(known) = self.heads.get_mut(key) {
-                    *known = head;
-                } else {
-                    if self.heads.len() >= HEADS {
-                        self.heads.clear();
-                    }
-                    self.heads.insert(key.into(), head);
-                }
+                self.heads.insert(key, head);
             }
-            None => {
-                self.heads.remove(key);
-            }
+            None => self.heads.remove(key),
         }
     }
 

@@ -74,11 +74,11 @@ use writer::{Op, Queue, Reply};
 pub struct Options {
     /// Bytes that keys, values, history and bookkeeping may take. Default 128 MiB.
     pub quota_bytes: u64,
-    /// Revisions of history kept by automatic compaction; 0 keeps all. Default 10,000.
+    /// Revisions of history that automatic compaction keeps at least, and twice as many at most; 0 keeps all. Default 5,000.
     pub keep_revisions: i64,
     /// Time after which automatic compaction forgets a revision; None: as long as it is among those kept. Default None.
     pub keep_for: Option<Duration>,
-    /// Bytes of database pages held in memory. Default 6 MiB.
+    /// Bytes of database pages held in memory. Default 3 MiB.
     pub cache_bytes: usize,
     /// Bytes of versions in memory that are not in the database yet: at more their older half is moved there. Default 6 MiB.
     pub memory_bytes: u64,
@@ -96,9 +96,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             quota_bytes: 128 << 20,
-            keep_revisions: 10_000,
+            keep_revisions: 5_000,
             keep_for: None,
-            cache_bytes: 6 << 20,
+            cache_bytes: 3 << 20,
             memory_bytes: 6 << 20,
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,

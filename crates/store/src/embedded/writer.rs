@@ -82,7 +82,7 @@ impl Queue {
     /// All that waits; sleeps until there is something, or until `until`. None when closed and
     /// empty.
     ///
-    /// Who was answered just now (`answered`) often has more to write. Half of all that are known of are waited for, for as
+    /// Who was answered just now (`answered`) often has more to write, and is waited for, for as
     /// long as `patience`, so that syncs are shared; one writer alone never waits.
     fn take(
         &self,
@@ -91,7 +91,7 @@ impl Queue {
         until: impl Fn() -> Option<Instant>,
     ) -> Option<Vec<(Op, Sender)>> {
         let mut waiting = lock(&self.waiting);
-        let enough = (answered + waiting.requests.len()) / 2;
+        let enough = answered + waiting.requests.len();
         if waiting.requests.len() < enough && !waiting.closed {
             waiting.wanted = enough;
             waiting = self.sleep(waiting, Some(patience));
@@ -142,7 +142,7 @@ const REST: Duration = Duration::from_millis(200);
 /// Bytes of keys and values in one group, about: what waits longer goes with the next.
 const GROUP: usize = 1 << 20;
 /// Longest wait for others to share a sync with; a few times what a fast disk takes for one.
-const PATIENCE: Duration = Duration::from_micros(300);
+const PATIENCE: Duration = Duration::from_micros(500);
 /// Bytes of the log's file left for deletions when the disk has no more.
 const TAIL: u64 = 256 << 10;
 /// Bytes of the log's files at which the older half is moved to the database, too: small groups take a sector each.
