@@ -66,7 +66,7 @@ bench: ## docker, podman, runc and etcd beside us, turn by turn; writes docs/ben
 	@scripts/bench-store $(TARGET)/examples/store-load
 
 lint: ## formatting and clippy, warnings denied
-	@scripts/deps build
+	@scripts/deps build election
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
