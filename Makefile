@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build up down test soak bench lint deny install
+.PHONY: help build up down election test soak bench lint deny install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ up: ## build, start the daemon, and run the guest book from unit files
 
 down: ## stop all of it; images, volumes and units stay
 	@[ ! -x $(TARGET)/coracle ] || scripts/down $(TARGET)/coracle
+
+election: up ## besides, three instances that choose a leader through the store (examples/election)
+	@scripts/deps election
+	cargo build --locked --workspace --example election
+	@scripts/election $(TARGET)/coracle $(TARGET)/examples/election
 
 install: ## programs, man pages, completions and a systemd unit below PREFIX (/usr/local)
 	@scripts/deps build
@@ -62,7 +67,7 @@ bench: ## docker, podman, runc and etcd beside us, turn by turn; writes docs/ben
 	@scripts/bench-store $(TARGET)/examples/store-load
 
 lint: ## formatting and clippy, warnings denied
-	@scripts/deps build
+	@scripts/deps build election
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 

@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("coracle-etcd-proto", 1),
     ("coracle-sys", 1),
     ("coracle-unit", 1),
+    ("election", 1),
     ("guestbook", 1),
 ];
 

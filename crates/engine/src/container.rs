@@ -58,6 +58,8 @@ pub(crate) struct Container {
     cgroup: String,
     /// It is being removed: no further run will need its links' names.
     pub going: std::sync::atomic::AtomicBool,
+    /// It runs and was asked to end; see [`crate::names::Stopping`].
+    pub stopping: std::sync::atomic::AtomicBool,
     pub op: Arc<tokio::sync::Mutex<()>>,
     pub run: Arc<tokio::sync::Mutex<()>>,
     record: Mutex<Record>,
@@ -88,6 +90,7 @@ impl Container {
             run_dir,
             cgroup: format!("{cgroup_root}/{}", record.id),
             going: std::sync::atomic::AtomicBool::new(false),
+            stopping: std::sync::atomic::AtomicBool::new(false),
             op: Arc::default(),
             run: Arc::default(),
             record: Mutex::new(record),

@@ -2,11 +2,12 @@
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::record::Phase;
-use coracle_network::dns::{self, Container as Named, NetworkView, Place, Records};
+use crate::record::{Phase, Record};
+use coracle_network::dns::{self, Container as Named, NetworkView, Place, Port, Records};
 use coracle_network::{Driver, Endpoint, Network};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::watch;
 
@@ -40,7 +41,6 @@ impl Engine {
         let mut named = Vec::new();
         for container in self.containers() {
             let links = self.links(&container);
-            let health = container.health();
             container.read(|r| {
                 // Known before its first instruction, which may ask for its own name.
                 if r.state.phase != Phase::Running && !r.state.starting {
@@ -58,7 +58,8 @@ impl Engine {
                         .filter_map(|d| d.parse().ok())
                         .collect(),
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
-                    healthy: health.map_or_else(|| !r.is_tested(), |h| h.is_good()),
+                    healthy: container.serves(r),
+                    ports: ports(r),
                     places: r.state.endpoints.iter().map(place).collect(),
                 });
             });
@@ -89,11 +90,9 @@ impl Engine {
     /// The healthy instances of services: what `tasks.<service>` answers, with more words.
     pub fn instances(&self) -> Vec<Instance> {
         let instance = |container: Arc<Container>| {
-            let health = container.health();
             container.read(|r| {
                 let service = r.config.labels.get(SERVICE_LABEL)?.clone();
-                let healthy = health.map_or_else(|| !r.is_tested(), |h| h.is_good());
-                if r.state.phase != Phase::Running || !healthy {
+                if r.state.phase != Phase::Running || !container.serves(r) {
                     return None;
                 }
                 Some(Instance {
@@ -232,6 +231,49 @@ impl Engine {
         })
         .await;
     }
+}
+
+impl Container {
+    /// Whether it may be given to those who ask for its service: it is well, and nobody has asked it to end.
+    fn serves(&self, record: &Record) -> bool {
+        let well = match self.health() {
+            Some(health) => health.is_good(),
+            None => !record.is_tested(),
+        };
+        well && !self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Takes a container that is about to end out of its service while it lives.
+pub(crate) struct Stopping<'a>(&'a Engine, &'a Container);
+
+impl<'a> Stopping<'a> {
+    pub(crate) fn begin(engine: &'a Engine, container: &'a Container) -> Self {
+        let stopping = Self(engine, container);
+        stopping.set(true);
+        stopping
+    }
+
+    fn set(&self, stopping: bool) {
+        let Self(engine, container) = self;
+        container.stopping.store(stopping, Ordering::Release);
+        // Of no service: its names stay.
+        if container.read(|r| r.config.labels.contains_key(SERVICE_LABEL)) {
+            engine.names_changed();
+        }
+    }
+}
+
+impl Drop for Stopping<'_> {
+    /// It has ended, or whoever asked has given up.
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+fn ports(record: &Record) -> Vec<Port> {
+    let exposed = record.config.exposed_ports.keys();
+    exposed.flat_map(|port| Port::read(port)).collect()
 }
 
 fn place(endpoint: &Endpoint) -> Place {

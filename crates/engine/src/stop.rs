@@ -4,6 +4,7 @@ use crate::client::Shim;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::names::Stopping;
 use crate::record::Phase;
 use coracle_shim_protocol::shim::Request;
 use std::sync::Arc;
@@ -157,6 +158,7 @@ impl Engine {
             None => STOP_TIMEOUT,
         });
         container.happened(false, |r| r.state.stopped_by_hand = true);
+        let _stopping = Stopping::begin(self, container);
         let ended = container.watch();
         if paused {
             self.0.cgroups.thaw(&container.cgroup())?;

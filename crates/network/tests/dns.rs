@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
-use coracle_network::dns::{Container, Place, Records, Zone, bind_dns, serve};
+use coracle_network::dns::{Container, Place, Port, Records, Zone, bind_dns, serve};
 use coracle_sys::netns;
 
 struct Kill(Child);
@@ -24,17 +24,14 @@ fn dig(args: &[&str]) -> String {
     String::from_utf8(out.output().unwrap().stdout).unwrap()
 }
 
-#[test]
-fn dig_gets_names_and_the_rest_is_forwarded() {
+/// Runs `test` where 127.0.0.2 serves these containers, and 127.0.0.3 is the resolver behind it.
+fn with_names(containers: Vec<Container>, test: impl FnOnce() + Send) {
     let ns = netns::create_anonymous().unwrap();
     netns::run_in(ns.as_fd(), || {
-        assert!(
-            Command::new("ip")
-                .args(["link", "set", "lo", "up"])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
         let upstream = [
             "-k",
             "-C",
@@ -43,37 +40,15 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
             "--no-hosts",
             "--port=53",
             "--bind-interfaces",
+            "--listen-address=127.0.0.3",
+            "--address=/example.org/192.0.2.9",
+            "--srv-host=_sip._udp.example.org,sip.example.org,5060",
+            "--pid-file",
         ];
-        let upstream = Command::new("dnsmasq")
-            .args(upstream)
-            .args([
-                "--listen-address=127.0.0.3",
-                "--address=/example.org/192.0.2.9",
-                "--pid-file",
-            ])
-            .spawn()
-            .unwrap();
+        let upstream = Command::new("dnsmasq").args(upstream).spawn().unwrap();
         let _upstream = Kill(upstream);
         let zone = Arc::new(Zone::default());
-        let here = |name: &str, ip: &str| Container {
-            name: name.into(),
-            healthy: true,
-            places: vec![Place {
-                network: "A".into(),
-                ip: ip.parse().unwrap(),
-                ip6: (name == "both").then(|| "fd00:9::9".parse().unwrap()),
-                aliases: Vec::new(),
-            }],
-            ..Container::default()
-        };
-        zone.replace(Records::new(
-            vec![
-                here("me", "127.0.0.1"),
-                here("web", "10.0.0.9"),
-                here("both", "10.0.0.8"),
-            ],
-            vec![],
-        ));
+        zone.replace(Records::new(containers, vec![]));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -91,28 +66,139 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
             });
             // Dropped at the end of this block, even when an assertion fails.
             let _stop = stop;
-            assert_eq!(dig(&["+short", "web"]), "10.0.0.9\n");
-            assert_eq!(
-                dig(&["+short", "+tcp", "WEB.coracle.internal"]),
-                "10.0.0.9\n"
-            );
-            assert!(dig(&["web", "AAAA"]).contains("status: NOERROR"));
-            assert_eq!(dig(&["+short", "web", "AAAA"]), "");
-            assert_eq!(dig(&["+short", "both", "AAAA"]), "fd00:9::9\n");
-            assert_eq!(dig(&["+short", "both"]), "10.0.0.8\n");
-            assert!(dig(&["nobody", "AAAA"]).contains("status: NXDOMAIN"));
-            assert_eq!(
-                dig(&["+short", "-x", "fd00:9::9"]),
-                "both.coracle.internal.\n"
-            );
-            assert!(dig(&["nobody"]).contains("status: NXDOMAIN"));
-            assert_eq!(
-                dig(&["+short", "-x", "10.0.0.9"]),
-                "web.coracle.internal.\n"
-            );
-            assert_eq!(dig(&["+short", "example.org"]), "192.0.2.9\n");
-            assert_eq!(dig(&["+short", "+tcp", "example.org"]), "192.0.2.9\n");
+            test();
         });
     })
     .unwrap();
+}
+
+fn here(name: &str, ip: &str) -> Container {
+    Container {
+        id: format!("{name:0<64}"),
+        name: name.into(),
+        healthy: true,
+        places: vec![Place {
+            network: "A".into(),
+            ip: ip.parse().unwrap(),
+            ip6: (name == "both").then(|| "fd00:9::9".parse().unwrap()),
+            aliases: Vec::new(),
+        }],
+        ..Container::default()
+    }
+}
+
+#[test]
+fn dig_gets_names_and_the_rest_is_forwarded() {
+    let containers = vec![
+        here("me", "127.0.0.1"),
+        here("web", "10.0.0.9"),
+        here("both", "10.0.0.8"),
+    ];
+    with_names(containers, || {
+        assert_eq!(dig(&["+short", "web"]), "10.0.0.9\n");
+        let domained = dig(&["+short", "+tcp", "WEB.coracle.internal"]);
+        assert_eq!(domained, "10.0.0.9\n");
+        assert!(dig(&["web", "AAAA"]).contains("status: NOERROR"));
+        assert_eq!(dig(&["+short", "web", "AAAA"]), "");
+        assert_eq!(dig(&["+short", "both", "AAAA"]), "fd00:9::9\n");
+        assert_eq!(dig(&["+short", "both"]), "10.0.0.8\n");
+        assert!(dig(&["nobody", "AAAA"]).contains("status: NXDOMAIN"));
+        let pointer = dig(&["+short", "-x", "fd00:9::9"]);
+        assert_eq!(pointer, "both.coracle.internal.\n");
+        assert!(dig(&["nobody"]).contains("status: NXDOMAIN"));
+        let pointer = dig(&["+short", "-x", "10.0.0.9"]);
+        assert_eq!(pointer, "web.coracle.internal.\n");
+        assert_eq!(dig(&["+short", "example.org"]), "192.0.2.9\n");
+        assert_eq!(dig(&["+short", "+tcp", "example.org"]), "192.0.2.9\n");
+    });
+}
+
+/// An instance of `web` on port 80.
+fn instance(name: &str, ip: &str) -> Container {
+    Container {
+        service: Some("web".into()),
+        ports: Port::read("80/tcp").collect(),
+        ..here(name, ip)
+    }
+}
+
+#[test]
+fn dig_gets_ports_with_the_addresses_of_their_targets() {
+    let containers = vec![
+        here("me", "127.0.0.1"),
+        instance("both", "10.0.0.8"),
+        Container {
+            ports: Port::read("80-81").collect(),
+            ..instance("four", "10.0.0.9")
+        },
+    ];
+    with_names(containers, || {
+        let sorted = |args: &[&str]| {
+            let answer = dig(args);
+            let mut lines: Vec<_> = answer.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let both = "0 1 80 both.coracle.internal.";
+        let four = "0 1 80 four.coracle.internal.";
+        let other = "0 1 81 four.coracle.internal.";
+        assert_eq!(sorted(&["+short", "web", "SRV"]), [both, four, other]);
+        let tasks = sorted(&["+short", "+tcp", "tasks.web.coracle.internal", "SRV"]);
+        assert_eq!(tasks, [both, four, other]);
+        let http = sorted(&["+short", "_http._tcp.web.coracle.internal", "SRV"]);
+        assert_eq!(http, [both, four]);
+        assert_eq!(sorted(&["+short", "_81._tcp.web", "SRV"]), [other]);
+        let additional = sorted(&["+noall", "+additional", "web", "SRV"]);
+        let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let additional: Vec<_> = additional.iter().map(words).collect();
+        let expected = [
+            "both.coracle.internal. 5 IN A 10.0.0.8",
+            "both.coracle.internal. 5 IN AAAA fd00:9::9",
+            "four.coracle.internal. 5 IN A 10.0.0.9",
+        ];
+        assert_eq!(additional, expected);
+        assert_eq!(dig(&["+short", "both.coracle.internal."]), "10.0.0.8\n");
+        // A name of a port is known, whatever it is asked for; those of others are not.
+        let address = dig(&["_80._tcp.web", "A"]);
+        assert!(address.contains("status: NOERROR") && address.contains("ANSWER: 0"));
+        assert!(dig(&["me", "SRV"]).contains("status: NOERROR"));
+        assert!(dig(&["_82._tcp.web", "SRV"]).contains("status: NXDOMAIN"));
+        assert!(dig(&["_80._udp.web", "SRV"]).contains("status: NXDOMAIN"));
+        assert!(dig(&["nobody", "SRV"]).contains("status: NXDOMAIN"));
+        let forwarded = dig(&["+short", "_sip._udp.example.org", "SRV"]);
+        assert_eq!(forwarded, "0 0 5060 sip.example.org.\n");
+    });
+}
+
+#[test]
+fn many_instances_are_cut_in_a_datagram_and_whole_by_tcp() {
+    let many = (0..80).map(|n| instance(&format!("web-{n:02}"), &format!("10.0.1.{n}")));
+    let containers = std::iter::once(here("me", "127.0.0.1"))
+        .chain(many)
+        .collect();
+    with_names(containers, || {
+        // As numbers: whether it is cut, answers, additional records.
+        let counts = |args: &[&str]| {
+            let said = dig(&[args, &["web.coracle.internal"]].concat());
+            let number = |word: &str| -> usize {
+                let (_, rest) = said.split_once(word).unwrap_or_else(|| panic!("{said}"));
+                let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+                digits.unwrap().parse().unwrap()
+            };
+            let cut = said.contains("flags: qr tc rd");
+            (cut, number("ANSWER: "), number("ADDITIONAL: "))
+        };
+        // 43 bytes each after 38 of head and question; EDNS takes another 11.
+        assert_eq!(counts(&["+ignore", "+noedns", "SRV"]), (true, 11, 0));
+        assert_eq!(counts(&["+ignore", "+bufsize=512", "SRV"]), (true, 10, 1));
+        // Without the targets' addresses it fits.
+        assert_eq!(counts(&["+ignore", "+bufsize=4096", "SRV"]), (false, 80, 1));
+        assert_eq!(counts(&["+tcp", "SRV"]), (false, 80, 81));
+        assert_eq!(counts(&["+tcp", "+noedns", "SRV"]), (false, 80, 80));
+        // dig asks again by TCP by itself.
+        assert_eq!(counts(&["+noedns", "SRV"]), (false, 80, 80));
+        // Addresses are cut in the same way, at 16 bytes each.
+        assert_eq!(counts(&["+ignore", "+noedns", "A"]), (true, 29, 0));
+        assert_eq!(counts(&["+noedns", "A"]), (false, 80, 0));
+    });
 }

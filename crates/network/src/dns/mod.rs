@@ -1,7 +1,11 @@
 //! Names: what a container sees depends on who asks. See [`Records`] for the rules.
 
+mod ports;
 mod records;
 mod server;
+mod services;
 
+pub use ports::Port;
 pub use records::{Answer, Container, NetworkView, Place, Records};
 pub use server::{Zone, bind_dns, serve};
+pub use services::Service;

@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::ports::Port;
+use super::services::Service;
+
 /// A network as the resolver needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkView {
@@ -60,6 +63,8 @@ pub struct Container {
     pub service: Option<String>,
     /// Only healthy instances are listed for a service.
     pub healthy: bool,
+    /// Where it says to listen.
+    pub ports: Vec<Port>,
     /// Where it is.
     pub places: Vec<Place>,
 }
@@ -69,6 +74,8 @@ pub struct Container {
 pub enum Answer {
     /// A known name and its addresses of both families (perhaps none).
     Addresses(Vec<IpAddr>),
+    /// A known name and the ports behind it (perhaps none).
+    Services(Vec<Service>),
     /// The name behind an address.
     Pointer(String),
     /// No such name.
@@ -86,7 +93,35 @@ pub struct Records {
     networks: Vec<NetworkView>,
 }
 
-const DOMAIN: &str = ".coracle.internal";
+pub(super) const DOMAIN: &str = ".coracle.internal";
+
+/// A name without our domain.
+pub(super) fn undomained(lower: &str) -> &str {
+    lower.strip_suffix(DOMAIN).unwrap_or(lower)
+}
+
+/// Who asks.
+pub(super) struct Asker<'a> {
+    /// Its container, if it is one.
+    container: Option<&'a Container>,
+    /// The networks that it is on.
+    view: Vec<&'a str>,
+}
+
+/// A container behind a name, as the asker sees it.
+pub(super) struct Behind<'a> {
+    pub(super) container: &'a Container,
+    ip: Ipv4Addr,
+    ip6: Option<Ipv6Addr>,
+    /// Not so for an instance that is not well, if it was asked for by its service's name.
+    pub(super) listed: bool,
+}
+
+impl Behind<'_> {
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        both(self.ip, self.ip6).collect()
+    }
+}
 
 impl Records {
     /// Builds the snapshot.
@@ -125,100 +160,136 @@ impl Records {
         }
     }
 
-    fn asking(&self, asker: Ipv4Addr) -> Option<&Container> {
+    /// Who asks, and what it sees: by its own address, or the machine itself by a gateway.
+    pub(super) fn asker(&self, address: Ipv4Addr) -> Asker<'_> {
         let mut all = self.containers.iter();
-        all.find(|c| c.places.iter().any(|p| p.ip == asker))
-    }
-
-    /// The networks `asker` is on: by its own address, or the machine itself by a gateway.
-    fn view(&self, asker: Ipv4Addr) -> Vec<&str> {
-        match self.asking(asker) {
+        let container = all.find(|c| c.places.iter().any(|p| p.ip == address));
+        let view = match container {
             Some(c) => c.places.iter().map(|p| p.network.as_str()).collect(),
             None => self
                 .networks
                 .iter()
-                .filter(|n| n.gateway == asker)
+                .filter(|n| n.gateway == address)
                 .map(|n| n.id.as_str())
                 .collect(),
+        };
+        Asker { container, view }
+    }
+
+    /// Looks the addresses of `name` (without the final dot) up for the client at `asker`.
+    pub fn lookup(&self, asker: Ipv4Addr, name: &str) -> Answer {
+        self.addresses(&self.asker(asker), name)
+    }
+
+    pub(super) fn addresses(&self, asker: &Asker<'_>, name: &str) -> Answer {
+        let lower = name.to_ascii_lowercase();
+        if let Some(gateways) = self.gateways(asker, &lower) {
+            return Answer::Addresses(gateways);
+        }
+        if let Some((found, _)) = self.find(asker, undomained(&lower)) {
+            let listed = found.iter().filter(|f| f.listed);
+            return Answer::Addresses(listed.flat_map(Behind::addresses).collect());
+        }
+        match self.ports_behind(asker, &lower) {
+            // A port has a name, but no address of its own.
+            Answer::Services(_) => Answer::Addresses(Vec::new()),
+            other => other,
         }
     }
 
-    /// Looks `name` (without the final dot) up for the client at `asker`.
-    pub fn lookup(&self, asker: Ipv4Addr, name: &str) -> Answer {
-        let lower = name.to_ascii_lowercase();
-        let short = lower.strip_suffix(DOMAIN).unwrap_or(&lower);
-        let view = self.view(asker);
-        if short == "host" && lower != short || lower == "host.docker.internal" {
-            let mut here = self.networks.iter();
-            let first = here.find(|n| view.contains(&n.id.as_str()));
-            let gateways = first.into_iter().flat_map(|n| both(n.gateway, n.gateway6));
-            return Answer::Addresses(gateways.collect());
+    /// The machine's own addresses, by the names that docker and we have for it.
+    pub(super) fn gateways(&self, asker: &Asker<'_>, lower: &str) -> Option<Vec<IpAddr>> {
+        if lower != "host.coracle.internal" && lower != "host.docker.internal" {
+            return None;
         }
-        if let Some(linked) = self.linked(asker, short, &view) {
-            return Answer::Addresses(linked);
-        }
-        let found = self.known(short, &view).or_else(|| {
-            // With the name of one of its networks behind it.
-            let (name, network) = short.rsplit_once('.')?;
-            let mut here = self.networks.iter();
-            let on = here.find(|n| n.name.eq_ignore_ascii_case(network))?;
-            view.contains(&on.id.as_str())
-                .then(|| self.known(name, &[on.id.as_str()]))?
-        });
-        match found {
-            Some(addresses) => Answer::Addresses(addresses),
-            None if lower != short || !short.contains('.') || short.starts_with("tasks.") => {
-                Answer::NoSuchName
-            }
-            None => Answer::Forward,
+        let mut here = self.networks.iter();
+        let first = here.find(|n| asker.view.contains(&n.id.as_str()));
+        let gateways = first.into_iter().flat_map(|n| both(n.gateway, n.gateway6));
+        Some(gateways.collect())
+    }
+
+    /// What is to be said of a name in lower case that is not known here.
+    pub(super) fn unknown(lower: &str) -> Answer {
+        let short = undomained(lower);
+        if lower != short || !short.contains('.') || short.starts_with("tasks.") {
+            Answer::NoSuchName
+        } else {
+            Answer::Forward
         }
     }
 
     /// Who answers the client at `asker` what is not ours, if it has resolvers of its own.
     pub fn upstream(&self, asker: Ipv4Addr) -> &[IpAddr] {
-        self.asking(asker).map_or(&[], |c| &c.upstream)
+        self.asker(asker).container.map_or(&[], |c| &c.upstream)
     }
 
-    /// The addresses of whom the asker has a link of this name to.
-    fn linked(&self, asker: Ipv4Addr, name: &str, view: &[&str]) -> Option<Vec<IpAddr>> {
-        let links = &self.asking(asker)?.links;
+    /// The containers behind a name without our domain, and the network if the name said one; none if the asker does
+    /// not know the name.
+    pub(super) fn find<'a>(
+        &'a self,
+        asker: &Asker<'a>,
+        short: &str,
+    ) -> Option<(Vec<Behind<'a>>, Option<&'a str>)> {
+        if let Some(linked) = self.linked(asker, short) {
+            return Some((vec![linked], None));
+        }
+        if let Some(known) = self.known(short, &asker.view) {
+            return Some((known, None));
+        }
+        // With the name of one of its networks behind it.
+        let (name, network) = short.rsplit_once('.')?;
+        let mut here = self.networks.iter();
+        let on = here.find(|n| n.name.eq_ignore_ascii_case(network))?;
+        if !asker.view.contains(&on.id.as_str()) {
+            return None;
+        }
+        let known = self.known(name, &[on.id.as_str()])?;
+        Some((known, Some(&on.name)))
+    }
+
+    /// Whom the asker has a link of this name to.
+    fn linked<'a>(&'a self, asker: &Asker<'a>, name: &str) -> Option<Behind<'a>> {
+        let links = &asker.container?.links;
         let (_, id) = links.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-        let target = self.containers.iter().find(|c| c.id == *id)?;
-        let mut shared = target.places.iter();
-        let place = shared.find(|p| view.contains(&p.network.as_str()))?;
-        Some(place.all().collect())
+        let container = self.containers.iter().find(|c| c.id == *id)?;
+        let mut shared = container.places.iter();
+        let place = shared.find(|p| asker.view.contains(&p.network.as_str()))?;
+        Some(Behind {
+            container,
+            ip: place.ip,
+            ip6: place.ip6,
+            listed: true,
+        })
     }
 
-    /// The addresses behind a name, on the networks of `view`; none if the name is not known there.
-    fn known(&self, name: &str, view: &[&str]) -> Option<Vec<IpAddr>> {
+    /// Who is behind a name on the networks of `view`; none if the name is not known there.
+    fn known<'a>(&'a self, name: &str, view: &[&str]) -> Option<Vec<Behind<'a>>> {
         let known = self.names.get(name).map(Vec::as_slice).unwrap_or_default();
-        let mut visible = false;
-        let mut found = Vec::new();
-        for (index, only) in known {
-            let c = &self.containers[*index];
+        let behind = |(index, only): &(usize, Option<String>)| {
+            let container = &self.containers[*index];
             let here = |p: &&Place| {
                 view.contains(&p.network.as_str())
                     && only.as_ref().is_none_or(|only| *only == p.network)
             };
-            let mut shared = c.places.iter().filter(here).peekable();
-            let as_service = c.service.as_ref().is_some_and(|s| {
+            let mut shared = container.places.iter().filter(here).peekable();
+            let as_service = container.service.as_ref().is_some_and(|s| {
                 s.eq_ignore_ascii_case(name.strip_prefix("tasks.").unwrap_or(name))
             });
-            if let Some(first) = shared.peek() {
-                visible = true;
-                if c.healthy || !as_service {
-                    found.push(first.ip.into());
-                    // The first network that both are on may have IPv4 only.
-                    found.extend(shared.find_map(|p| p.ip6).map(IpAddr::V6));
-                }
-            }
-        }
-        visible.then_some(found)
+            Some(Behind {
+                container,
+                ip: shared.peek()?.ip,
+                // The first network that both are on may have IPv4 only.
+                ip6: shared.find_map(|p| p.ip6),
+                listed: container.healthy || !as_service,
+            })
+        };
+        let found: Vec<_> = known.iter().filter_map(behind).collect();
+        (!found.is_empty()).then_some(found)
     }
 
     /// The name of the container at `ip`, if the asker shares a network with it.
     pub fn reverse(&self, asker: Ipv4Addr, ip: IpAddr) -> Answer {
-        let view = self.view(asker);
+        let view = self.asker(asker).view;
         let here = |c: &&Container| {
             let mut shared = c
                 .places
