@@ -15,6 +15,7 @@ mod lazy;
 mod quick;
 mod run_args;
 mod server;
+mod settings;
 mod terminal;
 
 use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};

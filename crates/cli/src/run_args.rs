@@ -2,7 +2,7 @@
 
 mod more;
 mod request;
-mod values;
+pub(crate) mod values;
 
 pub use more::MoreArgs;
 pub use request::restart_policy;

@@ -2,16 +2,13 @@
 
 use crate::doors::{self, Doors};
 use crate::keep;
+use crate::settings::{Settings, settings};
 use coracle_api::App;
-use coracle_build::{Builder, Marks};
-use coracle_engine::{Door, Engine, EngineOptions};
+use coracle_build::Builder;
+use coracle_engine::{Door, Engine};
 use coracle_fleet::Fleet;
-use coracle_image::RegistryConfig;
-use coracle_network::DOOR_PORT;
-use coracle_store::{EmbeddedStore, Options, Store};
+use coracle_store::{EmbeddedStore, Store};
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
-use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +24,6 @@ use tokio::sync::{Notify, watch};
 pub const STATE_DIR: &str = "/var/lib/coracle";
 /// As [`STATE_DIR`], for what does not survive a reboot.
 pub const RUN_DIR: &str = "/run/coracle";
-const CONFIG: &str = "/etc/coracle/coracle.toml";
 /// Names of the API's sockets in the run directory, and of what the holder keeps of them.
 const SOCKETS: [&str; 2] = ["coracle.sock", "docker.sock"];
 /// How often the firewall is looked after.
@@ -56,48 +52,6 @@ pub struct DaemonArgs {
     /// Registry without TLS or with a certificate that nobody vouches for; may be given more than once
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure_registry: Vec<String>,
-}
-
-/// The configuration file: TOML with the names of the flags, underscores instead of dashes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Config {
-    pub(crate) state_dir: Option<PathBuf>,
-    run_dir: Option<PathBuf>,
-    store_listen: Option<String>,
-    registry_mirrors: Vec<String>,
-    insecure_registries: Vec<String>,
-    /// Networks that name no subnet take a /24 of this.
-    default_pool: Option<String>,
-    /// Registries that are reached in a way of their own.
-    registry: Vec<RegistryOf>,
-    /// When room is made on the disk.
-    collect: Collect,
-}
-
-/// `[[registry]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RegistryOf {
-    /// `host[:port]`.
-    host: String,
-    /// Without TLS, or with a certificate that nobody vouches for.
-    #[serde(default)]
-    plain_http: bool,
-    /// The registry whose images are asked for here first.
-    mirror_of: Option<String>,
-}
-
-/// `[collect]`
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Collect {
-    /// Percent in use above which is collected; 100 for never.
-    high: Option<u8>,
-    /// Percent in use at which collecting ends.
-    low: Option<u8>,
-    /// What was used since is left: `24h`.
-    min_age: Option<String>,
 }
 
 /// Why the daemon could not come up or go on.
@@ -154,117 +108,6 @@ pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) 
     }
 }
 
-pub(crate) fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
-    let path = args.config.clone().unwrap_or_else(|| CONFIG.into());
-    let bad = |why: String| DaemonError::Config {
-        path: path.clone(),
-        why,
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).map_err(|e| bad(e.to_string())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && args.config.is_none() => {
-            Ok(Config::default())
-        }
-        Err(e) => Err(bad(e.to_string())),
-    }
-}
-
-/// What the daemon is made of.
-struct Settings {
-    engine: EngineOptions,
-    marks: Marks,
-    store_listen: Option<SocketAddr>,
-}
-
-/// Loopback only: there is no other guard at that door yet.
-fn store_listen(text: &str) -> Result<Option<SocketAddr>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_loopback() => Ok(Some(address)),
-        Ok(address) => Err(format!(
-            "store_listen = \"{text}\": {} is no address of loopback, and whoever reaches this door may change everything in the store; containers have a door of their own at their network's address",
-            address.ip()
-        )),
-        Err(_) => Err(format!(
-            "store_listen = \"{text}\" is no address with a port; write for example 127.0.0.1:2379, or none"
-        )),
-    }
-}
-
-fn options(args: &DaemonArgs) -> Result<Settings, DaemonError> {
-    let config = read_config(args)?;
-    let bad = |why: String| DaemonError::Config {
-        path: args.config.clone().unwrap_or_else(|| CONFIG.into()),
-        why,
-    };
-    let choose = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
-        flag.clone().or(file).unwrap_or_else(|| default.into())
-    };
-    let state_dir = choose(&args.state_dir, config.state_dir, STATE_DIR);
-    let run_dir = choose(&args.run_dir, config.run_dir, RUN_DIR);
-    // What is mounted and what shims are told must not depend on where we were started.
-    let absolute = |p: PathBuf| std::path::absolute(&p).map_err(file("finding", &p));
-    let mut options = EngineOptions::new(absolute(state_dir)?, absolute(run_dir)?);
-    let either = |flags: &[String], file: Vec<String>| {
-        if flags.is_empty() {
-            file
-        } else {
-            flags.to_vec()
-        }
-    };
-    let hub = either(&args.registry_mirror, config.registry_mirrors);
-    let mut insecure = either(&args.insecure_registry, config.insecure_registries);
-    let mut mirrors = BTreeMap::from([("docker.io".to_owned(), hub)]);
-    for registry in config.registry {
-        let scheme = if registry.plain_http { "http" } else { "https" };
-        if let Some(of) = registry.mirror_of {
-            let url = format!("{scheme}://{}", registry.host);
-            mirrors.entry(of).or_default().push(url);
-        }
-        if registry.plain_http {
-            insecure.push(registry.host);
-        }
-    }
-    options.registry = RegistryConfig {
-        mirrors,
-        insecure,
-        ..RegistryConfig::default()
-    };
-    if let Some(pool) = config.default_pool {
-        options.network.default_pool = pool.parse().map_err(|_| {
-            bad(format!("default_pool = \"{pool}\" is no range of IPv4 addresses; write for example 10.210.0.0/16"))
-        })?;
-    }
-    let mut marks = Marks::default();
-    let collect = config.collect;
-    marks.high = collect.high.unwrap_or(marks.high);
-    marks.low = collect.low.unwrap_or(marks.low.min(marks.high));
-    if marks.high > 100 || marks.low > marks.high {
-        return Err(bad(format!(
-            "collect: high = {} and low = {}: write percents, the low one not above the high one",
-            marks.high, marks.low
-        )));
-    }
-    if let Some(text) = collect.min_age {
-        let age = coracle_image::duration::nanoseconds(&text).and_then(|n| u64::try_from(n).ok());
-        let age = age.ok_or_else(|| {
-            bad(format!(
-                "collect: min_age = \"{text}\" is no duration; write for example 24h"
-            ))
-        })?;
-        marks.min_age = Duration::from_nanos(age);
-    }
-    let listen = args.store_listen.clone().or(config.store_listen);
-    let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{DOOR_PORT}"));
-    Ok(Settings {
-        engine: options,
-        marks,
-        store_listen: store_listen(&listen).map_err(bad)?,
-    })
-}
-
 /// Runs until SIGTERM, SIGINT or a request to go down.
 ///
 /// # Errors
@@ -278,7 +121,7 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .with_writer(io::stderr)
         .with_target(false)
         .try_init();
-    let settings = options(args)?;
+    let settings = settings(args)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Threads that wait on the kernel: each costs little, and many starts at once use many.
@@ -295,6 +138,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         engine: options,
         marks,
         store_listen,
+        store: limits,
     } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
@@ -304,7 +148,6 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let engine = Engine::open(options).await?;
     let down = Arc::new(Notify::new());
     let store = engine.options().state_dir.join("store");
-    let limits = Options::default();
     let opened = limits.clone();
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await

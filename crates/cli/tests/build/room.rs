@@ -194,6 +194,9 @@ fn a_registry_stands_for_another() {
         ("[[registry]]\nhost = \"a\"\nmirror = \"b\"\n", "mirror"),
         ("[collect]\nhigh = 50\nlow = 60\n", "low = 60"),
         ("[collect]\nmin_age = \"x\"\n", "min_age"),
+        ("[store]\nquota = \"1m\"\n", "quota = \"1m\""),
+        ("[store]\nkeep_revisions = -1\n", "keep_revisions = -1"),
+        ("[store]\nkeep_for = \"1s\"\n", "keep_for = \"1s\""),
     ] {
         fs::write(&config, text).unwrap();
         let refused = d

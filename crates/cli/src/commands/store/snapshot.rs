@@ -5,7 +5,8 @@ use super::model::Piece;
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::format::out;
-use crate::server::{self, DaemonArgs, STATE_DIR};
+use crate::server::{DaemonArgs, STATE_DIR};
+use crate::settings;
 use coracle_store::{EmbeddedStore, Restored};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -175,7 +176,7 @@ fn restore(state_dir: Option<PathBuf>, config: Option<PathBuf>, path: &Path) -> 
                 config,
                 ..DaemonArgs::default()
             };
-            let configured = server::read_config(&args)?.state_dir;
+            let configured = settings::read_config(&args)?.state_dir;
             configured.unwrap_or_else(|| STATE_DIR.into())
         }
     };

@@ -1,0 +1,221 @@
+//! What the daemon is told by its flags and its configuration file.
+
+use crate::run_args::values;
+use crate::server::{DaemonArgs, DaemonError, RUN_DIR, STATE_DIR, file};
+use coracle_build::Marks;
+use coracle_engine::EngineOptions;
+use coracle_image::RegistryConfig;
+use coracle_network::DOOR_PORT;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const CONFIG: &str = "/etc/coracle/coracle.toml";
+/// Bytes.
+const SMALLEST_STORE: u64 = 8 << 20;
+const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
+
+/// The configuration file: TOML with the names of the flags, underscores instead of dashes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    store_listen: Option<String>,
+    registry_mirrors: Vec<String>,
+    insecure_registries: Vec<String>,
+    /// Networks that name no subnet take a /24 of this.
+    default_pool: Option<String>,
+    /// Registries that are reached in a way of their own.
+    registry: Vec<RegistryOf>,
+    /// When room is made on the disk.
+    collect: Collect,
+    /// The key-value store.
+    store: StoreOf,
+}
+
+/// `[[registry]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegistryOf {
+    /// `host[:port]`.
+    host: String,
+    /// Without TLS, or with a certificate that nobody vouches for.
+    #[serde(default)]
+    plain_http: bool,
+    /// The registry whose images are asked for here first.
+    mirror_of: Option<String>,
+}
+
+/// `[collect]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Collect {
+    /// Percent in use above which is collected; 100 for never.
+    high: Option<u8>,
+    /// Percent in use at which collecting ends.
+    low: Option<u8>,
+    /// What was used since is left: `24h`.
+    min_age: Option<String>,
+}
+
+/// `[store]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct StoreOf {
+    /// Bytes of keys, values and history: `128m`.
+    quota: Option<String>,
+    /// Revisions of history kept at least; 0 for all.
+    keep_revisions: Option<i64>,
+    /// Time after which history is forgotten, however little there is: `1h`.
+    keep_for: Option<String>,
+}
+
+pub(crate) fn read_config(args: &DaemonArgs) -> Result<Config, DaemonError> {
+    let path = args.config.clone().unwrap_or_else(|| CONFIG.into());
+    let bad = |why: String| DaemonError::Config {
+        path: path.clone(),
+        why,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => toml::from_str(&text).map_err(|e| bad(e.to_string())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && args.config.is_none() => {
+            Ok(Config::default())
+        }
+        Err(e) => Err(bad(e.to_string())),
+    }
+}
+
+/// What the daemon is made of.
+pub(crate) struct Settings {
+    pub(crate) engine: EngineOptions,
+    pub(crate) marks: Marks,
+    pub(crate) store_listen: Option<SocketAddr>,
+    pub(crate) store: coracle_store::Options,
+}
+
+/// Loopback only: there is no other guard at that door yet.
+fn store_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(Some(address)),
+        Ok(address) => Err(format!(
+            "store_listen = \"{text}\": {} is no address of loopback, and whoever reaches this door may change everything in the store; containers have a door of their own at their network's address",
+            address.ip()
+        )),
+        Err(_) => Err(format!(
+            "store_listen = \"{text}\" is no address with a port; write for example 127.0.0.1:2379, or none"
+        )),
+    }
+}
+
+pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
+    let config = read_config(args)?;
+    let bad = |why: String| DaemonError::Config {
+        path: args.config.clone().unwrap_or_else(|| CONFIG.into()),
+        why,
+    };
+    let choose = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+        flag.clone().or(file).unwrap_or_else(|| default.into())
+    };
+    let state_dir = choose(&args.state_dir, config.state_dir, STATE_DIR);
+    let run_dir = choose(&args.run_dir, config.run_dir, RUN_DIR);
+    // What is mounted and what shims are told must not depend on where we were started.
+    let absolute = |p: PathBuf| std::path::absolute(&p).map_err(file("finding", &p));
+    let mut options = EngineOptions::new(absolute(state_dir)?, absolute(run_dir)?);
+    let either = |flags: &[String], file: Vec<String>| {
+        if flags.is_empty() {
+            file
+        } else {
+            flags.to_vec()
+        }
+    };
+    let hub = either(&args.registry_mirror, config.registry_mirrors);
+    let mut insecure = either(&args.insecure_registry, config.insecure_registries);
+    let mut mirrors = BTreeMap::from([("docker.io".to_owned(), hub)]);
+    for registry in config.registry {
+        let scheme = if registry.plain_http { "http" } else { "https" };
+        if let Some(of) = registry.mirror_of {
+            let url = format!("{scheme}://{}", registry.host);
+            mirrors.entry(of).or_default().push(url);
+        }
+        if registry.plain_http {
+            insecure.push(registry.host);
+        }
+    }
+    options.registry = RegistryConfig {
+        mirrors,
+        insecure,
+        ..RegistryConfig::default()
+    };
+    if let Some(pool) = config.default_pool {
+        options.network.default_pool = pool.parse().map_err(|_| {
+            bad(format!("default_pool = \"{pool}\" is no range of IPv4 addresses; write for example 10.210.0.0/16"))
+        })?;
+    }
+    let mut marks = Marks::default();
+    let collect = config.collect;
+    marks.high = collect.high.unwrap_or(marks.high);
+    marks.low = collect.low.unwrap_or(marks.low.min(marks.high));
+    if marks.high > 100 || marks.low > marks.high {
+        return Err(bad(format!(
+            "collect: high = {} and low = {}: write percents, the low one not above the high one",
+            marks.high, marks.low
+        )));
+    }
+    if let Some(text) = collect.min_age {
+        marks.min_age = duration("collect: min_age", &text).map_err(bad)?;
+    }
+    let listen = args.store_listen.clone().or(config.store_listen);
+    let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{DOOR_PORT}"));
+    Ok(Settings {
+        engine: options,
+        marks,
+        store_listen: store_listen(&listen).map_err(bad)?,
+        store: store(config.store).map_err(bad)?,
+    })
+}
+
+fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
+    let mut options = coracle_store::Options::default();
+    if let Some(text) = given.quota {
+        let bytes = values::bytes("quota", &text)
+            .ok()
+            .and_then(|n| u64::try_from(n).ok());
+        // Less does not hold the machine's own units.
+        let bytes = bytes.filter(|bytes| *bytes >= SMALLEST_STORE);
+        options.quota_bytes = bytes.ok_or_else(|| {
+            format!("store: quota = \"{text}\" is no size of 8m or more; write for example 128m")
+        })?;
+    }
+    if let Some(revisions) = given.keep_revisions {
+        if revisions < 0 {
+            return Err(format!(
+                "store: keep_revisions = {revisions} is no number of revisions; write for example 5000, or 0 to keep all"
+            ));
+        }
+        options.keep_revisions = revisions;
+    }
+    if let Some(text) = given.keep_for {
+        let keep = duration("store: keep_for", &text)?;
+        if keep < SHORTEST_HISTORY {
+            return Err(format!(
+                "store: keep_for = \"{text}\" is too short for watches to go on after a break; write 1m or more"
+            ));
+        }
+        options.keep_for = Some(keep);
+    }
+    Ok(options)
+}
+
+fn duration(key: &str, text: &str) -> Result<Duration, String> {
+    let found = coracle_image::duration::nanoseconds(text).and_then(|n| u64::try_from(n).ok());
+    found
+        .map(Duration::from_nanos)
+        .ok_or_else(|| format!("{key} = \"{text}\" is no duration; write for example 24h"))
+}
