@@ -196,3 +196,30 @@ async fn a_kill_leaves_one_of_the_two() {
     }
     assert!(seen > 0, "no restore came to its end");
 }
+
+#[tokio::test]
+async fn the_log_of_a_store_that_cannot_be_read_is_kept_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("store");
+    let copy = prepared(dir.path(), 20).await;
+    let log = at.join("log-0");
+    let whole = std::fs::read(&log).unwrap();
+    let frames: Vec<_> = (0..whole.len())
+        .step_by(512)
+        .filter(|from| whole[*from..].starts_with(b"CLG1"))
+        .collect();
+    let mut damaged = whole.clone();
+    damaged[frames[frames.len() - 2] + 40] ^= 1;
+    std::fs::write(&log, &damaged).unwrap();
+    let restored = restore(&copy, &at).unwrap();
+    assert_eq!(restored.previous, None);
+    assert!(restored.revision > JUMP);
+    assert_eq!(std::fs::read(at.join("replaced-1.log-0")).unwrap(), damaged);
+    // With what is kept, the damage mended, the store that was replaced is whole again.
+    let salvaged = dir.path().join("salvaged");
+    std::fs::create_dir(&salvaged).unwrap();
+    std::fs::copy(restored.aside.unwrap(), salvaged.join("store.redb")).unwrap();
+    std::fs::write(salvaged.join("log-0"), &whole).unwrap();
+    let store = open(&salvaged);
+    assert_eq!(&store.get("a").await.unwrap().unwrap().value[..], b"new 19");
+}

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use super::check;
 use super::log::{Building, Former};
 use super::memory::weight;
-use super::read::{self, Bounds, View};
+use super::read::{self, Bounds};
 use super::tables::{Counters, Record, cost};
+use super::view::View;
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -53,6 +54,16 @@ impl<'g> Group<'g> {
             done: Done::default(),
             step: 0,
         }
+    }
+
+    /// The length of its frame so far, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// A request has begun to change things and has not come to its end.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.step != 0
     }
 
     /// The revision that the request's changes carry.

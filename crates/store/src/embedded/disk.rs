@@ -13,6 +13,7 @@ use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
 };
 
+use super::dir::{make_private, sync_dir, take_lock};
 use super::lock;
 use super::tables::{
     Counters, FORMAT, Format, LEASE_KEYS, LEASES, LOG, META, Reader, VERSIONS, corrupt, log_of,
@@ -21,15 +22,13 @@ use crate::error::StoreError;
 use crate::types::Revision;
 
 pub(super) const FILE: &str = "store.redb";
-const LOCK: &str = "lock";
 const SNAPSHOT: &str = "snapshot.tmp";
 pub(super) const RESTORE: &str = "restore.tmp";
 const FRESH: &str = "fresh.tmp";
 
-/// Blocks taken from the disk beyond what a group of puts needs; deletions live on it when the
-/// disk is full.
+/// Blocks taken from the disk beyond what a flush needs.
 const SLACK: u64 = 256 << 10;
-/// Blocks are taken in steps of this size, so that few groups pay for it.
+/// Blocks are taken in steps of this size, so that few pay for it.
 const STEP: u64 = 1 << 20;
 
 /// The database file of one directory, locked against other processes.
@@ -43,6 +42,7 @@ pub(crate) struct Disk {
     opened: AtomicU64,
     reserved: Mutex<Reserved>,
     full: AtomicBool,
+    busy: AtomicBool,
     snapshot: Mutex<()>,
     /// Held for its lock; None after [`Disk::close`].
     lock: Mutex<Option<File>>,
@@ -74,6 +74,9 @@ impl Disk {
     ) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
         if !path.exists() {
+            if !super::log::files(dir)?.is_empty() {
+                return Err(corrupt(&path, "it is gone, and its log is still there"));
+            }
             make_database(&path, dir)?;
         }
         let database = open_database(&path, dir, cache)?;
@@ -86,6 +89,7 @@ impl Disk {
             opened: AtomicU64::new(1),
             reserved: Mutex::default(),
             full: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
             snapshot: Mutex::new(()),
             lock: Mutex::new(held),
         })
@@ -158,36 +162,54 @@ impl Disk {
 
     /// Opens the file anew, as redb asks for after a failed write.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        self.replace(|_| Ok(()))
+    }
+
+    /// Closes the database, opens it anew and does `work` on it while nobody else can.
+    fn replace(
+        &self,
+        work: impl FnOnce(&mut Database) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.busy.store(true, Ordering::Release);
         let mut slot = self
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        // Closed first: redb locks the file against a second opening.
+        // Closed first: redb locks the file against a second opening. That ends the reads that are going on; they try again.
         *slot = Err(self.closed());
         *slot = open_database(&self.path, &self.dir, self.cache);
+        let done = match &mut *slot {
+            Ok(database) => work(database),
+            Err(error) => Err(error.clone()),
+        };
         *lock(&self.reserved) = Reserved::default();
         self.opened.fetch_add(1, Ordering::AcqRel);
-        slot.as_ref().map(drop).map_err(Clone::clone)
+        self.busy.store(false, Ordering::Release);
+        done
+    }
+
+    /// Opens the file anew if it cannot be read. Nobody else may be flushing.
+    pub(crate) fn mend(&self) -> Result<(), StoreError> {
+        let read = || Reader::new(self.begin_read()?, &self.path)?.counters();
+        read().map(drop).or_else(|_| self.reopen())
+    }
+
+    /// The newest frame of the log that is in the file.
+    pub(crate) fn flushed(&self) -> Result<u64, StoreError> {
+        self.read(|reader| Ok(reader.log_of()?.1))
+    }
+
+    /// Somebody has the file for long; who may not wait must not ask now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
     }
 
     /// Packs the file.
     pub(crate) fn defragment(&self) -> Result<(), StoreError> {
-        let mut slot = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Closing ends the reads that are going on; they try again on the packed file.
-        *slot = Err(self.closed());
-        *slot = open_database(&self.path, &self.dir, self.cache);
-        let result = match &mut *slot {
-            Ok(database) => database.compact(),
-            Err(error) => return Err(error.clone()),
-        };
-        *lock(&self.reserved) = Reserved::default();
-        self.opened.fetch_add(1, Ordering::AcqRel);
-        result
-            .map(drop)
-            .map_err(|e| StoreError::database(&self.path, e))
+        self.replace(|database| {
+            let packed = database.compact().map(drop);
+            packed.map_err(|e| StoreError::database(&self.path, e))
+        })
     }
 
     pub(crate) fn close(&self) {
@@ -220,7 +242,7 @@ impl Disk {
             .len())
     }
 
-    /// Makes sure that the disk has the blocks for a group of writes of about `bytes`.
+    /// Makes sure that the disk has the blocks for a transaction of about `bytes`.
     ///
     /// redb writes into holes and beyond the end, and a write that fails closes it; so the disk
     /// is asked before. Answers false where it is full.
@@ -257,7 +279,7 @@ impl Disk {
 }
 
 /// The handle that the error came from was closed, or must be.
-fn is_stale(error: &StoreError) -> bool {
+pub(crate) fn is_stale(error: &StoreError) -> bool {
     match error {
         StoreError::Database { source, .. } => {
             matches!(
@@ -281,46 +303,6 @@ pub(crate) fn is_no_space(error: &StoreError) -> bool {
         },
         _ => false,
     }
-}
-
-/// Makes the directory, and closes it to others: whoever reads the file reads all keys.
-pub(super) fn make_private(dir: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    made.map_err(|e| StoreError::io("making", dir, e))?;
-    let closed = || {
-        let mode = dir.metadata()?.permissions().mode();
-        if mode & 0o077 != 0 {
-            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
-        }
-        Ok(())
-    };
-    closed().map_err(|e| StoreError::io("closing to others", dir, e))
-}
-
-pub(super) fn take_lock(dir: &Path) -> Result<File, StoreError> {
-    let path = dir.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| StoreError::io("opening", &path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked {
-            path: dir.to_owned(),
-        }),
-        Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("locking", &path, e)),
-    }
-}
-
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|e| StoreError::io("syncing", dir, e))
 }
 
 /// An empty store. It gets its name when it is whole: of one that is half made nobody can tell that it held nothing.

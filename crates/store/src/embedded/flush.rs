@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::disk::is_no_space;
+use super::lock;
 use super::memory::{Amount, Base, Entry, Portion};
+use super::shared::Shared;
 use super::tables::{
     FORMAT_OF_LEASES, LEASE_KEYS, LEASES, LOG, LeaseEntry, META, Record, VERSIONS, cost,
 };
-use super::{Shared, lock};
 use crate::error::StoreError;
 use crate::types::{LeaseId, Revision};
 use std::path::Path;
@@ -140,17 +140,13 @@ pub(crate) fn flush(shared: &Shared, amount: Amount) -> Result<bool, StoreError>
     let Err(error) = flushed else {
         return flushed;
     };
-    if matches!(error, StoreError::Database { .. } | StoreError::Io { .. }) {
+    if !matches!(error, StoreError::NoSpace { .. } | StoreError::Corrupt { .. })
         // redb asks for that after a failed write; readers wait for it.
-        if let Err(again) = shared.disk.reopen() {
-            tracing::warn!(error = %crate::full(&again), "the store's database could not be opened anew yet");
-        }
+        && let Err(again) = shared.disk.mend()
+    {
+        tracing::warn!(error = %crate::full(&again), "the store's database could not be opened anew yet");
     }
-    if is_no_space(&error) {
-        shared.disk.set_full(true);
-        return Err(shared.no_space());
-    }
-    Err(error)
+    Err(shared.explain(error))
 }
 
 fn move_some(shared: &Shared, amount: Amount, one: &mut Flushing) -> Result<bool, StoreError> {
@@ -181,7 +177,13 @@ fn move_some(shared: &Shared, amount: Amount, one: &mut Flushing) -> Result<bool
         false
     };
     let base = tables.finish()?;
-    txn.commit().map_err(|e| StoreError::database(path, e))?;
+    if let Err(error) = txn.commit() {
+        // It may be on the disk all the same; then it must not be done a second time.
+        shared.disk.reopen()?;
+        if base.sequence == standing.sequence || shared.disk.flushed()? != base.sequence {
+            return Err(StoreError::database(path, error));
+        }
+    }
     memory.moved(&portion, &entries, base);
     one.clean = more;
     Ok(more)

@@ -7,20 +7,25 @@
 //! `generation` counts that. So whoever looks here first and opens its snapshot of the database after, misses nothing; and a
 //! snapshot opened at the same generation as the look need not be opened again. A version that a compaction has made
 //! useless need not reach the database at all, so that a read which finds itself compacted when it opens its snapshot begins
-//! anew (see [`super::read::View`]).
+//! anew (see [`super::view::View`]).
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod portion;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
+use super::heads::{Head, Heads};
 use super::log::{Change, Former};
 use super::read::{Bounds, End};
 use super::tables::{Counters, Record, corrupt, cost};
 use crate::error::StoreError;
 use crate::types::{LeaseId, Revision};
 use std::path::Path;
+
+pub(crate) use portion::{Amount, Portion};
 
 /// One version of a key.
 #[derive(Clone, Debug)]
@@ -57,63 +62,6 @@ pub(crate) struct Base {
     pub sequence: u64,
 }
 
-/// What a put needs to know of the version before it, which is in the database.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Head {
-    pub revision: Revision,
-    pub create_revision: Revision,
-    pub version: i64,
-    pub lease: LeaseId,
-}
-
-/// The heads of the keys moved last, in two halves: when one is full the other is forgotten.
-#[derive(Default)]
-struct Heads {
-    newer: HashMap<Box<[u8]>, Head>,
-    older: HashMap<Box<[u8]>, Head>,
-}
-
-impl Heads {
-    fn get(&self, key: &[u8]) -> Option<Head> {
-        self.newer.get(key).or_else(|| self.older.get(key)).copied()
-    }
-
-    fn insert(&mut self, key: &[u8], head: Head) {
-        if let Some(known) = self.newer.get_mut(key) {
-            *known = head;
-            return;
-        }
-        if self.newer.len() >= HEADS / 2 {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(key.into(), head);
-    }
-
-    fn remove(&mut self, key: &[u8]) {
-        self.newer.remove(key);
-        self.older.remove(key);
-    }
-}
-
-/// What is to be moved to the database next.
-pub(crate) struct Portion {
-    /// Where the database will stand; the bytes are to be counted yet.
-    pub base: Base,
-    pub leases: Vec<(LeaseId, Option<i64>)>,
-    /// Entries of the log, from its head.
-    pub entries: usize,
-}
-
-/// How much of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Amount {
-    /// What is compacted.
-    Compacted,
-    /// The older half.
-    Half,
-    All,
-}
-
 #[derive(Default)]
 pub(crate) struct Inner {
     versions: BTreeMap<Bytes, Vec<Version>>,
@@ -140,8 +88,6 @@ pub(crate) struct Memory(RwLock<Inner>);
 
 /// What a version takes in memory beside its bytes, about.
 const OVERHEAD: usize = 200;
-/// Keys whose last version is remembered after it moved to the database.
-const HEADS: usize = 32_768;
 /// Entries looked at under one lock.
 const CHUNK: usize = 256;
 
@@ -262,6 +208,14 @@ impl Memory {
         }
     }
 
+    /// All versions up to `upto` that are here, by key and revision. Nothing may be flushed meanwhile.
+    pub(crate) fn all(&self, upto: Revision) -> Vec<Entry> {
+        let inner = self.read();
+        let keys = inner.log.partition_point(|(revision, _)| *revision <= upto);
+        drop(inner);
+        self.versions_of(keys, upto)
+    }
+
     /// Keys that got lease `id` here; whether they still have it is to be looked at.
     pub(crate) fn attached(&self, id: LeaseId) -> Vec<Bytes> {
         let inner = self.read();
@@ -355,69 +309,23 @@ impl Memory {
             .collect()
     }
 
-    /// What to move to the database.
-    pub(crate) fn portion(&self, amount: Amount) -> Portion {
-        let inner = self.read();
-        let groups = match amount {
-            Amount::All => inner.groups.len(),
-            Amount::Compacted => inner
-                .groups
-                .partition_point(|group| group.revision <= inner.visible.compacted),
-            Amount::Half => {
-                let mut older = 0;
-                let within = inner.groups.iter().take_while(|group| {
-                    older += group.bytes;
-                    older <= inner.waiting / 2
-                });
-                // One at least, or nothing would ever go.
-                within.count().max(1).min(inner.groups.len())
-            }
-        };
-        let last = groups
-            .checked_sub(1)
-            .and_then(|last| inner.groups.get(last));
-        let standing = &inner.base;
-        let (sequence, revision) = match last {
-            Some(group) => (group.sequence, group.revision),
-            None => (standing.sequence, standing.counters.revision),
-        };
-        let counters = Counters {
-            revision,
-            // Compacted at most to where it stands, so that the database is a whole store by itself.
-            compacted: inner.visible.compacted.min(revision),
-            bytes: standing.counters.bytes,
-        };
-        let leases = inner.leases.iter().take_while(|(of, ..)| *of <= sequence);
-        Portion {
-            base: Base { counters, sequence },
-            leases: leases.map(|(_, id, ttl)| (*id, *ttl)).collect(),
-            entries: inner.log.partition_point(|(of, _)| *of <= revision),
-        }
-    }
-
-    /// The versions of a portion, by key and revision.
-    pub(crate) fn entries(&self, portion: &Portion) -> Vec<Entry> {
-        let mut keys: Vec<Bytes> = Vec::with_capacity(portion.entries);
-        while keys.len() < portion.entries {
+    /// The versions up to `upto` of the keys that the first `logged` entries of the log name.
+    fn versions_of(&self, logged: usize, upto: Revision) -> Vec<Entry> {
+        let mut keys: Vec<Bytes> = Vec::with_capacity(logged);
+        while keys.len() < logged {
             // The head stays where it is: only flushing moves it, and this is part of that.
             let inner = self.read();
-            let upto = portion.entries.min(keys.len() + CHUNK);
-            keys.extend(
-                inner
-                    .log
-                    .range(keys.len()..upto)
-                    .map(|(_, key)| key.clone()),
-            );
+            let end = logged.min(keys.len() + CHUNK);
+            keys.extend(inner.log.range(keys.len()..end).map(|(_, key)| key.clone()));
         }
         keys.sort_unstable();
         keys.dedup();
-        let mut entries = Vec::with_capacity(portion.entries);
+        let mut entries = Vec::with_capacity(logged);
         for some in keys.chunks(CHUNK) {
             let inner = self.read();
             for key in some {
                 let versions = inner.versions.get(key).into_iter().flatten();
-                let older = versions
-                    .take_while(|version| version.revision <= portion.base.counters.revision);
+                let older = versions.take_while(|version| version.revision <= upto);
                 entries.extend(older.map(|version| Entry {
                     key: key.clone(),
                     version: version.clone(),
@@ -425,53 +333,6 @@ impl Memory {
             }
         }
         entries
-    }
-
-    /// The database has the portion: it goes from here.
-    pub(crate) fn moved(&self, portion: &Portion, entries: &[Entry], base: Base) {
-        {
-            let mut inner = self.write();
-            let freed: u64 = entries
-                .iter()
-                .map(|entry| cost(entry.key.len(), entry.version.record.len()))
-                .sum();
-            inner.bytes = inner.bytes.saturating_sub(freed);
-            inner.base = base;
-            inner.generation += 1;
-            let gone = inner
-                .groups
-                .partition_point(|group| group.sequence <= base.sequence);
-            let weight: u64 = inner.groups.drain(..gone).map(|group| group.bytes).sum();
-            inner.waiting -= weight;
-            let gone = inner
-                .leases
-                .partition_point(|(sequence, ..)| *sequence <= base.sequence);
-            inner.leases.drain(..gone);
-        }
-        for some in entries.chunks(CHUNK) {
-            let mut inner = self.write();
-            for entry in some {
-                inner.remember(entry);
-                inner.forget(&entry.key, base.counters.revision);
-                if let Some(lease) = Record::lease_of(&entry.version.record) {
-                    inner.detach(lease, &entry.key, base.counters.revision);
-                }
-            }
-        }
-        let mut left = portion.entries;
-        while left > 0 {
-            let mut inner = self.write();
-            let some = left.min(CHUNK).min(inner.log.len());
-            inner.log.drain(..some);
-            if some == 0 {
-                break;
-            }
-            left -= some;
-            if left == 0 && inner.log.capacity() > 4 * inner.log.len() + CHUNK {
-                let keep = 2 * inner.log.len();
-                inner.log.shrink_to(keep);
-            }
-        }
     }
 
     pub(crate) fn base(&self) -> Base {
@@ -524,23 +385,6 @@ impl Inner {
             revision: visible.revision,
             bytes,
         });
-    }
-
-    /// Before it goes; the newest of a key comes last.
-    fn remember(&mut self, entry: &Entry) {
-        let key = &entry.key[..];
-        match Record::parse(&entry.version.record).filter(|record| !record.deleted) {
-            Some(record) => {
-                let head = Head {
-                    revision: entry.version.revision,
-                    create_revision: record.create_revision,
-                    version: record.version,
-                    lease: record.lease,
-                };
-                self.heads.insert(key, head);
-            }
-            None => self.heads.remove(key),
-        }
     }
 
     fn forget(&mut self, key: &Bytes, upto: Revision) {

@@ -35,25 +35,28 @@
 mod apply;
 mod check;
 mod compact;
+mod dir;
 mod disk;
 mod flush;
+mod heads;
 mod lease;
 mod log;
 mod memory;
 mod read;
 mod restore;
+mod shared;
 mod tables;
+mod view;
 mod watch;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::error::StoreError;
 use crate::store::{BoxFuture, Store, WatchStream};
@@ -61,13 +64,11 @@ use crate::types::*;
 pub use restore::Restored;
 
 use disk::Disk;
-use flush::{Bell, Flushing};
 use lease::Lessor;
-use log::Log;
-use memory::{Amount, Base, Memory};
-use read::View;
-use watch::{Hub, Watch};
-use writer::{Op, Queue, Reply};
+use shared::Shared;
+use view::View;
+use watch::Watch;
+use writer::{Op, Reply};
 
 /// How an embedded store behaves.
 #[derive(Clone, Debug)]
@@ -115,25 +116,6 @@ pub struct EmbeddedStore {
     flusher: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What the writer, the readers and the watches share.
-pub(crate) struct Shared {
-    dir: PathBuf,
-    options: Options,
-    disk: Disk,
-    memory: Memory,
-    flushing: Mutex<Flushing>,
-    bell: Bell,
-    /// Bytes of the log's files.
-    log_bytes: AtomicU64,
-    lessor: Mutex<Lessor>,
-    hub: Hub,
-    queue: Queue,
-    /// Bounds the memory of waiting writes, in KiB.
-    room: Semaphore,
-    /// Bounds the threads that large reads take.
-    readers: Semaphore,
-}
-
 const ROOM_KIB: u32 = 32 << 10;
 
 /// A poisoned lock only says that another thread panicked; the data behind ours is valid at
@@ -166,12 +148,18 @@ impl EmbeddedStore {
             "store-writer",
             Box::new(move || writer::run(&for_writer, log, leases)),
         );
-        if writer.is_err() {
-            shared.bell.close();
-        }
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                shared.bell.close();
+                // It has nothing to do yet, and must leave the files for who tries again.
+                let _ = flusher.join();
+                return Err(error);
+            }
+        };
         Ok(Self {
             shared,
-            writer: Some(writer?),
+            writer: Some(writer),
             flusher: Some(flusher),
         })
     }
@@ -216,8 +204,8 @@ impl EmbeddedStore {
         large: bool,
         work: impl Fn(&View<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if !large {
-            return self.shared.read(work);
+        if !large && let Some(done) = self.shared.read_now(&work) {
+            return done;
         }
         self.blocking(move |shared| shared.read(work)).await
     }
@@ -252,114 +240,10 @@ impl Drop for EmbeddedStore {
             let _ = flusher.join();
         }
         self.shared.hub.close();
+        // A hash or a snapshot may still be moving things to the database.
+        let _one = lock(&self.shared.flushing);
         // Watches may outlive the store; the next opener must not have to wait for them.
         self.shared.disk.close();
-    }
-}
-
-impl Shared {
-    fn open(
-        dir: &Path,
-        disk: Disk,
-        options: Options,
-    ) -> Result<(Self, Log, BTreeMap<LeaseId, i64>), StoreError> {
-        let mut shared = Self {
-            dir: dir.to_owned(),
-            disk,
-            memory: Memory::new(Base::default()),
-            flushing: Mutex::new(Flushing::new()),
-            bell: Bell::default(),
-            log_bytes: AtomicU64::new(0),
-            lessor: Mutex::new(Lessor::new(Vec::new(), Instant::now())),
-            hub: Hub::new(0),
-            queue: Queue::default(),
-            room: Semaphore::new(ROOM_KIB as usize),
-            readers: Semaphore::new(8),
-            options,
-        };
-        let (log, leases) = shared.load()?;
-        shared.log_bytes(log.bytes());
-        shared.hub = Hub::new(shared.memory.counters().revision);
-        Ok((shared, log, leases))
-    }
-
-    /// Reads the log into memory, on top of what the database holds; answers the leases, too. Nobody else may be flushing.
-    fn load(&self) -> Result<(Log, BTreeMap<LeaseId, i64>), StoreError> {
-        let (base, id, leases) = self.disk.read(|reader| {
-            let (id, sequence) = reader.log_of()?;
-            let base = Base {
-                counters: reader.counters()?,
-                sequence,
-            };
-            Ok((base, id, reader.leases()?))
-        })?;
-        let memory = Memory::new(base);
-        let log = Log::open(&self.dir, id, base.sequence, |sequence, changes| {
-            memory.replay(sequence, changes, &self.dir)
-        })?;
-        let mut leases: BTreeMap<_, _> = leases.into_iter().collect();
-        for (id, granted) in memory.leases() {
-            match granted {
-                Some(ttl) => leases.insert(id, ttl),
-                None => leases.remove(&id),
-            };
-        }
-        self.memory.replace(memory);
-        Ok((log, leases))
-    }
-
-    /// Runs `work` on the store as of now; again where it read at that revision and that was compacted meanwhile.
-    pub(crate) fn read<T>(
-        &self,
-        work: impl Fn(&View<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut tries = 0;
-        loop {
-            // While nothing is flushed nothing goes missing.
-            let _still = (tries > 2).then(|| lock(&self.flushing));
-            let mut begun = 0;
-            let done = self.disk.again(|| {
-                let view = View::new(&self.memory, &self.disk);
-                begun = view.counters.revision;
-                work(&view)
-            });
-            match done {
-                Err(StoreError::Compacted { requested, .. }) if requested == begun => tries += 1,
-                done => return done,
-            }
-        }
-    }
-
-    /// Everything in the database.
-    pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        flush::flush(self, Amount::All).map(drop)
-    }
-
-    fn log_bytes(&self, bytes: u64) {
-        self.log_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn no_space(&self) -> StoreError {
-        StoreError::NoSpace {
-            path: self.dir.clone(),
-            used: self.memory.counters().bytes,
-            quota: self.options.quota_bytes,
-        }
-    }
-
-    /// The error of a full disk in the words for it.
-    pub(crate) fn explain(&self, error: StoreError) -> StoreError {
-        if disk::is_no_space(&error) {
-            self.disk.set_full(true);
-            return self.no_space();
-        }
-        error
-    }
-
-    pub(crate) fn closed(&self) -> StoreError {
-        StoreError::Closed {
-            path: self.dir.clone(),
-        }
     }
 }
 
@@ -491,8 +375,10 @@ impl Store for EmbeddedStore {
     fn hash(&self, revision: Revision) -> BoxFuture<'_, HashResponse> {
         Box::pin(async move {
             self.blocking(move |shared| {
-                shared.settle()?;
-                shared.disk.read(|reader| read::hash(reader, revision))
+                // Each part by itself: nothing has to be written for it, and the disk may be full.
+                let _still = lock(&shared.flushing);
+                let view = || View::new(&shared.memory, &shared.disk);
+                shared.disk.again(|| read::hash(&view(), revision))
             })
             .await
         })
@@ -517,11 +403,13 @@ impl Store for EmbeddedStore {
 
     fn snapshot(&self, mut out: Box<dyn Write + Send>) -> BoxFuture<'_, Revision> {
         Box::pin(async move {
-            self.blocking(move |shared| {
+            let _turn = self.shared.snapshots.acquire().await;
+            let shared = Arc::clone(&self.shared);
+            let taken = tokio::task::spawn_blocking(move || {
                 shared.settle()?;
                 disk::snapshot(&shared.disk, &mut *out)
-            })
-            .await
+            });
+            taken.await.map_err(|_| self.shared.closed())?
         })
     }
 }

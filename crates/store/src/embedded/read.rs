@@ -1,6 +1,5 @@
-//! Reading versions: the state as of a revision, from memory and the database together.
+//! Ranges, compares and hashes, and the database's part of a look at a revision.
 
-use std::cell::{Ref, RefCell};
 use std::ops::Bound;
 use std::path::Path;
 
@@ -8,9 +7,8 @@ use bytes::Bytes;
 use redb::ReadableTable;
 
 use super::check;
-use super::disk::Disk;
-use super::memory::Memory;
-use super::tables::{Counters, Reader, Record};
+use super::tables::Record;
+use super::view::View;
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -62,7 +60,7 @@ impl Bounds {
     }
 
     /// A range whose end is not after its start holds nothing (and redb would not take it).
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.end, End::Before(end) if *end <= self.start)
     }
 
@@ -91,175 +89,6 @@ pub(crate) fn version_at<T>(
     let (entry, bytes) = item.map_err(error)?;
     let record = Record::decode(bytes.value(), path)?;
     Ok(Some(take(entry.value().1, record)))
-}
-
-/// The whole store as of now: see [`super::memory`] for how the two parts fit.
-pub(crate) struct View<'s> {
-    memory: &'s Memory,
-    disk: &'s Disk,
-    /// The store's numbers when it began.
-    pub counters: Counters,
-    /// The database's snapshot, and the memory's generation that it goes with.
-    base: RefCell<Option<(u64, Reader<'s>)>>,
-}
-
-impl<'s> View<'s> {
-    pub(crate) fn new(memory: &'s Memory, disk: &'s Disk) -> Self {
-        Self {
-            memory,
-            disk,
-            counters: memory.counters(),
-            base: RefCell::new(None),
-        }
-    }
-
-    pub(crate) fn memory(&self) -> &'s Memory {
-        self.memory
-    }
-
-    pub(crate) fn path(&self) -> &'s Path {
-        self.disk.path()
-    }
-
-    /// The database's part, for a look at revision `at` that found memory at `generation`.
-    ///
-    /// # Errors
-    /// `Compacted` where `at` has been compacted since the look: what it would have seen may have gone from memory for good.
-    pub(crate) fn base(
-        &self,
-        generation: u64,
-        at: Revision,
-    ) -> Result<Ref<'_, Reader<'s>>, StoreError> {
-        let held = self
-            .base
-            .borrow()
-            .as_ref()
-            .is_some_and(|(of, _)| *of == generation);
-        if !held {
-            // The old one first: it keeps pages from being used again.
-            self.base.replace(None);
-            let reader = Reader::new(self.disk.begin_read()?, self.disk.path())?;
-            self.base.replace(Some((generation, reader)));
-            let compacted = self.memory.counters().compacted;
-            if compacted > at {
-                return Err(StoreError::Compacted {
-                    requested: at,
-                    compacted,
-                });
-            }
-        }
-        let missing = || StoreError::Closed {
-            path: self.disk.path().to_owned(),
-        };
-        Ref::filter_map(self.base.borrow(), |base| {
-            base.as_ref().map(|(_, reader)| reader)
-        })
-        .map_err(|_| missing())
-    }
-
-    /// The version of `key` that stood at `at`, with its revision; deletions are answered too.
-    pub(crate) fn version_at<T>(
-        &self,
-        key: &[u8],
-        at: Revision,
-        take: impl FnOnce(Revision, Record<'_>) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        let (found, generation) = self.memory.version_at(key, at);
-        match found {
-            Some(version) => {
-                let record = Record::decode(&version.record, self.path())?;
-                Ok(Some(take(version.revision, record)))
-            }
-            None => {
-                let base = self.base(generation, at)?;
-                version_at(base.versions(), key, at, self.path(), take)
-            }
-        }
-    }
-
-    /// The live key as it stood at `at`.
-    pub(crate) fn live_at(&self, key: &[u8], at: Revision) -> Result<Option<KeyValue>, StoreError> {
-        let take = |revision, record: Record<'_>| {
-            (!record.deleted).then(|| record.to_kv(key, revision, true))
-        };
-        Ok(self.version_at(key, at, take)?.flatten())
-    }
-
-    /// Visits every live key in `bounds` as of `at`, by key.
-    pub(crate) fn visit(
-        &self,
-        bounds: &Bounds,
-        at: Revision,
-        mut each: impl FnMut(&[u8], Revision, Record<'_>),
-    ) -> Result<(), StoreError> {
-        if bounds.is_empty() {
-            return Ok(());
-        }
-        if bounds.end == End::Single {
-            let key = &bounds.start[..];
-            self.version_at(key, at, |revision, record| {
-                if !record.deleted {
-                    each(key, revision, record);
-                }
-            })?;
-            return Ok(());
-        }
-        let path = self.path();
-        let (recent, generation) = self.memory.range(bounds, at);
-        let base = self.base(generation, at)?;
-        let mut decoded = Vec::with_capacity(recent.len());
-        for entry in &recent {
-            let record = Record::decode(&entry.version.record, path)?;
-            decoded.push((&entry.key[..], entry.version.revision, record));
-        }
-        let mut recent = decoded.into_iter().peekable();
-        let mut tell = |(key, revision, record): (&[u8], Revision, Record<'_>)| {
-            if !record.deleted {
-                each(key, revision, record);
-            }
-        };
-        visit(
-            base.versions(),
-            bounds,
-            at,
-            path,
-            |key, revision, record| {
-                while let Some(newer) = recent.next_if(|(recent, ..)| *recent < key) {
-                    tell(newer);
-                }
-                match recent.next_if(|(recent, ..)| *recent == key) {
-                    Some(newer) => tell(newer),
-                    None => tell((key, revision, record)),
-                }
-            },
-        )?;
-        recent.for_each(tell);
-        Ok(())
-    }
-
-    /// The live keys of a lease as of `at`, in order, with their mod revisions.
-    pub(crate) fn lease_keys(
-        &self,
-        id: LeaseId,
-        at: Revision,
-    ) -> Result<Vec<(Bytes, Revision)>, StoreError> {
-        let mut keys = self.memory.attached(id);
-        // After it, as what left memory in between must be in the snapshot.
-        let generation = self.memory.generation();
-        keys.extend(self.base(generation, at)?.lease_keys(id)?);
-        keys.sort_unstable();
-        keys.dedup();
-        let mut held = Vec::with_capacity(keys.len());
-        for key in keys {
-            let holds = |revision, record: Record<'_>| {
-                (!record.deleted && record.lease == id).then_some(revision)
-            };
-            if let Some(revision) = self.version_at(&key, at, holds)?.flatten() {
-                held.push((key, revision));
-            }
-        }
-        Ok(held)
-    }
 }
 
 /// After so many versions of one key in a row, jump to the wanted one instead of walking on.
@@ -334,55 +163,95 @@ pub(crate) fn visit(
 }
 
 /// Hashes what a reader can still see, so that a compaction that is decided but not yet cleaned up after makes no difference.
-pub(crate) fn hash(reader: &Reader, requested: Revision) -> Result<HashResponse, StoreError> {
-    let counters = reader.counters()?;
+/// Nothing may be flushed meanwhile.
+pub(crate) fn hash(view: &View<'_>, requested: Revision) -> Result<HashResponse, StoreError> {
+    let counters = view.counters;
     check::revision(requested, &counters)?;
     let upto = if requested > 0 {
         requested
     } else {
         counters.revision
     };
-    let mut hasher = crc32fast::Hasher::new();
-    let mut add = |key: &[u8], revision: Revision, record: &[u8]| {
-        hasher.update(&(key.len() as u64).to_le_bytes());
-        hasher.update(key);
-        hasher.update(&revision.to_le_bytes());
-        hasher.update(&(record.len() as u64).to_le_bytes());
-        hasher.update(record);
+    let mut hashing = Hashing {
+        compacted: counters.compacted,
+        upto,
+        standing: None,
+        hasher: crc32fast::Hasher::new(),
     };
-    let error = |e: redb::StorageError| StoreError::database(reader.path(), e);
-    // The newest version of a key that is not after the compaction: what stands there, unless it is a deletion.
-    let mut standing: Option<Item<'_>> = None;
-    let all = reader.versions().range::<(&[u8], i64)>(..).map_err(error)?;
+    let path = view.path();
+    let mut recent = view.memory().all(counters.revision).into_iter().peekable();
+    let base = view.base(view.memory().generation(), counters.revision)?;
+    let error = |e: redb::StorageError| StoreError::database(path, e);
+    let all = base.versions().range::<(&[u8], i64)>(..).map_err(error)?;
     for item in all {
-        let item = item.map_err(error)?;
-        let (key, revision) = item.0.value();
-        let ended =
-            standing.take_if(|(entry, _)| entry.value().0 != key || revision > counters.compacted);
-        if let Some((entry, bytes)) = ended {
-            let record = Record::decode(bytes.value(), reader.path())?;
-            if !record.deleted {
-                add(entry.value().0, entry.value().1, bytes.value());
-            }
+        let (at, record) = item.map_err(error)?;
+        let (key, revision) = at.value();
+        // A key's versions in memory come after those in the database.
+        while let Some(entry) = recent.next_if(|entry| &entry.key[..] < key) {
+            let version = &entry.version;
+            hashing.add(&entry.key, version.revision, &version.record, path)?;
         }
-        if revision <= counters.compacted {
-            standing = Some(item);
-        } else if revision <= upto {
-            add(key, revision, item.1.value());
-        }
+        hashing.add(key, revision, record.value(), path)?;
     }
-    if let Some((entry, bytes)) = standing {
-        let record = Record::decode(bytes.value(), reader.path())?;
-        if !record.deleted {
-            add(entry.value().0, entry.value().1, bytes.value());
-        }
+    for entry in recent {
+        let version = &entry.version;
+        hashing.add(&entry.key, version.revision, &version.record, path)?;
     }
+    hashing.stands(path)?;
     Ok(HashResponse {
         revision: counters.revision,
-        hash: hasher.finalize(),
+        hash: hashing.hasher.finalize(),
         hash_revision: upto,
         compact_revision: counters.compacted,
     })
+}
+
+/// Versions by key and revision, as they come.
+struct Hashing {
+    compacted: Revision,
+    upto: Revision,
+    /// The newest version of a key that is not after the compaction: what stands there, unless it is a deletion.
+    standing: Option<(Vec<u8>, Revision, Vec<u8>)>,
+    hasher: crc32fast::Hasher,
+}
+
+impl Hashing {
+    fn add(
+        &mut self,
+        key: &[u8],
+        revision: Revision,
+        record: &[u8],
+        path: &Path,
+    ) -> Result<(), StoreError> {
+        let same = self.standing.as_ref().is_some_and(|(of, ..)| of == key);
+        if !same || revision > self.compacted {
+            self.stands(path)?;
+        }
+        if revision <= self.compacted {
+            self.standing = Some((key.to_vec(), revision, record.to_vec()));
+        } else if revision <= self.upto {
+            self.hash(key, revision, record);
+        }
+        Ok(())
+    }
+
+    /// What stood there is seen by a reader.
+    fn stands(&mut self, path: &Path) -> Result<(), StoreError> {
+        if let Some((key, revision, record)) = self.standing.take()
+            && !Record::decode(&record, path)?.deleted
+        {
+            self.hash(&key, revision, &record);
+        }
+        Ok(())
+    }
+
+    fn hash(&mut self, key: &[u8], revision: Revision, record: &[u8]) {
+        self.hasher.update(&(key.len() as u64).to_le_bytes());
+        self.hasher.update(key);
+        self.hasher.update(&revision.to_le_bytes());
+        self.hasher.update(&(record.len() as u64).to_le_bytes());
+        self.hasher.update(record);
+    }
 }
 
 /// Answers a range as etcd does; `current` is the newest revision to be seen.

@@ -1,7 +1,7 @@
 //! Putting a snapshot in the place of a store.
 //!
 //! ```text
-//! store.redb     gets what its log has
+//! store.redb     gets what its log has; where it cannot, replaced-N.log-* are copies of the log's files
 //! restore.tmp    the snapshot's bytes, then the revision's jump, synced
 //! replaced-N     a second name (hard link) of the store that is there, synced
 //! store.redb     restore.tmp renamed over it
@@ -17,9 +17,11 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _};
 
-use super::disk::{Disk, FILE, RESTORE, check_format, make_private, sync_dir, take_lock};
+use super::Options;
+use super::dir::{make_private, sync_dir, take_lock};
+use super::disk::{Disk, FILE, RESTORE, check_format};
+use super::shared::Shared;
 use super::tables::{Counters, META, corrupt};
-use super::{Options, Shared};
 use crate::error::StoreError;
 use crate::types::Revision;
 
@@ -55,7 +57,10 @@ fn place(snapshot: &mut dyn Read, dir: &Path, temp: &Path) -> Result<Restored, S
     let target = dir.join(FILE);
     write(snapshot, temp)?;
     let there = target.exists();
-    let previous = there.then(|| settle(dir)).flatten();
+    let (previous, settled) = match there {
+        true => settle(dir),
+        false => (None, true),
+    };
     let (free, replaced) = free_name(dir, &target)?;
     // A store that cannot be read may have jumped once with each one that was replaced before it.
     let unread = if there && previous.is_none() {
@@ -67,6 +72,9 @@ fn place(snapshot: &mut dyn Read, dir: &Path, temp: &Path) -> Result<Restored, S
     File::open(temp)
         .and_then(|file| file.sync_all())
         .map_err(|e| StoreError::io("syncing", temp, e))?;
+    if !settled {
+        keep_log(dir, &free)?;
+    }
     if there {
         std::fs::hard_link(&target, &free).map_err(|e| StoreError::io("making", &free, e))?;
         sync_dir(dir)?;
@@ -111,24 +119,39 @@ fn counters(database: &Database, path: &Path) -> Result<Counters, StoreError> {
     Counters::load(&meta, path)
 }
 
-/// The revision of the store in `dir`, if it can be read; then all of it is in its database, which will lie without its log.
-fn settle(dir: &Path) -> Option<Revision> {
-    let read = || -> Result<Revision, StoreError> {
+/// The revision of the store in `dir`, if it can be read, and whether all of it is in its database now, which is to lie
+/// without its log.
+fn settle(dir: &Path) -> (Option<Revision>, bool) {
+    let read = || -> Result<(Revision, bool), StoreError> {
         let disk = Disk::open_locked(dir, CACHE, None)?;
         let (shared, ..) = Shared::open(dir, disk, Options::default())?;
-        shared.settle()?;
-        Ok(shared.memory.counters().revision)
+        let settled = shared.settle();
+        if let Err(error) = &settled {
+            tracing::warn!(error = %crate::full(error), "the log of the store that is replaced is kept beside it");
+        }
+        Ok((shared.memory.counters().revision, settled.is_ok()))
     };
     // A damaged file may make the database panic, and is replaced for just that.
     let read = std::thread::scope(|scope| scope.spawn(read).join());
     match read {
-        Ok(Ok(revision)) => Some(revision),
+        Ok(Ok((revision, settled))) => (Some(revision), settled),
         Ok(Err(error)) => {
             tracing::warn!(error = %crate::full(&error), "the store that is replaced cannot be read");
-            None
+            (None, false)
         }
-        Err(_) => None,
+        Err(_) => (None, false),
     }
+}
+
+/// Copies what the log of the replaced store has beside it: `replaced-1.log-0`. Not by links, as its files are used again.
+fn keep_log(dir: &Path, aside: &Path) -> Result<(), StoreError> {
+    for (number, log) in super::log::files(dir)? {
+        let copy = aside.with_extension(format!("log-{number}"));
+        std::fs::copy(&log, &copy)
+            .and_then(|_| File::open(&copy)?.sync_all())
+            .map_err(|e| StoreError::io("keeping the replaced store's log as", &copy, e))?;
+    }
+    Ok(())
 }
 
 /// A name for the store that is replaced, and how many were before.

@@ -10,12 +10,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::read::{Bounds, End, View};
+use super::lock;
+use super::read::{Bounds, End};
+use super::shared::Shared;
 use super::tables::{Record, corrupt};
-use super::{Shared, lock};
+use super::view::View;
 use crate::error::StoreError;
 use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
 use crate::types::*;
@@ -129,6 +132,9 @@ const CHUNK: usize = 1000;
 /// Bytes of values told in one answer, about.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// How long to leave a database alone that is being packed or opened anew.
+const BUSY: Duration = Duration::from_millis(5);
+
 /// One watch.
 pub(crate) struct Watch {
     shared: Arc<Shared>,
@@ -213,6 +219,10 @@ impl Watch {
                 }));
             }
             if self.next <= self.upto {
+                while self.shared.disk.is_busy() {
+                    // Waiting for it in the read would keep a thread from others.
+                    tokio::time::sleep(BUSY).await;
+                }
                 match self.catch_up() {
                     Ok(Some(answer)) => return Some(Ok(answer)),
                     Ok(None) => {}

@@ -10,12 +10,14 @@ use tokio::sync::oneshot;
 
 use super::apply::{Done, Group};
 use super::compact::{self, Ages};
+use super::disk::is_stale;
 use super::flush::flush;
+use super::lock;
 use super::log::{Building, Log, SEGMENT};
 use super::memory::Amount;
-use super::read::View;
+use super::shared::Shared;
 use super::tables::Counters;
-use super::{Shared, lock};
+use super::view::View;
 use crate::error::StoreError;
 use crate::types::*;
 
@@ -143,13 +145,26 @@ const REST: Duration = Duration::from_millis(200);
 const GROUP: usize = 1 << 20;
 /// Longest wait for others to share a sync with; a few times what a fast disk takes for one.
 const PATIENCE: Duration = Duration::from_micros(500);
+/// Bytes of a frame that takes no further request: deletions, and values that are kept, do not show in [`size`].
+const LONG: usize = 4 * GROUP;
 /// Bytes of the log's file left for deletions when the disk has no more.
 const TAIL: u64 = 256 << 10;
 /// Bytes of the log's files at which the older half is moved to the database, too: small groups take a sector each.
 const LOG: u64 = 32 << 20;
 
+/// Closes the queue when the thread ends, however it does: nobody is to wait for ever.
+struct Closing<'s>(&'s Queue);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+        drop(std::mem::take(&mut lock(&self.0.waiting).requests));
+    }
+}
+
 /// The writer's thread, until the queue is closed.
 pub(crate) fn run(shared: &Shared, log: Log, leases: BTreeMap<LeaseId, i64>) {
+    let _closing = Closing(&shared.queue);
     let mut writer = Writer {
         shared,
         log,
@@ -245,10 +260,13 @@ impl Writer<'_> {
                 bytes <= GROUP
             });
             let some = some.count().clamp(ops.len().min(1), ops.len());
-            let later = ops.split_off(some);
-            let group = std::mem::replace(&mut ops, later);
-            if let Err(error) = self.answer(group, std::mem::take(&mut own)) {
-                return refuse(ops.into_iter().chain(packs), &error);
+            let mut later = ops.split_off(some);
+            match self.answer(ops, std::mem::take(&mut own)) {
+                Ok(mut left) => {
+                    left.append(&mut later);
+                    ops = left;
+                }
+                Err(error) => return refuse(later.into_iter().chain(packs), &error),
             }
         }
         for (_, sender) in packs {
@@ -256,17 +274,32 @@ impl Writer<'_> {
         }
     }
 
-    /// Does one group, and answers it. An error says that no other can be done now.
-    fn answer(&mut self, ops: Vec<(Op, Sender)>, own: Own) -> Result<(), StoreError> {
+    /// Does one group, and answers it; what it had no room for is handed back. An error says that no other can be done now.
+    fn answer(
+        &mut self,
+        mut ops: Vec<(Op, Sender)>,
+        own: Own,
+    ) -> Result<Vec<(Op, Sender)>, StoreError> {
         let mut replies = Vec::with_capacity(ops.len());
-        match self.group(&ops, &own, &mut replies) {
+        let mut done = self.group(&ops, &own, &mut replies);
+        if let Err(error) = &done
+            && is_stale(error)
+            && self.recover().is_ok()
+        {
+            // Its snapshot was closed by who opened the database anew; nothing of it was written yet.
+            replies.clear();
+            done = self.group(&ops, &own, &mut replies);
+        }
+        match done {
             Ok(()) => {
                 self.rest = None;
+                let later = ops.split_off(replies.len());
                 for ((_, sender), reply) in ops.into_iter().zip(replies) {
                     // Who dropped the request does not want to know.
                     let _ = sender.send(reply);
                 }
-                Ok(())
+                self.make_way();
+                Ok(later)
             }
             Err(error) => {
                 self.broken = true;
@@ -275,8 +308,23 @@ impl Writer<'_> {
                 // Now, not at the next request: what is kept of it after all, watches learn here.
                 self.recover().inspect_err(|again| {
                     tracing::warn!(error = %crate::full(again), "the store's log could not be read anew yet");
-                })
+                })?;
+                Ok(Vec::new())
             }
+        }
+    }
+
+    /// Has the older half of memory moved to the database when it is much; waits for that when it is far too much.
+    fn make_way(&self) {
+        let shared = self.shared;
+        let (waiting, memory) = (shared.memory.waiting(), shared.options.memory_bytes);
+        if waiting > memory || self.log.waiting(shared.memory.flushed()) > LOG {
+            shared.bell.ring(Amount::Half);
+        }
+        // A few groups are never too many.
+        if waiting > 2 * memory + (1 << 20) {
+            // It is said by who flushes; puts are refused where there is no room.
+            let _ = flush(shared, Amount::Half);
         }
     }
 
@@ -285,7 +333,10 @@ impl Writer<'_> {
         flush(self.shared, Amount::All)?;
         while flush(self.shared, Amount::Compacted)? {}
         let _one = lock(&self.shared.flushing);
-        self.shared.disk.defragment()?;
+        let packed = self.shared.disk.defragment();
+        // What could not be opened is tried again, also if nobody writes.
+        self.broken |= packed.is_err();
+        packed?;
         self.log.trim(self.shared.memory.flushed(), 0);
         self.shared.log_bytes(self.log.bytes());
         Ok(())
@@ -299,6 +350,7 @@ impl Writer<'_> {
         // What is read must be on the disk before it counts.
         self.log.confirm()?;
         let known = shared.hub.published();
+        shared.disk.mend()?;
         let (log, leases) = shared.load()?;
         self.log = log;
         self.leases = leases.into_iter().collect();
@@ -363,22 +415,50 @@ impl Writer<'_> {
         if ops.iter().any(|(op, _)| grows(op)) {
             shared.disk.set_full(!room);
         }
+        // The snapshot is not held over the writing: its pages are to be used again.
+        let (counters, done) = self.apply(ops, own, room, replies)?;
+        if self.frame.is_empty() {
+            let mut lessor = lock(&shared.lessor);
+            own.expired.iter().for_each(|id| lessor.remove(*id));
+            return Ok(());
+        }
+        let length = self.frame.len() as u64;
+        if length > self.log.room() {
+            // One deletion can be of any number of keys.
+            self.log
+                .rotate(length, shared.memory.flushed())
+                .map_err(|e| shared.explain(e))?;
+            shared.log_bytes(self.log.bytes());
+        }
+        let sequence = self.log.append(&mut self.frame)?;
+        self.publish(sequence, counters, done, own);
+        Ok(())
+    }
+
+    /// What the requests do, in memory and in the frame: as many of them as go into one frame.
+    fn apply(
+        &mut self,
+        ops: &[(Op, Sender)],
+        own: &Own,
+        room: bool,
+        replies: &mut Vec<Result<Reply, StoreError>>,
+    ) -> Result<(Counters, Done), StoreError> {
+        let shared = self.shared;
         self.frame.clear();
         let view = View::new(&shared.memory, &shared.disk);
         let mut group = Group::new(view, &mut self.frame, &mut self.leases);
         for (op, _) in ops {
+            if group.len() > LONG {
+                break;
+            }
             let bytes = group.counters.bytes + size(op) as u64;
             if grows(op) && (!room || bytes > shared.options.quota_bytes) {
                 replies.push(Err(shared.no_space()));
                 continue;
             }
             match apply(&mut group, op, shared.options.min_lease_ttl) {
-                // Not the request's fault: the whole group fails.
-                Err(
-                    error @ (StoreError::Database { .. }
-                    | StoreError::Corrupt { .. }
-                    | StoreError::Io { .. }),
-                ) => return Err(error),
+                // Not the request's fault, or half done: the whole group fails.
+                Err(error) if group.is_amid() || !is_refusal(&error) => return Err(error),
                 reply => replies.push(reply),
             }
         }
@@ -394,21 +474,7 @@ impl Writer<'_> {
         {
             group.forget_before(revision);
         }
-        let (counters, done) = (group.counters, group.done);
-        if self.frame.is_empty() {
-            return Ok(());
-        }
-        let length = self.frame.len() as u64;
-        if length > self.log.room() {
-            // One deletion can be of any number of keys.
-            self.log
-                .rotate(length, shared.memory.flushed())
-                .map_err(|e| shared.explain(e))?;
-            shared.log_bytes(self.log.bytes());
-        }
-        let sequence = self.log.append(&mut self.frame)?;
-        self.publish(sequence, counters, done, own);
-        Ok(())
+        Ok((group.counters, group.done))
     }
 
     /// What is on the disk becomes visible.
@@ -433,15 +499,6 @@ impl Writer<'_> {
         shared.hub.publish(counters.revision, &done.changed);
         if compacted {
             shared.bell.ring(Amount::Compacted);
-        }
-        let (waiting, memory) = (shared.memory.waiting(), shared.options.memory_bytes);
-        if waiting > memory || self.log.waiting(shared.memory.flushed()) > LOG {
-            shared.bell.ring(Amount::Half);
-        }
-        // A few groups are never too many.
-        if waiting > 2 * memory + (1 << 20) {
-            // It is said by who flushes; puts are refused where there is no room.
-            let _ = flush(shared, Amount::Half);
         }
     }
 }
@@ -468,6 +525,19 @@ fn refuse(requests: impl IntoIterator<Item = (Op, Sender)>, error: &StoreError) 
     for (_, sender) in requests {
         let _ = sender.send(Err(error.clone()));
     }
+}
+
+/// The request is wrong, and the store is not.
+fn is_refusal(error: &StoreError) -> bool {
+    !matches!(
+        error,
+        StoreError::Database { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Io { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Closed { .. }
+            | StoreError::UnknownFormat { .. }
+    )
 }
 
 /// May need more space than it frees.

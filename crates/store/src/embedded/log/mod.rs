@@ -9,6 +9,7 @@
 //! ```
 //! One frame is on its way to the disk at a time. So at most the last one can be torn, which was not answered for, and reading
 //! ends there. A frame that is damaged although a later one is whole was answered for: that is said, and nothing is guessed.
+//! What no log can tell from a torn end is damage to the very last frame, or the loss of the last file.
 
 mod frame;
 
@@ -17,7 +18,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::disk::sync_dir;
+use super::dir::sync_dir;
 use super::tables::corrupt;
 use crate::error::StoreError;
 pub(crate) use frame::{Building, Change, Former};
@@ -115,6 +116,10 @@ impl Log {
             }
         }
         log.look_beyond()?;
+        // Who was killed may have written without waiting for the disk; what is told from here on must be on it, and the files'
+        // names too.
+        log.confirm()?;
+        sync_dir(dir)?;
         Ok(log)
     }
 
@@ -138,7 +143,7 @@ impl Log {
     /// Bytes left in the file being written.
     pub(crate) fn room(&self) -> u64 {
         let current = self.current.as_ref();
-        current.map_or(0, |(segment, _)| segment.size - self.offset)
+        current.map_or(0, |(segment, _)| segment.size.saturating_sub(self.offset))
     }
 
     /// Bytes of the files that hold frames after `flushed`.
@@ -245,8 +250,8 @@ impl Log {
     }
 }
 
-/// The files of the log in a directory.
-fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+/// The files of the log in a directory, with their numbers.
+pub(crate) fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     let error = |e| StoreError::io("listing", dir, e);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(error)? {
