@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::record::{Phase, Record};
-use coracle_network::dns::{self, Container as Named, NetworkView, Place, Port, Records};
+use coracle_network::dns::{self, Container as Named, NetworkView, Place, Ports, Records};
 use coracle_network::{Driver, Endpoint, Network};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -59,7 +59,7 @@ impl Engine {
                         .collect(),
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
                     healthy: container.serves(r),
-                    ports: ports(r),
+                    ports: Ports::read(r.config.exposed_ports.keys()),
                     places: r.state.endpoints.iter().map(place).collect(),
                 });
             });
@@ -269,11 +269,6 @@ impl Drop for Stopping<'_> {
     fn drop(&mut self) {
         self.set(false);
     }
-}
-
-fn ports(record: &Record) -> Vec<Port> {
-    let exposed = record.config.exposed_ports.keys();
-    exposed.flat_map(|port| Port::read(port)).collect()
 }
 
 fn place(endpoint: &Endpoint) -> Place {

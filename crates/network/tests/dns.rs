@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
-use coracle_network::dns::{Container, Place, Port, Records, Zone, bind_dns, serve};
+use coracle_network::dns::{Container, Place, Ports, Records, Zone, bind_dns, serve};
 use coracle_sys::netns;
 
 struct Kill(Child);
@@ -117,7 +117,7 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
 fn instance(name: &str, ip: &str) -> Container {
     Container {
         service: Some("web".into()),
-        ports: Port::read("80/tcp").collect(),
+        ports: Ports::read(["80/tcp"]),
         ..here(name, ip)
     }
 }
@@ -128,7 +128,7 @@ fn dig_gets_ports_with_the_addresses_of_their_targets() {
         here("me", "127.0.0.1"),
         instance("both", "10.0.0.8"),
         Container {
-            ports: Port::read("80-81").collect(),
+            ports: Ports::read(["80-81"]),
             ..instance("four", "10.0.0.9")
         },
     ];
@@ -200,5 +200,33 @@ fn many_instances_are_cut_in_a_datagram_and_whole_by_tcp() {
         // Addresses are cut in the same way, at 16 bytes each.
         assert_eq!(counts(&["+ignore", "+noedns", "A"]), (true, 29, 0));
         assert_eq!(counts(&["+noedns", "A"]), (false, 80, 0));
+    });
+}
+
+#[test]
+fn dig_is_refused_what_is_not_spoken_and_nothing_of_our_domain_is_forwarded() {
+    let containers = vec![here("me", "127.0.0.1"), here("web", "10.0.0.9")];
+    with_names(containers, || {
+        let refused = dig(&["-c", "CH", "web", "A"]);
+        assert!(refused.contains("status: REFUSED"), "{refused}");
+        let update = dig(&["+opcode=UPDATE", "web", "SOA"]);
+        assert!(update.contains("status: NOTIMP"), "{update}");
+        let newer = dig(&["+edns=1", "+noednsneg", "web"]);
+        assert!(newer.contains("status: BADVERS"), "{newer}");
+        let flagged = dig(&["+dnssec", "web"]);
+        assert!(flagged.contains("flags: do;"), "{flagged}");
+        assert!(flagged.contains("10.0.0.9"), "{flagged}");
+        let plain = dig(&["web"]);
+        assert!(plain.contains("flags:; udp: 4096"), "{plain}");
+        // dnsmasq refuses what it has nobody to ask about.
+        for (name, status) in [
+            ("coracle.internal", "NOERROR"),
+            ("_80._tcp.coracle.internal", "NXDOMAIN"),
+            ("_80._tcp.nobody.coracle.internal", "NXDOMAIN"),
+            ("_ldap._tcp.foreign", "REFUSED"),
+        ] {
+            let said = dig(&[name, "SRV"]);
+            assert!(said.contains(&format!("status: {status}")), "{said}");
+        }
     });
 }

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::ports::Port;
-use super::services::Service;
+use super::ports::Ports;
+use super::services::{Service, dns_name};
 
 /// A network as the resolver needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +64,16 @@ pub struct Container {
     /// Only healthy instances are listed for a service.
     pub healthy: bool,
     /// Where it says to listen.
-    pub ports: Vec<Port>,
+    pub ports: Ports,
     /// Where it is.
     pub places: Vec<Place>,
+}
+
+impl Container {
+    /// A name that is its own, and that can always be written.
+    pub(super) fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
 }
 
 /// What the resolver says.
@@ -128,8 +135,7 @@ impl Records {
     pub fn new(containers: Vec<Container>, networks: Vec<NetworkView>) -> Self {
         let mut names: BTreeMap<String, Vec<(usize, Option<String>)>> = BTreeMap::new();
         for (index, c) in containers.iter().enumerate() {
-            let short = c.id.get(..12).unwrap_or(&c.id).to_owned();
-            let mut own: Vec<_> = [c.name.clone(), short]
+            let mut own: Vec<_> = [c.name.clone(), c.short_id().to_owned()]
                 .into_iter()
                 .chain(c.aliases.clone())
                 .collect();
@@ -301,7 +307,9 @@ impl Records {
             .iter()
             .find(here)
             .map_or(Answer::Forward, |c| {
-                Answer::Pointer(format!("{}{DOMAIN}", c.name))
+                let named = |name: &str| format!("{name}{DOMAIN}");
+                let own = Some(named(&c.name)).filter(|n| dns_name(n).is_some());
+                Answer::Pointer(own.unwrap_or_else(|| named(c.short_id())))
             })
     }
 }

@@ -10,18 +10,34 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::ports::{Asked, Port};
+use hickory_proto::rr::Name;
+
+use super::ports::{Asked, Ports};
 use super::records::{Answer, Asker, Behind, DOMAIN, Records, undomained};
 
-/// A port of a container.
+/// A container and its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// The port.
-    pub port: u16,
+    /// Those that were asked for.
+    pub ports: Ports,
     /// The container's own name, which [`Records::lookup`] knows for whoever asked; without the final dot.
     pub target: String,
     /// What it answers: the container's addresses of both families.
     pub addresses: Vec<IpAddr>,
+}
+
+/// All ports of all containers, with the `start`th first and around. They are made as they are taken.
+pub(super) fn each(services: &[Service], start: usize) -> impl Iterator<Item = (&Service, u16)> {
+    let total = services.iter().map(|s| s.ports.count()).sum();
+    let from = |mut skip: usize| {
+        services.iter().flat_map(move |service| {
+            let here = skip.min(service.ports.count());
+            skip -= here;
+            let ports = service.ports.numbers(here);
+            ports.map(move |port| (service, port))
+        })
+    };
+    from(start).chain(from(0)).take(total)
 }
 
 impl Records {
@@ -33,7 +49,7 @@ impl Records {
         }
         match self.find(&asker, undomained(&lower)) {
             Some((found, network)) => {
-                Answer::Services(self.listed(&asker, &found, network, |_| true))
+                Answer::Services(self.listed(&asker, &found, network, Ports::clone))
             }
             None => self.ports_behind(&asker, &lower),
         }
@@ -41,18 +57,24 @@ impl Records {
 
     /// What a name in lower case that begins with a port says, and any other that is not known.
     pub(super) fn ports_behind(&self, asker: &Asker<'_>, lower: &str) -> Answer {
-        let Some((asked, whose)) = Asked::split(lower) else {
+        if DOMAIN.strip_prefix('.') == Some(lower) {
+            return Answer::Services(Vec::new());
+        }
+        let Some((asked, whose)) = Asked::split(undomained(lower)) else {
             return Self::unknown(lower);
         };
-        let Some((found, network)) = self.find(asker, undomained(whose)) else {
-            return Self::unknown(whose);
+        let Some((found, network)) = self.find(asker, whose) else {
+            // `_ldap._tcp.localhost`: where there is a port before it, a single label may be others' to answer.
+            return match whose.starts_with("tasks.") {
+                true => Answer::NoSuchName,
+                false => Self::unknown(lower),
+            };
         };
         // Those that are not well count for what is a name, so that it does not come and go with them.
-        let mut all = found.iter().flat_map(|f| &f.container.ports);
-        if !all.any(|p| asked.is_for(p)) {
+        if !found.iter().any(|f| asked.is_for(&f.container.ports)) {
             return Answer::NoSuchName;
         }
-        Answer::Services(self.listed(asker, &found, network, |p| asked.is_for(p)))
+        Answer::Services(self.listed(asker, &found, network, |p| p.only(&asked)))
     }
 
     fn listed(
@@ -60,23 +82,21 @@ impl Records {
         asker: &Asker<'_>,
         found: &[Behind<'_>],
         network: Option<&str>,
-        wanted: impl Fn(&Port) -> bool,
+        wanted: impl Fn(&Ports) -> Ports,
     ) -> Vec<Service> {
         let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
         for one in found.iter().filter(|f| f.listed) {
-            let mut ports: Vec<_> = one.container.ports.iter().filter(|p| wanted(p)).collect();
+            let ports = wanted(&one.container.ports);
             // By an alias on several networks it is found once for each.
-            if ports.is_empty() || !seen.insert(&one.container.id) {
+            if ports.count() == 0 || !seen.insert(&one.container.id) {
                 continue;
             }
-            ports.sort();
-            ports.dedup();
             let (target, addresses) = self.target(asker, one, network);
-            all.extend(ports.into_iter().map(|port| Service {
-                port: port.number,
-                target: target.clone(),
-                addresses: addresses.clone(),
-            }));
+            all.push(Service {
+                ports,
+                target,
+                addresses,
+            });
         }
         all
     }
@@ -90,13 +110,14 @@ impl Records {
     ) -> (String, Vec<IpAddr>) {
         let c = one.container;
         let on = network.map(|n| format!(".{n}")).unwrap_or_default();
-        let short = c.id.get(..12).unwrap_or(&c.id);
         let named = format!("{}{on}{DOMAIN}", c.name);
-        let by_id = format!("{short}{on}{DOMAIN}");
+        let by_id = format!("{}{on}{DOMAIN}", c.short_id());
         let alone = |name: &str| {
             let whole = self.find(asker, undomained(&name.to_ascii_lowercase()));
             let alone = whole.is_some_and(|(f, _)| f.len() == 1 && f[0].container.id == c.id);
-            alone && is_dns(name) && self.gateways(asker, &name.to_ascii_lowercase()).is_none()
+            alone
+                && dns_name(name).is_some()
+                && self.gateways(asker, &name.to_ascii_lowercase()).is_none()
         };
         let target = if alone(&named) { named } else { by_id };
         let addresses = match self.addresses(asker, &target) {
@@ -107,9 +128,10 @@ impl Records {
     }
 }
 
-/// Whether a name can be written in a message (RFC 1035, 2.3.4); containers' names may be longer.
-fn is_dns(name: &str) -> bool {
-    name.len() <= 253 && name.split('.').all(|l| (1..=63).contains(&l.len()))
+/// A name without the final dot as messages have it; none if it cannot be written in one (RFC 1035, 2.3.1): containers' names
+/// may be longer, and have labels that begin with `-`.
+pub(super) fn dns_name(name: &str) -> Option<Name> {
+    Name::from_ascii(format!("{name}.")).ok()
 }
 
 #[cfg(test)]
@@ -134,7 +156,7 @@ mod tests {
             name: name.into(),
             service: service.map(Into::into),
             healthy: true,
-            ports: ports.iter().flat_map(|p| Port::read(p)).collect(),
+            ports: Ports::read(ports),
             places: vec![place("A", host, &[])],
             ..Container::default()
         }
@@ -159,8 +181,9 @@ mod tests {
                     let direct = records.lookup(asker, &one.target);
                     assert_eq!(direct, Answer::Addresses(one.addresses.clone()), "{one:?}");
                 }
-                let shown = |s: Service| format!("{} {} {:?}", s.port, s.target, s.addresses);
-                Some(all.into_iter().map(shown).collect())
+                let shown =
+                    |(s, port): (&Service, u16)| format!("{port} {} {:?}", s.target, s.addresses);
+                Some(each(&all, 0).map(shown).collect())
             }
             Answer::NoSuchName => None,
             other => unreachable!("{name}: {other:?}"),
@@ -193,7 +216,7 @@ mod tests {
             "WEB.coracle.internal",
             "tasks.web.coracle.internal",
         ] {
-            assert_eq!(all(whole), [udp, one, metrics, two], "{whole}");
+            assert_eq!(all(whole), [one, metrics, udp, two], "{whole}");
         }
         for http in [
             "_80._tcp.web",
@@ -225,15 +248,31 @@ mod tests {
             "_80._udp.web",
             "_udp.db",
             "_nobody._tcp.web",
-            "_80._tcp.nobody",
+            "_80._tcp.nobody.coracle.internal",
+            "_80._tcp.tasks.nobody",
+            "_80._tcp.coracle.internal",
+            "_tcp.coracle.internal",
             "nobody",
         ] {
             assert_eq!(told(&records, GATEWAY, none), None, "{none}");
         }
         // Others' names are others' to answer; our own have no addresses.
-        let forward = records.services(GATEWAY, "_xmpp-server._tcp.example.org");
-        assert_eq!(forward, Answer::Forward);
         let address = |name: &str| records.lookup(GATEWAY, name);
+        for others in [
+            "_xmpp-server._tcp.example.org",
+            "_ldap._tcp.localhost",
+            "_80._tcp.nobody",
+            "_80._tcp",
+        ] {
+            let services = records.services(GATEWAY, others);
+            assert_eq!(services, Answer::Forward, "{others}");
+            assert_eq!(address(others), Answer::Forward, "{others}");
+        }
+        // The domain itself is a name.
+        let domain = "Coracle.Internal";
+        assert_eq!(told(&records, GATEWAY, domain), Some(vec![]));
+        assert_eq!(address(domain), Answer::Addresses(vec![]));
+        assert_eq!(address("_80._tcp.coracle.internal"), Answer::NoSuchName);
         assert_eq!(address("_80._tcp.web"), Answer::Addresses(vec![]));
         assert_eq!(address("_81._tcp.web"), Answer::NoSuchName);
         assert_eq!(address("_sip._udp.example.org"), Answer::Forward);
@@ -260,7 +299,8 @@ mod tests {
         };
         let long = on_a(6, &"long".repeat(20), None, &["80"]);
         let host = on_a(7, "host", None, &["80"]);
-        let records = records(vec![both, apart, alias, asker, long, host]);
+        let dashed = on_a(8, "web.-1", Some("dashed"), &["80"]);
+        let records = records(vec![both, apart, alias, asker, long, host, dashed]);
         // `web-1` is another's name too on network A, and there is no other instance there.
         let by_id = |n: &str, network: &str, address: &str| {
             format!("80 {}{network}.coracle.internal [{address}]", n.repeat(6))
@@ -297,6 +337,46 @@ mod tests {
         assert_eq!(told(&records, GATEWAY, &"long".repeat(20)), Some(long));
         let host = vec![by_id("07", "", "10.0.0.7")];
         assert_eq!(told(&records, GATEWAY, "host"), Some(host));
+        let dashed = vec![by_id("08", "", "10.0.0.8")];
+        assert_eq!(told(&records, GATEWAY, "dashed"), Some(dashed));
+        // Of an address too, the name that can be written.
+        for (host, name) in [
+            (2, "web-1"),
+            (6, "060606060606"),
+            (7, "host"),
+            (8, "080808080808"),
+        ] {
+            let pointer = records.reverse(GATEWAY, Ipv4Addr::new(10, 0, 0, host).into());
+            let expected = Answer::Pointer(format!("{name}.coracle.internal"));
+            assert_eq!(pointer, expected);
+        }
         assert_eq!(told(&records, GATEWAY, "solo"), None);
+    }
+
+    #[test]
+    fn wide_ranges_are_not_gone_through() {
+        let wide = ["1-65535/tcp", "1-65535/udp"];
+        let many = (2..7).map(|n| on_a(n, &format!("web-{n}"), Some("web"), &wide));
+        let records = records(many.collect());
+        let Answer::Services(all) = records.services(GATEWAY, "web") else {
+            unreachable!("web is a service")
+        };
+        assert_eq!(all.len(), 5);
+        let total = 5 * 2 * 65_535;
+        assert_eq!(each(&all, 0).count(), total);
+        // Around the end, over a container's, and from any start each of them once.
+        let from = |start, count| {
+            let taken = each(&all, start).take(count);
+            taken
+                .map(|(s, port)| (s.target.as_str(), port))
+                .collect::<Vec<_>>()
+        };
+        let (first, last) = ("web-2.coracle.internal", "web-6.coracle.internal");
+        assert_eq!(from(total - 1, 2), [(last, 65_535), (first, 1)]);
+        let second = "web-3.coracle.internal";
+        assert_eq!(from(2 * 65_535 - 1, 2), [(first, 65_535), (second, 1)]);
+        assert_eq!(each(&all, 99_999).count(), total);
+        let tcp = told(&records, GATEWAY, "_443._tcp.web").unwrap_or_default();
+        assert_eq!(tcp.len(), 5);
     }
 }
