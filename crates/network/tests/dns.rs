@@ -1,9 +1,12 @@
 //! The DNS server asked by `dig`, beside a real upstream (dnsmasq), in a namespace of its own.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use coracle_network::dns::{Container, Place, Ports, Records, Zone, bind_dns, serve};
 use coracle_sys::netns;
@@ -200,6 +203,39 @@ fn many_instances_are_cut_in_a_datagram_and_whole_by_tcp() {
         // Addresses are cut in the same way, at 16 bytes each.
         assert_eq!(counts(&["+ignore", "+noedns", "A"]), (true, 29, 0));
         assert_eq!(counts(&["+noedns", "A"]), (false, 80, 0));
+    });
+}
+
+#[test]
+fn one_address_has_so_many_connections_and_no_more() {
+    // A question for `web`, with its length before it.
+    let question = b"\0\x15\0\x07\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
+    let ask = |stream: &mut TcpStream| -> Option<Vec<u8>> {
+        stream.write_all(question).ok()?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).ok()?;
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut answer).ok()?;
+        Some(answer)
+    };
+    let connect = || TcpStream::connect("127.0.0.2:53").unwrap();
+    let containers = vec![here("me", "127.0.0.1"), here("web", "10.0.0.9")];
+    with_names(containers, || {
+        let mut open: Vec<_> = (0..32).map(|_| connect()).collect();
+        for stream in &mut open {
+            let answer = ask(stream).unwrap();
+            assert!(answer.ends_with(&[10, 0, 0, 9]), "{answer:?}");
+        }
+        assert_eq!(ask(&mut connect()), None);
+        // Those that are open are served on, and so are others.
+        assert!(ask(&mut open[31]).is_some());
+        let other = dig(&["-b", "127.0.0.5", "+tcp", "web"]);
+        assert!(other.contains("status: NXDOMAIN"), "{other}");
+        drop(open);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while ask(&mut connect()).is_none() {
+            assert!(Instant::now() < deadline, "closed ones count for ever");
+        }
     });
 }
 
