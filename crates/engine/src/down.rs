@@ -23,7 +23,7 @@ impl Engine {
         for container in self.containers() {
             let engine = self.clone();
             stops.spawn(async move {
-                let _op = container.op.lock().await;
+                let _op = engine.op_to_end(&container, timeout).await?;
                 let was = container.read(|r| r.state.stopped_by_hand);
                 container.set_restart_timer(None);
                 let running = container.phase() == Phase::Running;

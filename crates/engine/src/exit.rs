@@ -136,6 +136,7 @@ impl Engine {
         container.happened(true, |r| {
             let state = &mut r.state;
             state.phase = Phase::Exited;
+            state.stopping = false;
             state.paused = false;
             state.pid = 0;
             state.shim_pid = 0;

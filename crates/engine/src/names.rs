@@ -234,13 +234,13 @@ impl Engine {
 }
 
 impl Container {
-    /// Whether it may be given to those who ask for its service: it is well, and nobody has asked it to end.
+    /// Whether it may be given to those who ask for its service: it is well, it is not frozen, and nobody has asked it to end.
     fn serves(&self, record: &Record) -> bool {
         let well = match self.health() {
             Some(health) => health.is_good(),
             None => !record.is_tested(),
         };
-        well && !self.stopping.load(Ordering::Acquire)
+        well && !record.state.paused && !self.stopping.load(Ordering::Acquire)
     }
 }
 
@@ -267,6 +267,9 @@ impl<'a> Stopping<'a> {
 impl Drop for Stopping<'_> {
     /// It has ended, or whoever asked has given up.
     fn drop(&mut self) {
+        if self.1.read(|r| r.state.stopping) {
+            self.1.happened(false, |r| r.state.stopping = false);
+        }
         self.set(false);
     }
 }

@@ -155,6 +155,9 @@ pub struct State {
     pub restart_count: u32,
     /// Whether a person (or unit) stopped it; `unless-stopped` then leaves it.
     pub stopped_by_hand: bool,
+    /// It was asked to end and has not ended yet: it is in no service, and a daemon that comes up finishes the stop.
+    #[serde(default)]
+    pub stopping: bool,
     /// Addresses of the present run.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
@@ -186,6 +189,7 @@ impl Default for State {
             finished_at: None,
             restart_count: 0,
             stopped_by_hand: false,
+            stopping: false,
             endpoints: Vec::new(),
             ports: Vec::new(),
             ports6: Vec::new(),

@@ -28,7 +28,11 @@ impl Engine {
     /// [`EngineError::Conflict`] if it runs and `force` is not set.
     pub async fn remove(&self, key: &str, options: RemoveOptions) -> Result<()> {
         let container = self.find(key)?;
-        let _op = container.op.lock().await;
+        let _op = match options.force {
+            // A stop that takes its time is not waited for.
+            true => self.op_to_end(&container, Some(Duration::ZERO)).await?,
+            false => container.op.lock().await,
+        };
         match container.read(|r| (r.state.phase, r.state.paused)) {
             (Phase::Running | Phase::Restarting, paused) if !options.force => {
                 let hint = if paused {

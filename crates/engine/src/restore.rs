@@ -16,6 +16,7 @@ use coracle_shim_protocol::shim::State;
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What a container turned out to be.
@@ -63,13 +64,31 @@ impl Engine {
                 "not every published port could be taken over"
             );
         }
+        let mut stopping = Vec::new();
         for (container, shim) in running {
+            if container.read(|r| r.state.stopping) {
+                container.stopping.store(true, Ordering::Release);
+                stopping.push(container.clone());
+            }
             let run = container.run.clone().lock_owned().await;
             self.watch_health(&container);
             self.watch_exit(container, shim, run);
         }
         self.names_changed();
         self.serve_names().await;
+        for container in stopping {
+            // The daemon that was asked is gone, and with it what would have killed a container that takes too long.
+            let engine = self.clone();
+            tokio::spawn(async move {
+                let _op = container.op.lock().await;
+                match engine.stop_locked(&container, None, None).await {
+                    Ok(()) | Err(EngineError::NotModified) => {}
+                    Err(error) => {
+                        tracing::warn!(container = %container.id, error = crate::start::full(&error), "a stop that was cut short failed");
+                    }
+                }
+            });
+        }
         for container in ended {
             self.clean_up(&container).await;
             self.again(&container).await;

@@ -179,6 +179,7 @@ impl Engine {
         let pid = shim.start().await?;
         container.happened(false, |r| {
             r.state.phase = Phase::Running;
+            r.state.stopping = false;
             r.state.starting = false;
             r.state.paused = false;
             r.state.pid = pid;

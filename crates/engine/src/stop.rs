@@ -8,6 +8,7 @@ use crate::names::Stopping;
 use crate::record::Phase;
 use coracle_shim_protocol::shim::Request;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Seconds between the stop signal and SIGKILL when nothing else is said.
@@ -118,8 +119,28 @@ impl Engine {
     ) -> Result<()> {
         let container = self.find(key)?;
         let signal = signal.map(signal_number).transpose()?;
-        let _op = container.op.lock().await;
+        let _op = self.op_to_end(&container, timeout).await?;
         self.stop_locked(&container, signal, timeout).await
+    }
+
+    /// The container's turn, for who wants it to end. Another stop that is going on is waited for no longer than `timeout`
+    /// (by default ten seconds), then its container is killed: as with Docker, the more impatient of two has its way.
+    pub(crate) async fn op_to_end<'c>(
+        &self,
+        container: &'c Container,
+        timeout: Option<Duration>,
+    ) -> Result<tokio::sync::MutexGuard<'c, ()>> {
+        let timeout = timeout.unwrap_or(STOP_TIMEOUT);
+        if timeout < Duration::MAX
+            && let Ok(op) = tokio::time::timeout(timeout, container.op.lock()).await
+        {
+            return Ok(op);
+        }
+        if timeout < Duration::MAX && container.stopping.load(Ordering::Acquire) {
+            self.tell(container, "kill", &[("signal", SIGKILL.to_string())]);
+            self.signal(container, SIGKILL, false).await?;
+        }
+        Ok(container.op.lock().await)
     }
 
     /// Stops it; the caller holds `op`.
@@ -157,7 +178,10 @@ impl Engine {
             Some(seconds) => Duration::from_secs(seconds.unsigned_abs()),
             None => STOP_TIMEOUT,
         });
-        container.happened(false, |r| r.state.stopped_by_hand = true);
+        container.happened(false, |r| {
+            r.state.stopped_by_hand = true;
+            r.state.stopping = true;
+        });
         let _stopping = Stopping::begin(self, container);
         let ended = container.watch();
         if paused {
@@ -278,6 +302,7 @@ impl Engine {
         }
         self.0.cgroups.freeze(&container.cgroup())?;
         container.happened(false, |r| r.state.paused = true);
+        self.names_changed();
         self.tell(&container, "pause", &[]);
         Ok(())
     }
@@ -296,6 +321,7 @@ impl Engine {
         }
         self.0.cgroups.thaw(&container.cgroup())?;
         container.happened(false, |r| r.state.paused = false);
+        self.names_changed();
         self.tell(&container, "unpause", &[]);
         Ok(())
     }

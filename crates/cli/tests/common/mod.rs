@@ -145,6 +145,13 @@ impl Daemon {
         });
     }
 
+    /// Starts one of our commands and lets it go on.
+    pub fn spawn<const N: usize>(&self, args: [&str; N]) -> Child {
+        let mut command = self.command();
+        let command = command.args(args).stdout(Stdio::null());
+        command.stderr(Stdio::inherit()).spawn().unwrap()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }

@@ -103,3 +103,59 @@ fn down_leaves_nothing() {
     d.up();
     until("it runs again", || d.ok(["ps", "-q", "--no-trunc"]) == id);
 }
+
+/// Says so when it is asked to end, and goes on.
+const STUBBORN: &str = "trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done";
+
+fn asked(d: &Daemon, name: &str) {
+    until("it was asked to end", || {
+        d.ok(["logs", name]).contains("asked")
+    });
+}
+
+#[test]
+fn the_more_impatient_of_two_stops_has_its_way() {
+    let d = Daemon::start();
+    for name in ["one", "two"] {
+        d.ok(["run", "-d", "--name", name, "bb", "sh", "-c", STUBBORN]);
+        until("it is up", || d.ok(["logs", name]).contains("up"));
+    }
+    let patient = |name: &str| d.spawn(["stop", "-t", "1000", name]);
+    let (mut first, mut second) = (patient("one"), patient("two"));
+    asked(&d, "one");
+    asked(&d, "two");
+    d.ok(["stop", "-t", "0", "one"]);
+    assert_eq!(d.field("one", ".State.ExitCode"), "137");
+    d.ok(["rm", "-f", "two"]);
+    assert!(first.wait().unwrap().success());
+    // Its container went, or has ended as it wanted.
+    second.wait().unwrap();
+    assert!(!d.ok(["ps", "-a"]).contains("two"));
+}
+
+#[test]
+fn a_stop_that_the_daemon_did_not_live_to_see_is_finished() {
+    let mut d = Daemon::start();
+    d.ok([
+        "run",
+        "-d",
+        "--name",
+        "late",
+        "--stop-timeout",
+        "1",
+        "bb",
+        "sh",
+        "-c",
+        STUBBORN,
+    ]);
+    until("it is up", || d.ok(["logs", "late"]).contains("up"));
+    let mut stop = d.spawn(["stop", "-t", "1000", "late"]);
+    asked(&d, "late");
+    d.kill();
+    d.up();
+    until("it has ended", || {
+        d.field("late", ".State.Status") == "exited"
+    });
+    assert_eq!(d.field("late", ".State.ExitCode"), "137");
+    stop.wait().unwrap();
+}
