@@ -16,6 +16,8 @@ use std::time::Duration;
 const CONFIG: &str = "/etc/coracle/coracle.toml";
 /// Bytes.
 const SMALLEST_STORE: u64 = 8 << 20;
+/// Revisions.
+const LEAST_HISTORY: i64 = 100;
 const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
 
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
@@ -190,13 +192,13 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
         // Less does not hold the machine's own units.
         let bytes = bytes.filter(|bytes| *bytes >= SMALLEST_STORE);
         options.quota_bytes = bytes.ok_or_else(|| {
-            format!("store: quota = \"{text}\" is no size of 8m or more; write for example 128m")
+            format!("store: quota = \"{text}\" cannot be had; write a size of 8m or more, for example 128m")
         })?;
     }
     if let Some(revisions) = given.keep_revisions {
-        if revisions < 0 {
+        if revisions != 0 && revisions < LEAST_HISTORY {
             return Err(format!(
-                "store: keep_revisions = {revisions} is no number of revisions; write for example 5000, or 0 to keep all"
+                "store: keep_revisions = {revisions} is too little for watches to go on after a break; write {LEAST_HISTORY} or more, or 0 to keep all"
             ));
         }
         options.keep_revisions = revisions;

@@ -2,10 +2,11 @@
 
 use etcd_client::{
     Client, Compare, CompareOp, Error, LeaderKey, LeaseKeepAliveStream, LeaseKeeper, Txn, TxnOp,
+    TxnOpResponse,
 };
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use crate::COUNTER;
 
@@ -75,6 +76,8 @@ impl Candidate {
         };
         println!("{} leads since revision {}", self.name, key.rev());
         let mut clock = interval(BEAT);
+        // Who was held up does not make up for it.
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             clock.tick().await;
             match count(&mut client, key).await {
@@ -94,15 +97,31 @@ async fn revoke(mut client: Client, lease: i64) -> Result<(), Error> {
 /// The leader's work; false if it is none any more, and then nothing is written.
 async fn count(client: &mut Client, leader: &LeaderKey) -> Result<bool, Error> {
     let now = client.get(COUNTER, None).await?;
-    let number = now.kvs().first().and_then(|kv| kv.value_str().ok());
+    let found = now.kvs().first();
+    let number = found.and_then(|kv| kv.value_str().ok());
     let number: u64 = number.and_then(|text| text.parse().ok()).unwrap_or(0);
     // A key that was made again by a later campaign has another revision.
     let leads = Compare::create_revision(leader.key(), CompareOp::Equal, leader.rev());
+    // What somebody else wrote since it was read is not overwritten; 0 is a key that is not there.
+    let unchanged = found.map_or(0, |kv| kv.mod_revision());
+    let unchanged = Compare::mod_revision(COUNTER, CompareOp::Equal, unchanged);
     let next = TxnOp::put(COUNTER, (number + 1).to_string(), None);
-    let done = client
-        .txn(Txn::new().when([leads]).and_then([next]))
-        .await?;
-    Ok(done.succeeded())
+    let txn = Txn::new()
+        .when([leads, unchanged])
+        .and_then([next])
+        .or_else([TxnOp::get(leader.key(), None)]);
+    let done = client.txn(txn).await?;
+    if done.succeeded() {
+        return Ok(true);
+    }
+    let answers = done.op_responses();
+    Ok(match answers.first() {
+        Some(TxnOpResponse::Get(key)) => {
+            let key = key.kvs().first();
+            key.is_some_and(|key| key.create_revision() == leader.rev())
+        }
+        _ => false,
+    })
 }
 
 /// Keeps a lease; returns when it is over, for the store or by our own clock.

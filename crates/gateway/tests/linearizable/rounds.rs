@@ -86,6 +86,10 @@ pub async fn record(server: &mut impl Server, plan: &Plan, runner: &mut TestRunn
     let last = Client::new(&recorder, runner.new_rng()).look().await;
     let mut watched = recorder.watched.subscribe();
     let told = tokio::time::timeout(PATIENCE, watched.wait_for(|told| *told >= last)).await;
+    // What a watch may not say ends it.
+    while let Some(ended) = watching.try_join_next() {
+        ended.unwrap();
+    }
     told.expect("the watch tells all").unwrap();
     watching.shutdown().await;
     let replayed = replay(&recorder, last).await;
