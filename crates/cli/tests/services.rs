@@ -77,6 +77,15 @@ fn named(d: &Daemon, gateway: &str) -> BTreeMap<String, String> {
 #[test]
 fn an_instance_that_is_not_well_or_ends_is_gone_from_the_store_and_from_names() {
     let d = Daemon::start();
+    // As machines have one; what they ask of a bridge's address must come from that address all the same.
+    for words in [
+        "link add other0 type veth peer name other1",
+        "addr add 198.51.100.2/24 dev other0",
+        "link set other0 up",
+    ] {
+        let added = d.inside("ip").args(words.split(' ')).status().unwrap();
+        assert!(added.success(), "{words}");
+    }
     let unit = d.unit("web@.container", UNIT);
     d.ok(["unit", "start", &unit, "web@{1..3}"]);
     let gateway = d.field("web-1", ".NetworkSettings.Networks.bridge.Gateway");

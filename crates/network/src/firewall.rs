@@ -170,11 +170,12 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
             postrouting,
             "    oifname \"{b}\" ip saddr 127.0.0.0/8 masquerade"
         );
+        // On lo the machine asks its own door and names by the bridge's address, and must be known by it.
         let leads_out = !n.internal && crate::options::of(&n.options).masquerade;
         if leads_out {
             let _ = writeln!(
                 postrouting,
-                "    oifname != \"{b}\" ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
+                "    oifname != {{ \"lo\", \"{b}\" }} ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
             );
         }
         let Some((s, _)) = n.v6() else { continue };
@@ -186,7 +187,7 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
         if leads_out {
             let _ = writeln!(
                 postrouting,
-                "    oifname != \"{b}\" ip6 saddr {s} masquerade"
+                "    oifname != {{ \"lo\", \"{b}\" }} ip6 saddr {s} masquerade"
             );
         }
     }
