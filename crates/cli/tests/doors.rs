@@ -88,7 +88,7 @@ fn each_network_has_its_door_and_it_goes_with_it() {
     let url = "http://10.77.0.1:2379";
     assert_eq!(
         env(&["--network", "back", "bb", "sh", "-c", show]),
-        format!("{url} {url}")
+        format!("{url} 10.77.0.1:2379")
     );
     let get = "wget -q -O - $ETCD_ENDPOINTS/version";
     let version = env(&["--network", "back", "bb", "sh", "-c", get]);

@@ -248,9 +248,13 @@ pub fn environment(record: &Record, store: Option<&str>) -> Vec<String> {
     if config.tty && !has("TERM") {
         env.push("TERM=xterm".to_owned());
     }
-    for name in ["ETCD_ENDPOINTS", "ETCDCTL_ENDPOINTS"] {
-        if let Some(url) = store.filter(|_| !record.step && !has(name)) {
-            env.push(format!("{name}={url}"));
+    if let Some(url) = store.filter(|_| !record.step) {
+        // etcdctl 3.4 sends an address with a scheme as the host's name in some commands, which HTTP/2 forbids.
+        let bare = url.strip_prefix("http://").unwrap_or(url);
+        for (name, value) in [("ETCD_ENDPOINTS", url), ("ETCDCTL_ENDPOINTS", bare)] {
+            if !has(name) {
+                env.push(format!("{name}={value}"));
+            }
         }
     }
     // An entry without `=` unsets a variable of the image; what is left of it says nothing.
