@@ -58,6 +58,9 @@ pub async fn serve(
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break Ok(()),
         };
+        if has_left(&stream) {
+            continue;
+        }
         connections.spawn(connection(
             stream,
             inner.clone(),
@@ -71,6 +74,22 @@ pub async fn serve(
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(BYTES, all).await;
     ended
+}
+
+/// The client closed its connection before we came to it, while no daemon was there perhaps: what it asked is not wanted any
+/// more. One that has only said its last word still listens.
+fn has_left(stream: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut looked = [PollFd::new(stream, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let found = poll(&mut looked, Some(&now));
+    found.is_ok()
+        && looked
+            .iter()
+            .any(|fd| fd.revents().contains(PollFlags::HUP))
 }
 
 /// Says on every answer whose it is, as docker does; clients look for the version.

@@ -29,6 +29,9 @@ pub struct Client {
     idle: Arc<Mutex<Option<SendRequest<Body>>>>,
 }
 
+/// How long an answer may take before it is asked whether there is a daemon at all.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change under this lock is one assignment.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -136,6 +139,23 @@ impl Client {
     }
 
     /// Sends a request; the connection comes back with the answer.
+    /// Waits for an answer. While the daemon is away the holder keeps its socket, and clients wait; that is said after a while.
+    async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(SILENCE) => {}
+        }
+        let run_dir = self.socket.parent().unwrap_or(&self.socket);
+        if !crate::server::is_locked(run_dir) {
+            eprintln!(
+                "no daemon runs for {}; waiting for one (start it with `coracle daemon`, or end this with Ctrl-C)",
+                run_dir.display()
+            );
+        }
+        answer.await
+    }
+
     async fn sent(
         &self,
         method: Method,
@@ -166,7 +186,7 @@ impl Client {
             None => request,
         };
         let mut sender = self.connect().await?;
-        let answer = sender.send_request(request).await?;
+        let answer = self.waiting(sender.send_request(request)).await?;
         Ok((answer, sender))
     }
 

@@ -13,9 +13,11 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -26,6 +28,9 @@ pub const STATE_DIR: &str = "/var/lib/coracle";
 pub const RUN_DIR: &str = "/run/coracle";
 /// Names of the API's sockets in the run directory, and of what the holder keeps of them.
 const SOCKETS: [&str; 2] = ["coracle.sock", "docker.sock"];
+const LOCK: &str = "daemon.lock";
+/// Longest time that a look at the lock takes.
+const LOOKED_AT: Duration = Duration::from_millis(200);
 /// How often the firewall is looked after.
 const FIREWALL: Duration = Duration::from_secs(10);
 /// How often the disk is.
@@ -71,6 +76,11 @@ pub enum DaemonError {
         /// The run directory.
         path: PathBuf,
     },
+    /// Another daemon has the network namespace.
+    #[error(
+        "another daemon runs in this network namespace, and would lose its links and rules; stop it, or start this one in a namespace of its own (ip netns exec NAME coracle daemon …)"
+    )]
+    Network,
     /// A file or socket.
     #[error("{action} {} failed", path.display())]
     File {
@@ -143,6 +153,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
     let _lock = lock(&run_dir)?;
+    let _network = alone_in_the_network()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
     let engine = Engine::open(options).await?;
@@ -254,19 +265,41 @@ async fn operator_door(
 
 /// One daemon a run directory.
 fn lock(run_dir: &Path) -> Result<File, DaemonError> {
-    let path = run_dir.join("daemon.lock");
+    let path = run_dir.join(LOCK);
     let lock = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
         .map_err(file("opening", &path))?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        DaemonError::Busy {
-            path: run_dir.to_owned(),
+    let give_up = Instant::now() + LOOKED_AT;
+    // A client that looks whether it is locked has it for an instant.
+    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > give_up {
+            return Err(DaemonError::Busy {
+                path: run_dir.to_owned(),
+            });
         }
-    })?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
     Ok(lock)
+}
+
+/// Whether a daemon has the run directory.
+pub(crate) fn is_locked(run_dir: &Path) -> bool {
+    let lock = File::open(run_dir.join(LOCK));
+    lock.is_ok_and(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+}
+
+/// Links, addresses and rules of a network namespace are one daemon's: another one would take them away from it. The name
+/// is the namespace's own, and goes with its holder.
+fn alone_in_the_network() -> Result<UnixDatagram, DaemonError> {
+    let name = std::os::unix::net::SocketAddr::from_abstract_name("coracle.network");
+    let bound = name.and_then(|name| UnixDatagram::bind_addr(&name));
+    bound.map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => DaemonError::Network,
+        _ => DaemonError::Runtime(e),
+    })
 }
 
 /// The socket that the holder kept, in which clients wait already, or a new one that it keeps from now on.

@@ -263,6 +263,10 @@ fn errors_have_the_servers_words() {
         ok(&d, &["compact", revision]),
         format!("compacted revision {revision}")
     );
+    let newer = revision.parse::<i64>().unwrap() + 1;
+    ok(&d, &["put", "b", "3"]);
+    let upto_now = ok(&d, &["compact"]);
+    assert_eq!(upto_now, format!("compacted revision {newer}"));
     refused(
         &d,
         &["compact", revision],
@@ -281,7 +285,7 @@ fn errors_have_the_servers_words() {
         "",
         "watch was canceled (etcdserver: mvcc: required revision has been compacted",
     );
-    assert!(ok(&d, &["status"]).contains(&format!("Compacted: {revision}\n")));
+    assert!(ok(&d, &["status"]).contains(&format!("Compacted: {newer}\n")));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Ends: of programs that fail, of shims, of all.
 
-use crate::common::{Daemon, alive, cgroups, parent, signal, text, until};
+use crate::common::{Daemon, alive, cgroups, errors, parent, programs, signal, text, until};
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 #[test]
 fn a_container_that_fails_is_restarted_as_asked() {
@@ -158,4 +160,46 @@ fn a_stop_that_the_daemon_did_not_live_to_see_is_finished() {
     });
     assert_eq!(d.field("late", ".State.ExitCode"), "137");
     stop.wait().unwrap();
+}
+
+#[test]
+fn who_waits_for_a_daemon_is_told_and_who_has_left_is_not_served() {
+    let mut d = Daemon::start();
+    d.ok(["run", "-d", "--name", "stays", "bb", "sleep", "1000"]);
+    d.kill();
+    let waiting = |args: &[&str]| {
+        let mut command = d.command();
+        let command = command.args(args).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let errors = child.stderr.take().unwrap();
+        BufReader::new(errors).read_line(&mut said).unwrap();
+        assert!(said.contains("no daemon runs for"), "{said}");
+        child
+    };
+    let patient = waiting(&["ps", "--format", "{{.Names}}"]);
+    let mut gone = waiting(&["system", "down"]);
+    gone.kill().unwrap();
+    gone.wait().unwrap();
+    d.up();
+    let answered = patient.wait_with_output().unwrap();
+    assert_eq!(text(&answered), "stays");
+    // Asked after it on the same socket, so that it would have been done by now.
+    assert_eq!(d.field("stays", ".State.Running"), "true");
+    assert!(!d.log().contains("everything is down"), "{}", d.log());
+}
+
+#[test]
+fn a_second_daemon_in_the_same_network_is_refused() {
+    let d = Daemon::start();
+    let other = tempfile::tempdir().unwrap();
+    let mut second = d.inside(programs());
+    second.args(["daemon", "--config", "/dev/null", "--store-listen", "none"]);
+    second.arg("--state-dir").arg(other.path().join("state"));
+    second.arg("--run-dir").arg(other.path().join("run"));
+    let refused = second.output().unwrap();
+    assert!(!refused.status.success());
+    let said = errors(&refused);
+    assert!(said.contains("network namespace"), "{said}");
+    d.ok(["info"]);
 }

@@ -70,8 +70,8 @@ pub enum Store {
     /// Forget history before a revision
     #[command(after_help = "Example:\n  coracle store compact 1000")]
     Compact {
-        /// The oldest revision to keep
-        revision: i64,
+        /// The oldest revision to keep [default: the newest there is]
+        revision: Option<i64>,
         /// For etcdctl's sake: space is free for what comes next either way
         #[arg(long)]
         physical: bool,
@@ -120,6 +120,13 @@ pub async fn store(client: &Client, command: Store) -> Result<()> {
         Store::Lease(command) => lease::lease(client, &command).await,
         Store::Status { output } => status(client, &output).await,
         Store::Compact { revision, physical } => {
+            let revision = match revision {
+                Some(revision) => revision,
+                None => {
+                    let now: model::Status = call(client, "maintenance/status", &json!({})).await?;
+                    now.header.revision
+                }
+            };
             let body = json!({ "revision": revision.to_string(), "physical": physical });
             let _: serde_json::Value = call(client, "kv/compaction", &body).await?;
             out(&format!("compacted revision {revision}\n"))
