@@ -150,6 +150,10 @@ impl Store for Scoped {
         Box::pin(async move {
             let puts = requests::puts(&request);
             let inner = self.scope.txn(request.clone())?;
+            if self.scope.splits(&request) {
+                // etcd itself does not see everything that transactions within change side by side.
+                coracle_store::embedded::check_txn(&request)?;
+            }
             if puts > 0 {
                 self.room(puts).await?;
             }

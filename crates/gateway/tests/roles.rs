@@ -4,8 +4,12 @@
 mod common;
 
 use common::etcdctl;
-use coracle_gateway::{Role, Scope};
-use coracle_store::{Options, PutRequest, StoreExt as _};
+use coracle_gateway::{Role, Scope, Scoped};
+use coracle_store::{
+    DeleteRangeRequest, EtcdOptions, EtcdStore, Options, PutRequest, Store as _, StoreError,
+    StoreExt as _, TxnOp, TxnRequest,
+};
+use std::sync::Arc;
 
 #[tokio::test]
 async fn an_app_may_not_look_after_the_store() {
@@ -114,4 +118,32 @@ async fn a_share_that_is_used_up_is_an_alarm() {
     let (well, text) = etcdctl(address, &["put", "a", "1"]).await;
     assert!(well, "{text}");
     assert!(ours.store.get("unit1").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_deletion_around_the_machines_keys_is_held_against_puts_over_etcd_too() {
+    let etcd = common::etcd().await;
+    let store = EtcdStore::new(EtcdOptions::new([etcd.url()])).unwrap();
+    let app = Scoped::new(Arc::new(store), common::scope());
+    let txn = |end: &'static str| {
+        let put = TxnRequest {
+            success: vec![TxnOp::Put(PutRequest::new("a", "x"))],
+            ..Default::default()
+        };
+        let around = DeleteRangeRequest {
+            key: "\0".into(),
+            range_end: end.into(),
+            prev_kv: false,
+        };
+        TxnRequest {
+            success: vec![TxnOp::Txn(put), TxnOp::Delete(around)],
+            ..Default::default()
+        }
+    };
+    // From before `/discovery/` to after it, which becomes two deletions: with `a`, and up to before it.
+    let error = app.txn(txn("b")).await.unwrap_err();
+    assert!(matches!(error, StoreError::DuplicateKey(_)), "{error:?}");
+    let done = app.txn(txn("0")).await.unwrap();
+    assert_eq!(done.responses.len(), 2);
+    assert_eq!(app.get("a").await.unwrap().unwrap().value, "x");
 }

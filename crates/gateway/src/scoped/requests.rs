@@ -160,6 +160,19 @@ impl Scope {
         })
     }
 
+    /// Whether a deletion of it becomes two, which stand in a transaction of their own then.
+    pub(super) fn splits(&self, request: &TxnRequest) -> bool {
+        let all = request.success.iter().chain(&request.failure);
+        let mut all = all.map(|op| match op {
+            TxnOp::Delete(delete) => self
+                .delete(delete.clone())
+                .is_ok_and(|parts| parts.len() > 1),
+            TxnOp::Txn(inner) => self.splits(inner),
+            TxnOp::Range(_) | TxnOp::Put(_) => false,
+        });
+        all.any(|splits| splits)
+    }
+
     fn ops(&self, ops: Vec<TxnOp>) -> Result<Vec<TxnOp>, StoreError> {
         let op = |op| {
             Ok(match op {

@@ -109,6 +109,14 @@ impl Default for Options {
     }
 }
 
+/// Looks at what can be told of a transaction without a store: its size, its keys, and that no key is changed twice.
+///
+/// # Errors
+/// `TooManyOps` above etcd's 128, `EmptyKey`, `ValueProvided`, `LeaseProvided`, `DuplicateKey`.
+pub fn check_txn(request: &TxnRequest) -> Result<(), StoreError> {
+    check::txn(request, Options::default().max_txn_ops)
+}
+
 /// A store in one directory of this machine. Closing is dropping.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
