@@ -246,19 +246,22 @@ impl<'g> Group<'g> {
         let take =
             |at, record: Record<'_>| (!record.deleted).then(|| record.to_kv(key, at, with_value));
         let memory = self.view.memory();
-        // In this order: what leaves memory in between is remembered when it does.
-        if !with_value
-            && memory.version_at(key, at).0.is_none()
-            && let Some(head) = memory.head(key)
-        {
-            return Ok(Some(KeyValue {
-                key: key.clone(),
-                value: Bytes::new(),
-                create_revision: head.create_revision,
-                mod_revision: head.revision,
-                version: head.version,
-                lease: head.lease,
-            }));
+        if !with_value {
+            // In this order: what leaves memory in between is remembered when it does.
+            if let Some(version) = memory.version_at(key, at).0 {
+                let record = Record::decode(&version.record, self.view.path())?;
+                return Ok(take(version.revision, record));
+            }
+            if let Some(head) = memory.head(key) {
+                return Ok(Some(KeyValue {
+                    key: key.clone(),
+                    value: Bytes::new(),
+                    create_revision: head.create_revision,
+                    mod_revision: head.revision,
+                    version: head.version,
+                    lease: head.lease,
+                }));
+            }
         }
         Ok(self.view.version_at(key, at, take)?.flatten())
     }

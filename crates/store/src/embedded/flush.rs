@@ -70,6 +70,10 @@ impl Bell {
         self.wake.notify_one();
     }
 
+    fn is_closed(&self) -> bool {
+        lock(&self.asked).closed
+    }
+
     /// None when closed.
     fn wait(&self, not_before: Option<Instant>) -> Option<Asked> {
         let mut asked = lock(&self.asked);
@@ -121,12 +125,6 @@ pub(crate) fn run(shared: &Shared) {
                 shared.bell.ring(Amount::Compacted);
             }
         }
-    }
-}
-
-impl Bell {
-    fn is_closed(&self) -> bool {
-        lock(&self.asked).closed
     }
 }
 

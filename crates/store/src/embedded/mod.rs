@@ -42,6 +42,7 @@ mod heads;
 mod lease;
 mod log;
 mod memory;
+mod queue;
 mod read;
 mod restore;
 mod shared;
@@ -65,10 +66,10 @@ pub use restore::Restored;
 
 use disk::Disk;
 use lease::Lessor;
+use queue::{Op, Reply};
 use shared::Shared;
 use view::View;
 use watch::Watch;
-use writer::{Op, Reply};
 
 /// How an embedded store behaves.
 #[derive(Clone, Debug)]

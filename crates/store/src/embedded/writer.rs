@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use super::apply::{Done, Group};
 use super::compact::{self, Ages};
@@ -15,127 +12,12 @@ use super::flush::flush;
 use super::lock;
 use super::log::{Building, Log, SEGMENT};
 use super::memory::Amount;
+use super::queue::{Closing, Op, Reply, Sender};
 use super::shared::Shared;
 use super::tables::Counters;
 use super::view::View;
 use crate::error::StoreError;
 use crate::types::*;
-
-/// Something for the writer to do.
-pub(crate) enum Op {
-    Put(PutRequest),
-    Delete(DeleteRangeRequest),
-    Txn(TxnRequest),
-    Compact(Revision),
-    Grant { ttl: i64, id: LeaseId },
-    Revoke(LeaseId),
-    Defragment,
-}
-
-/// Its answer.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Put(PutResponse),
-    Delete(DeleteRangeResponse),
-    Txn(TxnResponse),
-    Compact(CompactResponse),
-    Grant(LeaseGrantResponse),
-    Revoke(LeaseRevokeResponse),
-    Done(()),
-}
-
-type Sender = oneshot::Sender<Result<Reply, StoreError>>;
-
-/// Requests that wait for the writer.
-#[derive(Default)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    requests: Vec<(Op, Sender)>,
-    /// The writer is to be woken when so many wait; 0: it is at work.
-    wanted: usize,
-    closed: bool,
-}
-
-impl Queue {
-    pub(crate) fn push(&self, op: Op, reply: Sender) -> Result<(), ()> {
-        let mut waiting = lock(&self.waiting);
-        if waiting.closed {
-            return Err(());
-        }
-        waiting.requests.push((op, reply));
-        if waiting.wanted > 0 && waiting.requests.len() >= waiting.wanted {
-            waiting.wanted = 0;
-            drop(waiting);
-            self.wake.notify_one();
-        }
-        Ok(())
-    }
-
-    pub(crate) fn close(&self) {
-        lock(&self.waiting).closed = true;
-        self.wake.notify_one();
-    }
-
-    /// All that waits; sleeps until there is something, or until `until`. None when closed and
-    /// empty.
-    ///
-    /// Who was answered just now (`answered`) often has more to write, and is waited for, for as
-    /// long as `patience`, so that syncs are shared; one writer alone never waits.
-    fn take(
-        &self,
-        answered: usize,
-        patience: Duration,
-        until: impl Fn() -> Option<Instant>,
-    ) -> Option<Vec<(Op, Sender)>> {
-        let mut waiting = lock(&self.waiting);
-        let enough = answered + waiting.requests.len();
-        if waiting.requests.len() < enough && !waiting.closed {
-            waiting.wanted = enough;
-            waiting = self.sleep(waiting, Some(patience));
-        }
-        loop {
-            if !waiting.requests.is_empty() {
-                waiting.wanted = 0;
-                return Some(std::mem::take(&mut waiting.requests));
-            }
-            if waiting.closed {
-                return None;
-            }
-            let until = until();
-            // After it, so that "now" is due.
-            let now = Instant::now();
-            let rest = match until {
-                Some(at) if at <= now => return Some(Vec::new()),
-                Some(at) => Some(at - now),
-                None => None,
-            };
-            waiting.wanted = 1;
-            waiting = self.sleep(waiting, rest);
-        }
-    }
-
-    fn sleep<'q>(
-        &self,
-        waiting: MutexGuard<'q, Waiting>,
-        rest: Option<Duration>,
-    ) -> MutexGuard<'q, Waiting> {
-        match rest {
-            Some(rest) => {
-                let woken = self.wake.wait_timeout(waiting, rest);
-                woken.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => self
-                .wake
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner),
-        }
-    }
-}
 
 /// Leases that one group lets expire.
 const EXPIRE: usize = 256;
@@ -151,16 +33,6 @@ const LONG: usize = 4 * GROUP;
 const TAIL: u64 = 256 << 10;
 /// Bytes of the log's files at which the older half is moved to the database, too: small groups take a sector each.
 const LOG: u64 = 32 << 20;
-
-/// Closes the queue when the thread ends, however it does: nobody is to wait for ever.
-struct Closing<'s>(&'s Queue);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.close();
-        drop(std::mem::take(&mut lock(&self.0.waiting).requests));
-    }
-}
 
 /// The writer's thread, until the queue is closed.
 pub(crate) fn run(shared: &Shared, log: Log, leases: BTreeMap<LeaseId, i64>) {
@@ -347,13 +219,11 @@ impl Writer<'_> {
     fn recover(&mut self) -> Result<(), StoreError> {
         let shared = self.shared;
         let _one = lock(&shared.flushing);
-        // What is read must be on the disk before it counts.
-        self.log.confirm()?;
         let known = shared.hub.published();
         shared.disk.mend()?;
         let (log, leases) = shared.load()?;
         self.log = log;
-        self.leases = leases.into_iter().collect();
+        self.leases = leases;
         self.broken = false;
         let counters = shared.memory.counters();
         let mut changed = Vec::new();
@@ -521,6 +391,7 @@ fn apply(group: &mut Group<'_>, op: &Op, min_ttl: i64) -> Result<Reply, StoreErr
 fn draw() -> LeaseId {
     (RandomState::new().build_hasher().finish() & (i64::MAX as u64)) as i64
 }
+
 fn refuse(requests: impl IntoIterator<Item = (Op, Sender)>, error: &StoreError) {
     for (_, sender) in requests {
         let _ = sender.send(Err(error.clone()));

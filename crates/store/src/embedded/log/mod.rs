@@ -239,7 +239,7 @@ impl Log {
     }
 
     /// Writes again what is there, so that what a failed writing left is on the disk as it is read.
-    pub(crate) fn confirm(&self) -> Result<(), StoreError> {
+    fn confirm(&self) -> Result<(), StoreError> {
         let Some((segment, file)) = &self.current else {
             return Ok(());
         };
