@@ -13,7 +13,7 @@ use crate::server::{DaemonError, file};
 use bytes::Bytes;
 use coracle_engine::Engine;
 use coracle_fleet::model::keys;
-use coracle_gateway::{Gateway, Identity, Role, Router, Scope, Scoped};
+use coracle_gateway::{Face, Gateway, Identity, Role, Router, Scope, Scoped};
 use coracle_store::{Options, PutRequest, Store, StoreError, StoreExt as _};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -73,13 +73,13 @@ impl Doors {
     }
 
     /// What stands at the bridges' addresses.
-    pub fn for_apps(&self) -> Router {
-        coracle_gateway::router(self.app.clone())
+    pub fn for_apps(&self) -> Face {
+        Face::new(self.app.clone())
     }
 
     /// What stands on loopback.
-    pub fn for_operator(&self) -> Router {
-        coracle_gateway::router(self.operator.clone())
+    pub fn for_operator(&self) -> Face {
+        Face::new(self.operator.clone())
     }
 
     /// What stands on our own socket.

@@ -17,7 +17,7 @@ use coracle_etcd_proto::etcdserverpb as pb;
 use coracle_etcd_proto::etcdserverpb::kv_client::KvClient;
 use coracle_etcd_proto::etcdserverpb::kv_server::{Kv, KvServer};
 use coracle_etcd_proto::etcdserverpb::watch_client::WatchClient;
-use coracle_gateway::{Gateway, Identity, Role, Scope, Scoped};
+use coracle_gateway::{Face, Gateway, Identity, Role, Scope, Scoped};
 use coracle_store::{EmbeddedStore, Options};
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
@@ -71,7 +71,7 @@ async fn serve(address: &str, directory: &str) -> Fallible<()> {
     let gateway = Gateway::new(scoped, Role::Operator, identity, "load", Vec::new());
     let listener = TcpListener::bind(address).await?;
     let stop = tokio::sync::watch::Sender::new(false);
-    coracle_gateway::serve(listener, coracle_gateway::router(gateway), stop.subscribe()).await?;
+    coracle_gateway::serve(listener, Face::new(gateway), stop.subscribe()).await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -99,20 +99,19 @@ struct Method {
     streams: (bool, bool),
 }
 
+/// By path. Made when the first request comes: most clients speak gRPC, and it is a megabyte.
+static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(methods);
+
 struct Json {
-    methods: HashMap<String, Method>,
     services: Router,
 }
 
 /// The routes of the JSON gateway in front of the gRPC services.
 pub(crate) fn routes(services: Router) -> Router {
-    let json = Arc::new(Json {
-        methods: methods(),
-        services,
-    });
+    let json = Arc::new(Json { services });
     let mut router = Router::new();
-    for path in json.methods.keys() {
-        router = router.route(path, post(answer));
+    for (path, ..) in ROUTES {
+        router = router.route(&format!("/v3{path}"), post(answer));
     }
     router.with_state(json)
 }
@@ -148,8 +147,7 @@ async fn answer(State(json): State<Arc<Json>>, request: Request) -> Response {
 impl Json {
     async fn call(self: Arc<Self>, path: &str, request: Request) -> Result<Response, Status> {
         // The router has no other paths.
-        let method = self
-            .methods
+        let method = METHODS
             .get(path)
             .ok_or_else(|| Status::not_found("Not Found"))?;
         let (many_in, many_out) = method.streams;

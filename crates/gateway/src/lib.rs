@@ -1,7 +1,7 @@
 //! The store's public face: etcd's v3 API over any [`Store`], as gRPC and as JSON.
 //!
 //! ```text
-//! client ── HTTP/2, gRPC ────────────┐
+//! client ── HTTP/2, gRPC ── direct ──┐
 //! client ── HTTP/1.1, JSON ── json ──┴─> services (kv, watch, lease, …) ──> Scoped ──> Store
 //! ```
 //! [`Scoped`] is a store that shows the keys below one prefix as the whole store. The services translate
@@ -12,6 +12,7 @@ mod cluster;
 mod concurrency;
 mod context;
 mod convert;
+mod direct;
 mod election;
 mod json;
 mod kv;
@@ -25,8 +26,9 @@ mod watch;
 
 pub use axum::Router;
 pub use context::{Gateway, Identity, Role};
+pub use direct::{Face, Reply};
 pub use scoped::{Scope, Scoped};
-pub use serve::{json_router, router, serve};
+pub use serve::{json_router, serve};
 
 #[doc(no_inline)]
 pub use coracle_store::Store;

@@ -20,7 +20,6 @@ use coracle_etcd_proto::v3electionpb::election_server::ElectionServer;
 use coracle_etcd_proto::v3lockpb::lock_server::LockServer;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -29,6 +28,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use crate::context::{Gateway, VERSION};
+use crate::direct::Face;
 use crate::{json, undecoded};
 
 /// Bytes of one message to us: etcd's largest request and what gRPC puts around it.
@@ -43,8 +43,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Longest wait for answers when we leave.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// All paths of one face of the store: gRPC, JSON, health, version and metrics.
-pub fn router(gateway: Gateway) -> Router {
+/// All paths of one face of the store.
+pub(crate) fn router(gateway: Gateway) -> Router {
     let services = services(&gateway);
     let pages = Router::new()
         .route("/health", get(health))
@@ -176,10 +176,10 @@ async fn metrics(State(gateway): State<Gateway>) -> Response {
 /// The listener's own, when it can accept no more.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    face: impl Into<Face>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let service = TowerToHyperService::new(router);
+    let face = face.into();
     let mut connections = JoinSet::new();
     let ended = loop {
         let stream = tokio::select! {
@@ -197,7 +197,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break Ok(()),
         };
-        connections.spawn(connection(stream, service.clone(), stop.clone()));
+        connections.spawn(connection(stream, face.clone(), stop.clone()));
     };
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LEAVING, all).await;
@@ -211,11 +211,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    service: TowerToHyperService<Router>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn connection(stream: TcpStream, face: Face, mut stop: watch::Receiver<bool>) {
     let mut first = [0];
     let heard = tokio::select! {
         heard = tokio::time::timeout(SILENCE, stream.peek(&mut first)) => heard,
@@ -228,6 +224,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
+    builder.http2().auto_date_header(false);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -235,7 +232,7 @@ async fn connection(
         // A machine that vanished does not keep its watches for ever.
         .keep_alive_interval(Duration::from_secs(60))
         .keep_alive_timeout(Duration::from_secs(20));
-    let served = builder.serve_connection(TokioIo::new(stream), service);
+    let served = builder.serve_connection(TokioIo::new(stream), face);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_gateway::{Gateway, Identity, Role, Scope, Scoped};
+use coracle_gateway::{Face, Gateway, Identity, Role, Scope, Scoped};
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Options, Store};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -77,8 +77,8 @@ pub async fn face(
     let urls = vec![format!("http://{address}")];
     let gateway = Gateway::new(scoped, role, identity, "here", urls);
     let stop = watch::Sender::new(false);
-    let router = coracle_gateway::router(gateway);
-    tokio::spawn(coracle_gateway::serve(listener, router, stop.subscribe()));
+    let face = Face::new(gateway);
+    tokio::spawn(coracle_gateway::serve(listener, face, stop.subscribe()));
     Ours {
         address,
         store,
