@@ -25,8 +25,11 @@ const EXPIRE: usize = 256;
 const REST: Duration = Duration::from_millis(200);
 /// Bytes of keys and values in one group, about: what waits longer goes with the next.
 const GROUP: usize = 1 << 20;
-/// Longest wait for others to share a sync with; a few times what a fast disk takes for one.
-const PATIENCE: Duration = Duration::from_micros(500);
+/// Longest wait for others to share a sync with, in times that a sync takes: where requests come slower than that, the disk is
+/// not what they wait for.
+const PATIENCE: u32 = 4;
+/// Longest wait for them on a slow disk.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(4);
 /// Bytes of a frame that takes no further request: deletions, and values that are kept, do not show in [`size`].
 const LONG: usize = 4 * GROUP;
 /// Bytes of the log's file left for deletions when the disk has no more.
@@ -45,10 +48,16 @@ pub(crate) fn run(shared: &Shared, log: Log, leases: BTreeMap<LeaseId, i64>) {
         ages: shared.options.keep_for.map(Ages::new),
         broken: false,
         rest: None,
+        sync: Duration::ZERO,
     };
     writer.old();
     let mut answered = 0;
-    while let Some(requests) = shared.queue.take(answered, PATIENCE, || writer.next_wake()) {
+    loop {
+        let patience = (writer.sync * PATIENCE).min(LONGEST_PATIENCE);
+        let taken = shared.queue.take(answered, patience, || writer.next_wake());
+        let Some(requests) = taken else {
+            break;
+        };
         answered = requests.len();
         writer.turn(requests);
     }
@@ -65,6 +74,8 @@ struct Writer<'s> {
     broken: bool,
     /// Work of our own failed: not before this.
     rest: Option<Instant>,
+    /// What a group's sync took, on average of the last ones.
+    sync: Duration,
 }
 
 /// What the writer does by itself with a group.
@@ -230,8 +241,8 @@ impl Writer<'_> {
         // Fails where the database holds these: they were published before they came there.
         let _ = shared
             .memory
-            .logged(known + 1, counters.revision, |revision, key| {
-                changed.push((revision, key.clone()));
+            .logged(known + 1, counters.revision, |entry, _| {
+                changed.push(entry.clone());
                 true
             });
         shared.hub.publish(counters.revision, &changed);
@@ -300,7 +311,10 @@ impl Writer<'_> {
                 .map_err(|e| shared.explain(e))?;
             shared.log_bytes(self.log.bytes());
         }
+        let begun = Instant::now();
         let sequence = self.log.append(&mut self.frame)?;
+        // One that took long for once is not what the next will take.
+        self.sync = (self.sync * 7 + begun.elapsed()) / 8;
         self.publish(sequence, counters, done, own);
         Ok(())
     }
