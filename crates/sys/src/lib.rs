@@ -1,6 +1,7 @@
 //! The ground floor: the only `unsafe` code outside the shim, and thin drivers for kernel interfaces.
 
 pub mod cgroup;
+pub mod memory;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;

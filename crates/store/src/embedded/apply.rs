@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::check;
 use super::log::{Building, Former};
-use super::memory::weight;
+use super::memory::{Entry, weight};
 use super::read::{self, Bounds};
 use super::tables::{Counters, Record, cost};
 use super::view::View;
@@ -27,13 +27,15 @@ pub(crate) struct Group<'g> {
     pub done: Done,
     /// Steps of the request at hand.
     step: u32,
+    /// The record at hand.
+    encoded: Vec<u8>,
 }
 
 /// What a group did.
 #[derive(Default)]
 pub(crate) struct Done {
-    /// For the watches: revision and key.
-    pub changed: Vec<(Revision, Bytes)>,
+    /// For the watches.
+    pub changed: Vec<Entry>,
     /// Leases granted, with their time, and ended, in order.
     pub leases: Vec<(LeaseId, Option<i64>)>,
     /// What its versions take in memory.
@@ -53,6 +55,7 @@ impl<'g> Group<'g> {
             leases,
             done: Done::default(),
             step: 0,
+            encoded: Vec::new(),
         }
     }
 
@@ -249,7 +252,7 @@ impl<'g> Group<'g> {
         if !with_value {
             // In this order: what leaves memory in between is remembered when it does.
             if let Some(version) = memory.version_at(key, at).0 {
-                let record = Record::decode(&version.record, self.view.path())?;
+                let record = Record::decode(version.record(), self.view.path())?;
                 return Ok(take(version.revision, record));
             }
             if let Some(head) = memory.head(key) {
@@ -300,12 +303,14 @@ impl<'g> Group<'g> {
 
     fn write(&mut self, key: &[u8], former: Former, record: &Record<'_>) {
         let revision = self.next();
-        let memory = self.view.memory();
-        let (key, encoded) = memory.insert(key, revision, former, record);
-        self.frame.write(revision, former, &key, &encoded);
-        self.counters.bytes += cost(key.len(), encoded.len());
-        self.done.weight += weight(&key, &encoded);
-        self.done.changed.push((revision, key));
+        self.encoded.clear();
+        record.encode(&mut self.encoded);
+        self.frame.write(revision, former, key, &self.encoded);
+        let entry = Entry::new(key, revision, former, &self.encoded);
+        self.counters.bytes += cost(key.len(), self.encoded.len());
+        self.done.weight += weight(&entry);
+        self.view.memory().insert(entry.clone(), record.lease);
+        self.done.changed.push(entry);
         self.step += 1;
     }
 

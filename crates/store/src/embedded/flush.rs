@@ -113,7 +113,10 @@ pub(crate) fn run(shared: &Shared) {
             Ok(())
         };
         not_before = None;
-        if let Err(error) = work() {
+        let done = work();
+        // What went to the database was much of what memory held, and the way there took as much again.
+        coracle_sys::memory::give_back();
+        if let Err(error) = done {
             if !matches!(error, StoreError::NoSpace { .. }) {
                 tracing::warn!(error = %crate::full(&error), "what is in the store's log could not be moved to its database yet");
             }
@@ -158,7 +161,7 @@ fn move_some(shared: &Shared, amount: Amount, one: &mut Flushing) -> Result<bool
     let entries = memory.entries(&portion);
     let bytes: usize = entries
         .iter()
-        .map(|e| 2 * e.key.len() + e.version.record.len() + 256)
+        .map(|e| 2 * e.key().len() + e.record().len() + 256)
         .sum();
     if !shared.disk.reserve(bytes as u64)? {
         shared.disk.set_full(true);
@@ -223,7 +226,7 @@ impl<'t> Tables<'t> {
     /// Versions by key and revision.
     fn bring(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let mut history = Vec::new();
-        for versions in entries.chunk_by(|a, b| a.key == b.key) {
+        for versions in entries.chunk_by(|a, b| a.key() == b.key()) {
             self.bring_key(versions, &mut history)?;
         }
         history.sort_unstable();
@@ -244,41 +247,40 @@ impl<'t> Tables<'t> {
         let ([first, ..], [.., last]) = (versions, versions) else {
             return Ok(());
         };
-        let key = &first.key[..];
-        let old = versions.partition_point(|entry| entry.version.revision <= compacted);
-        let former = first.version.former;
+        let key = first.key();
+        let old = versions.partition_point(|entry| entry.revision <= compacted);
+        let former = first.former;
         // The newest of those that only the newest can be seen of.
         let standing = old.checked_sub(1).and_then(|at| versions.get(at));
         let deleted = match standing {
             Some(entry) => {
-                let record = Record::decode(&entry.version.record, path)?;
-                record.deleted && entry.version.revision < compacted
+                let record = Record::decode(entry.record(), path)?;
+                record.deleted && entry.revision < compacted
             }
             None => false,
         };
         if deleted {
             // It is not brought, so nothing older may be left that it hides.
-            self.forget(key, first.version.revision)?;
+            self.forget(key, first.revision)?;
         } else if old > 0 && former.revision > 0 {
             // What is older than that one is hidden, and the cleaning finds it: a version has its entry in the log there
             // unless it was the oldest to be kept.
             self.drop_version(key, former.revision)?;
         }
         for entry in &versions[old.saturating_sub(1)..] {
-            let version = &entry.version;
-            let record = Record::decode(&version.record, path)?;
-            if record.deleted && version.revision < compacted {
+            let record = Record::decode(entry.record(), path)?;
+            if record.deleted && entry.revision < compacted {
                 continue;
             }
             self.versions
-                .insert((key, version.revision), &version.record[..])
+                .insert((key, entry.revision), entry.record())
                 .map_err(|e| StoreError::database(path, e))?;
-            self.base.counters.bytes += cost(key.len(), version.record.len());
-            if version.revision >= compacted {
-                history.push((version.revision, record.step, key));
+            self.base.counters.bytes += cost(key.len(), entry.record().len());
+            if entry.revision >= compacted {
+                history.push((entry.revision, record.step, key));
             }
         }
-        let lease = Record::decode(&last.version.record, path)?.lease;
+        let lease = Record::decode(last.record(), path)?.lease;
         self.move_lease(key, former.lease, lease)
     }
 

@@ -9,40 +9,26 @@
 //! useless need not reach the database at all, so that a read which finds itself compacted when it opens its snapshot begins
 //! anew (see [`super::view::View`]).
 
+mod entry;
 mod portion;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry as Place};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
 use super::heads::{Head, Heads};
-use super::log::{Change, Former};
+use super::log::Change;
 use super::read::{Bounds, End};
 use super::tables::{Counters, Record, corrupt, cost};
 use crate::error::StoreError;
 use crate::types::{LeaseId, Revision};
 use std::path::Path;
 
+pub(crate) use entry::{Entry, Key};
 pub(crate) use portion::{Amount, Portion};
-
-/// One version of a key.
-#[derive(Clone, Debug)]
-pub(crate) struct Version {
-    pub revision: Revision,
-    /// What it took the place of.
-    pub former: Former,
-    /// As [`Record`] encodes it.
-    pub record: Bytes,
-}
-
-/// A version with its key, on its way to the database or to a watch.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub key: Bytes,
-    pub version: Version,
-}
 
 /// A group of writes that is in the log.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +50,12 @@ pub(crate) struct Base {
 
 #[derive(Default)]
 pub(crate) struct Inner {
-    versions: BTreeMap<Bytes, Vec<Version>>,
-    /// The key of each version by revision and step.
-    log: VecDeque<(Revision, Bytes)>,
+    /// All versions, by revision and step. Their places count on when the first ones leave.
+    log: VecDeque<Entry>,
+    /// The place of the first.
+    first: u64,
+    /// Each key's newest version.
+    newest: BTreeMap<Key, u64>,
     /// Keys that got a lease here; they may have lost it since.
     attached: BTreeMap<LeaseId, BTreeMap<Bytes, Revision>>,
     groups: VecDeque<Logged>,
@@ -87,7 +76,7 @@ pub(crate) struct Inner {
 pub(crate) struct Memory(RwLock<Inner>);
 
 /// What a version takes in memory beside its bytes, about.
-const OVERHEAD: usize = 200;
+const OVERHEAD: usize = 150;
 /// Entries looked at under one lock.
 const CHUNK: usize = 256;
 
@@ -139,37 +128,16 @@ impl Memory {
         self.read().base.sequence
     }
 
-    /// Adds a version, invisible yet; answers its key and its record as they are kept.
-    pub(crate) fn insert(
-        &self,
-        key: &[u8],
-        revision: Revision,
-        former: Former,
-        record: &Record<'_>,
-    ) -> (Bytes, Bytes) {
-        // One allocation for both, so that no request's buffer is kept for its key.
-        let encoded = record.encoded_len();
-        let mut buffer = Vec::with_capacity(key.len() + encoded);
-        buffer.extend_from_slice(key);
-        record.encode(&mut buffer);
-        let mut kept = Bytes::from(buffer);
-        let encoded = kept.split_off(key.len());
-        let version = Version {
-            revision,
-            former,
-            record: encoded.clone(),
-        };
-        self.write().insert(kept.clone(), version, record.lease);
-        (kept, encoded)
+    /// Adds a version, invisible yet.
+    pub(crate) fn insert(&self, entry: Entry, lease: LeaseId) {
+        self.write().insert(entry, lease);
     }
 
     /// The newest version of `key` not after `at`, and the generation looked at.
-    pub(crate) fn version_at(&self, key: &[u8], at: Revision) -> (Option<Version>, u64) {
+    pub(crate) fn version_at(&self, key: &[u8], at: Revision) -> (Option<Entry>, u64) {
         let inner = self.read();
-        let found = inner
-            .versions
-            .get(key)
-            .and_then(|versions| newest(versions, at));
+        let newest = inner.newest.get(key).copied();
+        let found = newest.and_then(|place| inner.not_after(place, at));
         (found.cloned(), inner.generation)
     }
 
@@ -192,17 +160,12 @@ impl Memory {
             };
             let start = from.as_ref().map(|key| &key[..]);
             let mut last = None;
-            for (key, versions) in inner.versions.range::<[u8], _>((start, upto)).take(CHUNK) {
-                if let Some(version) = newest(versions, at) {
-                    found.push(Entry {
-                        key: key.clone(),
-                        version: version.clone(),
-                    });
-                }
-                last = Some(key.clone());
+            for (key, place) in inner.newest.range::<[u8], _>((start, upto)).take(CHUNK) {
+                found.extend(inner.not_after(*place, at).cloned());
+                last = Some(key);
             }
             match last {
-                Some(key) => from = Bound::Excluded(key),
+                Some(key) => from = Bound::Excluded(Bytes::copy_from_slice(key)),
                 None => return (found, generation),
             }
         }
@@ -211,9 +174,9 @@ impl Memory {
     /// All versions up to `upto` that are here, by key and revision. Nothing may be flushed meanwhile.
     pub(crate) fn all(&self, upto: Revision) -> Vec<Entry> {
         let inner = self.read();
-        let keys = inner.log.partition_point(|(revision, _)| *revision <= upto);
+        let versions = inner.upto(upto);
         drop(inner);
-        self.versions_of(keys, upto)
+        self.sorted(versions)
     }
 
     /// Keys that got lease `id` here; whether they still have it is to be looked at.
@@ -223,21 +186,22 @@ impl Memory {
         keys.map_or_else(Vec::new, |keys| keys.keys().cloned().collect())
     }
 
-    /// Versions of the log from `from` to `upto` while `more` says so between revisions; Err with how far the database has
-    /// come where the first ones must be read there.
+    /// Versions from `from` to `upto`, each with the one before it of its key where that is here, too, while `more` says so
+    /// between revisions; Err with how far the database has come where the first ones must be read there.
     pub(crate) fn logged(
         &self,
         from: Revision,
         upto: Revision,
-        mut more: impl FnMut(Revision, &Bytes) -> bool,
+        mut more: impl FnMut(&Entry, Option<&Entry>) -> bool,
     ) -> Result<(), Revision> {
         let inner = self.read();
         if from <= inner.base.counters.revision {
             return Err(inner.base.counters.revision);
         }
-        let begin = inner.log.partition_point(|(revision, _)| *revision < from);
-        for (revision, key) in inner.log.range(begin..) {
-            if *revision > upto || !more(*revision, key) {
+        let begin = inner.upto(from - 1);
+        for (at, entry) in inner.log.range(begin..).enumerate() {
+            let place = inner.first + (begin + at) as u64;
+            if entry.revision > upto || !more(entry, inner.before(place, entry)) {
                 break;
             }
         }
@@ -259,7 +223,7 @@ impl Memory {
     pub(crate) fn replay(
         &self,
         sequence: u64,
-        changes: Vec<Change>,
+        changes: Vec<Change<'_>>,
         path: &Path,
     ) -> Result<(), StoreError> {
         let mut inner = self.write();
@@ -277,17 +241,10 @@ impl Memory {
                         return Err(corrupt(path, "the log's revisions are out of order"));
                     }
                     visible.revision = revision;
-                    let lease = Record::decode(&record, path)?.lease;
-                    bytes += weight(&key, &record);
-                    inner.insert(
-                        key,
-                        Version {
-                            revision,
-                            former,
-                            record,
-                        },
-                        lease,
-                    );
+                    let lease = Record::decode(record, path)?.lease;
+                    let entry = Entry::new(key, revision, former, record);
+                    bytes += weight(&entry);
+                    inner.insert(entry, lease);
                 }
                 Change::Grant { id, ttl } => leases.push((id, Some(ttl))),
                 Change::Revoke { id } => leases.push((id, None)),
@@ -309,29 +266,15 @@ impl Memory {
             .collect()
     }
 
-    /// The versions up to `upto` of the keys that the first `logged` entries of the log name.
-    fn versions_of(&self, logged: usize, upto: Revision) -> Vec<Entry> {
-        let mut keys: Vec<Bytes> = Vec::with_capacity(logged);
-        while keys.len() < logged {
-            // The head stays where it is: only flushing moves it, and this is part of that.
+    /// The first so many versions, by key and revision. Nothing may leave meanwhile.
+    fn sorted(&self, versions: usize) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(versions);
+        while entries.len() < versions {
             let inner = self.read();
-            let end = logged.min(keys.len() + CHUNK);
-            keys.extend(inner.log.range(keys.len()..end).map(|(_, key)| key.clone()));
+            let end = versions.min(entries.len() + CHUNK);
+            entries.extend(inner.log.range(entries.len()..end).cloned());
         }
-        keys.sort_unstable();
-        keys.dedup();
-        let mut entries = Vec::with_capacity(logged);
-        for some in keys.chunks(CHUNK) {
-            let inner = self.read();
-            for key in some {
-                let versions = inner.versions.get(key).into_iter().flatten();
-                let older = versions.take_while(|version| version.revision <= upto);
-                entries.extend(older.map(|version| Entry {
-                    key: key.clone(),
-                    version: version.clone(),
-                }));
-            }
-        }
+        entries.sort_unstable_by(|a, b| (a.key(), a.revision).cmp(&(b.key(), b.revision)));
         entries
     }
 
@@ -341,32 +284,52 @@ impl Memory {
 }
 
 /// What a version takes in memory.
-pub(crate) fn weight(key: &[u8], record: &[u8]) -> u64 {
-    (key.len() + record.len() + OVERHEAD) as u64
-}
-
-fn newest(versions: &[Version], at: Revision) -> Option<&Version> {
-    let upto = versions.partition_point(|version| version.revision <= at);
-    versions.get(upto.checked_sub(1)?)
+pub(crate) fn weight(entry: &Entry) -> u64 {
+    (entry.len() + OVERHEAD) as u64
 }
 
 impl Inner {
-    fn insert(&mut self, key: Bytes, version: Version, lease: LeaseId) {
-        self.bytes += cost(key.len(), version.record.len());
-        self.log.push_back((version.revision, key.clone()));
+    fn insert(&mut self, mut entry: Entry, lease: LeaseId) {
+        self.bytes += cost(entry.key().len(), entry.record().len());
         if lease != 0 {
-            self.attached
-                .entry(lease)
-                .or_default()
-                .insert(key.clone(), version.revision);
+            let keys = self.attached.entry(lease).or_default();
+            keys.insert(Bytes::copy_from_slice(entry.key()), entry.revision);
         }
-        match self.versions.get_mut(&key) {
-            Some(versions) => versions.push(version),
+        let place = self.first + self.log.len() as u64;
+        match self.newest.get_mut(entry.key()) {
+            Some(newest) => {
+                entry.stands_after(place - *newest);
+                *newest = place;
+            }
             None => {
-                // Most keys have one version here, and this takes no more than that.
-                self.versions.insert(key, vec![version]);
+                self.newest.insert(entry.owned_key(), place);
             }
         }
+        self.log.push_back(entry);
+    }
+
+    fn at(&self, place: u64) -> Option<&Entry> {
+        self.log.get(place.checked_sub(self.first)? as usize)
+    }
+
+    /// The version before the one at `place`, which is `entry`, of its key, if it is here.
+    fn before(&self, place: u64, entry: &Entry) -> Option<&Entry> {
+        self.at(place.checked_sub(entry.distance()?)?)
+    }
+
+    /// The newest version not after `at` of the key whose newest of all is at `place`.
+    fn not_after(&self, mut place: u64, at: Revision) -> Option<&Entry> {
+        let mut entry = self.at(place)?;
+        while entry.revision > at {
+            place = place.checked_sub(entry.distance()?)?;
+            entry = self.at(place)?;
+        }
+        Some(entry)
+    }
+
+    /// How many versions there are up to a revision.
+    fn upto(&self, revision: Revision) -> usize {
+        self.log.partition_point(|entry| entry.revision <= revision)
     }
 
     fn publish(
@@ -387,16 +350,33 @@ impl Inner {
         });
     }
 
-    fn forget(&mut self, key: &Bytes, upto: Revision) {
-        if let Some(versions) = self.versions.get_mut(key) {
-            versions.retain(|version| version.revision > upto);
-            if versions.is_empty() {
-                self.versions.remove(key);
+    /// The oldest version leaves: the database has it.
+    fn leave(&mut self) {
+        let Some(entry) = self.log.pop_front() else {
+            return;
+        };
+        let place = self.first;
+        self.first += 1;
+        if let Some(lease) = Record::lease_of(entry.record()) {
+            self.detach(lease, entry.key(), entry.revision);
+        }
+        let Place::Occupied(found) = self.newest.entry(entry.owned_key()) else {
+            return;
+        };
+        let newest = *found.get();
+        if newest == place {
+            found.remove();
+            self.heads.remember(&entry);
+        } else if found.key().is_of(&entry) {
+            // The name is to be the newest's, so that this version's bytes do not stay for it.
+            found.remove();
+            if let Some(key) = self.at(newest).map(Entry::owned_key) {
+                self.newest.insert(key, newest);
             }
         }
     }
 
-    fn detach(&mut self, lease: LeaseId, key: &Bytes, upto: Revision) {
+    fn detach(&mut self, lease: LeaseId, key: &[u8], upto: Revision) {
         if let Some(keys) = self.attached.get_mut(&lease) {
             if keys.get(key).is_some_and(|revision| *revision <= upto) {
                 keys.remove(key);

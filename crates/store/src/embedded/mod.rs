@@ -80,7 +80,7 @@ pub struct Options {
     pub keep_revisions: i64,
     /// Time after which automatic compaction forgets a revision; None: as long as it is among those kept. Default None.
     pub keep_for: Option<Duration>,
-    /// Bytes of database pages held in memory. Default 3 MiB.
+    /// Bytes of database pages held in memory. Default 2 MiB.
     pub cache_bytes: usize,
     /// Bytes of versions in memory that are not in the database yet: at more their older half is moved there. Default 6 MiB.
     pub memory_bytes: u64,
@@ -100,7 +100,7 @@ impl Default for Options {
             quota_bytes: 128 << 20,
             keep_revisions: 5_000,
             keep_for: None,
-            cache_bytes: 3 << 20,
+            cache_bytes: 2 << 20,
             memory_bytes: 6 << 20,
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,

@@ -187,15 +187,13 @@ pub(crate) fn hash(view: &View<'_>, requested: Revision) -> Result<HashResponse,
         let (at, record) = item.map_err(error)?;
         let (key, revision) = at.value();
         // A key's versions in memory come after those in the database.
-        while let Some(entry) = recent.next_if(|entry| &entry.key[..] < key) {
-            let version = &entry.version;
-            hashing.add(&entry.key, version.revision, &version.record, path)?;
+        while let Some(entry) = recent.next_if(|entry| entry.key() < key) {
+            hashing.add(entry.key(), entry.revision, entry.record(), path)?;
         }
         hashing.add(key, revision, record.value(), path)?;
     }
     for entry in recent {
-        let version = &entry.version;
-        hashing.add(&entry.key, version.revision, &version.record, path)?;
+        hashing.add(entry.key(), entry.revision, entry.record(), path)?;
     }
     hashing.stands(path)?;
     Ok(HashResponse {

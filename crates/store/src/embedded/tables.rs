@@ -146,6 +146,7 @@ impl<'a> Record<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.encoded_len());
         out.push(HEADER as u8);
         out.push(u8::from(self.deleted));
         out.extend_from_slice(&self.create_revision.to_le_bytes());

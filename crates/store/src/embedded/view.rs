@@ -85,7 +85,7 @@ impl<'s> View<'s> {
         let (found, generation) = self.memory.version_at(key, at);
         match found {
             Some(version) => {
-                let record = Record::decode(&version.record, self.path())?;
+                let record = Record::decode(version.record(), self.path())?;
                 Ok(Some(take(version.revision, record)))
             }
             None => {
@@ -127,8 +127,8 @@ impl<'s> View<'s> {
         let base = self.base(generation, at)?;
         let mut decoded = Vec::with_capacity(recent.len());
         for entry in &recent {
-            let record = Record::decode(&entry.version.record, path)?;
-            decoded.push((&entry.key[..], entry.version.revision, record));
+            let record = Record::decode(entry.record(), path)?;
+            decoded.push((entry.key(), entry.revision, record));
         }
         let mut recent = decoded.into_iter().peekable();
         let mut tell = |(key, revision, record): (&[u8], Revision, Record<'_>)| {

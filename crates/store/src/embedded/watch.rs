@@ -7,6 +7,8 @@
 //! queued for it, and if 6 is compacted by then it is told so. A watch whose keys do not change
 //! has no mark, so compaction never hits it.
 
+mod told;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,13 +17,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lock;
+use super::memory::Entry;
 use super::read::{Bounds, End};
 use super::shared::Shared;
-use super::tables::{Record, corrupt};
-use super::view::View;
 use crate::error::StoreError;
 use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
 use crate::types::*;
+use told::{Read, read_log};
 
 /// What the writer and one watch share.
 struct Slot {
@@ -62,7 +64,7 @@ impl Hub {
     }
 
     /// Called after each commit, with its changes in order.
-    pub(crate) fn publish(&self, revision: Revision, changed: &[(Revision, Bytes)]) {
+    pub(crate) fn publish(&self, revision: Revision, changed: &[Entry]) {
         let mut inner = lock(&self.inner);
         inner.published = revision;
         let mark = |slot: &Slot, revision| {
@@ -72,13 +74,18 @@ impl Hub {
                 slot.wake.notify_one();
             }
         };
-        for (revision, key) in changed {
+        for entry in changed {
+            let key = entry.key();
             for slot in inner.keys.get(key).into_iter().flatten() {
-                mark(slot, *revision);
+                mark(slot, entry.revision);
             }
-            for (_, slot) in inner.ranges.range(..=(key.clone(), u64::MAX)) {
+            if inner.ranges.is_empty() {
+                continue;
+            }
+            let upto = (Bytes::copy_from_slice(key), u64::MAX);
+            for (_, slot) in inner.ranges.range(..=upto) {
                 if slot.bounds.contains(key) {
-                    mark(slot, *revision);
+                    mark(slot, entry.revision);
                 }
             }
         }
@@ -126,11 +133,6 @@ impl Hub {
         }
     }
 }
-
-/// Log entries looked at in one go, and events told in one answer, about.
-const CHUNK: usize = 1000;
-/// Bytes of values told in one answer, about.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// How long to leave a database alone that is being packed or opened anew.
 const BUSY: Duration = Duration::from_millis(5);
@@ -315,138 +317,4 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.hub.remove(&self.slot);
     }
-}
-
-enum Read {
-    Events {
-        events: Vec<Event>,
-        reached: Revision,
-    },
-    Compacted(Revision),
-}
-
-/// Keys of the log, in whole revisions, up to about [`CHUNK`].
-struct Chunk {
-    keys: Vec<(Revision, Bytes)>,
-    /// All up to here is told.
-    reached: Revision,
-}
-
-impl Chunk {
-    /// Whether it takes another.
-    fn take(&mut self, revision: Revision, key: impl FnOnce() -> Bytes) -> bool {
-        // Only between revisions: one is told whole.
-        if self.keys.len() >= CHUNK && self.keys.last().is_some_and(|(last, _)| *last != revision) {
-            self.reached = revision - 1;
-            return false;
-        }
-        self.keys.push((revision, key()));
-        true
-    }
-}
-
-fn logged(view: &View<'_>, from: Revision, upto: Revision) -> Result<Chunk, StoreError> {
-    let mut chunk = Chunk {
-        keys: Vec::new(),
-        reached: upto,
-    };
-    let here = view.memory().logged(from, upto, |revision, key| {
-        chunk.take(revision, || key.clone())
-    });
-    let Err(in_base) = here else {
-        return Ok(chunk);
-    };
-    let upto = upto.min(in_base);
-    chunk.reached = upto;
-    let base = view.base(view.memory().generation(), from)?;
-    let log = base.log()?;
-    for item in log
-        .range((from, 0)..=(upto, u32::MAX))
-        .map_err(|e| base.error(e))?
-    {
-        let (at, key) = item.map_err(|e| base.error(e))?;
-        if !chunk.take(at.value().0, || Bytes::copy_from_slice(key.value())) {
-            break;
-        }
-    }
-    Ok(chunk)
-}
-
-fn read_log(
-    view: &View<'_>,
-    request: &WatchRequest,
-    bounds: &Bounds,
-    from: Revision,
-    upto: Revision,
-) -> Result<Read, StoreError> {
-    let compacted = view.counters.compacted;
-    if from < compacted {
-        return Ok(Read::Compacted(compacted));
-    }
-    let chunk = logged(view, from, upto)?;
-    let (mut events, mut bytes) = (Vec::new(), 0);
-    for of_one in chunk.keys.chunk_by(|a, b| a.0 == b.0) {
-        for (revision, key) in of_one.iter().filter(|(_, key)| bounds.contains(key)) {
-            if let Some(event) = event(view, request, key, *revision)? {
-                let former = event
-                    .prev_kv
-                    .as_ref()
-                    .map_or(0, |former| former.value.len());
-                bytes += event.kv.value.len() + former;
-                events.push(event);
-            }
-        }
-        if let Some((reached, _)) = of_one.first().filter(|_| bytes >= CHUNK_BYTES) {
-            let reached = *reached;
-            return Ok(Read::Events { events, reached });
-        }
-    }
-    let reached = chunk.reached;
-    Ok(Read::Events { events, reached })
-}
-
-fn event(
-    view: &View<'_>,
-    request: &WatchRequest,
-    key: &[u8],
-    revision: Revision,
-) -> Result<Option<Event>, StoreError> {
-    let take = |found, record: Record<'_>| {
-        let kind = if record.deleted {
-            EventKind::Delete
-        } else {
-            EventKind::Put
-        };
-        (found == revision).then(|| (kind, record.to_kv(key, revision, true)))
-    };
-    let Some((kind, kv)) = view.version_at(key, revision, take)?.flatten() else {
-        let compacted = view.memory().counters().compacted;
-        if revision < compacted {
-            return Err(StoreError::Compacted {
-                requested: revision,
-                compacted,
-            });
-        }
-        return Err(corrupt(
-            view.path(),
-            "the log names a version that is not there",
-        ));
-    };
-    let unwanted = match kind {
-        EventKind::Put => request.no_put,
-        EventKind::Delete => request.no_delete,
-    };
-    if unwanted {
-        return Ok(None);
-    }
-    let prev_kv = if request.prev_kv && revision > view.counters.compacted {
-        match view.live_at(key, revision - 1) {
-            // The change itself may still be told.
-            Err(StoreError::Compacted { .. }) => None,
-            former => former?,
-        }
-    } else {
-        None
-    };
-    Ok(Some(Event { kind, kv, prev_kv }))
 }

@@ -13,8 +13,6 @@
 //! A change is a byte that says which, and its fields; numbers are little-endian, byte strings have their length (4 bytes)
 //! before them. A frame begins on a sector of its own, so that no sector is written again that was answered for.
 
-use bytes::Bytes;
-
 use crate::types::{LeaseId, Revision};
 
 /// Where frames may begin.
@@ -36,13 +34,13 @@ pub(crate) struct Former {
 
 /// What a group of writes did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum Change<'b> {
     /// A version of a key, as the `versions` table has it, and what stood there before.
     Write {
         revision: Revision,
         former: Former,
-        key: Bytes,
-        record: Bytes,
+        key: &'b [u8],
+        record: &'b [u8],
     },
     Grant {
         id: LeaseId,
@@ -172,7 +170,7 @@ impl<'b> Frame<'b> {
     }
 
     /// What it says, in order; None where it says what this release does not know.
-    pub(super) fn changes(&self) -> Option<Vec<Change>> {
+    pub(super) fn changes(&self) -> Option<Vec<Change<'b>>> {
         let mut rest = self.changes;
         let mut found = Vec::new();
         while let Some((&kind, after)) = rest.split_first() {
@@ -210,11 +208,11 @@ fn number(rest: &mut &[u8]) -> Option<i64> {
     Some(i64::from_le_bytes(*number))
 }
 
-fn string(rest: &mut &[u8]) -> Option<Bytes> {
+fn string<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
     let (length, after) = rest.split_first_chunk::<4>()?;
     let (string, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
     *rest = after;
-    Some(Bytes::copy_from_slice(string))
+    Some(string)
 }
 
 #[cfg(test)]
@@ -243,8 +241,8 @@ mod tests {
         assert_eq!(bytes.len(), SECTOR);
         let frame = Frame::at(&bytes, 9).unwrap();
         assert_eq!((frame.sequence, frame.length), (3, SECTOR));
-        let key = Bytes::from_static(b"key");
-        let record = Bytes::from_static(b"record");
+        let key = &b"key"[..];
+        let record = &b"record"[..];
         let (revision, former) = (5, FORMER);
         let expected = [
             Change::Grant { id: 7, ttl: 60 },

@@ -59,7 +59,7 @@ impl Log {
         dir: &Path,
         id: u64,
         flushed: u64,
-        mut each: impl FnMut(u64, Vec<Change>) -> Result<(), StoreError>,
+        mut each: impl FnMut(u64, Vec<Change<'_>>) -> Result<(), StoreError>,
     ) -> Result<Self, StoreError> {
         let mut log = Self {
             dir: dir.to_owned(),

@@ -1,7 +1,7 @@
 //! What goes to the database next, and that it has gone.
 
 use super::{Base, CHUNK, Entry, Memory};
-use crate::embedded::tables::{Counters, Record, cost};
+use crate::embedded::tables::{Counters, cost};
 use crate::types::LeaseId;
 
 /// What is to be moved to the database next.
@@ -60,13 +60,13 @@ impl Memory {
         Portion {
             base: Base { counters, sequence },
             leases: leases.map(|(_, id, ttl)| (*id, *ttl)).collect(),
-            entries: inner.log.partition_point(|(of, _)| *of <= revision),
+            entries: inner.upto(revision),
         }
     }
 
     /// The versions of a portion, by key and revision.
     pub(crate) fn entries(&self, portion: &Portion) -> Vec<Entry> {
-        self.versions_of(portion.entries, portion.base.counters.revision)
+        self.sorted(portion.entries)
     }
 
     /// The database has the portion: it goes from here.
@@ -75,7 +75,7 @@ impl Memory {
             let mut inner = self.write();
             let freed: u64 = entries
                 .iter()
-                .map(|entry| cost(entry.key.len(), entry.version.record.len()))
+                .map(|entry| cost(entry.key().len(), entry.record().len()))
                 .sum();
             inner.bytes = inner.bytes.saturating_sub(freed);
             inner.base = base;
@@ -90,28 +90,11 @@ impl Memory {
                 .partition_point(|(sequence, ..)| *sequence <= base.sequence);
             inner.leases.drain(..gone);
         }
-        for some in entries.chunks(CHUNK) {
-            let mut inner = self.write();
-            for of_one in some.chunk_by(|a, b| a.key == b.key) {
-                if let Some(entry) = of_one.first() {
-                    inner.forget(&entry.key, base.counters.revision);
-                }
-            }
-            for entry in some {
-                inner.heads.remember(entry);
-                if let Some(lease) = Record::lease_of(&entry.version.record) {
-                    inner.detach(lease, &entry.key, base.counters.revision);
-                }
-            }
-        }
         let mut left = portion.entries;
         while left > 0 {
             let mut inner = self.write();
-            let some = left.min(CHUNK).min(inner.log.len());
-            inner.log.drain(..some);
-            if some == 0 {
-                break;
-            }
+            let some = left.min(CHUNK);
+            (0..some).for_each(|_| inner.leave());
             left -= some;
             if left == 0 && inner.log.capacity() > 4 * inner.log.len() + CHUNK {
                 let keep = 2 * inner.log.len();
