@@ -10,15 +10,17 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use bytes::{BufMut, Bytes, BytesMut};
+use coracle_etcd_proto::etcdserverpb as pb;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use prost::Message;
@@ -33,7 +35,10 @@ const GRPC: &str = "application/grpc";
 
 /// All paths of one face of the store, as [`crate::serve`] takes them.
 #[derive(Clone)]
-pub struct Face {
+pub struct Face(Arc<Paths>);
+
+struct Paths {
+    /// What the plain calls ask.
     gateway: Option<Gateway>,
     others: TowerToHyperService<Router>,
 }
@@ -41,20 +46,20 @@ pub struct Face {
 impl Face {
     /// gRPC, JSON, health, version and metrics of `gateway`.
     pub fn new(gateway: Gateway) -> Self {
-        Self {
+        Self(Arc::new(Paths {
             others: TowerToHyperService::new(router(gateway.clone())),
             gateway: Some(gateway),
-        }
+        }))
     }
 }
 
 impl From<Router> for Face {
     /// The paths of `router` alone.
     fn from(router: Router) -> Self {
-        Self {
+        Self(Arc::new(Paths {
             gateway: None,
             others: TowerToHyperService::new(router),
-        }
+        }))
     }
 }
 
@@ -66,35 +71,20 @@ impl Service<Request<Incoming>> for Face {
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let others = self.others.clone();
-        let Some(gateway) = self.gateway.clone().filter(|_| is_plain(&request)) else {
-            return Box::pin(async move { pass(&others, request.map(Body::new)).await });
-        };
+        let paths = Arc::clone(&self.0);
+        if paths.gateway.is_none() || !is_plain(&request) {
+            return Box::pin(async move { paths.pass(request.map(Body::new)).await });
+        }
         match request.uri().path() {
-            "/etcdserverpb.KV/Range" => Box::pin(unary(others, request, |range| async move {
-                gateway.do_range(range).await
-            })),
-            "/etcdserverpb.KV/Put" => Box::pin(unary(others, request, |put| async move {
-                gateway.do_put(put).await
-            })),
+            "/etcdserverpb.KV/Range" => Box::pin(paths.unary::<pb::RangeRequest>(request)),
+            "/etcdserverpb.KV/Put" => Box::pin(paths.unary::<pb::PutRequest>(request)),
             "/etcdserverpb.KV/DeleteRange" => {
-                Box::pin(unary(others, request, |range| async move {
-                    gateway.do_delete(range).await
-                }))
+                Box::pin(paths.unary::<pb::DeleteRangeRequest>(request))
             }
-            "/etcdserverpb.KV/Txn" => Box::pin(unary(others, request, |txn| async move {
-                gateway.do_txn(txn).await
-            })),
-            _ => Box::pin(async move { pass(&others, request.map(Body::new)).await }),
+            "/etcdserverpb.KV/Txn" => Box::pin(paths.unary::<pb::TxnRequest>(request)),
+            _ => Box::pin(async move { paths.pass(request.map(Body::new)).await }),
         }
     }
-}
-
-async fn pass(others: &TowerToHyperService<Router>, request: Request<Body>) -> Answer {
-    others
-        .call(request)
-        .await
-        .map(|answer| answer.map(Reply::Other))
 }
 
 /// A call as clients make it. What its body is like shows when it is read.
@@ -108,60 +98,98 @@ fn is_plain(request: &Request<Incoming>) -> bool {
         && !headers.contains_key("grpc-encoding")
 }
 
-/// Reads the message, and answers with what `call` makes of it.
-async fn unary<Q, A, F>(
-    others: TowerToHyperService<Router>,
-    request: Request<Incoming>,
-    call: impl FnOnce(Q) -> F,
-) -> Answer
-where
-    Q: Message + Default,
-    A: Message,
-    F: Future<Output = Result<A, Status>>,
-{
-    let (head, mut body) = request.into_parts();
-    let mut read: Vec<Bytes> = Vec::new();
-    let mut length = 0;
-    let broken = loop {
-        match body.frame().await {
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else {
-                    // Trailers: nothing comes after them.
-                    break None;
-                };
-                length += data.len();
-                read.push(data);
-                if length > PREFIX + LARGEST {
-                    break None;
-                }
+/// A request that is done here.
+trait Plain: Message + Default {
+    type Answer: Message;
+
+    fn ask(
+        self,
+        gateway: &Gateway,
+    ) -> impl Future<Output = Result<Self::Answer, Status>> + Send + '_;
+}
+
+macro_rules! plain {
+    ($request:ident, $answer:ident, $ask:ident) => {
+        impl Plain for pb::$request {
+            type Answer = pb::$answer;
+
+            fn ask(
+                self,
+                gateway: &Gateway,
+            ) -> impl Future<Output = Result<Self::Answer, Status>> + Send + '_ {
+                gateway.$ask(self)
             }
+        }
+    };
+}
+plain!(RangeRequest, RangeResponse, do_range);
+plain!(PutRequest, PutResponse, do_put);
+plain!(DeleteRangeRequest, DeleteRangeResponse, do_delete);
+plain!(TxnRequest, TxnResponse, do_txn);
+
+impl Paths {
+    async fn pass(&self, request: Request<Body>) -> Answer {
+        let answer = self.others.call(request).await;
+        answer.map(|answer| answer.map(Reply::Other))
+    }
+
+    /// Reads the message, and answers it.
+    async fn unary<Q: Plain>(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let (head, mut body) = request.into_parts();
+        let (whole, broken) = read(&mut body).await;
+        let message = match broken {
+            None => message::<Q>(whole.clone()),
+            Some(_) => None,
+        };
+        let (Some(message), Some(gateway)) = (message, &self.gateway) else {
+            let again = stream::iter([Some(Ok(Frame::data(whole))), broken.map(Err)]);
+            let again = again.filter_map(std::future::ready);
+            let body = Body::new(StreamBody::new(again.chain(BodyStream::new(body))));
+            return self.pass(Request::from_parts(head, body)).await;
+        };
+        Ok(match message.ask(gateway).await {
+            Ok(answer) => {
+                let mut response = Response::new(Reply::answer(&answer));
+                let kind = HeaderValue::from_static(GRPC);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            Err(status) => status.into_http::<Body>().map(Reply::Other),
+        })
+    }
+}
+
+/// The bytes of a body, up to what is too many, and what went wrong then.
+async fn read(body: &mut Incoming) -> (Bytes, Option<hyper::Error>) {
+    // Nearly always all of it is in one frame, and is not copied.
+    let (mut first, mut more, mut length) = (Bytes::new(), BytesMut::new(), 0);
+    let broken = loop {
+        let data = match body.frame().await.map(|read| read.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => data,
+            // After trailers nothing comes.
+            Some(Ok(Err(_))) | None => break None,
             Some(Err(error)) => break Some(error),
-            None => break None,
+        };
+        if length == 0 {
+            first = data;
+            length = first.len();
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&data);
+            length = more.len();
+        }
+        if body.is_end_stream() || length > PREFIX + LARGEST {
+            break None;
         }
     };
-    let whole = match &read[..] {
-        [one] => one.clone(),
-        parts => parts.concat().into(),
+    let whole = if more.is_empty() {
+        first
+    } else {
+        more.freeze()
     };
-    let message = match broken {
-        None => message(whole.clone()),
-        Some(_) => None,
-    };
-    let Some(message) = message else {
-        let again = stream::iter([Some(Ok(Frame::data(whole))), broken.map(Err)]);
-        let again = again.filter_map(std::future::ready);
-        let body = Body::new(StreamBody::new(again.chain(BodyStream::new(body))));
-        return pass(&others, Request::from_parts(head, body)).await;
-    };
-    Ok(match call(message).await {
-        Ok(answer) => {
-            let mut response = Response::new(Reply::answer(&answer));
-            let kind = HeaderValue::from_static(GRPC);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
-        Err(status) => status.into_http::<Body>().map(Reply::Other),
-    })
+    (whole, broken)
 }
 
 /// The one message of a body; None where that is not what it holds.
