@@ -3,6 +3,7 @@
 
 mod common;
 mod hostile {
+    mod pieces;
     pub mod raw;
 }
 

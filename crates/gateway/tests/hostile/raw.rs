@@ -1,9 +1,12 @@
 //! Bytes that no proper client sends.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,14 +35,27 @@ pub async fn send(address: SocketAddr, bytes: &[u8]) {
 
 /// A gRPC call whose body is as it is given; its status.
 pub async fn call(address: SocketAddr, path: &str, body: Vec<u8>) -> (Code, String) {
+    call_in(address, path, "application/grpc", vec![body.into()]).await
+}
+
+/// The same, of one kind and in pieces, each in a frame of its own.
+pub async fn call_in(
+    address: SocketAddr,
+    path: &str,
+    kind: &str,
+    pieces: Vec<Bytes>,
+) -> (Code, String) {
+    let frames = pieces
+        .into_iter()
+        .map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
     let stream = TcpStream::connect(address).await.unwrap();
     let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (mut sender, connection) = connected.unwrap();
     let connection = tokio::spawn(connection);
     let request = hyper::Request::post(format!("http://{address}{path}"))
-        .header("content-type", "application/grpc")
+        .header("content-type", kind)
         .header("te", "trailers")
-        .body(Full::new(Bytes::from(body)))
+        .body(StreamBody::new(stream::iter(frames)))
         .unwrap();
     let answer = async {
         let answer = sender.send_request(request).await.unwrap();
