@@ -253,7 +253,7 @@ fn refused(error: LayerError, path: &str) -> EngineError {
         LayerError::NoSpace(_) | LayerError::Io { .. } => EngineError::Archive(error),
         error => EngineError::Invalid(format!(
             "the archive for {path}: {}",
-            crate::start::full(&error)
+            coracle_sys::full(&error)
         )),
     }
 }

@@ -86,7 +86,7 @@ impl Engine {
         if paused && let Err(error) = self.unpause(key).await {
             tracing::warn!(
                 container = key,
-                error = crate::start::full(&error),
+                error = coracle_sys::full(&error),
                 "it could not be let go on"
             );
         }

@@ -209,8 +209,8 @@ impl Engine {
             }
             let count = |r: &mut crate::record::Record| r.state.restart_count += 1;
             if let Err(error) = engine.run(&waiting, count).await {
-                tracing::warn!(container = %waiting.id, error = crate::start::full(&error), "restart failed");
-                let status = lost(125, &crate::start::full(&error));
+                tracing::warn!(container = %waiting.id, error = coracle_sys::full(&error), "restart failed");
+                let status = lost(125, &coracle_sys::full(&error));
                 let again = waiting.read(|r| {
                     let ended = Ended {
                         code: status.code,

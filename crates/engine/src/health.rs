@@ -209,7 +209,7 @@ impl Engine {
                 {
                     Ok(done) => done,
                     Err(EngineError::Start { code, message }) => (code, message),
-                    Err(error) => (1, crate::start::full(&error)),
+                    Err(error) => (1, coracle_sys::full(&error)),
                 }
             }
         }

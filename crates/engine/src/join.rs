@@ -181,7 +181,7 @@ impl Engine {
             return;
         }
         if let Err(error) = self.write_files(container, &record, endpoints) {
-            let error = crate::start::full(&error);
+            let error = coracle_sys::full(&error);
             tracing::warn!(container = %container.id, error, "it does not know whom to ask for names");
         }
     }
@@ -204,7 +204,7 @@ fn plug_in(
         .inspect_err(|_| {
             // With the interface goes a default route that led there: the one before is set again.
             if let Err(error) = networks.disconnect(&id, network.as_str(), Some(netns.as_fd())) {
-                let error = crate::start::full(&error);
+                let error = coracle_sys::full(&error);
                 tracing::warn!(
                     container = id,
                     error,

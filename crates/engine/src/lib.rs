@@ -58,9 +58,9 @@ mod update;
 pub mod volumes;
 
 pub use container::Snapshot;
+pub use coracle_sys::full as full_error;
 pub use door::{Door, Served};
 pub use engine::{Engine, EngineOptions};
 pub use error::{EngineError, Result};
 pub use id::ContainerId;
 pub use names::{Instance, SERVICE_LABEL};
-pub use start::full as full_error;

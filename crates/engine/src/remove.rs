@@ -74,7 +74,7 @@ impl Engine {
             return;
         }
         if let Err(error) = self.remove_locked(&container, true).await {
-            tracing::warn!(container = %container.id, error = crate::start::full(&error), "removal failed");
+            tracing::warn!(container = %container.id, error = coracle_sys::full(&error), "removal failed");
         }
     }
 
@@ -105,7 +105,7 @@ impl Engine {
         if !container.read(|r| r.host_config.auto_remove)
             && let Err(error) = self.sync_containers()
         {
-            tracing::warn!(container = %container.id, error = crate::start::full(&error), "its removal may not outlive the power");
+            tracing::warn!(container = %container.id, error = coracle_sys::full(&error), "its removal may not outlive the power");
         }
         let anonymous: Vec<String> = container.read(|r| {
             let own = r.mounts.iter().filter(|m| m.anonymous);

@@ -60,7 +60,7 @@ impl Engine {
         if let Err(error) = result {
             // The containers run on all the same; this says what does not.
             tracing::error!(
-                error = crate::start::full(&error),
+                error = coracle_sys::full(&error),
                 "not every published port could be taken over"
             );
         }
@@ -84,7 +84,7 @@ impl Engine {
                 match engine.stop_locked(&container, None, None).await {
                     Ok(()) | Err(EngineError::NotModified) => {}
                     Err(error) => {
-                        tracing::warn!(container = %container.id, error = crate::start::full(&error), "a stop that was cut short failed");
+                        tracing::warn!(container = %container.id, error = coracle_sys::full(&error), "a stop that was cut short failed");
                     }
                 }
             });
@@ -114,7 +114,7 @@ impl Engine {
                 if let Err(error) = self.remove(&id, crate::step::REMOVE).await {
                     tracing::warn!(
                         container = id,
-                        error = crate::start::full(&error),
+                        error = coracle_sys::full(&error),
                         "a step of a build that was cut short cannot be removed"
                     );
                 }
@@ -135,7 +135,7 @@ impl Engine {
             Err(error) => {
                 // Nothing of ours leaves such a one. What is in the container may be all there.
                 let aside = dir.with_file_name(format!(".damaged-{id}"));
-                let (error, kept) = (crate::start::full(&error), aside.display());
+                let (error, kept) = (coracle_sys::full(&error), aside.display());
                 tracing::error!(container = %id, error, %kept, "its record is damaged; its files are kept");
                 let _ = fs::rename(&dir, &aside);
                 return Ok(());

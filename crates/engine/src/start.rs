@@ -109,7 +109,7 @@ impl Engine {
             drop(pending);
         }
         self.give_back(container).await;
-        let (code, message) = (start_code(error), full(error));
+        let (code, message) = (start_code(error), coracle_sys::full(error));
         container.happened(true, |r| {
             r.state.starting = false;
             r.state.started_by = None;
@@ -451,21 +451,6 @@ fn start_code(error: &EngineError) -> i32 {
         EngineError::Start { code, .. } => *code,
         _ => 128,
     }
-}
-
-/// An error with its causes, in one line.
-pub fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn log_config(container: &Container, record: &Record) -> Result<Option<LogConfig>> {

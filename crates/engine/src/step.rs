@@ -135,7 +135,7 @@ impl Drop for Step {
             if let Err(error) = engine.remove(&id, REMOVE).await {
                 tracing::warn!(
                     container = id,
-                    error = crate::start::full(&error),
+                    error = coracle_sys::full(&error),
                     "a step of a build cannot be removed"
                 );
             }

@@ -115,7 +115,8 @@ impl ImageStore {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::Address);
         }
-        let client = client_for(&self.0.config, &url).map_err(|e| FetchError::Http(full(&e)))?;
+        let client = client_for(&self.0.config, &url)
+            .map_err(|e| FetchError::Http(coracle_sys::full(&e)))?;
         let answer = client.get(url.clone()).send().await.map_err(broken)?;
         if !answer.status().is_success() {
             return Err(FetchError::Status(answer.status().as_u16()));
@@ -126,7 +127,7 @@ impl ImageStore {
 
 /// Who asked says for which address.
 fn broken(error: reqwest::Error) -> FetchError {
-    FetchError::Http(full(&error.without_url()))
+    FetchError::Http(coracle_sys::full(&error.without_url()))
 }
 
 /// The name of a file at an address, without percent signs. One that is no plain name is none.
@@ -154,16 +155,6 @@ fn name(url: &Url) -> String {
         return String::new();
     }
     name
-}
-
-fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -305,14 +305,3 @@ impl StoreError {
         text.to_owned()
     }
 }
-
-/// An error with its causes.
-pub fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

@@ -25,8 +25,9 @@ pub mod etcd;
 mod store;
 mod types;
 
+pub use coracle_sys::full;
 pub use embedded::{EmbeddedStore, Options, Restored};
-pub use error::{Code, StoreError, full};
+pub use error::{Code, StoreError};
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use store::{
     BoxFuture, Store, StoreExt, WatchControl, WatchHandle, WatchNext, WatchStream, Watching,

@@ -1,6 +1,7 @@
 //! The ground floor: the only `unsafe` code outside the shim, and thin drivers for kernel interfaces.
 
 pub mod cgroup;
+mod error;
 pub mod memory;
 pub mod mounts;
 pub mod netlink;
@@ -9,3 +10,5 @@ pub mod overlay;
 pub mod process;
 pub mod socket;
 pub mod view;
+
+pub use error::full;

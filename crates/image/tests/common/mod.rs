@@ -196,11 +196,5 @@ pub async fn sample(home: &Home, name: &str) -> PathBuf {
 
 /// An error with its causes.
 pub fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+    coracle_sys::full(error)
 }

@@ -12,7 +12,8 @@ use tonic::{Code, Response};
 
 use super::EtcdOptions;
 use super::convert::{self, Of};
-use crate::error::{StoreError, full};
+use crate::error::StoreError;
+use crate::full;
 
 /// Certificates of both sides, in PEM.
 #[derive(Clone)]
