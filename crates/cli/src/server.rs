@@ -181,11 +181,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let mut servers = tokio::task::JoinSet::new();
     for name in SOCKETS {
         let listener = listener(&run_dir, name).await?;
-        servers.spawn(coracle_api::serve(
-            listener,
-            router.clone(),
-            stop.subscribe(),
-        ));
+        servers.spawn(coracle_api::serve(listener, router.clone(), stop.subscribe()));
     }
     let operator = operator_door(&run_dir, store_listen, &doors, &stop).await;
     let firewall = tokio::spawn(look_after_the_firewall(engine.clone()));
@@ -229,11 +225,11 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
 
 /// The store at each bridge's address, for apps.
 fn app_door(doors: &Doors, stop: &watch::Sender<bool>) -> Door {
-    let (router, stop) = (doors.for_apps(), stop.subscribe());
+    let (face, stop) = (doors.for_apps(), stop.subscribe());
     Arc::new(move |listener| {
         Box::pin(coracle_gateway::serve(
             listener,
-            router.clone(),
+            face.clone(),
             stop.clone(),
         ))
     })

@@ -147,9 +147,10 @@ impl Paths {
             let body = Body::new(StreamBody::new(again.chain(BodyStream::new(body))));
             return self.pass(Request::from_parts(head, body)).await;
         };
-        Ok(match message.ask(gateway).await {
+        let answered = message.ask(gateway).await;
+        Ok(match answered.and_then(|answer| Reply::answer(&answer)) {
             Ok(answer) => {
-                let mut response = Response::new(Reply::answer(&answer));
+                let mut response = Response::new(answer);
                 let kind = HeaderValue::from_static(GRPC);
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
@@ -180,7 +181,8 @@ async fn read(body: &mut Incoming) -> (Bytes, Option<hyper::Error>) {
             more.extend_from_slice(&data);
             length = more.len();
         }
-        if body.is_end_stream() || length > PREFIX + LARGEST {
+        let so_far = if more.is_empty() { &first } else { &more[..] };
+        if body.is_end_stream() || length > PREFIX + LARGEST || is_odd(so_far) {
             break None;
         }
     };
@@ -190,6 +192,14 @@ async fn read(body: &mut Incoming) -> (Bytes, Option<hyper::Error>) {
         more.freeze()
     };
     (whole, broken)
+}
+
+/// What is before a message says that it is compressed or too large: it need not be waited for.
+fn is_odd(body: &[u8]) -> bool {
+    let prefix = body.split_first_chunk::<PREFIX>();
+    prefix.is_some_and(|([flag, length @ ..], _)| {
+        *flag != 0 || u32::from_be_bytes(*length) as usize > LARGEST
+    })
 }
 
 /// The one message of a body; None where that is not what it holds.
@@ -218,17 +228,15 @@ pub enum Reply {
 }
 
 impl Reply {
-    fn answer(message: &impl Message) -> Self {
+    fn answer(message: &impl Message) -> Result<Self, Status> {
         let length = message.encoded_len();
-        let Ok(prefix) = u32::try_from(length) else {
-            let status = Status::out_of_range("the answer is larger than 4 GiB");
-            return Self::Other(status.into_http().into_body());
-        };
+        let prefix = u32::try_from(length)
+            .map_err(|_| Status::resource_exhausted("the answer is larger than 4 GiB"))?;
         let mut bytes = BytesMut::with_capacity(PREFIX + length);
         bytes.put_u8(0);
         bytes.put_u32(prefix);
         message.encode_raw(&mut bytes);
-        Self::Message(bytes.freeze())
+        Ok(Self::Message(bytes.freeze()))
     }
 }
 

@@ -211,17 +211,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// A machine that vanished does not keep its watches for ever: the kernel asks after it each minute. That costs nothing while
-/// it answers, which pings of HTTP/2 do, as the time of each frame is taken for them.
-fn notice_loss(stream: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
-    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
-    sockopt::set_tcp_keepcnt(stream, 4)?;
-    Ok(())
-}
-
 async fn connection(stream: TcpStream, face: Face, mut stop: watch::Receiver<bool>) {
     let mut first = [0];
     let heard = tokio::select! {
@@ -233,16 +222,17 @@ async fn connection(stream: TcpStream, face: Face, mut stop: watch::Receiver<boo
     }
     // Small answers are what there is most of; where it cannot be set they come a little later.
     let _ = stream.set_nodelay(true);
-    if let Err(error) = notice_loss(&stream) {
-        tracing::debug!(error = %error, "a client that vanishes will not be noticed");
-    }
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
+    // As etcd: clients of gRPC have no use for it, and it would be packed anew for each answer.
     builder.http2().auto_date_header(false);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS);
+        .max_concurrent_streams(STREAMS)
+        // A machine that vanished, or a process that was stopped, does not keep its watches and its answers for ever.
+        .keep_alive_interval(Duration::from_secs(60))
+        .keep_alive_timeout(Duration::from_secs(20));
     let served = builder.serve_connection(TokioIo::new(stream), face);
     tokio::pin!(served);
     let ended = tokio::select! {
