@@ -27,7 +27,7 @@ pub(crate) struct Group<'g> {
     pub done: Done,
     /// Steps of the request at hand.
     step: u32,
-    /// The record at hand.
+    /// Key and record at hand.
     encoded: Vec<u8>,
 }
 
@@ -304,10 +304,11 @@ impl<'g> Group<'g> {
     fn write(&mut self, key: &[u8], former: Former, record: &Record<'_>) {
         let revision = self.next();
         self.encoded.clear();
+        self.encoded.extend_from_slice(key);
         record.encode(&mut self.encoded);
-        self.frame.write(revision, former, key, &self.encoded);
-        let entry = Entry::new(key, revision, former, &self.encoded);
-        self.counters.bytes += cost(key.len(), self.encoded.len());
+        let entry = Entry::new(revision, former, &self.encoded, key.len());
+        self.frame.write(revision, former, key, entry.record());
+        self.counters.bytes += cost(key.len(), entry.record().len());
         self.done.weight += weight(&entry);
         self.view.memory().insert(entry.clone(), record.lease);
         self.done.changed.push(entry);

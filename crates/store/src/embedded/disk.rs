@@ -214,8 +214,12 @@ impl Disk {
     /// Packs the file.
     pub(crate) fn defragment(&self) -> Result<(), StoreError> {
         self.replace(|database| {
-            let packed = database.compact().map(drop);
-            packed.map_err(|e| StoreError::database(&self.path, e))
+            let failed = |e: redb::Error| StoreError::database(&self.path, e);
+            database.compact().map_err(|e| failed(e.into()))?;
+            // Packing does not say which pages are free.
+            let mut txn = database.begin_write().map_err(|e| failed(e.into()))?;
+            txn.set_quick_repair(self.bytes_on_disk()? > LARGE);
+            txn.commit().map_err(|e| failed(e.into()))
         })
     }
 

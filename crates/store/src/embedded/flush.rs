@@ -24,6 +24,8 @@ use std::path::Path;
 
 /// Entries of the database's log that are cleaned in one transaction, at least.
 const CLEAN: usize = 4096;
+/// Bytes that are worth the time that it takes to give them back.
+const WORTH: usize = 1 << 20;
 /// How long to leave a failing disk alone.
 const REST: Duration = Duration::from_millis(200);
 
@@ -31,11 +33,16 @@ const REST: Duration = Duration::from_millis(200);
 pub(crate) struct Flushing {
     /// There may be history in the database to clean.
     clean: bool,
+    /// Bytes moved since memory was given back.
+    moved: usize,
 }
 
 impl Flushing {
     pub(crate) fn new() -> Self {
-        Self { clean: true }
+        Self {
+            clean: true,
+            moved: 0,
+        }
     }
 }
 
@@ -68,6 +75,11 @@ impl Bell {
     pub(crate) fn close(&self) {
         lock(&self.asked).closed = true;
         self.wake.notify_one();
+    }
+
+    /// The half that was asked for is moved: who finds that there is still too much asks again.
+    fn halved(&self) {
+        lock(&self.asked).half = false;
     }
 
     fn is_closed(&self) -> bool {
@@ -104,6 +116,7 @@ pub(crate) fn run(shared: &Shared) {
         let work = || -> Result<(), StoreError> {
             if asked.half {
                 flush(shared, Amount::Half)?;
+                shared.bell.halved();
             }
             while asked.compacted && flush(shared, Amount::Compacted)? {
                 if shared.bell.is_closed() {
@@ -114,8 +127,7 @@ pub(crate) fn run(shared: &Shared) {
         };
         not_before = None;
         let done = work();
-        // What went to the database was much of what memory held, and the way there took as much again.
-        coracle_sys::memory::give_back();
+        give_back(shared);
         if let Err(error) = done {
             if !matches!(error, StoreError::NoSpace { .. }) {
                 tracing::warn!(error = %crate::full(&error), "what is in the store's log could not be moved to its database yet");
@@ -128,6 +140,14 @@ pub(crate) fn run(shared: &Shared) {
                 shared.bell.ring(Amount::Compacted);
             }
         }
+    }
+}
+
+/// What went to the database was much of what memory held, and the way there took as much again.
+fn give_back(shared: &Shared) {
+    let moved = std::mem::take(&mut lock(&shared.flushing).moved);
+    if moved >= WORTH {
+        coracle_sys::memory::give_back();
     }
 }
 
@@ -187,6 +207,7 @@ fn move_some(shared: &Shared, amount: Amount, one: &mut Flushing) -> Result<bool
     }
     memory.moved(&portion, &entries, base);
     one.clean = more;
+    one.moved += bytes;
     Ok(more)
 }
 

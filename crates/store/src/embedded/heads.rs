@@ -1,6 +1,6 @@
 //! What puts need to know of keys that were moved to the database lately.
 //!
-//! A key is told by 128 bits of keyed hashes, drawn anew by each process, instead of by its bytes: among so few keys no two
+//! A key is told by 128 bits of keyed hashes, drawn anew whenever the log is read, instead of by its bytes: among so few keys no two
 //! have the same by chance, and nobody can look for some that do.
 
 use std::collections::HashMap;

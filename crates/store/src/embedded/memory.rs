@@ -136,7 +136,10 @@ impl Memory {
     /// The newest version of `key` not after `at`, and the generation looked at.
     pub(crate) fn version_at(&self, key: &[u8], at: Revision) -> (Option<Entry>, u64) {
         let inner = self.read();
-        let newest = inner.newest.get(key).copied();
+        let newest = match inner.in_base(at) {
+            true => None,
+            false => inner.newest.get(key).copied(),
+        };
         let found = newest.and_then(|place| inner.not_after(place, at));
         (found.cloned(), inner.generation)
     }
@@ -153,6 +156,9 @@ impl Memory {
         loop {
             let inner = self.read();
             let generation = inner.generation;
+            if inner.in_base(at) {
+                return (Vec::new(), generation);
+            }
             let upto = match &bounds.end {
                 End::Before(end) => Bound::Excluded(&end[..]),
                 End::Single => Bound::Included(&bounds.start[..]),
@@ -242,7 +248,7 @@ impl Memory {
                     }
                     visible.revision = revision;
                     let lease = Record::decode(record, path)?.lease;
-                    let entry = Entry::new(key, revision, former, record);
+                    let entry = Entry::new(revision, former, &[key, record].concat(), key.len());
                     bytes += weight(&entry);
                     inner.insert(entry, lease);
                 }
@@ -306,6 +312,11 @@ impl Inner {
             }
         }
         self.log.push_back(entry);
+    }
+
+    /// The database has the store as of then: nobody need walk through newer versions to find that out.
+    fn in_base(&self, at: Revision) -> bool {
+        at <= self.base.counters.revision
     }
 
     fn at(&self, place: u64) -> Option<&Entry> {

@@ -24,13 +24,14 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(key: &[u8], revision: Revision, former: Former, record: &[u8]) -> Self {
+    /// Of `bytes` the first `key` are the key, the others the record.
+    pub(crate) fn new(revision: Revision, former: Former, bytes: &[u8], key: usize) -> Self {
         Self {
             revision,
             former,
-            bytes: [key, record].concat().into(),
+            bytes: bytes.into(),
             // Keys come in frames, whose length goes into 32 bits.
-            key: key.len() as u32,
+            key: key as u32,
             distance: None,
         }
     }
