@@ -181,7 +181,11 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let mut servers = tokio::task::JoinSet::new();
     for name in SOCKETS {
         let listener = listener(&run_dir, name).await?;
-        servers.spawn(coracle_api::serve(listener, router.clone(), stop.subscribe()));
+        servers.spawn(coracle_api::serve(
+            listener,
+            router.clone(),
+            stop.subscribe(),
+        ));
     }
     let operator = operator_door(&run_dir, store_listen, &doors, &stop).await;
     let firewall = tokio::spawn(look_after_the_firewall(engine.clone()));
@@ -226,13 +230,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
 /// The store at each bridge's address, for apps.
 fn app_door(doors: &Doors, stop: &watch::Sender<bool>) -> Door {
     let (face, stop) = (doors.for_apps(), stop.subscribe());
-    Arc::new(move |listener| {
-        Box::pin(coracle_gateway::serve(
-            listener,
-            face.clone(),
-            stop.clone(),
-        ))
-    })
+    Arc::new(move |listener| Box::pin(coracle_gateway::serve(listener, face.clone(), stop.clone())))
 }
 
 /// The store on loopback. That somebody else has the address (an etcd of this machine's, say) keeps nothing else from working.
