@@ -46,8 +46,6 @@ struct Waiting {
     requests: Vec<(Op, Sender)>,
     /// The writer is to be woken when so many wait; 0: it is at work.
     wanted: usize,
-    /// Those that were waited for last did not come.
-    deserted: bool,
     closed: bool,
 }
 
@@ -75,8 +73,7 @@ impl Queue {
     /// empty.
     ///
     /// Who was answered just now (`answered`) often has more to write, and is waited for, for as
-    /// long as `patience`, so that syncs are shared; one writer alone never waits. Where most of
-    /// them did not come the next wait is an eighth as long.
+    /// long as `patience`, so that syncs are shared; one writer alone never waits.
     pub(crate) fn take(
         &self,
         answered: usize,
@@ -85,14 +82,8 @@ impl Queue {
     ) -> Option<Vec<(Op, Sender)>> {
         let mut waiting = lock(&self.waiting);
         if answered > 0 && !waiting.closed {
-            let there = waiting.requests.len();
-            waiting.wanted = answered + there;
-            let patience = match waiting.deserted {
-                true => patience / 8,
-                false => patience,
-            };
+            waiting.wanted = answered + waiting.requests.len();
             waiting = self.sleep(waiting, Some(patience));
-            waiting.deserted = 2 * (waiting.requests.len() - there) <= answered;
         }
         loop {
             if !waiting.requests.is_empty() {
