@@ -32,6 +32,8 @@ use crate::serve::{LARGEST, router};
 /// What stands before a message.
 const PREFIX: usize = 5;
 const GRPC: &str = "application/grpc";
+/// gRPC writes a message's length in 32 bits.
+const TOO_LARGE: &str = "the answer is larger than a gRPC message can be (4 GiB): ask for fewer keys, with a limit or a narrower range";
 
 /// All paths of one face of the store, as [`crate::serve`] takes them.
 #[derive(Clone)]
@@ -230,8 +232,7 @@ pub enum Reply {
 impl Reply {
     fn answer(message: &impl Message) -> Result<Self, Status> {
         let length = message.encoded_len();
-        let prefix = u32::try_from(length)
-            .map_err(|_| Status::resource_exhausted("the answer is larger than 4 GiB"))?;
+        let prefix = u32::try_from(length).map_err(|_| Status::resource_exhausted(TOO_LARGE))?;
         let mut bytes = BytesMut::with_capacity(PREFIX + length);
         bytes.put_u8(0);
         bytes.put_u32(prefix);

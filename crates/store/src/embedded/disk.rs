@@ -216,9 +216,12 @@ impl Disk {
         self.replace(|database| {
             let failed = |e: redb::Error| StoreError::database(&self.path, e);
             database.compact().map_err(|e| failed(e.into()))?;
+            if self.bytes_on_disk()? <= LARGE {
+                return Ok(());
+            }
             // Packing does not say which pages are free.
             let mut txn = database.begin_write().map_err(|e| failed(e.into()))?;
-            txn.set_quick_repair(self.bytes_on_disk()? > LARGE);
+            txn.set_quick_repair(true);
             txn.commit().map_err(|e| failed(e.into()))
         })
     }
