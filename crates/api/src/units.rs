@@ -24,8 +24,8 @@ impl From<FleetError> for ApiError {
             | FleetError::Template(..)
             | FleetError::Translate(_)
             | FleetError::Order(_) => StatusCode::BAD_REQUEST,
-            FleetError::Failed { .. } => StatusCode::CONFLICT,
-            FleetError::Leaving => StatusCode::SERVICE_UNAVAILABLE,
+            FleetError::Failed { .. } | FleetError::Waits { .. } => StatusCode::CONFLICT,
+            FleetError::Leaving | FleetError::NotLeader => StatusCode::SERVICE_UNAVAILABLE,
             FleetError::Engine(_) => match error {
                 FleetError::Engine(engine) => return engine.into(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -132,13 +132,13 @@ pub async fn logs(
 pub async fn machines(State(app): State<App>) -> Result<Json<Value>> {
     let units = app.fleet.list();
     let all = app.fleet.machines().await?;
-    let row = |(machine, alive): &(coracle_fleet::Machine, bool)| {
+    let row = |seen: &coracle_fleet::presence::Seen| {
         let own = units
             .iter()
-            .filter(|u| u.machine == machine.id && u.container.is_some())
+            .filter(|u| u.machine == seen.machine.id && u.container.is_some())
             .count();
-        let mut row = json!(machine);
-        row["state"] = json!(if *alive { "alive" } else { "gone" });
+        let mut row = json!(seen.machine);
+        row["state"] = json!(if seen.alive { "alive" } else { "gone" });
         row["units"] = json!(own);
         row
     };

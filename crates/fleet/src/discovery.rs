@@ -109,7 +109,7 @@ async fn turn(
     lease: i64,
 ) -> Option<Result<(), StoreError>> {
     let inner = weak.upgrade()?;
-    let (store, machine) = (&*inner.store, inner.machine.id.as_str());
+    let (store, machine) = (&*inner.cluster, inner.machine.id.as_str());
     if lease == 0 {
         return Some(Ok(()));
     }

@@ -31,6 +31,19 @@ pub enum FleetError {
     /// A template was asked to run.
     #[error("{0} is a template; start an instance of it, such as {1}")]
     Template(String, String),
+    /// Another machine leads, or none does.
+    #[error("this machine does not lead, and nothing was changed; ask again")]
+    NotLeader,
+    /// It was asked to run, and no machine can have it now.
+    #[error(
+        "{unit} waits: {reason}; it starts as soon as it can (`coracle unit explain {unit}` says more)"
+    )]
+    Waits {
+        /// The unit.
+        unit: String,
+        /// For what.
+        reason: String,
+    },
     /// Everything goes down.
     #[error("everything is being taken down; ask again when the daemon is back")]
     Leaving,

@@ -2,9 +2,9 @@
 
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
+use crate::leader::Leader;
 use crate::service;
 use crate::translate::{self, TranslateError};
-use coracle_unit::fleet::FleetSection;
 use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ type Refused = Option<(String, &'static str)>;
 
 impl Fleet {
     /// Refuses what is read and not honoured yet.
-    pub(crate) fn honour(&self, unit: &Unit) -> Result<()> {
-        let refused = placement(&unit.fleet, &self.machine().id)
-            .or_else(|| service::section(unit).and_then(any_service))
+    pub(crate) fn honour(&self, unit: &Unit, leader: &Leader) -> Result<()> {
+        let refused = service::section(unit)
+            .and_then(any_service)
             .or_else(|| of_kind(unit));
         if let Some((what, way_out)) = refused {
             return Err(FleetError::Unsupported {
@@ -26,7 +26,7 @@ impl Fleet {
             });
         }
         if let Kind::Container { .. } = &unit.kind {
-            let mut units = self.units();
+            let mut units = leader.units();
             units.insert(unit.name.to_string(), Arc::new(unit.clone()));
             match translate::request(unit, "", &units) {
                 Ok(request) => coracle_engine::model::check::check(&request)?,
@@ -42,26 +42,6 @@ impl Fleet {
 fn first(section: &str, keys: &[(&str, bool)], way_out: &'static str) -> Refused {
     let (key, _) = keys.iter().find(|(_, given)| *given)?;
     Some((format!("[{section}] {key}="), way_out))
-}
-
-fn placement(fleet: &FleetSection, machine: &str) -> Refused {
-    let none = FleetSection::default();
-    let elsewhere = fleet.machine_id.as_ref().is_some_and(|id| id != machine);
-    first(
-        "X-Fleet",
-        &[
-            ("MachineID", elsewhere),
-            ("MachineOf", fleet.machine_of != none.machine_of),
-            (
-                "MachineMetadata",
-                fleet.machine_metadata != none.machine_metadata,
-            ),
-            ("Conflicts", fleet.conflicts != none.conflicts),
-            ("Global", fleet.global),
-            ("Replaces", fleet.replaces != none.replaces),
-        ],
-        "it places units on machines, and this release runs one machine: leave it out",
-    )
 }
 
 fn any_service(service: &ServiceSection) -> Refused {

@@ -9,24 +9,32 @@
 //! | `supervise` | one driver a unit: observe, plan, do |
 //! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
 //! | `honour` | what is read and not done yet is refused |
-//! | `requests` | submit, start, stop, destroy |
+//! | `requests` | submit, start, stop, destroy, asked of the machine that leads |
+//! | `leader` | one machine leads: what runs where, written down for each machine |
+//! | `agent` | what this machine must run, learnt from the store |
+//! | [`presence`] | the machine is there |
+//! | `show` | what people see |
 //! | `shutdown` | everything goes down, to come back |
 //! | `discovery` | healthy instances, told to apps |
 //! | [`fleet`] | open, list, show |
 
+mod agent;
 mod discovery;
 mod down;
 mod environment;
 pub mod error;
 pub mod fleet;
 mod honour;
+mod leader;
 pub mod machine;
 pub mod model;
 mod observe;
 pub mod order;
 pub mod plan;
+pub mod presence;
 mod requests;
 mod service;
+mod show;
 mod shutdown;
 mod supervise;
 pub mod translate;
@@ -34,5 +42,5 @@ mod up;
 
 pub use discovery::Announced;
 pub use error::{FleetError, Result};
-pub use fleet::{Fleet, UnitText};
+pub use fleet::{Fleet, Stores, UnitText};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};

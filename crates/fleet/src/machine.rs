@@ -27,6 +27,7 @@ pub fn facts(id: &str) -> Machine {
         coracle: env!("CARGO_PKG_VERSION").to_owned(),
         since: Utc::now(),
         labels: BTreeMap::new(),
+        door: String::new(),
     }
 }
 

@@ -10,6 +10,8 @@ pub const VERSION: u32 = 1;
 
 /// Keys of the store. See the table in ARCHITECTURE.md.
 pub mod keys {
+    use super::Instance;
+
     /// Facts about a machine.
     pub fn machine(id: &str) -> String {
         format!("/coracle/v1/machines/{id}")
@@ -17,6 +19,30 @@ pub mod keys {
     /// There as long as the machine's lease is.
     pub fn alive(id: &str) -> String {
         format!("/coracle/v1/alive/{id}")
+    }
+    /// Machines that are there.
+    pub const ALIVE: &str = "/coracle/v1/alive/";
+    /// Facts about all machines.
+    pub const MACHINES: &str = "/coracle/v1/machines/";
+    /// What operators said of machines.
+    pub const MARKS: &str = "/coracle/v1/marks/";
+    /// What an operator said of a machine: labels, cordon, drain.
+    pub fn marks(id: &str) -> String {
+        format!("{MARKS}{id}")
+    }
+    /// Who leads.
+    pub const LEADER: &str = "/coracle/v1/leader";
+    /// Where local volumes have their data.
+    pub const VOLUMES: &str = "/coracle/v1/volumes/";
+    /// The machine that has a volume's data.
+    pub fn volume(name: &str) -> String {
+        format!("{VOLUMES}{name}")
+    }
+    /// How units stand that units on other machines wait for.
+    pub const STATUS: &str = "/coracle/v1/status/";
+    /// How one of them stands.
+    pub fn status(name: &str) -> String {
+        format!("{STATUS}{name}")
     }
     /// What apps see as the whole store.
     pub const APPS: &str = "/coracle/v1/apps/";
@@ -40,14 +66,96 @@ pub mod keys {
     pub fn revisions(uid: &str) -> String {
         format!("/coracle/v1/revisions/{uid}/")
     }
+    /// Every text of every unit.
+    pub const REVISIONS: &str = "/coracle/v1/revisions/";
+    /// What machines must run.
+    pub const DESIRED: &str = "/coracle/v1/desired/";
+    /// What they run.
+    pub const ACTUAL: &str = "/coracle/v1/actual/";
     /// What a machine must run of a unit.
-    pub fn desired(machine: &str, uid: &str) -> String {
-        format!("/coracle/v1/desired/{machine}/{uid}/1/1")
+    pub fn desired(machine: &str, instance: &Instance) -> String {
+        format!("{DESIRED}{machine}/{instance}")
+    }
+    /// All that a machine must run.
+    pub fn desired_of(machine: &str) -> String {
+        format!("{DESIRED}{machine}/")
     }
     /// What it runs.
-    pub fn actual(machine: &str, uid: &str) -> String {
-        format!("/coracle/v1/actual/{machine}/{uid}/1/1")
+    pub fn actual(machine: &str, instance: &Instance) -> String {
+        format!("{ACTUAL}{machine}/{instance}")
     }
+    /// All that it runs.
+    pub fn actual_of(machine: &str) -> String {
+        format!("{ACTUAL}{machine}/")
+    }
+    /// Machine and instance of a key below [`DESIRED`] or [`ACTUAL`].
+    pub fn placed(key: &str, family: &str) -> Option<(String, Instance)> {
+        let (machine, instance) = key.strip_prefix(family)?.split_once('/')?;
+        Some((machine.to_owned(), instance.parse().ok()?))
+    }
+}
+
+/// One run of a unit's text somewhere: `<uid>/<slot>/<incarnation>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instance {
+    /// The unit's.
+    pub uid: String,
+    /// Which of the unit's instances, from 1.
+    pub slot: u32,
+    /// Counts how often that one was placed, from 1.
+    pub incarnation: u64,
+}
+
+impl std::fmt::Display for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.uid, self.slot, self.incarnation)
+    }
+}
+
+impl std::str::FromStr for Instance {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('/');
+        let (uid, slot, incarnation) = (parts.next(), parts.next(), parts.next());
+        let (Some(uid), Some(slot), Some(incarnation), None) =
+            (uid, slot, incarnation, parts.next())
+        else {
+            return Err(());
+        };
+        Ok(Self {
+            uid: uid.to_owned(),
+            slot: slot.parse().map_err(drop)?,
+            incarnation: incarnation.parse().map_err(drop)?,
+        })
+    }
+}
+
+/// What a machine must run of a unit: `desired/…`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The unit's name.
+    pub unit: String,
+    /// Its text.
+    pub revision: u64,
+    /// Counts requests to start it anew.
+    pub generation: u64,
+    /// Counts all requests, so that an answer is known to be one to the last.
+    #[serde(default)]
+    pub order: u64,
+    /// Whether it is to run; what is not stays where it is, with its output.
+    #[serde(default = "running")]
+    pub desired: Desired,
+    /// Units that say that they come before this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+}
+
+/// Records without the field are of a release that had them of running units only.
+fn running() -> Desired {
+    Desired::Active
 }
 
 /// What a unit was asked to be.
@@ -57,6 +165,8 @@ pub enum Desired {
     /// Not to run.
     #[default]
     Inactive,
+    /// Not to run, but to have its machine.
+    Loaded,
     /// To run.
     Active,
 }
@@ -74,6 +184,12 @@ pub struct UnitRecord {
     pub desired: Desired,
     /// Counts requests to start it anew.
     pub generation: u64,
+    /// Counts all requests.
+    #[serde(default)]
+    pub order: u64,
+    /// Counts how often it was placed.
+    #[serde(default)]
+    pub incarnation: u64,
     /// The client's own id of the last request to start it, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
@@ -148,6 +264,9 @@ pub struct Actual {
     pub since: DateTime<Utc>,
     /// The request that the present run belongs to.
     pub generation: u64,
+    /// The last request that was looked at.
+    #[serde(default)]
+    pub order: u64,
     /// The text that it runs.
     pub revision: u64,
     /// Boot of the machine in which this was written.
@@ -168,6 +287,15 @@ pub struct Actual {
     /// How it ended, if that is seen nowhere else.
     #[serde(default)]
     pub outcome: Option<Outcome>,
+    /// `starting`, `healthy`, `unhealthy`, if it has a test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+    /// Published ports, `0.0.0.0:8080->80/tcp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    /// Its last lines of output, if it failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
 }
 
 impl Actual {
@@ -181,6 +309,7 @@ impl Actual {
             reason: "not started".into(),
             since: now,
             generation: 0,
+            order: 0,
             revision: 0,
             boot_id: String::new(),
             settled: false,
@@ -190,6 +319,9 @@ impl Actual {
             run: 0,
             due: Due::Nothing,
             outcome: None,
+            health: None,
+            ports: Vec::new(),
+            last_lines: Vec::new(),
         }
     }
 }
@@ -235,7 +367,7 @@ pub struct UnitView {
     pub sub: String,
     /// Since when; absent if it never ran.
     pub since: Option<DateTime<Utc>>,
-    /// Machine id.
+    /// Machine id; empty of a unit that is nowhere. Of one that is on several, the first.
     pub machine: String,
     /// Container id.
     pub container: Option<String>,
@@ -272,7 +404,50 @@ pub struct Machine {
     pub coracle: String,
     /// Since when this daemon runs.
     pub since: DateTime<Utc>,
-    /// Labels.
+    /// Labels of its own configuration.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Where its door is, as address and port; empty of a machine that is alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub door: String,
+}
+
+/// What an operator said of a machine: `marks/<id>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Labels; they win over the machine's own. An empty value takes one away.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Gets nothing new.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// What it has is moved away.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// Who leads: `leader`, under the leader's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The machine.
+    pub machine: String,
+}
+
+/// How a unit stands that units on other machines wait for: `status/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What it was asked to be.
+    pub desired: Desired,
+    /// Where it stands, for the last request.
+    pub active: Active,
+    /// Nothing more is to be done for that request.
+    pub settled: bool,
+    /// Whether that is the answer to the last request.
+    pub answered: bool,
 }

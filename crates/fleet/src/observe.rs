@@ -1,8 +1,8 @@
 //! What is seen of a unit, and what its file says about ends and restarts.
 
 use crate::fleet::Fleet;
-use crate::model::{Active, Desired};
-use crate::plan::{Cause, Goal, Policy, Seen};
+use crate::model::Active;
+use crate::plan::{Cause, Policy, Seen};
 use crate::service::{section, success_codes};
 use crate::supervise::Supervised;
 use chrono::Utc;
@@ -41,22 +41,6 @@ impl Fleet {
             }
         }
         policy
-    }
-
-    /// Whether a unit that this one is bound to has gone.
-    pub(crate) fn lost_binding(&self, file: &Unit, goal: Goal) -> bool {
-        goal.desired == Desired::Active
-            && !self.is_leaving()
-            && file.unit.binds_to.iter().any(|name| {
-                self.supervised(name).is_none_or(|u| {
-                    let there = u.actual();
-                    let goal = *u.goal.borrow();
-                    goal.desired == Desired::Inactive
-                        || (there.generation == goal.generation
-                            && there.settled
-                            && there.active != Active::Active)
-                })
-            })
     }
 
     pub(crate) async fn see(&self, unit: &Supervised, file: &Unit) -> Seen {

@@ -5,7 +5,7 @@
 //! is to start it. The sixth end within ten seconds is one too many (`StartLimitBurst=5`): the unit has failed, and stays so
 //! until somebody asks again, which is generation 4.
 
-use crate::model::{Active, Actual, Desired};
+use crate::model::{Active, Actual, Desired, DesiredRecord};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -16,8 +16,21 @@ use std::time::Duration;
 pub struct Goal {
     /// To run or not.
     pub desired: Desired,
-    /// Which request that is.
+    /// Which request to start that is.
     pub generation: u64,
+    /// Which request of any kind.
+    pub order: u64,
+}
+
+impl Goal {
+    /// As the record says.
+    pub fn of(record: &DesiredRecord) -> Self {
+        Self {
+            desired: record.desired,
+            generation: record.generation,
+            order: record.order,
+        }
+    }
 }
 
 /// What the unit's file says about ends and restarts.
@@ -153,7 +166,7 @@ pub fn next(
     // What is done and remains is stopped like what runs.
     let remains = actual.active == Active::Active && actual.settled && actual.boot_id == boot_id;
     let running = remains || matches!(seen, Seen::Running { .. });
-    if goal.desired == Desired::Inactive {
+    if goal.desired != Desired::Active {
         return if running {
             stop("it was asked to stop")
         } else {

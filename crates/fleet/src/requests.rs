@@ -1,9 +1,10 @@
-//! What people ask: submit, start, stop, restart, destroy.
+//! What people ask of the machine that leads: submit, start, stop, restart, destroy.
 //!
-//! One change at a time: each is written to the store as one transaction, then told to the units' drivers, which do it.
+//! One change at a time: each is written to the store as one transaction, then told to the machines, whose units' drivers do it.
 
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
+use crate::leader::{Change, Group, Leader, Target};
 use crate::model::{
     Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, VERSION, keys,
 };
@@ -15,12 +16,26 @@ use coracle_engine::EngineError;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
 use coracle_engine::remove::RemoveOptions;
-use coracle_store::{DeleteRangeRequest, PutRequest, StoreError, TxnOp, TxnRequest};
 use coracle_unit::{Kind, Unit, UnitName};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Lines of output that a failed start shows.
 const LAST_LINES: usize = 10;
+/// Longest that one of them is kept, in characters.
+const LONGEST: usize = 500;
+
+fn indented(lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
+}
+
+/// A unit that is there, as a person names it.
+pub(crate) fn named(leader: &Leader, text: &str) -> Result<Arc<Target>> {
+    candidates(text)
+        .iter()
+        .find_map(|name| leader.target(name))
+        .ok_or_else(|| FleetError::NotFound(text.to_owned()))
+}
 
 /// The full names that a person may mean.
 fn candidates(text: &str) -> Vec<String> {
@@ -32,41 +47,52 @@ fn candidates(text: &str) -> Vec<String> {
 }
 
 impl Fleet {
+    /// The leader, if this machine is it.
+    pub(crate) fn leading(&self) -> Result<Arc<Leader>> {
+        self.0.leader.borrow().clone().ok_or(FleetError::NotLeader)
+    }
+
     /// Takes a unit's text. A unit of that name gets it as its next revision, which runs from its next start on.
     ///
     /// # Errors
     /// [`FleetError::Refused`] with everything that is wrong, [`FleetError::Unsupported`].
     pub async fn submit(&self, name: &str, text: &str, dropins: Vec<Dropin>) -> Result<UnitView> {
         let name = UnitName::new(name)?;
-        let unit = self.parse(name.as_str(), text, &dropins)?;
-        self.honour(&unit)?;
-        let _one = self.change().await?;
+        let leader = self.leading()?;
+        let unit = leader.parse(name.as_str(), text, &dropins)?;
+        self.honour(&unit, &leader)?;
+        let _one = self.change(&leader).await?;
         let revision = RevisionRecord {
             version: VERSION,
             text: text.to_owned(),
             dropins,
             created: Utc::now(),
         };
-        let supervised = self.store_text(&name, revision, unit).await?;
-        Ok(self.view(&supervised))
+        let target = self.store_text(&leader, &name, revision, unit).await?;
+        Ok(self.view(&target))
     }
 
     async fn store_text(
         &self,
+        leader: &Leader,
         name: &UnitName,
         revision: RevisionRecord,
         unit: Unit,
-    ) -> Result<Arc<Supervised>> {
-        if let Some(supervised) = self.supervised(name.as_str()) {
-            let mut record = supervised.record();
-            let present = self.revision(&record).await?;
+    ) -> Result<Arc<Target>> {
+        if let Some(target) = leader.target(name.as_str()) {
+            let mut record = target.record();
+            let present = leader.revision(&record).await?;
             if present.text == revision.text && present.dropins == revision.dropins {
-                return Ok(supervised);
+                return Ok(target);
             }
             record.revision += 1;
-            self.write(name.as_str(), &record, Some(&revision)).await?;
-            supervised.set(record, Some(unit));
-            return Ok(supervised);
+            let text = Some((revision, unit));
+            let change = Change {
+                text,
+                ..Change::new(&target, record)
+            };
+            leader.write_units(vec![change]).await?;
+            return Ok(target);
         }
         let uid = coracle_engine::id::random_hex().map_err(EngineError::from)?[..32].to_owned();
         let record = UnitRecord {
@@ -75,57 +101,23 @@ impl Fleet {
             revision: 1,
             desired: Desired::Inactive,
             generation: 0,
+            order: 0,
+            incarnation: 0,
             started_by: None,
         };
-        self.write(name.as_str(), &record, Some(&revision)).await?;
-        let supervised =
-            Supervised::new(record, unit, None, Actual::new(name.as_str(), Utc::now()));
-        let mut units = self.0.units.write().unwrap_or_else(PoisonError::into_inner);
-        units.insert(name.to_string(), supervised.clone());
-        drop(units);
-        self.drive(&supervised);
-        Ok(supervised)
-    }
-
-    /// Writes a unit, its desired state, and a new text, all at one revision of the store.
-    async fn write(
-        &self,
-        name: &str,
-        record: &UnitRecord,
-        revision: Option<&RevisionRecord>,
-    ) -> Result<()> {
-        let json = |key: String, value: serde_json::Result<Vec<u8>>| match value {
-            Ok(value) => Ok(TxnOp::Put(PutRequest::new(key, value))),
-            Err(source) => Err(StoreError::Json {
-                key,
-                source: Arc::new(source),
-            }),
+        let target = Target::new(record.clone(), unit.clone());
+        let change = Change {
+            text: Some((revision, unit)),
+            ..Change::new(&target, record)
         };
-        let desired = keys::desired(&self.0.machine.id, &record.uid);
-        let mut success = vec![json(keys::unit(name), serde_json::to_vec(record))?];
-        if let Some(revision) = revision {
-            success.push(json(
-                keys::revision(&record.uid, record.revision),
-                serde_json::to_vec(revision),
-            )?);
-        }
-        success.push(match record.desired {
-            Desired::Active => json(desired, serde_json::to_vec(&serde_json::json!({
-                "version": VERSION, "unit": name, "revision": record.revision, "generation": record.generation,
-            })))?,
-            Desired::Inactive => TxnOp::Delete(DeleteRangeRequest::key(desired)),
-        });
-        let all = TxnRequest {
-            success,
-            ..TxnRequest::default()
-        };
-        self.0.store.txn(all).await?;
-        Ok(())
+        leader.write_units(vec![change]).await?;
+        leader.insert(name.as_str(), target.clone());
+        Ok(target)
     }
 
     /// One change at a time, and none any more when everything goes down.
-    async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
-        let one = self.0.change.lock().await;
+    async fn change<'a>(&self, leader: &'a Leader) -> Result<tokio::sync::MutexGuard<'a, ()>> {
+        let one = leader.change.lock().await;
         if self.is_leaving() {
             return Err(FleetError::Leaving);
         }
@@ -133,12 +125,13 @@ impl Fleet {
     }
 
     /// Finds a unit as a person names it. An instance of a template that was submitted is made here.
-    async fn find(&self, text: &str) -> Result<Arc<Supervised>> {
-        if let Ok(found) = self.named(text) {
+    async fn find(&self, leader: &Leader, text: &str) -> Result<Arc<Target>> {
+        if let Ok(found) = named(leader, text) {
             return Ok(found);
         }
         for candidate in candidates(text) {
-            if let Some(made) = self.instance(&UnitName::new(&candidate)?).await? {
+            let name = UnitName::new(&candidate)?;
+            if let Some(made) = self.instance(leader, &name).await? {
                 return Ok(made);
             }
         }
@@ -146,14 +139,16 @@ impl Fleet {
     }
 
     /// An instance with its template's present text; nothing for other names, or without the template.
-    async fn instance(&self, name: &UnitName) -> Result<Option<Arc<Supervised>>> {
+    async fn instance(&self, leader: &Leader, name: &UnitName) -> Result<Option<Arc<Target>>> {
         let template = name.template().filter(|_| name.instance().is_some());
-        let Some(template) = template.and_then(|t| self.supervised(t.as_str())) else {
+        let Some(template) = template.and_then(|t| leader.target(t.as_str())) else {
             return Ok(None);
         };
-        let revision = self.revision(&template.record()).await?;
-        let unit = self.parse(name.as_str(), &revision.text, &revision.dropins)?;
-        self.store_text(name, revision, unit).await.map(Some)
+        let revision = leader.revision(&template.record()).await?;
+        let unit = leader.parse(name.as_str(), &revision.text, &revision.dropins)?;
+        self.store_text(leader, name, revision, unit)
+            .await
+            .map(Some)
     }
 
     /// Starts a unit and all that it needs; with `block` returns once it is up.
@@ -174,8 +169,8 @@ impl Fleet {
         block: bool,
         request: Option<&str>,
     ) -> Result<UnitView> {
-        let supervised = self.ask(name, false, request).await?;
-        self.finish(supervised, block).await
+        let (leader, target) = self.ask(name, false, request).await?;
+        self.finish(&leader, target, block).await
     }
 
     /// Stops a unit, with those that need it, and starts them again.
@@ -183,8 +178,8 @@ impl Fleet {
     /// # Errors
     /// As [`Self::start`].
     pub async fn restart(&self, name: &str, block: bool) -> Result<UnitView> {
-        let supervised = self.ask(name, true, None).await?;
-        self.finish(supervised, block).await
+        let (leader, target) = self.ask(name, true, None).await?;
+        self.finish(&leader, target, block).await
     }
 
     /// Runs a service's `ExecReload=`.
@@ -192,7 +187,7 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Unsupported`] for a unit without it, [`FleetError::Failed`] if it does not run or a command fails.
     pub async fn reload(&self, name: &str) -> Result<UnitView> {
-        let supervised = self.named(name)?;
+        let supervised = self.here(name)?;
         let unit = supervised.running();
         let failed = |reason: String| FleetError::Failed {
             unit: unit.name.to_string(),
@@ -219,32 +214,49 @@ impl Fleet {
         let mut run = self.run(&supervised, &unit, service);
         run.main_pid = Some(pid);
         match run.reload().await {
-            Ok(()) => Ok(self.view(&supervised)),
+            Ok(()) => Ok(self.view_here(&supervised)),
             Err(problem) => {
-                let log = self.last_lines(&supervised.actual()).await;
+                let log = self.last_lines(&supervised).await;
                 Err(FleetError::Failed {
                     unit: unit.name.to_string(),
                     reason: problem.to_string(),
-                    log,
+                    log: indented(&log),
                 })
             }
         }
     }
 
-    async fn finish(&self, supervised: Arc<Supervised>, block: bool) -> Result<UnitView> {
+    async fn finish(&self, leader: &Leader, target: Arc<Target>, block: bool) -> Result<UnitView> {
         if block {
-            self.wait_up(&supervised).await?;
+            self.wait_up(leader, &target).await?;
         }
-        Ok(self.view(&supervised))
+        Ok(self.view(&target))
     }
 
-    async fn ask(&self, name: &str, anew: bool, request: Option<&str>) -> Result<Arc<Supervised>> {
-        let _one = self.change().await?;
-        let supervised = self.find(name).await?;
-        if request.is_some() && supervised.record().started_by.as_deref() == request {
-            return Ok(supervised);
+    async fn ask(
+        &self,
+        name: &str,
+        anew: bool,
+        request: Option<&str>,
+    ) -> Result<(Arc<Leader>, Arc<Target>)> {
+        let leader = self.leading()?;
+        let one = self.change(&leader).await?;
+        let target = self.find(&leader, name).await?;
+        if request.is_none() || target.record().started_by.as_deref() != request {
+            self.ask_of(&leader, &target, anew, request).await?;
         }
-        let unit = supervised.unit();
+        drop(one);
+        Ok((leader, target))
+    }
+
+    async fn ask_of(
+        &self,
+        leader: &Leader,
+        target: &Arc<Target>,
+        anew: bool,
+        request: Option<&str>,
+    ) -> Result<()> {
+        let unit = target.unit();
         if unit.name.is_template() {
             let example = unit
                 .name
@@ -253,21 +265,21 @@ impl Fleet {
             return Err(FleetError::Template(unit.name.to_string(), example));
         }
         // It takes its template's present text whenever it is started.
-        self.instance(&unit.name).await?;
+        self.instance(leader, &unit.name).await?;
         let own = unit.name.to_string();
-        self.have_instances(&supervised.unit()).await?;
-        let units = self.units();
+        self.have_instances(leader, &target.unit()).await?;
+        let units = leader.units();
         let order = order::start(std::slice::from_ref(&own), &units)?;
         for enemy in order.iter().flat_map(|n| order::conflicts(n, &units)) {
-            self.halt(&enemy).await?;
+            leader.halt(&enemy).await?;
         }
         let mut again: Vec<String> = Vec::new();
         if anew {
             // Those that need it go down and come up with it.
             let with = order::stop(std::slice::from_ref(&own), &units);
             let runs = |n: &String| {
-                self.supervised(n)
-                    .is_some_and(|s| s.goal.borrow().desired == Desired::Active)
+                let target = leader.target(n);
+                target.is_some_and(|t| t.goal.borrow().desired == Desired::Active)
             };
             again = with
                 .into_iter()
@@ -275,38 +287,41 @@ impl Fleet {
                 .filter(runs)
                 .collect();
         }
+        let mut changes = Vec::new();
         for name in order.iter().chain(&again) {
-            let Some(one) = self.supervised(name) else {
+            let Some(one) = leader.target(name) else {
                 continue;
             };
             let mut record = one.record();
             let actual = one.actual();
-            let up = record.desired == Desired::Active
-                && !(actual.settled && actual.active != Active::Active);
+            let ended = actual.generation == record.generation
+                && actual.settled
+                && actual.active != Active::Active;
+            let up = record.desired == Desired::Active && !ended;
             let renew = (anew && *name == own) || again.contains(name);
             if up && !renew {
                 continue;
             }
             record.desired = Desired::Active;
             record.generation += 1;
+            record.order += 1;
             record.started_by = request.filter(|_| *name == own).map(str::to_owned);
-            self.write(name, &record, None).await?;
-            one.set(record, None);
+            changes.push(Change::new(&one, record));
         }
-        Ok(supervised)
+        leader.write_units(changes).await
     }
 
     /// Instances of templates that a unit requires.
-    async fn have_instances(&self, unit: &Unit) -> Result<()> {
+    async fn have_instances(&self, leader: &Leader, unit: &Unit) -> Result<()> {
         let needs: Vec<String> = order::requires(unit)
             .into_iter()
             .chain(unit.unit.wants.clone())
             .collect();
         for need in needs {
-            if self.supervised(&need).is_none()
+            if leader.target(&need).is_none()
                 && UnitName::new(&need).is_ok_and(|n| n.instance().is_some())
             {
-                match Box::pin(self.find(&need)).await {
+                match Box::pin(self.find(leader, &need)).await {
                     Ok(_) | Err(FleetError::NotFound(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -315,59 +330,56 @@ impl Fleet {
         Ok(())
     }
 
-    async fn wait_up(&self, supervised: &Arc<Supervised>) -> Result<()> {
-        let goal = *supervised.goal.borrow();
-        let mut actual = supervised.actual.subscribe();
+    async fn wait_up(&self, leader: &Leader, target: &Arc<Target>) -> Result<()> {
+        let goal = *target.goal.borrow();
+        let mut actual = target.actual.subscribe();
         let there = |a: &Actual| {
             a.generation == goal.generation && (a.active == Active::Active || a.settled)
-                || *supervised.goal.borrow() != goal
+                || a.sub == "waiting"
+                || *target.goal.borrow() != goal
         };
-        let Ok(ended) = actual.wait_for(there).await.map(|a| a.clone()) else {
+        let mut over = leader.over();
+        let ended = tokio::select! {
+            ended = actual.wait_for(there) => ended.map(|a| a.clone()),
+            _ = over.wait_for(|over| *over) => return Err(FleetError::NotLeader),
+        };
+        let Ok(ended) = ended else {
             return Ok(());
         };
+        let unit = ended.unit.clone();
+        if ended.sub == "waiting" {
+            return Err(FleetError::Waits {
+                unit,
+                reason: ended.reason,
+            });
+        }
         if ended.active == Active::Failed {
-            let log = self.last_lines(&ended).await;
             return Err(FleetError::Failed {
-                unit: ended.unit.clone(),
-                reason: ended.reason.clone(),
-                log,
+                unit,
+                reason: ended.reason,
+                log: indented(&ended.last_lines),
             });
         }
         Ok(())
     }
 
-    async fn last_lines(&self, actual: &Actual) -> String {
+    /// The last lines of a unit's output.
+    pub(crate) async fn last_lines(&self, unit: &Supervised) -> Vec<String> {
         let query = LogQuery {
             stdout: true,
             stderr: true,
             tail: Some(LAST_LINES),
             ..LogQuery::default()
         };
-        let Ok(mut lines) = self.logs(&actual.unit, query) else {
-            return String::new();
+        let Ok(mut lines) = self.logs_of(unit, query) else {
+            return Vec::new();
         };
         let mut text = Vec::new();
         while let Some(line) = lines.recv().await {
-            text.push(format!(
-                "    {}",
-                String::from_utf8_lossy(&line.text).trim_end()
-            ));
+            let line = String::from_utf8_lossy(&line.text);
+            text.push(line.trim_end().chars().take(LONGEST).collect());
         }
-        text.join("\n")
-    }
-
-    async fn halt(&self, name: &str) -> Result<()> {
-        let Some(one) = self.supervised(name) else {
-            return Ok(());
-        };
-        let mut record = one.record();
-        if record.desired == Desired::Active {
-            record.desired = Desired::Inactive;
-            self.write(name, &record, None).await?;
-        }
-        // Also said to one that has failed: it is to be forgiven.
-        one.set(record, None);
-        Ok(())
+        text
     }
 
     /// Stops a unit and those that need it; with `block` returns once it is down.
@@ -375,34 +387,41 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`], [`FleetError::Store`].
     pub async fn stop(&self, name: &str, block: bool) -> Result<UnitView> {
-        let (supervised, order) = {
-            let _one = self.change().await?;
-            let supervised = self.find(name).await?;
-            let own = supervised.unit().name.to_string();
-            let order = order::stop(&[own], &self.units());
+        let leader = self.leading()?;
+        let (target, order) = {
+            let _one = self.change(&leader).await?;
+            let target = self.find(&leader, name).await?;
+            let own = target.unit().name.to_string();
+            let order = order::stop(&[own], &leader.units());
             for one in &order {
-                self.halt(one).await?;
+                leader.halt(one).await?;
             }
-            (supervised, order)
+            (target, order)
         };
         if block {
-            for one in order.iter().filter_map(|n| self.supervised(n)) {
-                self.wait_down(&one).await;
+            for one in order.iter().filter_map(|n| leader.target(n)) {
+                self.wait_down(&leader, &one).await?;
             }
         }
-        Ok(self.view(&supervised))
+        Ok(self.view(&target))
     }
 
-    async fn wait_down(&self, supervised: &Arc<Supervised>) {
-        if supervised.unit().name.is_template() {
-            return;
+    async fn wait_down(&self, leader: &Leader, target: &Arc<Target>) -> Result<()> {
+        if target.unit().name.is_template() {
+            return Ok(());
         }
-        let mut actual = supervised.actual.subscribe();
+        let mut actual = target.actual.subscribe();
         let down = |a: &Actual| {
-            matches!(a.active, Active::Inactive | Active::Failed)
-                || supervised.goal.borrow().desired == Desired::Active
+            let goal = *target.goal.borrow();
+            let answers = a.order >= goal.order || target.placed().is_empty() || a.sub == "lost";
+            answers && matches!(a.active, Active::Inactive | Active::Failed)
+                || goal.desired == Desired::Active
         };
-        let _ = actual.wait_for(down).await;
+        let mut over = leader.over();
+        tokio::select! {
+            _ = actual.wait_for(down) => Ok(()),
+            _ = over.wait_for(|over| *over) => Err(FleetError::NotLeader),
+        }
     }
 
     /// Stops a unit and forgets it with its container and texts. Volumes stay.
@@ -410,51 +429,51 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`], [`FleetError::Store`].
     pub async fn destroy(&self, name: &str) -> Result<()> {
-        let name = self.named(name)?.unit().name.to_string();
-        let (supervised, _one) = loop {
+        let leader = self.leading()?;
+        let name = named(&leader, name)?.unit().name.to_string();
+        loop {
             self.stop(&name, true).await?;
-            let one = self.change().await?;
-            let Some(supervised) = self.supervised(&name) else {
+            let _one = self.change(&leader).await?;
+            let Some(target) = leader.target(&name) else {
                 return Err(FleetError::NotFound(name));
             };
-            // Somebody may have started it again meanwhile, and a driver is never ended in the middle of a step.
-            let down = matches!(
-                supervised.actual().active,
-                Active::Inactive | Active::Failed
-            );
-            if supervised.goal.borrow().desired == Desired::Inactive && down {
-                break (supervised, one);
+            // Somebody may have started it again meanwhile.
+            if target.goal.borrow().desired == Desired::Active {
+                continue;
             }
-        };
-        supervised.set_task(None);
-        let record = supervised.record();
-        self.remove_containers(&record.uid).await?;
-        self.clear(&supervised, &supervised.running()).await;
-        let machine = &self.0.machine.id;
-        let success = vec![
-            TxnOp::Delete(DeleteRangeRequest::key(keys::unit(&name))),
-            TxnOp::Delete(DeleteRangeRequest::prefix(keys::revisions(&record.uid))),
-            TxnOp::Delete(DeleteRangeRequest::key(keys::desired(machine, &record.uid))),
-            TxnOp::Delete(DeleteRangeRequest::key(keys::actual(machine, &record.uid))),
-        ];
-        let all = TxnRequest {
-            success,
-            ..TxnRequest::default()
-        };
-        self.0.store.txn(all).await?;
-        self.0
-            .units
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&name);
-        if let Some(dir) = supervised.log_path(self.engine()).parent() {
-            let _ = std::fs::remove_dir_all(dir);
+            let uid = target.record().uid;
+            let mut group = Group::default();
+            group.delete(keys::unit(&name));
+            group.delete_below(keys::revisions(&uid));
+            group.delete(keys::status(&name));
+            for (machine, placed) in target.placed() {
+                group.delete(keys::desired(&machine, &placed.instance));
+            }
+            leader.commit([group]).await?;
+            target.change(|all| all.values_mut().for_each(|placed| placed.desired = None));
+            break;
+        }
+        // Machines forget what they are asked for no more; one that is away will when it is back.
+        if let Some(target) = leader.target(&name) {
+            let mut ticks = leader.ticks();
+            let mut over = leader.over();
+            while target
+                .placed()
+                .values()
+                .any(|p| p.alive && p.actual.is_some())
+            {
+                tokio::select! {
+                    _ = ticks.changed() => {}
+                    _ = over.wait_for(|over| *over) => break,
+                }
+            }
+            leader.remove(&name);
         }
         Ok(())
     }
 
-    /// A unit that is there, as a person names it.
-    pub(crate) fn named(&self, text: &str) -> Result<Arc<Supervised>> {
+    /// A unit that this machine has, as a person names it.
+    pub(crate) fn here(&self, text: &str) -> Result<Arc<Supervised>> {
         candidates(text)
             .iter()
             .find_map(|name| self.supervised(name))

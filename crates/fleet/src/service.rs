@@ -127,8 +127,8 @@ impl Run<'_> {
             .chars()
             .take(100)
             .collect();
-        let uid = self.supervised.record().uid;
-        format!("{name}.{}.", uid.get(..12).unwrap_or(&uid))
+        let uid = self.supervised.uid();
+        format!("{name}.{}.", uid.get(..12).unwrap_or(uid))
     }
 
     /// Ends what a run left that was cut short with its daemon, all but one process.

@@ -15,7 +15,11 @@ impl Fleet {
     /// What was asked to run is started again by the next daemon. No request is taken any more.
     pub async fn shutdown(&self, timeout: Option<Duration>) {
         let up: Vec<Arc<Supervised>> = {
-            let _one = self.0.change.lock().await;
+            let leader = self.0.leader.borrow().clone();
+            let _one = match &leader {
+                Some(leader) => Some(leader.change.lock().await),
+                None => None,
+            };
             // Asked a second time: the first one's time holds.
             let _ = self.0.leaving.set(timeout);
             let all = self.all().into_iter();

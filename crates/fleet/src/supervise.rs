@@ -4,7 +4,7 @@
 //! process's id); a driver that starts anew observes and goes on.
 
 use crate::fleet::Fleet;
-use crate::model::{Active, Actual, Due, Outcome, UnitRecord};
+use crate::model::{Active, Actual, DesiredRecord, Due, Instance, Outcome};
 use crate::plan::{self, Goal, Seen, Step};
 use crate::service::{self, NotUp, Wanted};
 use chrono::{DateTime, Utc};
@@ -20,9 +20,11 @@ use tokio::task::AbortHandle;
 /// Looked at again this often even if nothing was heard.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// A unit and its driver.
+/// A unit that this machine has, and its driver.
 pub struct Supervised {
-    record: Mutex<UnitRecord>,
+    /// Which of the unit's instances it is.
+    pub instance: Instance,
+    record: Mutex<DesiredRecord>,
     /// Its text as submitted last.
     unit: Mutex<Arc<Unit>>,
     /// The text that it runs, or ran last.
@@ -40,17 +42,16 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Supervised {
     /// `running` is the text that it ran last, if that is not its present one.
     pub(crate) fn new(
-        record: UnitRecord,
+        instance: Instance,
+        record: DesiredRecord,
         unit: Unit,
         running: Option<Unit>,
         actual: Actual,
     ) -> Arc<Self> {
-        let goal = Goal {
-            desired: record.desired,
-            generation: record.generation,
-        };
+        let goal = Goal::of(&record);
         let unit = Arc::new(unit);
         Arc::new(Self {
+            instance,
             record: Mutex::new(record),
             running: Mutex::new(running.map_or_else(|| unit.clone(), Arc::new)),
             unit: Mutex::new(unit),
@@ -60,8 +61,12 @@ impl Supervised {
         })
     }
 
-    pub(crate) fn record(&self) -> UnitRecord {
+    pub(crate) fn record(&self) -> DesiredRecord {
         locked(&self.record).clone()
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        &self.instance.uid
     }
 
     /// Its text as submitted last.
@@ -81,11 +86,9 @@ impl Supervised {
         unit
     }
 
-    pub(crate) fn set(&self, record: UnitRecord, unit: Option<Unit>) {
-        let goal = Goal {
-            desired: record.desired,
-            generation: record.generation,
-        };
+    /// What is asked of it now.
+    pub(crate) fn set(&self, record: DesiredRecord, unit: Option<Unit>) {
+        let goal = Goal::of(&record);
         *locked(&self.record) = record;
         if let Some(unit) = unit {
             *locked(&self.unit) = Arc::new(unit);
@@ -98,9 +101,8 @@ impl Supervised {
     }
 
     pub(crate) fn log_path(&self, engine: &Engine) -> PathBuf {
-        let uid = self.record().uid;
         let units = engine.options().state_dir.join("units");
-        units.join(uid).join("unit.log")
+        units.join(self.uid()).join("unit.log")
     }
 
     pub(crate) fn set_task(&self, task: Option<AbortHandle>) {
@@ -122,7 +124,6 @@ pub struct Memory {
 struct Ears {
     goals: watch::Receiver<Goal>,
     events: broadcast::Receiver<Event>,
-    changes: watch::Receiver<u64>,
 }
 
 impl Fleet {
@@ -147,11 +148,9 @@ impl Fleet {
         let mut ears = Ears {
             goals: unit.goal.subscribe(),
             events: self.engine().subscribe().1,
-            changes: self.changes().subscribe(),
         };
         loop {
             let goal = *ears.goals.borrow_and_update();
-            ears.changes.borrow_and_update();
             if memory.generation != goal.generation {
                 memory = Memory {
                     generation: goal.generation,
@@ -159,19 +158,6 @@ impl Fleet {
                 };
             }
             let file = unit.running();
-            // What is to be started anew is bound as its present text says.
-            let bound = if unit.actual().generation == goal.generation {
-                file.clone()
-            } else {
-                unit.unit()
-            };
-            if self.lost_binding(&bound, goal) {
-                if let Err(error) = self.stop(file.name.as_str(), false).await {
-                    tracing::warn!(unit = %file.name, error = full_error(&error), "it could not be stopped with the unit it is bound to");
-                    self.hear(&unit, &mut ears, &file).await;
-                }
-                continue;
-            }
             let mut seen = self.see(&unit, &file).await;
             let runs = matches!(seen, Seen::Running { .. });
             if std::mem::take(&mut cut) {
@@ -210,25 +196,25 @@ impl Fleet {
                     reason,
                     settled,
                 } => {
-                    self.say(&unit, active, &sub, reason, settled).await;
-                    self.hear(&unit, &mut ears, &file).await;
+                    self.say(&unit, goal, active, &sub, reason, settled).await;
+                    self.hear(&unit, &mut ears).await;
                 }
                 Step::Wait { time, reason } => {
-                    self.say(&unit, Active::Activating, "auto-restart", reason, false)
-                        .await;
+                    let (active, sub) = (Active::Activating, "auto-restart");
+                    self.say(&unit, goal, active, sub, reason, false).await;
                     tokio::select! {
                         () = tokio::time::sleep(time) => {}
                         _ = ears.goals.changed() => {}
                     }
                 }
                 Step::Stop { reason, cause } => {
-                    self.say(&unit, Active::Deactivating, "stop", reason, false)
-                        .await;
+                    let (active, sub) = (Active::Deactivating, "stop");
+                    self.say(&unit, goal, active, sub, reason, false).await;
                     self.bring_down(&unit, &file, &cause).await;
                 }
                 Step::Start { fresh, reason } => {
-                    self.say(&unit, Active::Activating, "start", reason, false)
-                        .await;
+                    let (active, sub) = (Active::Activating, "start");
+                    self.say(&unit, goal, active, sub, reason, false).await;
                     let file = if fresh { unit.renew() } else { file };
                     let wanted = Wanted::new(unit.goal.subscribe(), goal);
                     let up = self
@@ -272,7 +258,7 @@ impl Fleet {
     }
 
     /// Waits until something may have changed.
-    async fn hear(&self, unit: &Supervised, ears: &mut Ears, file: &Unit) {
+    async fn hear(&self, unit: &Supervised, ears: &mut Ears) {
         let (container, process) = {
             let actual = unit.actual.borrow();
             (actual.container.clone(), actual.process.clone())
@@ -301,17 +287,10 @@ impl Fleet {
                 }
             }
         };
-        let bound = async {
-            if file.unit.binds_to.is_empty() {
-                std::future::pending::<()>().await;
-            }
-            let _ = ears.changes.changed().await;
-        };
         tokio::select! {
             _ = ears.goals.changed() => {}
             () = ended => {}
             () = told => {}
-            () = bound => {}
             () = tokio::time::sleep(RESYNC) => {}
         }
     }
@@ -320,17 +299,22 @@ impl Fleet {
     async fn say(
         &self,
         unit: &Supervised,
+        goal: Goal,
         active: Active,
         sub: &str,
         reason: String,
         settled: bool,
     ) {
         let before = unit.actual();
+        let (health, ports) = self.shown(&before);
         let mut next = Actual {
+            order: goal.order,
             active,
             sub: sub.to_owned(),
             reason,
             settled,
+            health,
+            ports,
             ..before.clone()
         };
         if next == before {
@@ -338,13 +322,17 @@ impl Fleet {
         }
         if (next.active, &next.sub) != (before.active, &before.sub) {
             next.since = Utc::now();
+            next.last_lines = match next.active {
+                Active::Failed => self.last_lines(unit).await,
+                _ => Vec::new(),
+            };
         }
         self.keep(unit, next).await;
     }
 
     pub(crate) async fn keep(&self, unit: &Supervised, actual: Actual) {
         let written = self.to_write(unit, &actual);
-        if let Err(error) = self.write_actual(&unit.record().uid, &written).await {
+        if let Err(error) = self.write_actual(&unit.instance, &written).await {
             tracing::error!(
                 unit = actual.unit,
                 error = full_error(&error),
@@ -352,6 +340,5 @@ impl Fleet {
             );
         }
         unit.actual.send_replace(actual);
-        self.changes().send_modify(|n| *n += 1);
     }
 }

@@ -172,7 +172,7 @@ impl Fleet {
                 continue;
             };
             let goal = *other.goal.borrow();
-            if goal.desired == Desired::Inactive {
+            if goal.desired != Desired::Active {
                 continue;
             }
             let mut actual = other.actual.subscribe();
@@ -229,7 +229,7 @@ impl Fleet {
 
     /// Makes the unit's container anew from its present text.
     async fn make_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<String, NotUp> {
-        let (file, uid) = (run.unit, &unit.record().uid);
+        let (file, uid) = (run.unit, unit.uid());
         let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
         let request = translate::request(file, uid, &self.units()).map_err(|e| failed(&e))?;
         // What an earlier run, or one that was cut short, left.

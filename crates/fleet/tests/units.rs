@@ -100,8 +100,8 @@ fn what_is_wrong_or_not_honoured_is_refused_at_submit() {
                     ),
                     (
                         "x.container",
-                        "[Container]\nImage=x\n[X-Fleet]\nGlobal=true\n",
-                        "Global",
+                        "[Container]\nImage=x\n[X-Fleet]\nGlobal=true\nMachineID=a\n",
+                        "MachineID and Global",
                     ),
                     (
                         "x.container",
@@ -250,7 +250,7 @@ fn the_daemon_dies_and_nothing_that_runs_notices() {
                     assert!(m.engine.processes().await.is_empty());
                     let machines = m.fleet.machines().await.unwrap();
                     assert_eq!(machines.len(), 1);
-                    assert!(machines[0].1);
+                    assert!(machines[0].alive);
                 })
             },
         ],

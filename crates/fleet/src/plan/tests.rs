@@ -32,6 +32,7 @@ fn goal(desired: Desired, generation: u64) -> Goal {
     Goal {
         desired,
         generation,
+        order: 0,
     }
 }
 

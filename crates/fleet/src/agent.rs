@@ -1,0 +1,537 @@
+//! What this machine must run: learnt from the store, kept in the machine's own, brought to the units' drivers.
+//!
+//! ```text
+//! cluster's store                 this machine
+//! desired/<machine>/… ── watch ──> own store (synced) ──> one driver a unit ──> engine
+//! actual/<machine>/…  <── report ── own store (synced) <──┘
+//! ```
+//! A machine that is alone has one store, which is both. In a cluster the own one is what the machine goes by: a daemon that starts while
+//! the cluster's store is away runs what was asked of it last, and what happens meanwhile is reported later.
+//!
+//! Everything is level-triggered: what is wanted of a unit's name is compared with what is there, and one step is taken. An instance
+//! that is wanted no more is *retired*: stopped, its containers removed, its record too; only then another one of that
+//! unit begins.
+
+mod report;
+
+use crate::error::Result;
+use crate::fleet::{Fleet, Inner};
+use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, keys};
+use crate::supervise::Supervised;
+use chrono::Utc;
+use coracle_engine::full_error;
+use coracle_store::{
+    DeleteRangeRequest, EventKind, KeyValue, PutRequest, StoreError, StoreExt as _, TxnOp,
+    TxnRequest, WatchRequest,
+};
+use coracle_unit::Unit;
+pub(crate) use report::Reports;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long a store that does not answer is left alone.
+const REST: Duration = Duration::from_secs(1);
+
+/// What is wanted of each unit, by its name. There is more than one instance for a moment only.
+type Wanted = BTreeMap<String, BTreeMap<Instance, DesiredRecord>>;
+
+/// A record of what is wanted, if this release can read it.
+fn read(kv: &KeyValue) -> Option<DesiredRecord> {
+    let read = serde_json::from_slice(&kv.value);
+    let unread = |error: &serde_json::Error| tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "what is to run cannot be read");
+    read.inspect_err(unread).ok()
+}
+
+fn instance(key: &[u8]) -> Option<Instance> {
+    Some(keys::placed(std::str::from_utf8(key).ok()?, keys::DESIRED)?.1)
+}
+
+fn wanted(kvs: &[KeyValue]) -> Wanted {
+    let mut all = Wanted::new();
+    for kv in kvs {
+        if let (Some(instance), Some(record)) = (instance(&kv.key), read(kv)) {
+            let of = all.entry(record.unit.clone()).or_default();
+            of.insert(instance, record);
+        }
+    }
+    all
+}
+
+impl Fleet {
+    /// Takes up what the machine's own store says, and follows the cluster's from here on.
+    ///
+    /// # Errors
+    /// When the own store cannot be read.
+    pub(crate) async fn take_up(&self) -> Result<()> {
+        let prefix = keys::desired_of(&self.0.machine.id);
+        let wanted = wanted(&self.0.local.list(prefix).await?.kvs);
+        for name in wanted.keys() {
+            let mut agent = Agent::new(Arc::downgrade(&self.0), wanted.clone());
+            agent.reconcile(self, name).await;
+        }
+        Ok(())
+    }
+
+    /// Follows what is wanted of this machine, for as long as there is a fleet.
+    pub(crate) fn follow(&self) {
+        let agent = Agent::new(Arc::downgrade(&self.0), Wanted::new());
+        tokio::spawn(agent.run());
+    }
+
+    /// Stops what is wanted no more and forgets it. Volumes stay.
+    async fn retire(&self, unit: &Arc<Supervised>) {
+        let record = unit.record();
+        let order = record.order + 1;
+        let down = DesiredRecord {
+            desired: Desired::Inactive,
+            order,
+            ..record
+        };
+        unit.set(down, None);
+        // Said in answer to this: a driver is never ended in the middle of a step.
+        let is_down =
+            |a: &Actual| a.order == order && matches!(a.active, Active::Inactive | Active::Failed);
+        let mut actual = unit.actual.subscribe();
+        loop {
+            let _ = actual.wait_for(is_down).await;
+            unit.set_task(None);
+            if self.settle(unit).await {
+                break;
+            }
+            self.drive(unit);
+            tokio::time::sleep(REST).await;
+        }
+        let mut units = self.0.units.write().unwrap_or_else(PoisonError::into_inner);
+        units.remove(unit.unit().name.as_str());
+    }
+
+    /// Removes what a unit that is down has left; whether all is gone.
+    async fn settle(&self, unit: &Arc<Supervised>) -> bool {
+        if let Err(error) = self.remove_containers(unit.uid()).await {
+            tracing::error!(unit = %unit.unit().name, error = full_error(&error), "its container could not be removed");
+            return false;
+        }
+        self.clear(unit, &unit.running()).await;
+        if let Err(error) = self.forget(&unit.instance).await {
+            tracing::error!(unit = %unit.unit().name, error = full_error(&error), "it could not be forgotten");
+            return false;
+        }
+        if let Some(dir) = unit.log_path(self.engine()).parent() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        true
+    }
+
+    /// Takes a unit's record from the own store and, by the reports, from the cluster's.
+    async fn forget(&self, instance: &Instance) -> Result<(), StoreError> {
+        let machine = &self.0.machine.id;
+        let alone = self.0.alone();
+        let mut gone = vec![keys::actual(machine, instance)];
+        if !alone {
+            gone.push(keys::desired(machine, instance));
+            gone.push(keys::revisions(&instance.uid));
+        }
+        let delete = |key: String| {
+            TxnOp::Delete(match key.ends_with('/') {
+                true => DeleteRangeRequest::prefix(key),
+                false => DeleteRangeRequest::key(key),
+            })
+        };
+        let all = TxnRequest {
+            success: gone.into_iter().map(delete).collect(),
+            ..TxnRequest::default()
+        };
+        if alone {
+            self.0.cluster.txn(all.clone()).await?;
+        }
+        self.0.local.txn(all).await?;
+        self.0.reports.tell(instance);
+        Ok(())
+    }
+
+    /// Writes where an instance stands: at once to the own store, and to the cluster's when it can be had.
+    pub(crate) async fn write_actual(&self, instance: &Instance, actual: &Actual) -> Result<()> {
+        let key = keys::actual(&self.0.machine.id, instance);
+        if self.0.alone() {
+            self.0.cluster.put_json(&key, actual).await?;
+            if self.0.alone() {
+                return Ok(());
+            }
+            // It was switched over meanwhile.
+        }
+        self.0.local.put_json(&key, actual).await?;
+        self.0.reports.tell(instance);
+        Ok(())
+    }
+
+    /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.
+    async fn text(&self, uid: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+        let key = keys::revision(uid, number);
+        if let Some((found, _)) = self.0.local.get_json::<RevisionRecord>(&key).await? {
+            return Ok(Some(found));
+        }
+        if self.0.alone() {
+            return Ok(None);
+        }
+        let found = self.0.cluster.get_json::<RevisionRecord>(&key).await?;
+        let Some((found, _)) = found else {
+            return Ok(None);
+        };
+        self.0.local.put_json(&key, &found).await?;
+        Ok(Some(found))
+    }
+
+    /// A unit as one of its texts says; None of one that is not there any more.
+    async fn read_text(&self, name: &str, uid: &str, number: u64) -> Result<Option<Unit>> {
+        let Some(text) = self.text(uid, number).await? else {
+            return Ok(None);
+        };
+        self.parse(name, &text.text, &text.dropins).map(Some)
+    }
+
+    /// A unit with its driver's state, as the stores have it.
+    async fn assigned(
+        &self,
+        instance: &Instance,
+        record: &DesiredRecord,
+    ) -> Result<Option<Arc<Supervised>>> {
+        let name = &record.unit;
+        let Some(unit) = self.read_text(name, &instance.uid, record.revision).await? else {
+            return Ok(None);
+        };
+        let key = keys::actual(&self.0.machine.id, instance);
+        let actual = self.0.local.get_json::<Actual>(&key).await?;
+        let actual = actual.map_or_else(|| Actual::new(name, Utc::now()), |(a, _)| a);
+        let running = if actual.revision == 0 || actual.revision == record.revision {
+            None
+        } else {
+            let read = self.read_text(name, &instance.uid, actual.revision).await;
+            let unread = |error: &crate::FleetError| {
+                tracing::warn!(
+                    unit = name,
+                    error = full_error(error),
+                    "the text that it runs cannot be read; it is stopped as its present text says"
+                );
+            };
+            read.inspect_err(unread).ok().flatten()
+        };
+        let supervised = Supervised::new(instance.clone(), record.clone(), unit, running, actual);
+        Ok(Some(supervised))
+    }
+}
+
+/// Follows what is wanted.
+struct Agent {
+    fleet: Weak<Inner>,
+    wanted: Wanted,
+    /// Names of units of which an instance is retired just now.
+    retiring: BTreeSet<String>,
+    retired: JoinSet<String>,
+    /// Names of units that could not be read, and are tried again.
+    unread: BTreeSet<String>,
+    /// Those of them of which that was said.
+    told: BTreeSet<String>,
+}
+
+impl Agent {
+    fn new(fleet: Weak<Inner>, wanted: Wanted) -> Self {
+        Self {
+            fleet,
+            wanted,
+            retiring: BTreeSet::new(),
+            retired: JoinSet::new(),
+            unread: BTreeSet::new(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let mut said = false;
+        while let Some(inner) = self.fleet.upgrade() {
+            match self.listen(Fleet(inner)).await {
+                Ok(()) => said = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(
+                            error = full_error(&error),
+                            "what this machine is to run cannot be asked; what runs runs on, and it is tried again"
+                        );
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(REST) => {}
+                        Some(done) = self.retired.join_next() => self.done(done).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes all that is wanted, then each change of it, until the watch ends.
+    async fn listen(&mut self, fleet: Fleet) -> Result<(), StoreError> {
+        let prefix = keys::desired_of(&fleet.0.machine.id);
+        let found = fleet.0.cluster.list(prefix.clone()).await?;
+        let mut watch = fleet
+            .0
+            .cluster
+            .watch(WatchRequest::prefix(prefix).from(found.revision + 1))
+            .await?;
+        self.all(&fleet, found.kvs).await?;
+        // Nothing is held of it while it is waited.
+        drop(fleet);
+        loop {
+            let answer = tokio::select! {
+                answer = watch.next() => answer,
+                Some(done) = self.retired.join_next() => {
+                    self.done(done).await;
+                    continue;
+                }
+                () = tokio::time::sleep(REST), if !self.unread.is_empty() => {
+                    let Some(inner) = self.fleet.upgrade() else { return Ok(()) };
+                    for name in std::mem::take(&mut self.unread) {
+                        self.reconcile(&Fleet(inner.clone()), &name).await;
+                    }
+                    continue;
+                }
+            };
+            let (Some(answer), Some(inner)) = (answer, self.fleet.upgrade()) else {
+                return Ok(());
+            };
+            let (answer, fleet) = (answer?, Fleet(inner));
+            if answer.canceled {
+                return Ok(());
+            }
+            for event in answer.events {
+                let key = event.kv.key.clone();
+                let Some(instance) = instance(&key) else {
+                    continue;
+                };
+                let record = match event.kind {
+                    EventKind::Put => read(&event.kv),
+                    EventKind::Delete => None,
+                };
+                fleet
+                    .copy(&key, record.is_some().then_some(&event.kv))
+                    .await?;
+                let name = match &record {
+                    Some(record) => Some(record.unit.clone()),
+                    None => self.name_of(&instance),
+                };
+                let Some(name) = name else { continue };
+                let of = self.wanted.entry(name.clone()).or_default();
+                match record {
+                    Some(record) => of.insert(instance, record),
+                    None => of.remove(&instance),
+                };
+                self.reconcile(&fleet, &name).await;
+            }
+        }
+    }
+
+    fn name_of(&self, instance: &Instance) -> Option<String> {
+        let mut all = self.wanted.iter();
+        all.find(|(_, of)| of.contains_key(instance))
+            .map(|(name, _)| name.clone())
+    }
+
+    /// What is wanted is just this.
+    async fn all(&mut self, fleet: &Fleet, kvs: Vec<KeyValue>) -> Result<(), StoreError> {
+        if !fleet.0.alone() {
+            let own = fleet
+                .0
+                .local
+                .list(keys::desired_of(&fleet.0.machine.id))
+                .await?;
+            let kept: BTreeMap<_, _> = own.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect();
+            for kv in &kvs {
+                if kept.get(&kv.key) != Some(&kv.value) {
+                    fleet.copy(&kv.key, Some(kv)).await?;
+                }
+            }
+            for key in kept
+                .keys()
+                .filter(|key| !kvs.iter().any(|kv| kv.key == **key))
+            {
+                fleet.copy(key, None).await?;
+            }
+        }
+        self.wanted = wanted(&kvs);
+        let here = fleet.all();
+        let names: BTreeSet<String> = here
+            .iter()
+            .map(|unit| unit.unit().name.to_string())
+            .chain(self.wanted.keys().cloned())
+            .collect();
+        for name in names {
+            self.reconcile(fleet, &name).await;
+        }
+        fleet.collect(&self.wanted).await
+    }
+
+    async fn done(&mut self, done: Result<String, tokio::task::JoinError>) {
+        // It was aborted, or panicked: both end the process.
+        let Ok(name) = done else { return };
+        self.retiring.remove(&name);
+        if let Some(inner) = self.fleet.upgrade() {
+            self.reconcile(&Fleet(inner), &name).await;
+        }
+    }
+
+    /// One step towards what is wanted of a unit.
+    async fn reconcile(&mut self, fleet: &Fleet, name: &str) {
+        if self.retiring.contains(name) || fleet.is_leaving() {
+            return;
+        }
+        let of = self.wanted.get(name);
+        let newest = of.and_then(|of| of.last_key_value());
+        match (fleet.supervised(name), newest) {
+            (None, None) => {
+                self.wanted.remove(name);
+            }
+            (Some(unit), Some((instance, record))) if unit.instance == *instance => {
+                let before = unit.record();
+                if before == *record {
+                    return;
+                }
+                let text = if before.revision == record.revision {
+                    Ok(None)
+                } else {
+                    fleet.read_text(name, &instance.uid, record.revision).await
+                };
+                match text {
+                    Ok(text) => unit.set(record.clone(), text),
+                    Err(error) => {
+                        self.cannot(name, &error);
+                    }
+                }
+            }
+            (None, Some((instance, record))) => match fleet.assigned(instance, record).await {
+                Ok(Some(unit)) => {
+                    let mut units = fleet
+                        .0
+                        .units
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    units.insert(name.to_owned(), unit.clone());
+                    drop(units);
+                    self.told.remove(name);
+                    fleet.drive(&unit);
+                }
+                // Its text went with it: that it is wanted no more comes next.
+                Ok(None) => {}
+                Err(error) => {
+                    let unread = Actual {
+                        active: Active::Failed,
+                        sub: "unreadable".into(),
+                        reason: format!("this machine cannot read it: {}", full_error(&error)),
+                        generation: record.generation,
+                        order: record.order,
+                        settled: true,
+                        ..Actual::new(name, Utc::now())
+                    };
+                    let instance = instance.clone();
+                    if self.cannot(name, &error)
+                        && let Err(error) = fleet.write_actual(&instance, &unread).await
+                    {
+                        tracing::error!(
+                            unit = name,
+                            error = full_error(&error),
+                            "where the unit stands could not be written"
+                        );
+                    }
+                }
+            },
+            (Some(unit), _) => {
+                self.retiring.insert(name.to_owned());
+                let (fleet, name) = (fleet.clone(), name.to_owned());
+                self.retired.spawn(async move {
+                    fleet.retire(&unit).await;
+                    name
+                });
+            }
+        }
+    }
+
+    /// One that cannot be read, perhaps of a newer release, must not keep the others from running. Whether that is news.
+    fn cannot(&mut self, name: &str, error: &crate::FleetError) -> bool {
+        self.unread.insert(name.to_owned());
+        let news = self.told.insert(name.to_owned());
+        if news {
+            tracing::error!(
+                unit = name,
+                error = full_error(error),
+                "the unit cannot be read; it is tried again"
+            );
+        }
+        news
+    }
+}
+
+impl Fleet {
+    /// Keeps a copy of what is wanted in the own store, before anything is done about it.
+    async fn copy(&self, key: &[u8], value: Option<&KeyValue>) -> Result<(), StoreError> {
+        if self.0.alone() {
+            return Ok(());
+        }
+        let key = key.to_vec();
+        match value {
+            Some(kv) => {
+                let put = PutRequest::new(key, kv.value.clone());
+                self.0.local.put(put).await?;
+            }
+            None => match self.supervised_as(&key) {
+                // The record of an instance that is retired leaves last: a daemon that starts anew must know of it.
+                Some(unit) => {
+                    let down = DesiredRecord {
+                        desired: Desired::Inactive,
+                        ..unit.record()
+                    };
+                    let key = keys::desired(&self.0.machine.id, &unit.instance);
+                    self.0.local.put_json(&key, &down).await?;
+                }
+                None => {
+                    self.0
+                        .local
+                        .delete_range(DeleteRangeRequest::key(key))
+                        .await?;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn supervised_as(&self, key: &[u8]) -> Option<Arc<Supervised>> {
+        let instance = instance(key)?;
+        self.all().into_iter().find(|u| u.instance == instance)
+    }
+
+    /// Removes what is left of instances that are wanted no more and that no driver has: their records, and with these their containers.
+    async fn collect(&self, wanted: &Wanted) -> Result<(), StoreError> {
+        let machine = &self.0.machine.id;
+        let kept = self.0.local.list(keys::actual_of(machine)).await?;
+        for kv in kept.kvs {
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            let Some((_, instance)) = keys::placed(&key, keys::ACTUAL) else {
+                continue;
+            };
+            let is_wanted = wanted.values().any(|of| of.contains_key(&instance));
+            if is_wanted || self.all().iter().any(|u| u.instance == instance) {
+                continue;
+            }
+            let same = wanted
+                .values()
+                .any(|of| of.keys().any(|i| i.uid == instance.uid));
+            if !same && let Err(error) = self.remove_containers(&instance.uid).await {
+                tracing::error!(
+                    uid = instance.uid,
+                    error = full_error(&error),
+                    "what an instance left could not be removed"
+                );
+                continue;
+            }
+            self.forget(&instance).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! What happens here, told to the cluster's store: each instance's record as the own store has it, the newest only, as soon as it can
+//! be had. A machine that is alone has nothing to report: both are one.
+
+use crate::fleet::{Fleet, Inner};
+use crate::model::{Instance, keys};
+use coracle_engine::full_error;
+use coracle_store::{DeleteRangeRequest, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// Records of one transaction.
+const AT_ONCE: usize = 100;
+/// How long a store that does not answer is left alone.
+const REST: Duration = Duration::from_secs(1);
+
+/// Instances of which there is news.
+pub(crate) struct Reports {
+    alone: watch::Receiver<bool>,
+    news: Mutex<BTreeSet<Instance>>,
+    come: Notify,
+}
+
+impl Reports {
+    /// Of a machine that reports from when it is not alone any more.
+    pub(crate) fn new(alone: watch::Receiver<bool>) -> Self {
+        Self {
+            alone,
+            news: Mutex::default(),
+            come: Notify::new(),
+        }
+    }
+
+    fn news(&self) -> MutexGuard<'_, BTreeSet<Instance>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is news of an instance.
+    pub(crate) fn tell(&self, instance: &Instance) {
+        if !*self.alone.borrow() {
+            self.news().insert(instance.clone());
+            self.come.notify_one();
+        }
+    }
+
+    fn take(&self) -> BTreeSet<Instance> {
+        std::mem::take(&mut *self.news())
+    }
+}
+
+impl Fleet {
+    /// Reports for as long as there is a fleet.
+    pub(crate) fn report(&self) {
+        let (weak, mut alone) = (Arc::downgrade(&self.0), self.0.reports.alone.clone());
+        tokio::spawn(async move {
+            if alone.wait_for(|alone| !alone).await.is_ok() {
+                run(weak).await;
+            }
+        });
+    }
+}
+
+async fn run(weak: Weak<Inner>) {
+    let mut all = true;
+    let mut said = false;
+    loop {
+        let Some(inner) = weak.upgrade() else { return };
+        match turn(&inner, &mut all).await {
+            Ok(()) => {
+                said = false;
+                let reports = inner.reports.clone();
+                drop(inner);
+                reports.come.notified().await;
+            }
+            Err(error) => {
+                tell_once(&mut said, &error);
+                drop(inner);
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Writes all news; `all` is whether everything is to be compared first.
+async fn turn(inner: &Inner, all: &mut bool) -> Result<(), StoreError> {
+    if *all {
+        everything(inner).await?;
+        *all = false;
+    }
+    let news: Vec<Instance> = inner.reports.take().into_iter().collect();
+    for (at, some) in news.chunks(AT_ONCE).enumerate() {
+        if let Err(error) = write(inner, some).await {
+            for one in news.iter().skip(at * AT_ONCE) {
+                inner.reports.tell(one);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn tell_once(said: &mut bool, error: &StoreError) {
+    if !std::mem::replace(said, true) {
+        tracing::warn!(
+            error = full_error(error),
+            "how units stand could not be reported; it is tried again"
+        );
+    }
+}
+
+/// What the cluster's store has of this machine and what is so may differ after a time without it.
+async fn everything(inner: &Inner) -> Result<(), StoreError> {
+    let prefix = keys::actual_of(&inner.machine.id);
+    let by_key = |kvs: Vec<coracle_store::KeyValue>| -> BTreeMap<_, _> {
+        kvs.into_iter().map(|kv| (kv.key, kv.value)).collect()
+    };
+    let own = by_key(inner.local.list(prefix.clone()).await?.kvs);
+    let told = by_key(inner.cluster.list(prefix).await?.kvs);
+    let differ = |key: &&bytes::Bytes| own.get(*key) != told.get(*key);
+    for key in own.keys().chain(told.keys()).filter(differ) {
+        let key = String::from_utf8_lossy(key);
+        if let Some((_, instance)) = keys::placed(&key, keys::ACTUAL) {
+            inner.reports.tell(&instance);
+        }
+    }
+    Ok(())
+}
+
+async fn write(inner: &Inner, some: &[Instance]) -> Result<(), StoreError> {
+    let mut success = Vec::new();
+    for instance in some {
+        let key = keys::actual(&inner.machine.id, instance);
+        success.push(match inner.local.get(key.clone()).await? {
+            Some(kv) => TxnOp::Put(PutRequest::new(key, kv.value)),
+            None => TxnOp::Delete(DeleteRangeRequest::key(key)),
+        });
+    }
+    let all = TxnRequest {
+        success,
+        ..TxnRequest::default()
+    };
+    inner.cluster.txn(all).await?;
+    Ok(())
+}

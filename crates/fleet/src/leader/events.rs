@@ -1,0 +1,251 @@
+//! What happens on machines, and what the leader does about it.
+
+use super::{Group, Leader, Target, locked};
+use crate::error::Result;
+use crate::fleet::{Fleet, Inner};
+use crate::model::{Active, Actual, Desired, Machine, Marks, StatusRecord, VERSION, keys};
+use crate::order;
+use crate::presence::Seen;
+use coracle_engine::full_error;
+use coracle_store::{Event, EventKind, LeaseId, Revision, StoreError, WatchRequest, WatchStream};
+use std::collections::BTreeSet;
+use std::sync::Weak;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long what could not be done is left alone.
+const REST: Duration = Duration::from_secs(1);
+/// What is watched.
+const FAMILIES: [&str; 4] = [keys::ACTUAL, keys::ALIVE, keys::MACHINES, keys::MARKS];
+
+impl Leader {
+    /// Opens the watches from where everything was read.
+    pub(super) async fn begin(&self, read: Revision) -> Result<()> {
+        let mut streams = Vec::new();
+        for family in FAMILIES {
+            let request = WatchRequest::prefix(family).from(read + 1);
+            streams.push(self.store.watch(request).await?);
+        }
+        *locked(&self.streams) = streams;
+        Ok(())
+    }
+}
+
+/// Brings what a watch tells to one place, until somebody has lost interest.
+async fn pump(mut watch: WatchStream, to: mpsc::Sender<Result<Vec<Event>, StoreError>>) {
+    while let Some(answer) = watch.next().await {
+        let told = match answer {
+            Ok(answer) if answer.canceled => break,
+            Ok(answer) => Ok(answer.events),
+            Err(error) => Err(error),
+        };
+        if to.send(told).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Leads until that is over.
+pub(super) async fn lead(
+    leader: &Leader,
+    fleet: &Weak<Inner>,
+    lease: &mut watch::Receiver<LeaseId>,
+    may_lead: &mut watch::Receiver<bool>,
+) {
+    let (to, mut events) = mpsc::channel(64);
+    for stream in std::mem::take(&mut *locked(&leader.streams)) {
+        tokio::spawn(pump(stream, to.clone()));
+    }
+    drop(to);
+    let (mut over, under) = (leader.over(), *lease.borrow_and_update());
+    // What the former leader did not come to.
+    let mut todo = Todo {
+        all: true,
+        ..Todo::default()
+    };
+    loop {
+        let failed = match fleet.upgrade() {
+            Some(inner) if !Fleet(inner.clone()).is_leaving() => {
+                leader.settle(&mut todo).await.inspect_err(|error| {
+                    tracing::warn!(
+                        error = full_error(error),
+                        "what follows could not be done; it is tried again"
+                    );
+                })
+            }
+            Some(_) => Ok(()),
+            None => return,
+        }
+        .is_err();
+        tokio::select! {
+            told = events.recv() => match told {
+                Some(Ok(events)) => leader.take(events, &mut todo),
+                // One watch is over: everything is read anew.
+                Some(Err(_)) | None => return,
+            },
+            () = tokio::time::sleep(REST), if failed || todo.later() => {}
+            _ = over.wait_for(|over| *over) => return,
+            // The key goes with the former lease.
+            () = until(lease, |now| *now != under) => return,
+            () = until(may_lead, |may| !may) => return,
+        }
+    }
+}
+
+/// Waits for a value; what nobody changes any more stays as it is.
+pub(super) async fn until<T>(from: &mut watch::Receiver<T>, mut is: impl FnMut(&T) -> bool) {
+    if from.wait_for(|value| is(value)).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// What is still to be looked at.
+#[derive(Default)]
+pub(super) struct Todo {
+    /// Units whose instances said something.
+    units: BTreeSet<String>,
+    /// Machines came, went or changed.
+    machines: bool,
+    /// Everything.
+    all: bool,
+}
+
+impl Todo {
+    /// Whether something is left for later.
+    fn later(&self) -> bool {
+        self.all || self.machines || !self.units.is_empty()
+    }
+}
+
+impl Leader {
+    fn take(&self, events: Vec<Event>, todo: &mut Todo) {
+        for event in events {
+            let Ok(key) = std::str::from_utf8(&event.kv.key) else {
+                continue;
+            };
+            let put = event.kind == EventKind::Put;
+            if let Some((machine, instance)) = keys::placed(key, keys::ACTUAL) {
+                let actual = put.then(|| serde_json::from_slice::<Actual>(&event.kv.value));
+                let alive = locked(&self.machines)
+                    .get(&machine)
+                    .is_some_and(|m| m.alive);
+                let actual = actual.and_then(Result::ok);
+                if let Some(target) = self.told(&machine, instance, actual, alive) {
+                    todo.units.insert(target.unit().name.to_string());
+                }
+                continue;
+            }
+            todo.machines = true;
+            let mut machines = locked(&self.machines);
+            if let Some(id) = key.strip_prefix(keys::ALIVE) {
+                if let Some(seen) = machines.get_mut(id) {
+                    seen.alive = put;
+                }
+                drop(machines);
+                self.machine_is(id, put);
+            } else if let Some(id) = key.strip_prefix(keys::MACHINES) {
+                match serde_json::from_slice::<Machine>(&event.kv.value) {
+                    Ok(machine) if put => {
+                        let former = machines.remove(id);
+                        let (alive, marks) =
+                            former.map_or((false, Marks::default()), |f| (f.alive, f.marks));
+                        machines.insert(id.to_owned(), Seen::new(machine, alive, marks));
+                    }
+                    _ => drop(machines.remove(id)),
+                }
+            } else if let Some(id) = key.strip_prefix(keys::MARKS) {
+                let marks = serde_json::from_slice(&event.kv.value).unwrap_or_default();
+                if let Some(Seen { machine, alive, .. }) = machines.remove(id) {
+                    machines.insert(id.to_owned(), Seen::new(machine, alive, marks));
+                }
+            }
+        }
+        self.ticks.send_modify(|n| *n += 1);
+    }
+
+    /// A machine gives signs, or does not.
+    fn machine_is(&self, id: &str, alive: bool) {
+        for target in self.all() {
+            if target.placed().contains_key(id) {
+                target.change(|all| {
+                    if let Some(placed) = all.get_mut(id) {
+                        placed.alive = alive;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Does what follows from what has happened.
+    async fn settle(&self, todo: &mut Todo) -> Result<()> {
+        if !todo.later() {
+            return Ok(());
+        }
+        let _one = self.change.lock().await;
+        let units: Vec<String> = if todo.all {
+            let all = self.all().into_iter();
+            all.map(|t| t.unit().name.to_string()).collect()
+        } else {
+            todo.units.iter().cloned().collect()
+        };
+        for name in &units {
+            self.bindings(name).await?;
+        }
+        if todo.machines || todo.all {
+            self.place_anew().await?;
+        }
+        let statuses: Vec<Group> = units.iter().filter_map(|n| self.status(n)).collect();
+        self.commit(statuses).await?;
+        *todo = Todo::default();
+        Ok(())
+    }
+
+    /// Units that are bound to one that has gone stop with it.
+    async fn bindings(&self, name: &str) -> Result<()> {
+        let bound = locked(&self.needs).bound(name);
+        if bound.is_empty() || !self.target(name).is_none_or(|t| is_gone(&t)) {
+            return Ok(());
+        }
+        for one in bound {
+            let Some(target) = self.target(&one) else {
+                continue;
+            };
+            if target.record().desired == Desired::Active {
+                for each in order::stop(&[one], &self.units()) {
+                    self.halt(&each).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How a unit stands, for units on other machines that wait for it.
+    pub(super) fn status(&self, name: &str) -> Option<Group> {
+        if locked(&self.machines).len() < 2 || !locked(&self.needs).is_waited_for(name) {
+            return None;
+        }
+        let target = self.target(name)?;
+        let (record, actual) = (target.record(), target.actual());
+        let status = StatusRecord {
+            version: VERSION,
+            desired: record.desired,
+            active: actual.active,
+            settled: actual.settled,
+            answered: actual.generation == record.generation && actual.order == record.order,
+        };
+        let told = locked(&self.statuses).insert(name.to_owned(), status.clone());
+        if told.as_ref() == Some(&status) {
+            return None;
+        }
+        let mut group = Group::default();
+        group.put(keys::status(name), &status).ok()?;
+        Some(group)
+    }
+}
+
+/// Whether what is bound to a unit has lost it.
+fn is_gone(target: &Target) -> bool {
+    let (goal, there) = (*target.goal.borrow(), target.actual());
+    goal.desired != Desired::Active
+        || (there.generation == goal.generation && there.settled && there.active != Active::Active)
+}

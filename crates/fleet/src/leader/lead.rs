@@ -1,0 +1,360 @@
+//! How a machine comes to lead, and what it does while it does.
+
+use super::{Leader, Needs, Placed, Target, events};
+use crate::error::{FleetError, Result};
+use crate::fleet::{Fleet, Inner};
+use crate::model::{
+    Actual, Desired, DesiredRecord, LeaderRecord, Machine, Marks, RevisionRecord, UnitRecord,
+    VERSION, keys,
+};
+use crate::presence::Seen;
+use coracle_engine::full_error;
+use coracle_store::{
+    Compare, EventKind, KeyValue, LeaseId, PutRequest, RangeRequest, Revision, Store, StoreError,
+    StoreExt as _, TxnOp, TxnRequest, WatchRequest,
+};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long a store that does not answer is left alone.
+const REST: Duration = Duration::from_secs(1);
+
+impl Fleet {
+    /// A machine that is alone leads before it serves anybody.
+    pub(crate) async fn lead_at_once(&self, lease: LeaseId) -> Result<()> {
+        // Without a lease (the disk is full) it leads all the same: nobody else could.
+        let tried = async {
+            match stand(&self.0, lease, true).await? {
+                Some(fence) => self.take_the_lead(fence).await,
+                None => Ok(()),
+            }
+        };
+        match tried.await {
+            // What runs is looked after all the same; it is tried again.
+            Err(FleetError::Store(error @ StoreError::NoSpace { .. })) => {
+                tracing::error!(error = full_error(&error), "units cannot be changed now");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Leads whenever it may and nobody else does.
+    pub(crate) fn stand_for_election(
+        &self,
+        lease: watch::Receiver<LeaseId>,
+        may_lead: watch::Receiver<bool>,
+    ) {
+        let weak = Arc::downgrade(&self.0);
+        tokio::spawn(campaign(weak, lease, may_lead));
+    }
+
+    async fn take_the_lead(&self, fence: Revision) -> Result<()> {
+        let leader = load(&self.0, fence).await?;
+        self.0.leader.send_replace(Some(leader));
+        Ok(())
+    }
+}
+
+/// Tries to lead; answers the fence if this machine leads. `alone` takes the place of whoever is written there: of a machine's own
+/// former life.
+async fn stand(inner: &Inner, lease: LeaseId, alone: bool) -> Result<Option<Revision>, StoreError> {
+    let store = &inner.cluster;
+    let record = LeaderRecord {
+        version: VERSION,
+        machine: inner.machine.id.clone(),
+    };
+    let put = || {
+        let value = serde_json::to_vec(&record).unwrap_or_default();
+        TxnOp::Put(PutRequest::new(keys::LEADER, value).with_lease(lease))
+    };
+    let Some(found) = store.get(keys::LEADER).await? else {
+        let txn = TxnRequest {
+            compare: vec![Compare::absent(keys::LEADER)],
+            success: vec![put()],
+            failure: Vec::new(),
+        };
+        let answer = store.txn(txn).await?;
+        return Ok(answer.succeeded.then_some(answer.revision));
+    };
+    let leads = serde_json::from_slice::<LeaderRecord>(&found.value);
+    let ours = leads.is_ok_and(|l| l.machine == inner.machine.id);
+    if !ours && !alone {
+        return Ok(None);
+    }
+    if found.lease == lease {
+        return Ok(Some(found.create_revision));
+    }
+    // A former life's, under a lease that is not kept any more: what was decided then stands, who decided is gone.
+    let txn = TxnRequest {
+        compare: vec![Compare::unchanged(keys::LEADER, found.mod_revision)],
+        success: vec![put()],
+        failure: Vec::new(),
+    };
+    let answer = store.txn(txn).await?;
+    Ok(answer.succeeded.then_some(found.create_revision))
+}
+
+/// Leads, and when that is over tries again, as long as there is a fleet.
+async fn campaign(
+    weak: Weak<Inner>,
+    mut lease: watch::Receiver<LeaseId>,
+    mut may_lead: watch::Receiver<bool>,
+) {
+    loop {
+        let Some(inner) = weak.upgrade() else { return };
+        let leader = inner.leader.borrow().clone();
+        if let Some(leader) = leader {
+            drop(inner);
+            events::lead(&leader, &weak, &mut lease, &mut may_lead).await;
+            leader.end();
+            let Some(inner) = weak.upgrade() else { return };
+            inner.leader.send_replace(None);
+            tracing::info!("this machine does not lead any more");
+            continue;
+        }
+        if !*may_lead.borrow_and_update() {
+            drop(inner);
+            if may_lead.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let under = *lease.borrow_and_update();
+        let tried = async {
+            let alone = inner.alone();
+            if under == 0 && !alone {
+                return Ok(None);
+            }
+            match stand(&inner, under, alone).await? {
+                Some(fence) => load(&inner, fence).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        match tried.await {
+            Ok(Some(leader)) => {
+                tracing::info!("this machine leads");
+                inner.leader.send_replace(Some(leader));
+            }
+            Ok(None) => {
+                let store = inner.cluster.clone();
+                drop(inner);
+                vacancy(&*store, &mut lease, &mut may_lead).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = full_error(&error), "this machine cannot lead now");
+                drop(inner);
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Waits until the leader's key goes, or something of ours changes.
+async fn vacancy(
+    store: &dyn Store,
+    lease: &mut watch::Receiver<LeaseId>,
+    may_lead: &mut watch::Receiver<bool>,
+) {
+    let gone = async {
+        let found = store.range(RangeRequest::key(keys::LEADER)).await?;
+        if found.kvs.is_empty() {
+            return Ok(());
+        }
+        let from = WatchRequest::key(keys::LEADER).from(found.revision + 1);
+        let mut watch = store.watch(from).await?;
+        while let Some(answer) = watch.next().await {
+            let answer = answer?;
+            if answer.canceled || answer.events.iter().any(|e| e.kind == EventKind::Delete) {
+                break;
+            }
+        }
+        Ok::<_, StoreError>(())
+    };
+    tokio::select! {
+        gone = gone => if gone.is_err() {
+            tokio::time::sleep(REST).await;
+        },
+        () = changed(lease) => {}
+        () = changed(may_lead) => {}
+    }
+}
+
+async fn changed<T>(from: &mut watch::Receiver<T>) {
+    if from.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// What stands below a prefix at a revision, by what follows the prefix.
+async fn family<T: DeserializeOwned>(
+    store: &dyn Store,
+    prefix: &str,
+    revision: Revision,
+) -> Result<BTreeMap<String, T>, StoreError> {
+    let request = RangeRequest {
+        revision,
+        ..RangeRequest::prefix(prefix.to_owned())
+    };
+    let read = |kv: KeyValue| {
+        let key = String::from_utf8(kv.key.to_vec()).ok()?;
+        let name = key.strip_prefix(prefix)?.to_owned();
+        match serde_json::from_slice(&kv.value) {
+            Ok(value) => Some((name, value)),
+            // One that cannot be read, perhaps of a newer release, must not keep the others from running.
+            Err(error) => {
+                tracing::error!(key, %error, "an entry cannot be read, and is left alone");
+                None
+            }
+        }
+    };
+    let found = store.range(request).await?;
+    Ok(found.kvs.into_iter().filter_map(read).collect())
+}
+
+/// Reads everything.
+async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
+    let store = &*inner.cluster;
+    let at = store.status().await?.revision;
+    let units: BTreeMap<String, UnitRecord> = family(store, keys::UNITS, at).await?;
+    let texts: BTreeMap<String, RevisionRecord> = family(store, keys::REVISIONS, at).await?;
+    let desired: BTreeMap<String, DesiredRecord> = family(store, keys::DESIRED, at).await?;
+    let actual: BTreeMap<String, Actual> = family(store, keys::ACTUAL, at).await?;
+    let machines: BTreeMap<String, Machine> = family(store, keys::MACHINES, at).await?;
+    let mut marks: BTreeMap<String, Marks> = family(store, keys::MARKS, at).await?;
+    let alive = RangeRequest {
+        revision: at,
+        keys_only: true,
+        ..RangeRequest::prefix(keys::ALIVE)
+    };
+    let alive = store.range(alive).await?.kvs;
+    let is_alive = |id: &str| alive.iter().any(|kv| kv.key == keys::alive(id));
+    let machines = machines.into_iter().map(|(id, machine)| {
+        let (alive, marks) = (is_alive(&id), marks.remove(&id).unwrap_or_default());
+        (id, Seen::new(machine, alive, marks))
+    });
+    let leader = Arc::new(Leader {
+        store: inner.cluster.clone(),
+        machine: inner.machine.id.clone(),
+        fence,
+        specifiers: crate::machine::specifiers(&inner.machine),
+        targets: RwLock::default(),
+        names: RwLock::default(),
+        machines: Mutex::new(machines.collect()),
+        needs: Mutex::new(Needs::default()),
+        change: tokio::sync::Mutex::default(),
+        streams: Mutex::default(),
+        statuses: Mutex::default(),
+        over: watch::Sender::new(false),
+        ticks: watch::Sender::new(0),
+    });
+    for (name, record) in units {
+        let text = texts.get(&format!("{}/{}", record.uid, record.revision));
+        let read = text
+            .ok_or_else(|| FleetError::NotFound(keys::revision(&record.uid, record.revision)))
+            .and_then(|text| leader.parse(&name, &text.text, &text.dropins));
+        match read {
+            Ok(unit) => leader.insert(&name, Target::new(record, unit)),
+            Err(error) => tracing::error!(
+                unit = name,
+                error = full_error(&error),
+                "the unit cannot be read"
+            ),
+        }
+    }
+    leader.take_in(desired, actual);
+    leader.adopt().await?;
+    leader.begin(at).await?;
+    Ok(leader)
+}
+
+impl Leader {
+    /// What is asked of machines, and what they say.
+    fn take_in(&self, desired: BTreeMap<String, DesiredRecord>, actual: BTreeMap<String, Actual>) {
+        let machines = self.machines();
+        let alive = |machine: &str| machines.get(machine).is_some_and(|m| m.alive);
+        for (key, record) in desired {
+            let Some((machine, instance)) = keys::placed(&key, "") else {
+                continue;
+            };
+            if let Some(target) = self.of_uid(&instance.uid) {
+                let placed = Placed {
+                    alive: alive(&machine),
+                    ..Placed::new(instance, record)
+                };
+                target.change(|all| drop(all.insert(machine, placed)));
+            }
+        }
+        for (key, actual) in actual {
+            let Some((machine, instance)) = keys::placed(&key, "") else {
+                continue;
+            };
+            self.told(&machine, instance, Some(actual), alive(&machine));
+        }
+    }
+
+    pub fn of_uid(&self, uid: &str) -> Option<Arc<Target>> {
+        let names = self.names.read();
+        let name = names
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(uid)
+            .cloned();
+        self.target(&name?)
+    }
+
+    /// A machine says where an instance stands.
+    pub fn told(
+        &self,
+        machine: &str,
+        instance: crate::model::Instance,
+        actual: Option<Actual>,
+        alive: bool,
+    ) -> Option<Arc<Target>> {
+        let target = self.of_uid(&instance.uid)?;
+        target.change(|all| match all.get_mut(machine) {
+            Some(placed) if placed.instance == instance => placed.actual = actual,
+            // Of one that was there before, while the next is asked for.
+            Some(_) => {}
+            None if actual.is_some() => {
+                let placed = Placed {
+                    instance,
+                    desired: None,
+                    actual,
+                    alive,
+                };
+                all.insert(machine.to_owned(), placed);
+            }
+            None => {}
+        });
+        Some(target)
+    }
+
+    /// A release before this one asked machines for running units only: what has stopped and left its output is theirs still.
+    async fn adopt(&self) -> Result<()> {
+        let mut groups = Vec::new();
+        for target in self.all() {
+            let record = target.record();
+            let name = target.unit().name.to_string();
+            let left: Vec<_> = target.placed().into_iter().collect();
+            if record.desired != Desired::Inactive || left.iter().any(|(_, p)| p.desired.is_some())
+            {
+                continue;
+            }
+            for (machine, placed) in left.into_iter().filter(|(_, p)| p.actual.is_some()) {
+                let desired = self.desired(&name, &record);
+                let mut group = super::Group::default();
+                group.put(keys::desired(&machine, &placed.instance), &desired)?;
+                groups.push(group);
+                target.change(|all| {
+                    if let Some(placed) = all.get_mut(&machine) {
+                        placed.desired = Some(desired);
+                    }
+                });
+            }
+        }
+        self.commit(groups).await
+    }
+}

@@ -1,0 +1,145 @@
+//! One machine leads: it keeps the units' records, decides what machines must run, and answers requests.
+//!
+//! ```text
+//! request ─> units/…, revisions/… ┐                    ┌─> desired/<machine>/…
+//! alive/…, machines/…, marks/…  ──┼─> Leader: place, ──┤
+//! actual/…                      ──┘   bind, order      └─> status/…
+//! ```
+//! Who leads is a key under the machine's lease. Each of a leader's writes compares that key, so that one that was slow and has been
+//! followed by another changes nothing any more. What is decided is in the store before anybody acts; a leader that takes over
+//! reads everything, then watches from the revision that it has read.
+
+mod commit;
+mod events;
+mod lead;
+mod needs;
+mod place;
+mod target;
+
+use crate::error::{FleetError, Result};
+use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
+use crate::order::Units;
+use crate::presence::Seen;
+use coracle_store::{Revision, Store, StoreExt as _};
+use coracle_unit::{SpecifierContext, Unit, UnitName, load};
+use needs::Needs;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::watch;
+
+pub(crate) use commit::Group;
+pub(crate) use place::Change;
+pub(crate) use target::{Placed, Target};
+
+/// See the module.
+pub(crate) struct Leader {
+    store: Arc<dyn Store>,
+    /// This machine's id.
+    machine: String,
+    /// Revision at which the leader's key was made.
+    fence: Revision,
+    specifiers: SpecifierContext,
+    targets: RwLock<BTreeMap<String, Arc<Target>>>,
+    /// Names by uid.
+    names: RwLock<BTreeMap<String, String>>,
+    machines: Mutex<BTreeMap<String, Seen>>,
+    /// Which unit asks for which.
+    needs: Mutex<Needs>,
+    /// One change at a time.
+    pub change: tokio::sync::Mutex<()>,
+    /// Watches that are opened and not listened to yet.
+    streams: Mutex<Vec<coracle_store::WatchStream>>,
+    /// What was told last of units that others wait for.
+    statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    /// Set once somebody else may lead.
+    over: watch::Sender<bool>,
+    /// Ticks with everything that happens to units.
+    ticks: watch::Sender<u64>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is changed under these locks is whole after each assignment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Leader {
+    /// Every unit.
+    pub fn all(&self) -> Vec<Arc<Target>> {
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        targets.values().cloned().collect()
+    }
+
+    /// One unit, by its full name.
+    pub fn target(&self, name: &str) -> Option<Arc<Target>> {
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        targets.get(name).cloned()
+    }
+
+    /// Every unit's file, by name.
+    pub fn units(&self) -> Units {
+        let all = self.all().into_iter().map(|t| t.unit());
+        all.map(|unit| (unit.name.to_string(), unit)).collect()
+    }
+
+    /// Machines by id.
+    pub fn machines(&self) -> BTreeMap<String, Seen> {
+        locked(&self.machines).clone()
+    }
+
+    /// Ticks with everything that happens to units.
+    pub fn ticks(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
+    pub fn insert(&self, name: &str, target: Arc<Target>) {
+        let uid = target.record().uid;
+        locked(&self.needs).set(name, Some(&target.unit()));
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.insert(uid, name.to_owned());
+        let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
+        targets.insert(name.to_owned(), target);
+    }
+
+    pub fn remove(&self, name: &str) {
+        locked(&self.needs).set(name, None);
+        let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(target) = targets.remove(name) {
+            let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            names.remove(&target.record().uid);
+        }
+    }
+
+    /// A unit's text was changed.
+    pub fn renewed(&self, name: &str, target: &Target) {
+        locked(&self.needs).set(name, Some(&target.unit()));
+    }
+
+    pub fn parse(&self, name: &str, text: &str, dropins: &[Dropin]) -> Result<Unit> {
+        let name = UnitName::new(name)?;
+        let dropins: Vec<(String, String)> = dropins
+            .iter()
+            .map(|d| (d.file.clone(), d.text.clone()))
+            .collect();
+        load(&name, text, &dropins, &self.specifiers).map_err(FleetError::Refused)
+    }
+
+    /// A unit's present text.
+    pub async fn revision(&self, record: &UnitRecord) -> Result<RevisionRecord> {
+        let key = crate::model::keys::revision(&record.uid, record.revision);
+        let found = self.store.get_json::<RevisionRecord>(&key).await?;
+        Ok(found.ok_or_else(|| FleetError::NotFound(key))?.0)
+    }
+
+    /// What a machine is asked of a unit now.
+    fn desired(&self, name: &str, record: &UnitRecord) -> DesiredRecord {
+        DesiredRecord {
+            version: crate::model::VERSION,
+            unit: name.to_owned(),
+            revision: record.revision,
+            generation: record.generation,
+            order: record.order,
+            desired: record.desired,
+            after: locked(&self.needs).before(name),
+        }
+    }
+}

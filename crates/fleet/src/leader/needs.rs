@@ -1,0 +1,114 @@
+//! Which unit asks for which: kept as texts change, so that nothing has to look through all units. Pure.
+
+use coracle_unit::{Unit, implied_dependencies};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Names = BTreeSet<String>;
+
+/// What one unit's text says.
+#[derive(Default)]
+struct Said {
+    /// Units that it needs in order to be made: volumes, networks.
+    resources: Names,
+    /// Units that it waits for, or that its end follows.
+    after: Names,
+    /// Units that are to wait for it.
+    before: Names,
+    binds: Names,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Needs {
+    said: BTreeMap<String, Said>,
+    /// Resource to those that need it.
+    users: BTreeMap<String, Names>,
+    /// Unit to those that wait for it.
+    waiters: BTreeMap<String, Names>,
+    /// Unit to those that say that they come before it.
+    earlier: BTreeMap<String, Names>,
+    /// Unit to those that are bound to it.
+    bound: BTreeMap<String, Names>,
+}
+
+fn put(index: &mut BTreeMap<String, Names>, keys: &Names, name: &str) {
+    for key in keys {
+        index
+            .entry(key.clone())
+            .or_default()
+            .insert(name.to_owned());
+    }
+}
+
+fn take(index: &mut BTreeMap<String, Names>, keys: &Names, name: &str) {
+    for key in keys {
+        if let Some(names) = index.get_mut(key) {
+            names.remove(name);
+            if names.is_empty() {
+                index.remove(key);
+            }
+        }
+    }
+}
+
+fn of(index: &BTreeMap<String, Names>, name: &str) -> Vec<String> {
+    let names = index.get(name).into_iter().flatten();
+    names.cloned().collect()
+}
+
+impl Needs {
+    /// A unit says this now; None of one that is no more.
+    pub fn set(&mut self, name: &str, unit: Option<&Unit>) {
+        if let Some(former) = self.said.remove(name) {
+            take(&mut self.users, &former.resources, name);
+            take(&mut self.waiters, &former.after, name);
+            take(&mut self.earlier, &former.before, name);
+            take(&mut self.bound, &former.binds, name);
+        }
+        let Some(unit) = unit else { return };
+        let names = |list: &[String]| list.iter().cloned().collect::<Names>();
+        let resources: Names = implied_dependencies(unit)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let said = Said {
+            after: names(&unit.unit.after),
+            before: names(&unit.unit.before),
+            binds: names(&unit.unit.binds_to),
+            resources,
+        };
+        put(&mut self.users, &said.resources, name);
+        put(&mut self.waiters, &said.after, name);
+        put(&mut self.earlier, &said.before, name);
+        put(&mut self.bound, &said.binds, name);
+        self.said.insert(name.to_owned(), said);
+    }
+
+    /// The volumes and networks that a unit needs where it is.
+    pub fn resources(&self, name: &str) -> Vec<String> {
+        let said = self.said.get(name);
+        said.map(|s| s.resources.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Who needs a volume or network.
+    pub fn users(&self, resource: &str) -> Vec<String> {
+        of(&self.users, resource)
+    }
+
+    /// Units that say that they come before this one.
+    pub fn before(&self, name: &str) -> Vec<String> {
+        of(&self.earlier, name)
+    }
+
+    /// Whether anybody waits for a unit.
+    pub fn is_waited_for(&self, name: &str) -> bool {
+        let before = self.said.get(name).is_some_and(|s| !s.before.is_empty());
+        before || self.waiters.contains_key(name)
+    }
+
+    /// Who is bound to a unit.
+    pub fn bound(&self, name: &str) -> Vec<String> {
+        of(&self.bound, name)
+    }
+}
