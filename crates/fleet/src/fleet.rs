@@ -12,7 +12,7 @@ use coracle_store::Store;
 use coracle_unit::{Unit, UnitName, load};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The units of one machine, and of all while it leads. Cheap to clone; all clones are one fleet.
@@ -28,6 +28,7 @@ pub(crate) struct Inner {
     engine: Engine,
     pub machine: Machine,
     boot_id: String,
+    pub opened: Instant,
     /// What this machine has.
     pub units: RwLock<BTreeMap<String, Arc<Supervised>>>,
     /// Told of what happens to them.
@@ -108,6 +109,7 @@ impl Fleet {
             engine,
             machine,
             boot_id: machine::boot_id(),
+            opened: Instant::now(),
             units: RwLock::default(),
             leader: watch::Sender::new(None),
             leaving: OnceLock::new(),

@@ -14,6 +14,7 @@
 //! | `agent` | what this machine must run, learnt from the store |
 //! | [`presence`] | the machine is there |
 //! | `show` | what people see |
+//! | `load` | units that are placed and do not run |
 //! | `shutdown` | everything goes down, to come back |
 //! | `discovery` | healthy instances, told to apps |
 //! | [`fleet`] | open, list, show |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod fleet;
 mod honour;
 mod leader;
+mod load;
 pub mod machine;
 pub mod model;
 mod observe;

@@ -190,6 +190,9 @@ pub struct UnitRecord {
     /// Counts how often it was placed.
     #[serde(default)]
     pub incarnation: u64,
+    /// Of one that is not to run: it is to have no machine either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unloaded: bool,
     /// The client's own id of the last request to start it, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
@@ -431,6 +434,15 @@ pub struct Marks {
 /// Who leads: `leader`, under the leader's lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The machine.
+    pub machine: String,
+}
+
+/// Where a local volume has its data: `volumes/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
     /// [`VERSION`].
     pub version: u32,
     /// The machine.

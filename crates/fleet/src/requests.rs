@@ -4,7 +4,7 @@
 
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
-use crate::leader::{Change, Group, Leader, Target};
+use crate::leader::{Change, Group, Leader, Placed, Target};
 use crate::model::{
     Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, VERSION, keys,
 };
@@ -17,6 +17,7 @@ use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
 use coracle_engine::remove::RemoveOptions;
 use coracle_unit::{Kind, Unit, UnitName};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Lines of output that a failed start shows.
@@ -103,6 +104,7 @@ impl Fleet {
             generation: 0,
             order: 0,
             incarnation: 0,
+            unloaded: false,
             started_by: None,
         };
         let target = Target::new(record.clone(), unit.clone());
@@ -116,8 +118,11 @@ impl Fleet {
     }
 
     /// One change at a time, and none any more when everything goes down.
-    async fn change<'a>(&self, leader: &'a Leader) -> Result<tokio::sync::MutexGuard<'a, ()>> {
-        let one = leader.change.lock().await;
+    pub(crate) async fn change<'a>(
+        &self,
+        leader: &'a Leader,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>> {
+        let one = leader.change_lock.lock().await;
         if self.is_leaving() {
             return Err(FleetError::Leaving);
         }
@@ -125,7 +130,7 @@ impl Fleet {
     }
 
     /// Finds a unit as a person names it. An instance of a template that was submitted is made here.
-    async fn find(&self, leader: &Leader, text: &str) -> Result<Arc<Target>> {
+    pub(crate) async fn find(&self, leader: &Leader, text: &str) -> Result<Arc<Target>> {
         if let Ok(found) = named(leader, text) {
             return Ok(found);
         }
@@ -303,6 +308,7 @@ impl Fleet {
                 continue;
             }
             record.desired = Desired::Active;
+            record.unloaded = false;
             record.generation += 1;
             record.order += 1;
             record.started_by = request.filter(|_| *name == own).map(str::to_owned);
@@ -406,7 +412,7 @@ impl Fleet {
         Ok(self.view(&target))
     }
 
-    async fn wait_down(&self, leader: &Leader, target: &Arc<Target>) -> Result<()> {
+    pub(crate) async fn wait_down(&self, leader: &Leader, target: &Arc<Target>) -> Result<()> {
         if target.unit().name.is_template() {
             return Ok(());
         }
@@ -431,7 +437,7 @@ impl Fleet {
     pub async fn destroy(&self, name: &str) -> Result<()> {
         let leader = self.leading()?;
         let name = named(&leader, name)?.unit().name.to_string();
-        loop {
+        let target = loop {
             self.stop(&name, true).await?;
             let _one = self.change(&leader).await?;
             let Some(target) = leader.target(&name) else {
@@ -450,24 +456,22 @@ impl Fleet {
                 group.delete(keys::desired(&machine, &placed.instance));
             }
             leader.commit([group]).await?;
-            target.change(|all| all.values_mut().for_each(|placed| placed.desired = None));
-            break;
-        }
-        // Machines forget what they are asked for no more; one that is away will when it is back.
-        if let Some(target) = leader.target(&name) {
-            let mut ticks = leader.ticks();
-            let mut over = leader.over();
-            while target
-                .placed()
-                .values()
-                .any(|p| p.alive && p.actual.is_some())
-            {
-                tokio::select! {
-                    _ = ticks.changed() => {}
-                    _ = over.wait_for(|over| *over) => break,
-                }
-            }
+            let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
+                all.values_mut().for_each(|placed| placed.desired = None);
+            };
+            leader.change(&target, asked_no_more);
+            leader.tell_placed(&target);
             leader.remove(&name);
+            break target;
+        };
+        // Machines forget what they are asked for no more; one that is away will when it is back.
+        let (mut ticks, mut over) = (leader.ticks(), leader.over());
+        let is_there = |placed: &Placed| placed.alive && placed.actual.is_some();
+        while target.placed().values().any(is_there) {
+            tokio::select! {
+                _ = ticks.changed() => {}
+                _ = over.wait_for(|over| *over) => break,
+            }
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ impl Fleet {
         let up: Vec<Arc<Supervised>> = {
             let leader = self.0.leader.borrow().clone();
             let _one = match &leader {
-                Some(leader) => Some(leader.change.lock().await),
+                Some(leader) => Some(leader.change_lock.lock().await),
                 None => None,
             };
             // Asked a second time: the first one's time holds.

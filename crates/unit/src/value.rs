@@ -228,3 +228,13 @@ pub fn parse_cpu_quota(text: &str) -> Result<u64, ValueError> {
         .ok_or_else(bad)?;
     if quota == 0 { Err(bad()) } else { Ok(quota) }
 }
+
+/// Processors, `0.5` or `2`, in thousandths of one: 500, 2000.
+pub fn parse_cpus(text: &str) -> Result<u64, ValueError> {
+    let bad = || not(text, "a number of processors: write for example 0.5 or 2");
+    let fine = text.split_once('.').is_none_or(|(_, f)| f.len() <= 3);
+    match scaled(text, 1000) {
+        Some(millis) if millis > 0 && fine => Ok(millis),
+        _ => Err(bad()),
+    }
+}

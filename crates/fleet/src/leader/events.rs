@@ -3,13 +3,16 @@
 use super::{Group, Leader, Target, locked};
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
-use crate::model::{Active, Actual, Desired, Machine, Marks, StatusRecord, VERSION, keys};
+use crate::model::{
+    Active, Actual, Desired, Machine, Marks, StatusRecord, UnitRecord, VERSION, keys,
+};
 use crate::order;
 use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_store::{Event, EventKind, LeaseId, Revision, StoreError, WatchRequest, WatchStream};
 use std::collections::BTreeSet;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -84,6 +87,9 @@ pub(super) async fn lead(
                 Some(Err(_)) | None => return,
             },
             () = tokio::time::sleep(REST), if failed || todo.later() => {}
+            () = tokio::time::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
+                todo.machines = true;
+            }
             _ = over.wait_for(|over| *over) => return,
             // The key goes with the former lease.
             () = until(lease, |now| *now != under) => return,
@@ -151,7 +157,11 @@ impl Leader {
                             former.map_or((false, Marks::default()), |f| (f.alive, f.marks));
                         machines.insert(id.to_owned(), Seen::new(machine, alive, marks));
                     }
-                    _ => drop(machines.remove(id)),
+                    _ => {
+                        machines.remove(id);
+                        drop(machines);
+                        self.tell_removed(id);
+                    }
                 }
             } else if let Some(id) = key.strip_prefix(keys::MARKS) {
                 let marks = serde_json::from_slice(&event.kv.value).unwrap_or_default();
@@ -167,7 +177,7 @@ impl Leader {
     fn machine_is(&self, id: &str, alive: bool) {
         for target in self.all() {
             if target.placed().contains_key(id) {
-                target.change(|all| {
+                self.change(&target, |all| {
                     if let Some(placed) = all.get_mut(id) {
                         placed.alive = alive;
                     }
@@ -181,7 +191,7 @@ impl Leader {
         if !todo.later() {
             return Ok(());
         }
-        let _one = self.change.lock().await;
+        let _one = self.change_lock.lock().await;
         let units: Vec<String> = if todo.all {
             let all = self.all().into_iter();
             all.map(|t| t.unit().name.to_string()).collect()
@@ -191,10 +201,22 @@ impl Leader {
         for name in &units {
             self.bindings(name).await?;
         }
+        for target in units.iter().filter_map(|name| self.target(name)) {
+            self.tell_placed(&target);
+        }
         if todo.machines || todo.all {
+            self.later.store(self.tell_machines(), Ordering::Relaxed);
+        }
+        if self.with_planner(|planner| planner.pending()) {
             self.place_anew().await?;
         }
-        let statuses: Vec<Group> = units.iter().filter_map(|n| self.status(n)).collect();
+        let statuses: Vec<Group> = units
+            .iter()
+            .filter_map(|name| {
+                let target = self.target(name)?;
+                self.status(name, &target, &target.record())
+            })
+            .collect();
         self.commit(statuses).await?;
         *todo = Todo::default();
         Ok(())
@@ -220,12 +242,11 @@ impl Leader {
     }
 
     /// How a unit stands, for units on other machines that wait for it.
-    pub(super) fn status(&self, name: &str) -> Option<Group> {
+    pub(super) fn status(&self, name: &str, target: &Target, record: &UnitRecord) -> Option<Group> {
         if locked(&self.machines).len() < 2 || !locked(&self.needs).is_waited_for(name) {
             return None;
         }
-        let target = self.target(name)?;
-        let (record, actual) = (target.record(), target.actual());
+        let actual = target.actual();
         let status = StatusRecord {
             version: VERSION,
             desired: record.desired,

@@ -1,26 +1,30 @@
 //! How a machine comes to lead, and what it does while it does.
 
-use super::{Leader, Needs, Placed, Target, events};
+use super::{Leader, Needs, Placed, Target, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
 use crate::model::{
     Actual, Desired, DesiredRecord, LeaderRecord, Machine, Marks, RevisionRecord, UnitRecord,
-    VERSION, keys,
+    VERSION, VolumeRecord, keys,
 };
 use crate::presence::Seen;
 use coracle_engine::full_error;
+use coracle_planner::{Planner, Settings};
 use coracle_store::{
     Compare, EventKind, KeyValue, LeaseId, PutRequest, RangeRequest, Revision, Store, StoreError,
     StoreExt as _, TxnOp, TxnRequest, WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// How long after its own start a leader waits for machines that do not give signs before it takes them for lost.
+const GRACE: Duration = Duration::from_secs(15);
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -224,6 +228,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     let desired: BTreeMap<String, DesiredRecord> = family(store, keys::DESIRED, at).await?;
     let actual: BTreeMap<String, Actual> = family(store, keys::ACTUAL, at).await?;
     let machines: BTreeMap<String, Machine> = family(store, keys::MACHINES, at).await?;
+    let volumes: BTreeMap<String, VolumeRecord> = family(store, keys::VOLUMES, at).await?;
     let mut marks: BTreeMap<String, Marks> = family(store, keys::MARKS, at).await?;
     let alive = RangeRequest {
         revision: at,
@@ -245,8 +250,14 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         names: RwLock::default(),
         machines: Mutex::new(machines.collect()),
         needs: Mutex::new(Needs::default()),
-        change: tokio::sync::Mutex::default(),
+        change_lock: tokio::sync::Mutex::default(),
         streams: Mutex::default(),
+        leaving: Mutex::default(),
+        planner: Mutex::new(Planner::new(Settings::default())),
+        lost: Mutex::default(),
+        later: AtomicBool::new(false),
+        // Who has just come up itself gives the others time to come up too.
+        grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
@@ -267,11 +278,34 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     }
     leader.take_in(desired, actual);
     leader.adopt().await?;
+    leader.tell_all(volumes);
     leader.begin(at).await?;
     Ok(leader)
 }
 
 impl Leader {
+    /// Tells the planner everything that was read.
+    fn tell_all(&self, volumes: BTreeMap<String, VolumeRecord>) {
+        self.later.store(self.tell_machines(), Ordering::Relaxed);
+        self.with_planner(|planner| {
+            for (name, record) in volumes {
+                let machine = record.machine.as_str().into();
+                planner.set_volume(&name.into(), Some(&machine));
+            }
+        });
+        for target in self.all() {
+            self.tell_unit(&target, &target.record(), &target.unit());
+            self.tell_placed(&target);
+        }
+    }
+
+    /// Changes what is known of a unit's instances.
+    pub fn change(&self, target: &Target, change: impl FnOnce(&mut BTreeMap<String, Placed>)) {
+        for (machine, instance) in target.change(change) {
+            self.tell_gone(target, &machine, &instance);
+        }
+    }
+
     /// What is asked of machines, and what they say.
     fn take_in(&self, desired: BTreeMap<String, DesiredRecord>, actual: BTreeMap<String, Actual>) {
         let machines = self.machines();
@@ -285,7 +319,7 @@ impl Leader {
                     alive: alive(&machine),
                     ..Placed::new(instance, record)
                 };
-                target.change(|all| drop(all.insert(machine, placed)));
+                self.change(&target, |all| drop(all.insert(machine, placed)));
             }
         }
         for (key, actual) in actual {
@@ -296,13 +330,15 @@ impl Leader {
         }
     }
 
+    /// A unit by its uid, also one that was destroyed and is not forgotten yet.
     pub fn of_uid(&self, uid: &str) -> Option<Arc<Target>> {
-        let names = self.names.read();
-        let name = names
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .get(uid)
-            .cloned();
-        self.target(&name?)
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let name = names.get(uid).cloned();
+        drop(names);
+        match name {
+            Some(name) => self.target(&name),
+            None => locked(&self.leaving).get(uid).cloned(),
+        }
     }
 
     /// A machine says where an instance stands.
@@ -314,7 +350,8 @@ impl Leader {
         alive: bool,
     ) -> Option<Arc<Target>> {
         let target = self.of_uid(&instance.uid)?;
-        target.change(|all| match all.get_mut(machine) {
+        let uid = instance.uid.clone();
+        self.change(&target, |all| match all.get_mut(machine) {
             Some(placed) if placed.instance == instance => placed.actual = actual,
             // Of one that was there before, while the next is asked for.
             Some(_) => {}
@@ -329,6 +366,9 @@ impl Leader {
             }
             None => {}
         });
+        if target.placed().is_empty() {
+            locked(&self.leaving).remove(uid.as_str());
+        }
         Some(target)
     }
 
@@ -348,7 +388,7 @@ impl Leader {
                 let mut group = super::Group::default();
                 group.put(keys::desired(&machine, &placed.instance), &desired)?;
                 groups.push(group);
-                target.change(|all| {
+                self.change(&target, |all| {
                     if let Some(placed) = all.get_mut(&machine) {
                         placed.desired = Some(desired);
                     }

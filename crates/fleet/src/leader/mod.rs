@@ -14,17 +14,21 @@ mod events;
 mod lead;
 mod needs;
 mod place;
+mod spec;
 mod target;
 
 use crate::error::{FleetError, Result};
 use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
 use crate::order::Units;
 use crate::presence::Seen;
+use coracle_planner::Planner;
 use coracle_store::{Revision, Store, StoreExt as _};
 use coracle_unit::{SpecifierContext, Unit, UnitName, load};
 use needs::Needs;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 use tokio::sync::watch;
 
 pub(crate) use commit::Group;
@@ -42,11 +46,20 @@ pub(crate) struct Leader {
     targets: RwLock<BTreeMap<String, Arc<Target>>>,
     /// Names by uid.
     names: RwLock<BTreeMap<String, String>>,
+    /// Units that were destroyed and that machines have still to forget, by uid.
+    leaving: Mutex<BTreeMap<String, Arc<Target>>>,
     machines: Mutex<BTreeMap<String, Seen>>,
     /// Which unit asks for which.
     needs: Mutex<Needs>,
+    planner: Mutex<Planner>,
+    /// Since when machines are lost; None of those whose exclusive units have ended for sure.
+    lost: Mutex<BTreeMap<String, Option<Instant>>>,
+    /// Whether time alone will change something.
+    later: AtomicBool,
+    /// Until then machines that give no signs are waited for.
+    grace: Option<Instant>,
     /// One change at a time.
-    pub change: tokio::sync::Mutex<()>,
+    pub change_lock: tokio::sync::Mutex<()>,
     /// Watches that are opened and not listened to yet.
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
@@ -93,20 +106,42 @@ impl Leader {
 
     pub fn insert(&self, name: &str, target: Arc<Target>) {
         let uid = target.record().uid;
-        locked(&self.needs).set(name, Some(&target.unit()));
+        self.renewed(name, &target);
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.insert(uid, name.to_owned());
         let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
         targets.insert(name.to_owned(), target);
+        drop(targets);
+        // A volume that is known from now on keeps its users to its machine.
+        for user in self.users(name) {
+            self.tell_unit(&user, &user.record(), &user.unit());
+        }
     }
 
+    /// Units that need a volume or network.
+    fn users(&self, name: &str) -> Vec<Arc<Target>> {
+        let users = locked(&self.needs).users(name);
+        users.iter().filter_map(|user| self.target(user)).collect()
+    }
+
+    /// A unit is no more; its machines have still to forget it.
     pub fn remove(&self, name: &str) {
         locked(&self.needs).set(name, None);
+        locked(&self.statuses).remove(name);
         let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(target) = targets.remove(name) {
-            let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            names.remove(&target.record().uid);
+        let Some(target) = targets.remove(name) else {
+            return;
+        };
+        drop(targets);
+        let uid = target.record().uid;
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.remove(&uid);
+        drop(names);
+        if !target.placed().is_empty() {
+            locked(&self.leaving).insert(uid, target);
         }
+        let name = coracle_planner::UnitName::from(name);
+        self.with_planner(|planner| planner.set_unit(&name, None));
     }
 
     /// A unit's text was changed.

@@ -1,11 +1,25 @@
 //! What is decided about units, written down: their records, and for each machine that has one what it is asked.
+//!
+//! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
+//! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
+use super::spec::{is_placed, is_resource, machine, spec};
 use super::{Group, Leader, Placed, Target, locked};
 use crate::error::Result;
-use crate::model::{Desired, Instance, RevisionRecord, UnitRecord, keys};
-use coracle_unit::{Unit, UnitKind};
-use std::collections::BTreeMap;
+use crate::model::{
+    Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
+    VolumeRecord, keys,
+};
+use coracle_planner::{
+    Condition, Decision, MachineId, Placed as Planned, Placement, Planner, Timestamp, UnitName,
+};
+use coracle_unit::Unit;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A lost machine's exclusive units have ended by then: its whole lease, which its shims keep to, and a margin for clocks.
+const FENCE: Duration = Duration::from_secs(crate::presence::LEASE as u64 + 3);
 
 /// A unit that is to have another record.
 pub(crate) struct Change {
@@ -24,161 +38,438 @@ impl Change {
         }
     }
 
-    fn name(&self) -> String {
-        self.target.unit().name.to_string()
+    fn unit(&self) -> Arc<Unit> {
+        match &self.text {
+            Some((_, unit)) => Arc::new(unit.clone()),
+            None => self.target.unit(),
+        }
     }
 }
 
-/// Volumes and networks are wherever a unit is that needs them.
-fn is_resource(unit: &Unit) -> bool {
-    matches!(unit.name.kind(), UnitKind::Volume | UnitKind::Network)
+/// One unit's part of what is to be written.
+struct Write {
+    target: Arc<Target>,
+    record: UnitRecord,
+    text: Option<(RevisionRecord, Unit)>,
+    /// Whether the record is another than before.
+    changed: bool,
+    /// Machines that get it.
+    add: BTreeMap<String, Instance>,
+    /// Machines that lose it.
+    drop: BTreeSet<String>,
+    binds: Vec<(String, String)>,
+    /// What it waits for; Some(None) is that it waits no more.
+    waits: Option<Option<String>>,
 }
 
-/// Machines that get an instance, by unit.
-type Added = BTreeMap<String, Vec<(String, Instance)>>;
+impl Write {
+    fn of(target: Arc<Target>) -> Self {
+        Self {
+            record: target.record(),
+            target,
+            text: None,
+            changed: false,
+            add: BTreeMap::new(),
+            drop: BTreeSet::new(),
+            binds: Vec::new(),
+            waits: None,
+        }
+    }
+}
+
+/// Now, as the planner counts.
+fn now() -> Timestamp {
+    Timestamp(u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default())
+}
+
+/// The unit's own name for the planner.
+fn planned(name: &str) -> UnitName {
+    UnitName::from(name)
+}
+
+/// How an instance is, in the planner's words.
+fn condition(record: &UnitRecord, actual: Option<&Actual>, waits_for_health: bool) -> Condition {
+    let Some(actual) = actual.filter(|a| a.generation == record.generation) else {
+        return Condition::Assigned;
+    };
+    match actual.active {
+        _ if record.desired != Desired::Active => Condition::Present,
+        Active::Active if actual.settled => Condition::Done,
+        Active::Active if waits_for_health && actual.health.as_deref() == Some("unhealthy") => {
+            Condition::Present
+        }
+        Active::Active => Condition::Healthy,
+        Active::Inactive if actual.settled => Condition::Done,
+        _ => Condition::Present,
+    }
+}
 
 impl Leader {
-    /// Writes units' records, and asks machines accordingly.
+    pub(super) fn with_planner<T>(&self, with: impl FnOnce(&mut Planner) -> T) -> T {
+        with(&mut locked(&self.planner))
+    }
+
+    /// The name of the volume that a unit stands for.
+    fn volume_of(&self, name: &coracle_unit::UnitName) -> Option<String> {
+        match &self.target(name.as_str())?.unit().kind {
+            coracle_unit::Kind::Volume(volume) => Some(volume.volume_name.clone()),
+            _ => None,
+        }
+    }
+
+    /// Tells the planner of a unit.
+    pub(super) fn tell_unit(&self, target: &Target, record: &UnitRecord, unit: &Unit) {
+        if !is_placed(unit) {
+            return;
+        }
+        let named = |name: &coracle_unit::UnitName| self.volume_of(name);
+        let spec = spec(record, unit, &named, !target.machines().is_empty());
+        let name = planned(unit.name.as_str());
+        self.with_planner(|planner| planner.set_unit(&name, Some(spec)));
+    }
+
+    /// Tells the planner how a unit's instances are.
+    pub(crate) fn tell_placed(&self, target: &Target) {
+        let (unit, record) = (target.unit(), target.record());
+        if !is_placed(&unit) {
+            return;
+        }
+        let tested = crate::fleet::Fleet::policy(&unit).waits_for_health;
+        let placed = target.placed();
+        self.with_planner(|planner| {
+            for (machine, placed) in &placed {
+                let placement = placement(&unit, machine, &placed.instance);
+                let state = Planned {
+                    condition: condition(&record, placed.actual.as_ref(), tested),
+                    leaving: placed.desired.is_none(),
+                };
+                planner.set_placed(&placement, Some(state));
+                let fails = placed.actual.as_ref().filter(|actual| {
+                    let keeps = matches!(actual.sub.as_str(), "start-limit-hit" | "unreadable");
+                    keeps && actual.generation == record.generation
+                });
+                if fails.is_some() && record.desired == Desired::Active && placed.desired.is_some()
+                {
+                    planner.failed(&placement.unit, &placement.machine, now());
+                }
+            }
+        });
+    }
+
+    /// Tells the planner that an instance is gone.
+    pub(super) fn tell_gone(&self, target: &Target, machine: &str, instance: &Instance) {
+        let unit = target.unit();
+        if is_placed(&unit) {
+            let placement = placement(&unit, machine, instance);
+            self.with_planner(|planner| planner.set_placed(&placement, None));
+        }
+    }
+
+    /// Tells the planner of all machines. Answers whether time alone will change something.
+    pub(super) fn tell_machines(&self) -> bool {
+        let machines = self.machines();
+        let grace = self.grace.is_some_and(|end| Instant::now() < end);
+        let mut lost = locked(&self.lost);
+        lost.retain(|id, _| machines.get(id).is_some_and(|m| !m.alive));
+        self.with_planner(|planner| {
+            for (id, seen) in &machines {
+                let gone = !seen.alive && !grace;
+                let machine_id = MachineId::from(id.as_str());
+                planner.set_machine(&machine_id, Some(machine(seen, gone)));
+                if !gone {
+                    continue;
+                }
+                let since = *lost
+                    .entry(id.clone())
+                    .or_insert_with(|| Some(Instant::now()));
+                // Its exclusive units have stopped by themselves by then.
+                if since.is_some_and(|since| since.elapsed() >= FENCE) {
+                    planner.fenced(&machine_id);
+                    lost.insert(id.clone(), None);
+                }
+            }
+        });
+        let absent = machines.values().any(|m| !m.alive);
+        grace && absent || lost.values().any(Option::is_some)
+    }
+
+    /// Tells the planner that a machine is no more.
+    pub(super) fn tell_removed(&self, id: &str) {
+        locked(&self.lost).remove(id);
+        self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
+    }
+
+    /// Writes units' records, and what follows for machines.
     ///
     /// # Errors
     /// As [`Self::commit`]; then nothing is changed in memory.
     pub async fn write_units(&self, changes: Vec<Change>) -> Result<()> {
-        let added = self.placements(&changes);
-        let mut groups = Vec::new();
         for change in &changes {
-            groups.push(self.group(change, &added)?);
+            self.tell_unit(&change.target, &change.record, &change.unit());
         }
-        self.commit(groups).await?;
+        let decisions = self.with_planner(|planner| planner.plan(now()));
+        let written = self.carry_out(&changes, &decisions).await;
+        if written.is_err() {
+            for change in &changes {
+                let (record, unit) = (change.target.record(), change.target.unit());
+                self.tell_unit(&change.target, &record, &unit);
+            }
+            self.with_planner(|planner| {
+                for decision in decisions.iter().rev() {
+                    planner.take_back(decision);
+                }
+            });
+        }
+        written
+    }
+
+    /// What follows from what happened on machines.
+    pub(super) async fn place_anew(&self) -> Result<()> {
+        self.write_units(Vec::new()).await
+    }
+
+    async fn carry_out(&self, changes: &[Change], decisions: &[Decision]) -> Result<()> {
+        let mut writes: BTreeMap<String, Write> = BTreeMap::new();
         for change in changes {
-            self.done(change, &added);
+            let write = Write {
+                record: change.record.clone(),
+                text: change.text.clone(),
+                changed: true,
+                ..Write::of(change.target.clone())
+            };
+            writes.insert(change.target.unit().name.to_string(), write);
+        }
+        for decision in decisions {
+            let name = decision.unit().as_str();
+            let Some(target) = self
+                .target(name)
+                .or_else(|| writes.get(name).map(|w| w.target.clone()))
+            else {
+                continue;
+            };
+            let write = writes
+                .entry(name.to_owned())
+                .or_insert_with(|| Write::of(target));
+            match decision {
+                Decision::Place {
+                    placement,
+                    binds,
+                    reason,
+                } => {
+                    tracing::info!(unit = name, machine = %placement.machine, %reason, "placed");
+                    let machine = placement.machine.to_string();
+                    let instance = Instance {
+                        uid: placement.uid.to_string(),
+                        slot: 1,
+                        incarnation: placement.incarnation,
+                    };
+                    write.record.incarnation = write.record.incarnation.max(placement.incarnation);
+                    write.changed = true;
+                    write.drop.remove(&machine);
+                    write
+                        .binds
+                        .extend(binds.iter().map(|v| (v.to_string(), machine.clone())));
+                    write.add.insert(machine, instance);
+                    write.waits = Some(None);
+                }
+                Decision::Withdraw { placement, reason } => {
+                    tracing::info!(unit = name, machine = %placement.machine, %reason, "withdrawn");
+                    write.drop.insert(placement.machine.to_string());
+                    write.add.remove(placement.machine.as_str());
+                }
+                Decision::Wait { reason, .. } => {
+                    write.waits = Some(Some(self.in_words(&reason.to_string())))
+                }
+                Decision::Settled { .. } => write.waits = Some(None),
+            }
+        }
+        self.resources(&mut writes);
+        let (first, then): (Vec<_>, Vec<_>) = writes
+            .into_iter()
+            .partition(|(_, w)| is_resource(&w.target.unit()));
+        let writes: Vec<(String, Write)> = first.into_iter().chain(then).collect();
+        let mut groups = Vec::new();
+        for (name, write) in &writes {
+            groups.push(self.group(name, write)?);
+        }
+        let statuses: Vec<Group> = writes
+            .iter()
+            .filter_map(|(name, w)| self.status(name, &w.target, &w.record))
+            .collect();
+        groups.splice(0..0, statuses);
+        self.commit(groups.into_iter().filter(|g| !g.is_empty()))
+            .await?;
+        for (name, write) in writes {
+            self.done(&name, write);
         }
         Ok(())
     }
 
-    fn group(&self, change: &Change, added: &Added) -> Result<Group> {
-        let (name, record) = (change.name(), &change.record);
+    /// Volumes and networks go where units go that need them, or anywhere if nobody does.
+    fn resources(&self, writes: &mut BTreeMap<String, Write>) {
+        let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (name, write) in writes.iter() {
+            let unit = write.target.unit();
+            if is_resource(&unit) {
+                if write.record.desired == Desired::Active {
+                    wanted.entry(name.clone()).or_default();
+                }
+                continue;
+            }
+            let there = write.target.machines().into_iter();
+            let there = there.filter(|machine| !write.drop.contains(machine));
+            let machines: Vec<String> = there.chain(write.add.keys().cloned()).collect();
+            for resource in locked(&self.needs).resources(name) {
+                wanted
+                    .entry(resource)
+                    .or_default()
+                    .extend(machines.iter().cloned());
+            }
+        }
+        for (name, mut machines) in wanted {
+            let Some(target) = self.target(&name) else {
+                continue;
+            };
+            let here = target.machines();
+            for user in locked(&self.needs).users(&name) {
+                if let Some(user) = self
+                    .target(&user)
+                    .filter(|u| u.record().desired == Desired::Active)
+                {
+                    machines.extend(user.machines());
+                }
+            }
+            if machines.is_empty() && here.is_empty() {
+                machines.extend(self.any_machine());
+            }
+            machines.retain(|machine| !here.contains(machine));
+            let asked = writes
+                .get(&name)
+                .map_or_else(|| target.record(), |w| w.record.clone());
+            if machines.is_empty() || asked.desired != Desired::Active {
+                continue;
+            }
+            let incarnation = target.next_incarnation();
+            let write = writes.entry(name).or_insert_with(|| Write::of(target));
+            write.record.incarnation = incarnation;
+            write.changed = true;
+            for machine in machines {
+                let instance = Instance {
+                    uid: write.record.uid.clone(),
+                    slot: 1,
+                    incarnation,
+                };
+                write.add.insert(machine, instance);
+            }
+        }
+    }
+
+    /// For what nobody needs yet: this machine, or another that gives signs.
+    fn any_machine(&self) -> Option<String> {
+        let machines = locked(&self.machines);
+        let fit = |id: &&String| {
+            machines
+                .get(*id)
+                .is_some_and(|m| m.alive && !m.marks.cordoned)
+        };
+        let own = Some(&self.machine).filter(fit);
+        own.or_else(|| machines.keys().find(fit)).cloned()
+    }
+
+    fn group(&self, name: &str, write: &Write) -> Result<Group> {
         let mut group = Group::default();
-        group.put(keys::unit(&name), &self.numbered(&name, record, added))?;
-        if let Some((text, _)) = &change.text {
+        let record = &write.record;
+        if write.changed {
+            group.put(keys::unit(name), record)?;
+        }
+        if let Some((text, _)) = &write.text {
             group.put(keys::revision(&record.uid, record.revision), text)?;
         }
-        let desired = self.desired(&name, record);
-        for (machine, instance) in self.asked(&name, &change.target, added) {
-            group.put(keys::desired(&machine, &instance), &desired)?;
+        for (volume, machine) in &write.binds {
+            let record = VolumeRecord {
+                version: VERSION,
+                machine: machine.clone(),
+            };
+            group.put(keys::volume(volume), &record)?;
+        }
+        for (machine, placed) in write.target.placed() {
+            if write.drop.contains(&machine) || write.add.contains_key(&machine) {
+                group.delete(keys::desired(&machine, &placed.instance));
+            }
+        }
+        let desired = self.desired(name, record);
+        for (machine, instance) in self.asked(write) {
+            if write.changed {
+                group.put(keys::desired(&machine, &instance), &desired)?;
+            }
         }
         Ok(group)
     }
 
-    fn done(&self, change: Change, added: &Added) {
-        let name = change.name();
-        let record = self.numbered(&name, &change.record, added);
-        let desired = self.desired(&name, &record);
-        let asked = self.asked(&name, &change.target, added);
-        let renewed = change.text.is_some();
-        let unit = change.text.map(|(_, unit)| unit);
+    /// Every machine that is to have it.
+    fn asked(&self, write: &Write) -> Vec<(String, Instance)> {
+        let placed = write.target.placed().into_iter();
+        let stays = placed.filter(|(machine, p)| {
+            p.desired.is_some() && !write.drop.contains(machine) && !write.add.contains_key(machine)
+        });
+        let stays = stays.map(|(machine, p)| (machine, p.instance));
+        stays.chain(write.add.clone()).collect()
+    }
+
+    fn done(&self, name: &str, write: Write) {
+        let asked = self.asked(&write);
+        let desired: DesiredRecord = self.desired(name, &write.record);
+        let Write {
+            target,
+            record,
+            text,
+            drop,
+            waits,
+            ..
+        } = write;
+        let machines = self.machines();
         // Who waits for its goal sees what is known of its instances by then.
-        change.target.change(|all| {
+        self.change(&target, |all| {
+            for machine in &drop {
+                if let Some(placed) = all.get_mut(machine) {
+                    placed.desired = None;
+                }
+            }
             for (machine, instance) in asked {
+                let alive = machines.get(&machine).is_some_and(|m| m.alive);
                 match all.get_mut(&machine) {
                     Some(placed) if placed.instance == instance => {
                         placed.desired = Some(desired.clone());
                     }
-                    _ => drop(all.insert(machine, Placed::new(instance, desired.clone()))),
+                    _ => {
+                        let placed = Placed {
+                            alive,
+                            ..Placed::new(instance, desired.clone())
+                        };
+                        all.insert(machine, placed);
+                    }
                 }
             }
         });
-        if added.contains_key(&name) {
-            change.target.wait_for(None);
+        if let Some(waits) = waits {
+            target.wait_for(waits);
         }
-        change.target.set(record, unit);
+        let renewed = text.is_some();
+        target.set(record, text.map(|(_, unit)| unit));
         if renewed {
-            self.renewed(&name, &change.target);
+            self.renewed(name, &target);
         }
+        self.tell_placed(&target);
     }
 
-    /// The record with the number of its newest instance.
-    fn numbered(&self, name: &str, record: &UnitRecord, added: &Added) -> UnitRecord {
-        let new = added.get(name).into_iter().flatten();
-        let newest = new.map(|(_, instance)| instance.incarnation).max();
-        UnitRecord {
-            incarnation: newest.unwrap_or(0).max(record.incarnation),
-            ..record.clone()
-        }
-    }
-
-    /// Every machine that is asked to have it, and those that are to be.
-    fn asked(&self, name: &str, target: &Target, added: &Added) -> Vec<(String, Instance)> {
-        let placed = target.placed().into_iter();
-        let there = placed.filter(|(_, p)| p.desired.is_some());
-        let there = there.map(|(machine, p)| (machine, p.instance));
-        there
-            .chain(added.get(name).into_iter().flatten().cloned())
-            .collect()
-    }
-
-    /// Where units go that are to be somewhere and are nowhere.
-    fn placements(&self, changes: &[Change]) -> Added {
-        let mut added = Added::new();
-        let mut resources = Vec::new();
-        for change in changes {
-            if change.record.desired == Desired::Inactive {
-                continue;
-            }
-            if is_resource(&change.target.unit()) {
-                resources.push(change);
-                continue;
-            }
-            if change.target.machines().is_empty() {
-                let chosen = self.choose(&change.target.unit());
-                let new = self.instances(change, chosen);
-                added.insert(change.name(), new);
-            }
-        }
-        for change in resources {
-            let name = change.name();
-            let here = change.target.machines();
-            let users = locked(&self.needs).users(&name);
-            let mut wanted: Vec<String> = Vec::new();
-            for user in users {
-                let new = added.get(&user).into_iter().flatten();
-                wanted.extend(new.map(|(machine, _)| machine.clone()));
-                let there = self.target(&user).map(|t| t.machines());
-                wanted.extend(there.into_iter().flatten());
-            }
-            if wanted.is_empty() && here.is_empty() {
-                wanted = self.choose(&change.target.unit());
-            }
-            wanted.sort();
-            wanted.dedup();
-            wanted.retain(|machine| !here.contains(machine));
-            let new = self.instances(change, wanted);
-            added.insert(name, new);
-        }
-        added
-    }
-
-    fn instances(&self, change: &Change, machines: Vec<String>) -> Vec<(String, Instance)> {
-        let incarnation = change.target.next_incarnation();
-        let instance = |machine| {
-            let instance = Instance {
-                uid: change.record.uid.clone(),
-                slot: 1,
-                incarnation,
-            };
-            (machine, instance)
-        };
-        machines.into_iter().map(instance).collect()
-    }
-
-    fn choose(&self, _unit: &Unit) -> Vec<String> {
+    /// With machines by their names, for people.
+    pub(super) fn in_words(&self, text: &str) -> String {
         let machines = locked(&self.machines);
-        let fit = machines.iter().filter(|(_, m)| m.alive);
-        fit.map(|(id, _)| id.clone()).take(1).collect()
-    }
-
-    /// Machines came, went or changed: units follow.
-    pub(super) async fn place_anew(&self) -> Result<()> {
-        Ok(())
+        let mut words = text.to_owned();
+        for (id, seen) in machines.iter().filter(|(id, _)| text.contains(id.as_str())) {
+            words = words.replace(id.as_str(), &seen.machine.hostname);
+        }
+        words
     }
 
     /// A unit is asked to stop. It stays where it is, with its output.
@@ -187,13 +478,24 @@ impl Leader {
             return Ok(());
         };
         let mut record = target.record();
-        let failed = target.actual().active == crate::model::Active::Failed;
+        let failed = target.actual().active == Active::Failed;
         if record.desired != Desired::Active && !failed {
             return Ok(());
         }
         // Also said to one that has failed: it is to be forgiven.
-        record.desired = Desired::Inactive;
+        if record.desired == Desired::Active {
+            record.desired = Desired::Inactive;
+        }
         record.order += 1;
         self.write_units(vec![Change::new(&target, record)]).await
+    }
+}
+
+fn placement(unit: &Unit, machine: &str, instance: &Instance) -> Placement {
+    Placement {
+        unit: planned(unit.name.as_str()),
+        uid: instance.uid.as_str().into(),
+        machine: machine.into(),
+        incarnation: instance.incarnation,
     }
 }

@@ -101,14 +101,12 @@ impl Target {
         known.max().unwrap_or(0).max(state.record.incarnation) + 1
     }
 
-    /// Why it waits.
-    pub fn waits(&self) -> Option<String> {
-        self.state().waits.clone()
-    }
-
-    /// Changes what is known of its instances, and says how they stand together.
-    pub fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Placed>)) {
-        self.both(|placed, _| change(placed));
+    /// Changes what is known of its instances, and says how they stand together. Answers those that are gone by it.
+    pub fn change(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, Placed>),
+    ) -> Vec<(String, Instance)> {
+        self.both(|placed, _| change(placed))
     }
 
     /// Says why it waits.
@@ -116,12 +114,24 @@ impl Target {
         self.both(|_, waits| *waits = reason);
     }
 
-    fn both(&self, change: impl FnOnce(&mut BTreeMap<String, Placed>, &mut Option<String>)) {
+    fn both(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, Placed>, &mut Option<String>),
+    ) -> Vec<(String, Instance)> {
+        let gone;
         let together = {
             let mut state = self.state();
             let State { placed, waits, .. } = &mut *state;
+            let before: Vec<_> = placed
+                .iter()
+                .map(|(machine, p)| (machine.clone(), p.instance.clone()))
+                .collect();
             change(placed, waits);
             placed.retain(|_, p| p.desired.is_some() || p.actual.is_some());
+            let there = |(machine, instance): &(String, Instance)| {
+                placed.get(machine).is_some_and(|p| p.instance == *instance)
+            };
+            gone = before.into_iter().filter(|one| !there(one)).collect();
             let name = state.unit.name.as_str();
             together(
                 name,
@@ -135,6 +145,7 @@ impl Target {
             *actual = together;
             news
         });
+        gone
     }
 }
 

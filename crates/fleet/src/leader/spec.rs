@@ -1,0 +1,93 @@
+//! What of a unit's text bears on its place, in the planner's words. Pure.
+
+use crate::model::{Desired, UnitRecord};
+use crate::presence::Seen;
+use coracle_planner::{MachineState, Needs, Protocol, UnitSpec, VolumeName, Wanted};
+use coracle_unit::container::{ContainerUnit, MountSource};
+use coracle_unit::{Kind, Unit, UnitKind, UnitName};
+use std::collections::BTreeSet;
+
+/// Volumes and networks are wherever a unit is that needs them, and templates nowhere: they are not placed.
+pub(crate) fn is_placed(unit: &Unit) -> bool {
+    !is_resource(unit) && !unit.name.is_template()
+}
+
+/// Whether it stands for a volume or network.
+pub(crate) fn is_resource(unit: &Unit) -> bool {
+    matches!(unit.name.kind(), UnitKind::Volume | UnitKind::Network)
+}
+
+/// The name of the volume that a unit stands for, if it was submitted.
+pub(crate) type Named<'a> = &'a dyn Fn(&UnitName) -> Option<String>;
+
+/// `placed` is whether it has a machine: what was stopped keeps it.
+pub(crate) fn spec(record: &UnitRecord, unit: &Unit, named: Named<'_>, placed: bool) -> UnitSpec {
+    let wanted = match record.desired {
+        Desired::Active => Wanted::Launched,
+        Desired::Loaded => Wanted::Loaded,
+        Desired::Inactive if placed && !record.unloaded => Wanted::Loaded,
+        Desired::Inactive => Wanted::Inactive,
+    };
+    UnitSpec {
+        uid: record.uid.as_str().into(),
+        wanted,
+        incarnation: record.incarnation,
+        needs: needs(unit, named),
+    }
+}
+
+fn needs(unit: &Unit, named: Named<'_>) -> Needs {
+    let deploy = &unit.deploy;
+    let template = unit.name.template().filter(|_| deploy.spread);
+    let mut needs = Needs {
+        fleet: unit.fleet.clone(),
+        cpu_millis: deploy.reserve_cpu.unwrap_or(0),
+        memory: deploy.reserve_memory.unwrap_or(0),
+        ports: BTreeSet::new(),
+        spread: template.map(|t| t.to_string()),
+        volumes: BTreeSet::new(),
+        exclusive: deploy.exclusive,
+    };
+    if let Kind::Container { container, .. } = &unit.kind {
+        needs.ports = ports(container);
+        needs.volumes = volumes(container, named);
+    }
+    needs
+}
+
+fn ports(container: &ContainerUnit) -> BTreeSet<(u16, Protocol)> {
+    let ports = container.ports.iter().filter_map(|port| {
+        let protocol = match port.protocol.as_str() {
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        };
+        Some((port.host_port?, protocol))
+    });
+    ports.collect()
+}
+
+/// Those with a name: their data outlives the container and stays on its machine.
+fn volumes(container: &ContainerUnit, named: Named<'_>) -> BTreeSet<VolumeName> {
+    let volumes = container
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.source {
+            MountSource::Named(name) => Some(name.clone()),
+            MountSource::Unit(unit) => named(unit),
+            _ => None,
+        });
+    volumes.map(VolumeName::from).collect()
+}
+
+/// A machine in the planner's words; `lost` is whether it counts as gone.
+pub(crate) fn machine(seen: &Seen, lost: bool) -> MachineState {
+    MachineState {
+        alive: !lost,
+        cordoned: seen.marks.cordoned,
+        draining: seen.marks.draining,
+        labels: seen.machine.labels.clone(),
+        cpu_millis: u64::from(seen.machine.cpus) * 1000,
+        memory: seen.machine.memory,
+    }
+}
