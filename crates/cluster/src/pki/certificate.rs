@@ -68,7 +68,7 @@ pub struct Seen {
     pub common_name: String,
     /// It counts from then on.
     pub not_before: SystemTime,
-    /// And until then.
+    /// From then on it counts no more.
     pub not_after: SystemTime,
     /// Its key's.
     pub key: Fingerprint,
@@ -99,7 +99,8 @@ impl Seen {
             machine: common_name.parse().ok().filter(|_| named),
             common_name,
             not_before: time(parsed.validity().not_before.timestamp()),
-            not_after: time(parsed.validity().not_after.timestamp()),
+            // The second that stands there is its last.
+            not_after: time(parsed.validity().not_after.timestamp().saturating_add(1)),
             key: Fingerprint::of(parsed.public_key().raw),
         })
     }
