@@ -4,7 +4,6 @@
 mod common;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -343,7 +342,7 @@ async fn a_certificate_that_runs_out_ends_the_connection_and_a_new_one_is_shown_
     let members = members(&BOTH);
     let a = Machine::new('a', &authority);
     let short = Lifetimes {
-        machine: Duration::from_secs(6),
+        machine: Duration::from_secs(12),
         ..Lifetimes::default()
     };
     let long = Authority::open(&Directory::open(&ca.path().join("cluster")).unwrap());
@@ -405,20 +404,26 @@ async fn who_says_nothing_or_stays_too_long_is_shown_out() {
     let members = members(&BOTH);
     let a = Machine::new('a', &authority);
     let limits = Limits {
-        handshake: Duration::from_millis(300),
+        handshake: Duration::from_secs(1),
         handshakes: 2,
-        strangers: 1,
         visit: Duration::from_secs(1),
         ..Limits::default()
     };
-    let paths = Paths::new(router());
+    let paths = Paths::new(Router::new().route("/inside", any(who))).with_open(router());
     let door = Open::new(&a, members.subscribe(), paths, limits).await;
     let mut silent = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..4 {
         silent.push(TcpStream::connect(door.address).await.unwrap());
     }
     // Those who wait get their turn.
-    assert_eq!(ask(&a.client(), &door.target(), "/voters").await.0, 200);
+    let client = a.client();
+    until("a turn", async || {
+        client
+            .send(&door.target(), request("/inside"))
+            .await
+            .is_ok()
+    })
+    .await;
     for stream in &mut silent {
         let read = soon("its end", stream.read(&mut [0; 8])).await;
         assert!(read.is_err() || read.unwrap() == 0);
@@ -429,6 +434,7 @@ async fn who_says_nothing_or_stays_too_long_is_shown_out() {
     let mut sent = request("/open");
     *sent.body_mut() = body;
     let client = c.client();
+    assert_eq!(ask(&client, &door.target(), "/inside").await.0, 401);
     feed.send("x".into()).unwrap();
     let first = client.send(&door.target(), sent).await.unwrap();
     assert_eq!(first.status(), 200);
@@ -442,7 +448,7 @@ async fn a_door_that_closes_ends_what_is_open() {
     let members = members(&BOTH);
     let (a, b) = (Machine::new('a', &authority), Machine::new('b', &authority));
     let door = Open::with(&a, members.subscribe(), router()).await;
-    let client = Arc::clone(&b.client());
+    let client = b.client();
     let to = door.target();
     let mut open = Some(door);
     is_cut(&client, &to, async || {

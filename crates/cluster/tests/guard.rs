@@ -4,16 +4,18 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use common::*;
 use coracle_cluster::door::{Limits, Paths, endpoint};
 use coracle_cluster::guard::Faces;
 use coracle_cluster::members::{Members, Standing};
-use coracle_cluster::pki::Authority;
+use coracle_cluster::pki::{Asked, Authority, Directory, Lifetimes, keep_renewed};
 use coracle_gateway::Identity;
 use coracle_store::*;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 struct Cluster {
     _dirs: (tempfile::TempDir, tempfile::TempDir),
@@ -54,7 +56,10 @@ async fn cluster() -> Cluster {
 impl Cluster {
     /// The store as that machine has it.
     fn store_of(&self, digit: char) -> EtcdStore {
-        let machine = Machine::new(digit, &self.authority);
+        self.store_as(&Machine::new(digit, &self.authority))
+    }
+
+    fn store_as(&self, machine: &Machine) -> EtcdStore {
         let target = self.open.target();
         let dial = machine
             .client()
@@ -250,5 +255,55 @@ async fn a_removed_machine_is_cut_off_with_its_watches() {
             }
         } => {}
     }
+    cluster.open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_outlasts_the_certificates_that_it_was_opened_with() {
+    let cluster = cluster().await;
+    let ca = Directory::open(&cluster._dirs.0.path().join("cluster")).unwrap();
+    let short = Authority::open(&ca).unwrap().unwrap();
+    let short = Arc::new(short.with_lifetimes(Lifetimes {
+        machine: Duration::from_secs(6),
+        skew: Duration::ZERO,
+    }));
+    let machine = Machine::new('b', &short);
+    let b = cluster.store_as(&machine);
+    let first = machine.identity.seen();
+    let ask = move |asked: Asked| {
+        let short = short.clone();
+        async move { short.machine(&asked.pem, &id('b'), &[]) }
+    };
+    let stop = CancellationToken::new();
+    let identity = machine.identity.clone();
+    let renewing = tokio::spawn(keep_renewed(identity, ask, stop.clone()));
+    let prefix = key("apps/", 'b');
+    let mut watch = b.watch(WatchRequest::prefix(prefix)).await.unwrap();
+    let mut written = 0;
+    let mut told = 0;
+    // Until the first certificate and one that followed have run out.
+    let over = first.not_after + Duration::from_secs(6);
+    while written < 3 || SystemTime::now() < over {
+        let value = written.to_string();
+        let put = PutRequest::new(key("apps/x", 'b'), value.clone());
+        cluster.store.put(put).await.unwrap();
+        written += 1;
+        while told < written {
+            let next = soon("an event", watch.next()).await.unwrap().unwrap();
+            for event in next.events {
+                assert_eq!(event.kv.value, told.to_string());
+                told += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(machine.identity.seen().not_after > over);
+    until("a write", async || {
+        let put = PutRequest::new(key("alive/<id>", 'b'), "1");
+        b.put(put).await.is_ok()
+    })
+    .await;
+    stop.cancel();
+    renewing.await.unwrap();
     cluster.open.close().await;
 }

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuttable;
-use super::{DoorError, Peer, tls};
+use super::{DoorError, Peer, members_only, tls};
 use crate::MachineId;
 use crate::guard::Faces;
 use crate::members::{Members, Standing};
@@ -67,21 +67,28 @@ impl Default for Limits {
     }
 }
 
-/// What is behind the door.
+/// What is behind the door. Requests bear the extension [`Peer`].
 #[derive(Clone)]
 pub struct Paths {
-    router: Face,
+    members: Router,
+    open: Router,
     store: Option<Faces>,
 }
 
 impl Paths {
-    /// These paths; they see who asks by the extension [`Peer`] and are to refuse who may not
-    /// ([`super::members_only`]).
-    pub fn new(router: Router) -> Self {
+    /// These paths, for members only; others are answered 401.
+    pub fn new(members: Router) -> Self {
         Self {
-            router: Face::from(router),
+            members: members_only(members),
+            open: Router::new(),
             store: None,
         }
+    }
+
+    /// And these for everybody who finds the door, certificate or not.
+    pub fn with_open(mut self, open: Router) -> Self {
+        self.open = self.open.merge(open);
+        self
     }
 
     /// And etcd's v3 API over gRPC, for members, each with its own view of the store.
@@ -89,6 +96,13 @@ impl Paths {
         self.store = Some(faces);
         self
     }
+}
+
+/// The same, ready to be asked.
+#[derive(Clone)]
+struct Served {
+    router: Face,
+    store: Option<Faces>,
 }
 
 struct Inside {
@@ -133,6 +147,10 @@ impl Door {
         paths: Paths,
         stop: CancellationToken,
     ) -> io::Result<()> {
+        let paths = Served {
+            router: Face::from(paths.members.merge(paths.open)),
+            store: paths.store,
+        };
         let mut connections = JoinSet::new();
         let cut = CancellationToken::new();
         let ended = loop {
@@ -176,7 +194,7 @@ impl Door {
 /// One connection.
 struct Visitor {
     door: Arc<Inside>,
-    paths: Paths,
+    paths: Served,
     stop: CancellationToken,
     cut: CancellationToken,
 }
@@ -320,7 +338,7 @@ async fn passed(expires: Option<SystemTime>) {
 
 /// Answers one connection's requests.
 struct Asked {
-    paths: Paths,
+    paths: Served,
     members: watch::Receiver<Members>,
     /// The highest rank that a request on this connection had.
     granted: Arc<AtomicU8>,

@@ -109,7 +109,8 @@ impl Open {
         members: watch::Receiver<Members>,
         router: Router,
     ) -> Self {
-        Self::new(machine, members, Paths::new(router), Limits::default()).await
+        let paths = Paths::new(Router::new()).with_open(router);
+        Self::new(machine, members, paths, Limits::default()).await
     }
 
     pub fn target(&self) -> Target {
