@@ -185,6 +185,18 @@ pub enum StoreError {
     /// Keys that whoever asks may read only.
     #[error("keys below {0} are read-only: the machines write them")]
     ReadOnly(&'static str),
+    /// What is not for the machine that asks.
+    #[error("machine {machine} may not {doing} {what}, which {way_out}")]
+    Forbidden {
+        /// The machine.
+        machine: String,
+        /// What it wanted to do.
+        doing: &'static str,
+        /// With which key or thing.
+        what: String,
+        /// Who may, or what else is to be known.
+        way_out: &'static str,
+    },
     /// An address of etcd's, or a certificate for it, makes no sense.
     #[error(
         "the endpoint {endpoint:?} cannot be used: {why}; write for example http://127.0.0.1:2379"
@@ -257,7 +269,7 @@ impl StoreError {
             }
             Self::LeaseNotFound(_) => Code::NotFound,
             Self::LeaseExists(_) => Code::FailedPrecondition,
-            Self::ReadOnly(_) => Code::PermissionDenied,
+            Self::ReadOnly(_) | Self::Forbidden { .. } => Code::PermissionDenied,
             Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::DuplicateKey(_)
             | Self::TooManyOps { .. }
@@ -299,7 +311,9 @@ impl StoreError {
             Self::Corrupt { .. } => "etcdserver: corrupt cluster",
             Self::Closed { .. } => "etcdserver: server stopped",
             Self::Refused { text, .. } => text,
-            Self::ReadOnly(_) => return format!("etcdserver: permission denied: {self}"),
+            Self::ReadOnly(_) | Self::Forbidden { .. } => {
+                return format!("etcdserver: permission denied: {self}");
+            }
             other => return other.to_string(),
         };
         text.to_owned()

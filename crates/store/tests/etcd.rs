@@ -156,6 +156,7 @@ async fn both_sides_show_certificates() {
             ca: read(&ca.ca),
             certificate: read(&tls.certificate),
             key: read(&tls.key),
+            domain: None,
         });
         EtcdStore::new(options).unwrap()
     };

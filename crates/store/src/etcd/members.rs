@@ -24,6 +24,8 @@ pub struct Tls {
     pub certificate: Vec<u8>,
     /// Its key.
     pub key: Vec<u8>,
+    /// The name that the servers' certificates are for, where it is not the one in their URLs.
+    pub domain: Option<String>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -89,9 +91,12 @@ impl Members {
                 .keep_alive_timeout(options.connect_timeout)
                 .keep_alive_while_idle(true);
             if let Some(tls) = &options.tls {
-                let config = ClientTlsConfig::new()
+                let mut config = ClientTlsConfig::new()
                     .ca_certificate(Certificate::from_pem(&tls.ca))
                     .identity(Identity::from_pem(&tls.certificate, &tls.key));
+                if let Some(domain) = &tls.domain {
+                    config = config.domain_name(domain);
+                }
                 endpoint = endpoint.tls_config(config).map_err(wrong)?;
             }
             Ok(Member {
@@ -140,7 +145,10 @@ impl Members {
         if let Some(channel) = known {
             return Ok(channel);
         }
-        let made = member.endpoint.connect().await;
+        let made = match &self.options.dial {
+            Some(dial) => member.endpoint.connect_with_connector(dial.clone()).await,
+            None => member.endpoint.connect().await,
+        };
         let channel = made.map_err(|e| format!("{}: {}", member.url, full(&e)))?;
         *slot() = Some(channel.clone());
         Ok(channel)

@@ -15,6 +15,7 @@
 //! members do not answer), [`State::CutOff`] (none does, or there is no leader).
 
 mod convert;
+mod dial;
 mod members;
 mod watch;
 
@@ -32,6 +33,7 @@ use crate::error::StoreError;
 use crate::store::{BoxFuture, Store, WatchStream};
 use crate::types::*;
 use convert::{Of, revision};
+pub use dial::{Dial, Io};
 use members::Members;
 pub use members::{State, Tls};
 
@@ -42,6 +44,8 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// Certificates for both sides.
     pub tls: Option<Tls>,
+    /// How connections are made, in place of TCP and [`Self::tls`]; endpoints are `http://NAME` then, whatever the connection is.
+    pub dial: Option<Dial>,
     /// How long a request may take, all tries together. Default 5 s.
     pub timeout: Duration,
     /// How long a connection may take to be made. Default 2 s.
@@ -54,6 +58,7 @@ impl EtcdOptions {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             tls: None,
+            dial: None,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
         }

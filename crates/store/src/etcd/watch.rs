@@ -124,12 +124,20 @@ impl Watch {
         let answers = client.watch(ReceiverStream::new(asked)).await;
         let mut answers = answers.map_err(broken)?.into_inner();
         let created = answers.message().await.map_err(broken)?;
-        let Some(created) = created.filter(|c| c.created && !c.canceled) else {
+        let created = created.unwrap_or_default();
+        if created.canceled && created.cancel_reason.contains("permission denied") {
+            return Err(StoreError::Refused {
+                endpoint: "the member asked".to_owned(),
+                code: tonic::Code::PermissionDenied.into(),
+                text: created.cancel_reason,
+            });
+        }
+        if created.canceled || !created.created {
             return Err(StoreError::Unreachable {
                 why: "etcd ended the watch before it began".to_owned(),
                 sent: false,
             });
-        };
+        }
         self.stream = Some(Stream {
             ask,
             answers,

@@ -17,6 +17,30 @@ pub fn own_lease() -> LeaseId {
     (drawn & (OWN_LEASE as u64 - 1)) as i64 | OWN_LEASE
 }
 
+/// The bits of a machine's lease that tell whose it is.
+const WHOSE: LeaseId = ((1 << 40) - 1) << 22;
+
+/// Those bits for a machine: FNV-1a of its id. Two machines with the same ones are no more than unlikely, so that they tell
+/// leases apart and prove nothing.
+fn whose(machine: &str) -> LeaseId {
+    let hash = machine
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    (hash as LeaseId) & WHOSE
+}
+
+/// An id for a lease of that machine's, at random: [`is_lease_of`] knows it again.
+pub fn machine_lease(machine: &str) -> LeaseId {
+    own_lease() & !WHOSE | whose(machine)
+}
+
+/// Whether a lease was made with [`machine_lease`] for that machine.
+pub fn is_lease_of(machine: &str, id: LeaseId) -> bool {
+    is_own_lease(id) && id & WHOSE == whose(machine)
+}
+
 /// Whether a lease is a machine's own.
 pub fn is_own_lease(id: LeaseId) -> bool {
     id > 0 && id & OWN_LEASE != 0

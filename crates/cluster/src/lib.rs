@@ -1,0 +1,23 @@
+//! Machines that know each other.
+//!
+//! ```text
+//!  coracle join ──token──▶ join ──▶ token (redeemed once) ──▶ members (who may come in)
+//!                            │                                   │
+//!                            ▼                                   ▼
+//!  pki: the cluster's CA, a certificate for each machine ──▶ door: one TLS port between machines
+//!                                                                │
+//!                                     guard: the store as one machine may use it, etcd's v3 API
+//! ```
+//! [`pki`] keeps keys and certificates and renews them. [`token`] is what an operator carries to a new machine. [`members`]
+//! is the list in the store that says who belongs here. [`door`] is the port that all of it goes through, and [`guard`] what
+//! the store shows to each machine there. [`join`] is how a machine comes in.
+
+pub mod door;
+pub mod guard;
+mod id;
+pub mod join;
+pub mod members;
+pub mod pki;
+pub mod token;
+
+pub use id::{BadMachineId, MachineId};
