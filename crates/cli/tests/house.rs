@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("coracle-api", 5),
     ("coracle-fleet", 4),
     ("coracle-build", 4),
+    ("coracle-cluster", 4),
     ("coracle-engine", 3),
     ("coracle-gateway", 3),
     ("coracle-image", 2),
