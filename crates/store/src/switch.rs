@@ -11,7 +11,8 @@
 //! ```
 //! Say that the old store ended at 41 and W, a slow watch, had told all up to 38. It tells 39 to 41 from the old store, which
 //! stays until then, and begins at the new store with 42: nothing twice, nothing left out. A watch whose keys did not change for
-//! long has told "nothing" up to 41 in the same way, so it does not matter to it what the new store has forgotten.
+//! long has told "nothing" up to 41 in the same way, so it does not matter to it what the new store has forgotten. The old store
+//! says how far a watch is by its answers to a question for progress, which must be exact, as the embedded store's are.
 //!
 //! A frozen store that is not exchanged after all thaws when its [`Frozen`] is dropped, and the writes go on where they were.
 
@@ -371,7 +372,10 @@ impl SwitchWatch {
             answer.events.retain(|event| event.kv.mod_revision <= ended);
             answer.revision = answer.revision.min(ended);
         }
-        self.next = self.next.max(answer.revision + 1);
+        if events || ended.is_some() {
+            // etcd's answers to a question for progress may overtake what is still to be told.
+            self.next = self.next.max(answer.revision + 1);
+        }
         if !answer.events.is_empty() {
             return Some(answer);
         }

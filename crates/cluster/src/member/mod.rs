@@ -18,6 +18,7 @@ mod error;
 mod files;
 pub mod find;
 pub mod moving;
+pub mod recover;
 pub mod run;
 pub mod snapshots;
 pub mod voters;

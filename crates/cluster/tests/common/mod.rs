@@ -117,16 +117,21 @@ impl Drop for Leftovers {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
-        if let Ok(id) = fs::read_to_string(self.0.join("state/machine-id")) {
-            let groups = Layout::detect().unwrap();
-            let _ = groups.remove_root(&format!("/coracle/{}", &id[..12]));
-            let _ = groups.remove_if_empty("/coracle");
+        let groups = Layout::detect().unwrap();
+        let beside = fs::read_dir(&self.0).unwrap().flatten();
+        let machines = beside.map(|entry| entry.path());
+        for machine in machines.chain([self.0.clone()]) {
+            if let Ok(id) = fs::read_to_string(machine.join("state/machine-id")) {
+                let _ = groups.remove_root(&format!("/coracle/{}", &id[..12]));
+            }
         }
+        let _ = groups.remove_if_empty("/coracle");
     }
 }
 
 impl Machine {
     async fn open(dir: &Path) -> Self {
+        fs::create_dir_all(dir).unwrap();
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let options = EngineOptions::new(dir.join("state"), dir.join("run"));
         let engine = Engine::open(options)
@@ -136,6 +141,11 @@ impl Machine {
             dir: dir.to_owned(),
             engine,
         }
+    }
+
+    /// Another one, in the same network namespace.
+    pub async fn beside(&self, name: &str) -> Self {
+        Self::open(&self.dir.join(name)).await
     }
 
     /// `STATE_DIR/cluster`.
@@ -153,7 +163,7 @@ impl Machine {
         processes.into_iter().filter_map(running).collect()
     }
 
-    async fn clear(&self) {
+    pub async fn clear(&self) {
         let left = self.etcds().await;
         assert!(left.is_empty(), "etcds that run on: {left:?}");
         self.engine.down(Some(Duration::ZERO)).await.unwrap();

@@ -76,7 +76,7 @@ fn the_table() {
         ("a* b c†† d~~", "-c"),
         ("a* b d~~ c.††", "^d"),
         ("a* b c††", ""),
-        ("a* b c†† d~††", ""),
+        ("a* b c†† d~††", "-d"),
         ("a* b c†† d~†† e.", "-d"),
         ("a* b c†† d.!", ""),
         // No majority: nothing.
