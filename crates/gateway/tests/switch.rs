@@ -169,6 +169,7 @@ async fn calls_of_the_lock_service_are_answered_in_turn() {
 async fn observers_of_an_election_see_every_leader_once() {
     let moving = Moving::new().await;
     let mut one = Running::new(moving.address, &["elect", "e", "one"]);
+    one.line().await;
     until(moving.address, "e/", 1).await;
     let mut two = Running::new(moving.address, &["elect", "e", "two"]);
     until(moving.address, "e/", 2).await;
@@ -189,14 +190,11 @@ async fn observers_of_an_election_see_every_leader_once() {
     until(moving.address, "e/", 3).await;
     one.end().await;
     see(&mut observer, &mut seen, "two").await;
-    eprintln!("two says {:?}", two.line().await);
+    // etcdctl lets go of nothing when it is ended before it knows that it leads.
+    two.line().await;
     two.end().await;
-    {
-        let mut c = client(moving.address).await;
-        let o = etcd_client::GetOptions::new().with_prefix();
-        eprintln!("{:?}", c.get("e/", Some(o)).await);
-    }
     see(&mut observer, &mut seen, "three").await;
+    three.line().await;
     three.end().await;
     assert_eq!(seen, ["one", "two", "three"]);
 }

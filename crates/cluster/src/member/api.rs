@@ -158,13 +158,10 @@ impl Members {
                 Ok((id, members))
             }
             // It may have been done though nobody said so.
-            Err(error) => {
-                let after = self.list().await.map_err(|_| error)?;
-                match of(&after) {
-                    Some(id) => Ok((id, after)),
-                    None => Err(self.refused("add a learner", "it was not added")),
-                }
-            }
+            Err(error) => match self.list().await {
+                Ok(after) => of(&after).map(|id| (id, after)).ok_or(error),
+                Err(_) => Err(error),
+            },
         }
     }
 

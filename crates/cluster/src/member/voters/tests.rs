@@ -90,7 +90,7 @@ fn the_table() {
         ("a* b c-", "-c"),
         ("a* b- c", "-b"),
         ("a* b c†-", "-c"),
-        ("a* b† c-", ""),
+        ("a* b† c-", "-b"),
         ("a* b c- d.", "-c"),
         ("a* b~-", "-b"),
         // Two votes of two machines: one becomes a copy again.
