@@ -4,7 +4,12 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = ["etcdserverpb.proto", "v3lockpb.proto", "v3electionpb.proto"];
+    let files = [
+        "etcdserverpb.proto",
+        "v3lockpb.proto",
+        "v3electionpb.proto",
+        "leasepb.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::env::var("OUT_DIR")?;
     let bytes = prost::Message::encode_to_vec(&descriptors);

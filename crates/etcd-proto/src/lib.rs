@@ -11,6 +11,9 @@ mod generated {
     pub mod mvccpb {
         tonic::include_proto!("mvccpb");
     }
+    pub mod leasepb {
+        tonic::include_proto!("leasepb");
+    }
     pub mod etcdserverpb {
         tonic::include_proto!("etcdserverpb");
     }
@@ -22,7 +25,7 @@ mod generated {
     }
 }
 
-pub use generated::{authpb, etcdserverpb, mvccpb, v3electionpb, v3lockpb};
+pub use generated::{authpb, etcdserverpb, leasepb, mvccpb, v3electionpb, v3lockpb};
 
 /// A `google.protobuf.FileDescriptorSet` of all of it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -228,6 +228,16 @@ pub enum StoreError {
         /// Its words.
         text: String,
     },
+    /// A store is to take the place of another one, and does not hold the same.
+    #[error(
+        "the new store is at revision {given} and the one in use at {stands}: it was not copied whole, or written to; make it anew"
+    )]
+    Unlike {
+        /// The revision of the store in use.
+        stands: Revision,
+        /// The other one's.
+        given: Revision,
+    },
     /// The store is shutting down.
     #[error("the store at {path} is closed")]
     Closed {
@@ -268,7 +278,7 @@ impl StoreError {
                 Code::OutOfRange
             }
             Self::LeaseNotFound(_) => Code::NotFound,
-            Self::LeaseExists(_) => Code::FailedPrecondition,
+            Self::LeaseExists(_) | Self::Unlike { .. } => Code::FailedPrecondition,
             Self::ReadOnly(_) | Self::Forbidden { .. } => Code::PermissionDenied,
             Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::DuplicateKey(_)

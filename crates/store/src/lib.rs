@@ -19,17 +19,22 @@
 //! # Ok(()) }
 //! ```
 
+mod compare;
 pub mod embedded;
 mod error;
 pub mod etcd;
 mod store;
+mod switch;
 mod types;
 
+pub use compare::{Difference, compare};
 pub use coracle_sys::full;
 pub use embedded::{EmbeddedStore, Options, Restored};
 pub use error::{Code, StoreError};
+pub use etcd::seed::{Recovered, Seeded, newest, recover};
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use store::{
     BoxFuture, Store, StoreExt, WatchControl, WatchHandle, WatchNext, WatchStream, Watching,
 };
+pub use switch::{Frozen, Switch};
 pub use types::*;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 #[allow(unused_imports, reason = "each test takes what it needs")]
-pub use server::{Etcd, etcd};
+pub use server::{Etcd, etcd, restored};
 
 pub const APPS: &[u8] = b"/coracle/v1/apps/";
 

@@ -39,6 +39,7 @@ mod dir;
 mod disk;
 mod flush;
 mod heads;
+mod history;
 mod lease;
 mod log;
 mod memory;
@@ -60,9 +61,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
+use crate::etcd::seed::{self, Seeded};
 use crate::store::{BoxFuture, Store, WatchStream};
 use crate::types::*;
+pub(crate) use check::read_only;
+pub(crate) use history::History;
 pub use restore::Restored;
+pub(crate) use tables::Record;
 
 use disk::Disk;
 use lease::Lessor;
@@ -183,6 +188,30 @@ impl EmbeddedStore {
     /// `Locked` where the store is in use, `NoSnapshot` for other bytes, `Io`.
     pub fn restore(snapshot: &mut dyn Read, dir: &Path) -> Result<Restored, StoreError> {
         restore::restore(snapshot, dir)
+    }
+
+    /// Answers when all writes asked for before are done, and from then on changes nothing by itself: no lease runs out and no
+    /// history is forgotten, until it is released (`false`). Requests are answered as ever.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn hold(&self, held: bool) -> Result<(), StoreError> {
+        match self.submit(Op::Hold(held), 0).await? {
+            Reply::Done(()) => Ok(()),
+            // The writer answers each operation in its own kind.
+            _ => Err(self.shared.closed()),
+        }
+    }
+
+    /// Writes everything that can still be seen of the store into a new file at `path` that `etcdctl snapshot restore` takes:
+    /// an etcd begun with it has the same revisions, history and leases. See [`crate::etcd`].
+    ///
+    /// # Errors
+    /// `Io` (also where the file is there already), `NoSpace`, `Database`, `Corrupt`.
+    pub async fn seed(&self, path: &Path) -> Result<Seeded, StoreError> {
+        let path = path.to_owned();
+        self.blocking(move |shared| seed::write(&shared.history()?, &path))
+            .await
     }
 
     async fn submit(&self, op: Op, size: usize) -> Result<Reply, StoreError> {

@@ -15,9 +15,14 @@ pub(crate) enum Op {
     Delete(DeleteRangeRequest),
     Txn(TxnRequest),
     Compact(Revision),
-    Grant { ttl: i64, id: LeaseId },
+    Grant {
+        ttl: i64,
+        id: LeaseId,
+    },
     Revoke(LeaseId),
     Defragment,
+    /// Whether the writer does nothing of its own any more.
+    Hold(bool),
 }
 
 /// Its answer.

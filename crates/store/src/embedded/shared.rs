@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::Semaphore;
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(super) snapshots: Semaphore,
     /// Bounds the threads that large reads take.
     pub(super) readers: Semaphore,
+    /// Leases do not run out and history is not forgotten.
+    pub(super) held: AtomicBool,
 }
 
 impl Shared {
@@ -60,6 +62,7 @@ impl Shared {
             room: Semaphore::new(ROOM_KIB as usize),
             snapshots: Semaphore::new(1),
             readers: Semaphore::new(8),
+            held: AtomicBool::new(false),
             options,
         };
         let (log, leases) = shared.load()?;
@@ -136,6 +139,11 @@ impl Shared {
     /// Everything in the database.
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
         flush::flush(self, Amount::All).map(drop)
+    }
+
+    /// Whether it is held, see [`super::EmbeddedStore::hold`].
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 
     pub(super) fn log_bytes(&self, bytes: u64) {

@@ -221,6 +221,10 @@ impl<'p> Reader<'p> {
         })
     }
 
+    pub(crate) fn path(&self) -> &'p Path {
+        self.path
+    }
+
     pub(crate) fn txn(&self) -> &ReadTransaction {
         &self.txn
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::apply::{Done, Group};
@@ -103,6 +104,8 @@ impl Writer<'_> {
     fn next_wake(&self) -> Option<Instant> {
         let own = if self.broken {
             Some(Instant::now())
+        } else if self.shared.is_held() {
+            None
         } else {
             // A grant is answered by this thread, so a new nearest deadline is seen here; one
             // that moved away costs an empty turn.
@@ -124,14 +127,15 @@ impl Writer<'_> {
             return refuse(requests, &error);
         }
         let resting = self.rest.is_some_and(|rest| rest > Instant::now());
-        let expired = match resting {
+        let idle = resting || self.shared.is_held();
+        let expired = match idle {
             true => Vec::new(),
             false => lock(&self.shared.lessor).expired(Instant::now(), EXPIRE),
         };
-        let (packs, mut ops): (Vec<_>, Vec<_>) = requests
+        let (after, mut ops): (Vec<_>, Vec<_>) = requests
             .into_iter()
-            .partition(|(op, _)| matches!(op, Op::Defragment));
-        let forget = match resting {
+            .partition(|(op, _)| matches!(op, Op::Defragment | Op::Hold(_)));
+        let forget = match idle {
             true => None,
             false => self.old(),
         };
@@ -149,11 +153,18 @@ impl Writer<'_> {
                     left.append(&mut later);
                     ops = left;
                 }
-                Err(error) => return refuse(later.into_iter().chain(packs), &error),
+                Err(error) => return refuse(later.into_iter().chain(after), &error),
             }
         }
-        for (_, sender) in packs {
-            let _ = sender.send(self.pack().map(Reply::Done));
+        for (op, sender) in after {
+            let done = match op {
+                Op::Hold(held) => {
+                    self.shared.held.store(held, Ordering::Release);
+                    Ok(())
+                }
+                _ => self.pack(),
+            };
+            let _ = sender.send(done.map(Reply::Done));
         }
     }
 
@@ -352,7 +363,10 @@ impl Writer<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let many = compact::due(&group.counters, shared.options.keep_revisions);
+        let many = match shared.is_held() {
+            true => None,
+            false => compact::due(&group.counters, shared.options.keep_revisions),
+        };
         if let Some(revision) = many.max(own.forget)
             && revision > group.counters.compacted
         {
@@ -397,7 +411,7 @@ fn apply(group: &mut Group<'_>, op: &Op, min_ttl: i64) -> Result<Reply, StoreErr
             .grant((*ttl).max(min_ttl), *id, draw)
             .map(Reply::Grant),
         Op::Revoke(id) => group.revoke(*id).map(Reply::Revoke),
-        Op::Defragment => Ok(Reply::Done(())),
+        Op::Defragment | Op::Hold(_) => Ok(Reply::Done(())),
     }
 }
 

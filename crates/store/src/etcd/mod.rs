@@ -14,9 +14,11 @@
 //! [`EtcdStore::state`] tells the layers above whether to trust what they do: [`State::Connected`], [`State::Degraded`] (some
 //! members do not answer), [`State::CutOff`] (none does, or there is no leader).
 
+pub mod bolt;
 mod convert;
 mod dial;
 mod members;
+pub(crate) mod seed;
 mod watch;
 
 use std::io::Write;

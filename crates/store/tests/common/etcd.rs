@@ -30,6 +30,18 @@ impl Etcd {
         let _ = self.child.wait();
     }
 
+    /// Ends it in order, so that all is in its files.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+
+    /// The database's file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("data/member/snap/db")
+    }
+
     /// Starts it again where it was.
     pub fn start(&mut self) {
         self.child = spawn(&self.arguments);
@@ -74,6 +86,46 @@ pub async fn etcd() -> Etcd {
         }
     }
     panic!("etcd does not start");
+}
+
+/// A cluster of one that began with a file, and answers.
+pub async fn restored(file: &Path) -> Etcd {
+    for _ in 0..10 {
+        let (client, peer) = (free(), free());
+        let dir = tempfile::tempdir().unwrap();
+        let own = [
+            "--name=m0".to_owned(),
+            format!("--data-dir={}", dir.path().join("data").display()),
+            format!("--initial-advertise-peer-urls=http://{peer}"),
+            format!("--initial-cluster=m0=http://{peer}"),
+        ];
+        let made = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(file)
+            .args(&own)
+            .output()
+            .expect("etcdctl, of Debian's package etcd-client");
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{said}");
+        let mut arguments = own.to_vec();
+        arguments.extend([
+            format!("--listen-client-urls=http://{client}"),
+            format!("--advertise-client-urls=http://{client}"),
+            format!("--listen-peer-urls=http://{peer}"),
+        ]);
+        let child = spawn(&arguments);
+        let mut etcd = Etcd {
+            address: client,
+            dir,
+            arguments,
+            child,
+        };
+        if answers(&mut etcd).await {
+            return etcd;
+        }
+    }
+    panic!("etcd does not start on {}", file.display());
 }
 
 /// Members that are starting.

@@ -1,0 +1,26 @@
+//! This machine's etcd: finding it, running it, moving the store into it, and who else has one.
+//!
+//! ```text
+//!            find: /usr/bin/etcd ──┐
+//! one machine ── moving ──▶ member.json ──▶ run: a process of the engine's, outlives daemons
+//! joins ── api: add a learner ──▶ member.json ──┘        │
+//!            voters: who is to be one, one step at a time ┤ api: add, promote, remove
+//!            snapshots: a copy now and then, read back ───┘
+//! ```
+//! All of it is in files of the machine, `STATE_DIR/cluster/`, since the store cannot be asked before it runs:
+//! `mode.json` (what holds the store, see [`moving`]), `etcd/member.json` ([`config`]), `etcd/data/`, `snapshots/`.
+//!
+//! etcd listens to its clients on loopback, and to its peers with certificates of both sides.
+
+pub mod api;
+pub mod config;
+mod error;
+mod files;
+pub mod find;
+pub mod moving;
+pub mod recover;
+pub mod run;
+pub mod snapshots;
+pub mod voters;
+
+pub use error::MemberError;

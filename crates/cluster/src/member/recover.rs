@@ -1,0 +1,110 @@
+//! Beginning anew with what this machine has, when a majority of etcd's members is lost for good.
+//!
+//! The store is read out of this machine's own etcd (a voter's or a learner's) or out of a snapshot, its revision moved forward,
+//! and an etcd with this machine as its only member made of it. Revisions that apps saw are told to be compacted, so none
+//! watches on from a state that is not there any more. What was there before stays beside it, as `etcd/data.before-N`.
+//!
+//! Killed at any point it can be done again: `etcd/data` is at each moment the old one or the new one, or not there between two
+//! renamings, when the newest of those beside is taken.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use coracle_engine::Engine;
+use coracle_store::{Recovered, Revision};
+
+use super::config::MemberConfig;
+use super::find::Found;
+use super::moving::{Mode, set_mode};
+use super::run::{Member, stop_all};
+use super::{MemberError, files};
+
+/// How far revisions go forward: more than a store counts between its last copy and its loss.
+const AHEAD: Revision = 1_000_000_000;
+const DATABASE: &str = "member/snap/db";
+
+/// What the store is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This machine's own etcd.
+    Own,
+    /// A snapshot's file, of [`super::snapshots`] or of `etcdctl snapshot save`.
+    Snapshot(PathBuf),
+}
+
+/// Makes this machine the only member of a new etcd, and runs it. `config` is [`MemberConfig::first`]'s; `dir` is
+/// `STATE_DIR/cluster`. The caller sees to it that the old members do not come back.
+///
+/// # Errors
+/// `Store` (`Corrupt`, or `Io` where there is nothing to read); `Program`, `File`, `Engine`.
+pub async fn recover(
+    engine: &Engine,
+    found: &Found,
+    config: MemberConfig,
+    dir: &Path,
+    source: &Source,
+) -> Result<(Member, Recovered), MemberError> {
+    // In order: then its database holds all that it knows.
+    stop_all(engine).await?;
+    let data = config.data_dir.clone();
+    let from = match source {
+        Source::Own if data.exists() => data.join(DATABASE),
+        Source::Own => before(&data, last(&data)?).join(DATABASE),
+        Source::Snapshot(path) => path.clone(),
+    };
+    let file = dir.join("etcd/recovered.db");
+    let fresh = data.with_extension("new");
+    files::make_dir(&dir.join("etcd"))?;
+    files::remove_dir(&fresh)?;
+    remove(&file)?;
+    let written = file.clone();
+    let read =
+        tokio::task::spawn_blocking(move || coracle_store::recover(&from, &written, AHEAD, true));
+    let recovered = read.await.map_err(coracle_engine::EngineError::from)??;
+    let elsewhere = MemberConfig {
+        data_dir: fresh.clone(),
+        ..config.clone()
+    };
+    found.restore(&file, &elsewhere).await?;
+    remove(&file)?;
+    if data.exists() {
+        let aside = before(&data, last(&data)? + 1);
+        fs::rename(&data, &aside).map_err(MemberError::file("keeping", &aside))?;
+    }
+    fs::rename(&fresh, &data).map_err(MemberError::file("naming", &data))?;
+    files::sync_dir(&dir.join("etcd"))?;
+    config.save(dir)?;
+    set_mode(dir, Mode::Etcd)?;
+    let member = Member::start(engine.clone(), found, config, dir);
+    Ok((member, recovered))
+}
+
+fn before(data: &Path, number: u32) -> PathBuf {
+    data.with_extension(format!("before-{number}"))
+}
+
+/// The number of the newest one that was kept, or 0.
+fn last(data: &Path) -> Result<u32, MemberError> {
+    let dir = data.parent().unwrap_or(Path::new("/"));
+    let mut last = 0;
+    for entry in fs::read_dir(dir).map_err(MemberError::file("reading", dir))? {
+        let path = entry.map_err(MemberError::file("reading", dir))?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let number = extension.and_then(|extension| extension.strip_prefix("before-"));
+        if path.file_stem() == data.file_stem()
+            && let Some(number) = number.and_then(|number| number.parse().ok())
+        {
+            last = last.max(number);
+        }
+    }
+    Ok(last)
+}
+
+fn remove(file: &Path) -> Result<(), MemberError> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(MemberError::file("removing", file)(error))
+        }
+        _ => Ok(()),
+    }
+}
