@@ -197,6 +197,29 @@ fn networks_that_people_make_and_machines_stay_apart() {
 }
 
 #[test]
+fn a_host_firewall_is_passed_or_named() {
+    let switch = Switch::new();
+    let machines = cluster(&switch, 2);
+    for rule in [
+        "-P FORWARD DROP",
+        "-N DOCKER-USER",
+        "-A DOCKER-USER -j RETURN",
+        "-I FORWARD -j DOCKER-USER",
+    ] {
+        machines[1].run(|_| run("iptables", &rule.split(' ').collect::<Vec<_>>()));
+    }
+    machines[1].run(|n| n.ensure_firewall().unwrap());
+    let (a, on_a) = machines[0].container(1);
+    let (b, on_b) = machines[1].container(2);
+    serve(&b, 80);
+    assert_eq!(ask(&a, on_b.ip, 80), Some(on_a.ip.to_string()));
+    let named = |m: &machines::Machine| m.run(|n| n.diagnose().join("\n"));
+    assert_eq!(named(&machines[1]), "");
+    machines[1].run(|_| run("iptables", &["-P", "INPUT", "DROP"]));
+    assert!(named(&machines[1]).contains("7373/udp"));
+}
+
+#[test]
 fn a_lost_machine_is_withdrawn() {
     let switch = Switch::new();
     let machines = cluster(&switch, 3);
@@ -266,7 +289,7 @@ fn a_daemon_finds_all_of_it_again() {
 #[test]
 fn leaving_leaves_nothing_behind() {
     let switch = Switch::new();
-    let mut machines = vec![switch.machine(1), switch.machine(2)];
+    let mut machines = [switch.machine(1), switch.machine(2)];
     let (a, on_a) = machines[0].container(1);
     let before = machines[0].traces();
     join(&machines);
@@ -295,7 +318,7 @@ fn leaving_leaves_nothing_behind() {
 #[test]
 fn the_default_network_is_given_another_subnet() {
     let switch = Switch::new();
-    let mut machines = vec![switch.machine(1), switch.machine(2)];
+    let mut machines = [switch.machine(1), switch.machine(2)];
     let subnet = "10.212.8.0/22".parse().unwrap();
     let (_a, on_a) = machines[0].container(1);
     let renumber = |m: &machines::Machine| m.run(|n| n.renumber_default(subnet));
