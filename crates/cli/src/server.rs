@@ -188,7 +188,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         ));
     }
     let operator = operator_door(&run_dir, store_listen, &doors, &stop).await;
-    let firewall = tokio::spawn(look_after_the_firewall(engine.clone()));
+    let firewall = tokio::spawn(look_after_the_network(engine.clone()));
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -334,10 +334,18 @@ fn group(name: &str) -> Option<rustix::fs::Gid> {
         .map(rustix::fs::Gid::from_raw)
 }
 
-/// Somebody else's reload may have taken our table away.
-async fn look_after_the_firewall(engine: Engine) {
+/// Somebody else's reload may have taken our table away, or routes to other machines.
+async fn look_after_the_network(engine: Engine) {
     loop {
         tokio::time::sleep(FIREWALL).await;
+        match engine.ensure_overlay().await {
+            Ok(true) => tracing::warn!("the network between machines was not whole and is again"),
+            Err(error) => tracing::error!(
+                error = coracle_engine::full_error(&error),
+                "the network between machines cannot be made whole"
+            ),
+            Ok(false) => {}
+        }
         let engine = engine.clone();
         let looked = tokio::task::spawn_blocking(move || engine.networks().ensure_firewall()).await;
         match looked {

@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub events: Events,
     pub holder: Holder,
     pub zone: Arc<Zone>,
+    /// What runs on other machines.
+    pub remote: std::sync::Mutex<Vec<coracle_network::dns::Remote>>,
     /// Held while the names are made anew.
     pub naming: std::sync::Mutex<()>,
     /// Ticks when they have been.
@@ -115,6 +117,7 @@ impl Engine {
             events: Events::default(),
             holder,
             zone: Arc::default(),
+            remote: std::sync::Mutex::default(),
             naming: std::sync::Mutex::default(),
             named: tokio::sync::watch::Sender::new(0),
             cgroups,

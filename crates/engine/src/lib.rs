@@ -39,6 +39,7 @@ pub mod machine;
 pub mod model;
 pub mod mounts;
 mod names;
+mod overlay;
 mod path;
 mod ports;
 pub mod process;

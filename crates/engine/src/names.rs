@@ -34,8 +34,14 @@ pub struct Instance {
 }
 
 impl Engine {
-    /// Builds the records anew from what runs now.
+    /// Builds the records anew from what runs now, and tells those who wait for it.
     pub(crate) fn names_changed(&self) {
+        self.name_anew();
+        self.0.named.send_modify(|n| *n += 1);
+    }
+
+    /// As [`Self::names_changed`] when what runs here is as before.
+    pub(crate) fn name_anew(&self) {
         // Whoever looks last is to be the last who writes.
         let _one = self.0.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut named = Vec::new();
@@ -64,12 +70,10 @@ impl Engine {
                 });
             });
         }
-        let bridges = self
-            .0
-            .networks
-            .list()
-            .into_iter()
-            .filter(|n| n.driver == Driver::Bridge);
+        let all = self.0.networks.list();
+        let default = all.iter().find(|n| n.name == "bridge");
+        let default = default.map(|n| n.id.as_str().to_owned());
+        let bridges = all.into_iter().filter(|n| n.driver == Driver::Bridge);
         let views = bridges
             .map(|n| NetworkView {
                 id: n.id.as_str().to_owned(),
@@ -78,8 +82,10 @@ impl Engine {
                 gateway6: n.gateway6,
             })
             .collect();
-        self.0.zone.replace(Records::new(named, views));
-        self.0.named.send_modify(|n| *n += 1);
+        let records = Records::new(named, views);
+        let remote = self.0.remote.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = records.with_remote(remote.iter(), &default.unwrap_or_default());
+        self.0.zone.replace(records);
     }
 
     /// Ticks whenever names, and so [`Self::instances`], may have changed.

@@ -1,12 +1,12 @@
 //! What can go wrong, with the thing, the cause and the way out.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use coracle_sys::netlink::NetlinkError;
 use coracle_sys::netns::NetnsError;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::model::Protocol;
 
@@ -109,6 +109,26 @@ pub enum NetworkError {
         "a link with name {0} exists already on this machine; choose another com.docker.network.bridge.name"
     )]
     LinkTaken(String),
+    #[error(
+        "no subnet for another machine is left in {0}; free one by removing a machine that is gone, or give the cluster a larger range"
+    )]
+    NoMachineSubnet(Ipv4Net),
+    #[error(
+        "this machine's subnet in the cluster is {wanted}, but its default network has {has}; it is given that subnet when it is empty: remove its containers first"
+    )]
+    OverlaySubnet { wanted: Ipv4Net, has: Ipv4Net },
+    #[error(
+        "the default network is part of the cluster's, as {0}, and other machines know it by that; leave the cluster first"
+    )]
+    OverlaySet(Ipv4Net),
+    #[error(
+        "vxlan has no network {vni} on port {port}; give a number below 16777216 and a port that is not 0"
+    )]
+    BadOverlay { vni: u32, port: u16 },
+    #[error(
+        "no link of this machine has the address {0}, which other machines are to reach it at; advertise one that it has, or wait until it does"
+    )]
+    NoUnderlay(Ipv4Addr),
     #[error("cannot {what}")]
     Netlink {
         what: String,

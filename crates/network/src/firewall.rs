@@ -27,6 +27,7 @@ use ipnet::Ipv6Net;
 
 use crate::error::NetworkError;
 use crate::model::{Driver, Network, Protocol};
+use crate::overlay::{LINK, Rules};
 
 /// The port of the machine's server at each bridge's address: etcd's. Nobody but the bridge's containers and the machine itself
 /// reaches it, also not by a route of their own to that address.
@@ -143,8 +144,8 @@ impl Six {
 }
 
 /// The text of the whole table, in place of whatever stands there.
-pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
-    let mut forward = String::new();
+pub(crate) fn table(networks: &[Network], elements: &Elements, overlay: Option<&Rules>) -> String {
+    let mut forward = overlay.map(Rules::forward).unwrap_or_default();
     let mut postrouting = String::new();
     let bridges: Vec<_> = networks
         .iter()
@@ -173,9 +174,14 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
         // On lo the machine asks its own door and names by the bridge's address, and must be known by it.
         let leads_out = !n.internal && crate::options::of(&n.options).masquerade;
         if leads_out {
+            // Between members nobody has another's address.
+            let past = match overlay {
+                Some(rules) if rules.bridge == *b => format!(", \"{LINK}\""),
+                _ => String::new(),
+            };
             let _ = writeln!(
                 postrouting,
-                "    oifname != {{ \"lo\", \"{b}\" }} ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
+                "    oifname != {{ \"lo\", \"{b}\"{past} }} ip saddr {s} ip daddr != 127.0.0.0/8 masquerade"
             );
         }
         let Some((s, _)) = n.v6() else { continue };
@@ -197,6 +203,8 @@ pub(crate) fn table(networks: &[Network], elements: &Elements) -> String {
         Six::default()
     };
     let (maps6, guard6, publish6, chains6) = (six.maps, six.guard, six.publish, six.chains);
+    let names: Vec<_> = bridges.iter().map(|n| n.bridge.as_str()).collect();
+    let overlay = overlay.map(|o| o.chains(&names)).unwrap_or_default();
     let mut doors = String::new();
     for n in &bridges {
         let (b, gateway) = (&n.bridge, n.gateway);
@@ -231,7 +239,7 @@ table inet coracle {{
     type filter hook prerouting priority -300; policy accept;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
 {doors}{guard6}  }}
-{chains6}  chain prerouting {{
+{chains6}{overlay}  chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
     fib daddr type local jump publish
   }}
@@ -349,8 +357,9 @@ pub(crate) fn foreign_hooks(present: bool, ipv6: bool) {
     }
 }
 
-/// What of the host's firewall stands in our way, in words for a person.
-pub(crate) fn diagnose() -> Vec<String> {
+/// What of the host's firewall stands in our way, in words for a person. `overlay` is the UDP port that members send to, if there are
+/// members.
+pub(crate) fn diagnose(overlay: Option<u16>) -> Vec<String> {
     let mut out = Vec::new();
     let rules = run("nft", &["list", "ruleset"]).unwrap_or_default();
     let (mut table, mut chain) = ("", "");
@@ -369,6 +378,14 @@ pub(crate) fn diagnose() -> Vec<String> {
             };
             out.push(format!(
                 "chain {chain} of table {table} drops forwarded packets: {way}"
+            ));
+        } else if line.contains("hook input")
+            && line.contains("policy drop")
+            && let Some(port) = overlay
+        {
+            out.push(format!(
+                "chain {chain} of table {table} drops what it does not know: accept port {port}/udp from the other machines there, \
+                 or their containers do not reach those here"
             ));
         } else if table == "inet firewalld"
             && line.contains("reject with icmpx")

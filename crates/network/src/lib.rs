@@ -12,6 +12,7 @@ mod link;
 mod model;
 mod networks;
 mod options;
+pub mod overlay;
 mod ports;
 mod spec;
 mod subnets;

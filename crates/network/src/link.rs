@@ -27,20 +27,20 @@ use crate::ways::Ways;
 
 /// The routing table of a machine's own addresses (RT_TABLE_LOCAL of linux/rtnetlink.h).
 const TABLE_LOCAL: u8 = 255;
-const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+pub(crate) const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
-fn failed(what: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetworkError {
+pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetworkError {
     let what = what.into();
     move |source| NetworkError::Netlink { what, source }
 }
 
-fn up(mut message: LinkMessage) -> LinkMessage {
+pub(crate) fn up(mut message: LinkMessage) -> LinkMessage {
     message.header.flags |= LinkFlags::Up;
     message.header.change_mask |= LinkFlags::Up;
     message
 }
 
-fn named(name: &str) -> LinkMessage {
+pub(crate) fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -193,8 +193,19 @@ pub(crate) fn links(netlink: &mut Netlink) -> Result<Vec<(u32, String)>, Network
         .collect())
 }
 
-/// Every subnet of one family that an address or route of this namespace covers already.
-pub(crate) fn used_subnets(netlink: &mut Netlink, v6: bool) -> Result<Vec<IpNet>, NetworkError> {
+/// A subnet that an address or route of this namespace covers already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Covered {
+    /// The subnet.
+    pub net: IpNet,
+    /// Index of the link that it is reached by, if that is one.
+    pub link: Option<u32>,
+    /// Who made the route.
+    pub protocol: RouteProtocol,
+}
+
+/// Every subnet of one family that is in use here.
+pub(crate) fn used_subnets(netlink: &mut Netlink, v6: bool) -> Result<Vec<Covered>, NetworkError> {
     let mut used = Vec::new();
     let mut ask = RouteMessage::default();
     ask.header.address_family = if v6 {
@@ -209,14 +220,21 @@ pub(crate) fn used_subnets(netlink: &mut Netlink, v6: bool) -> Result<Vec<IpNet>
         let RouteNetlinkMessage::NewRoute(route) = message else {
             continue;
         };
+        let (mut to, mut link) = (None, None);
         for attribute in &route.attributes {
-            let ip = match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(ip)) => IpAddr::V4(*ip),
-                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => IpAddr::V6(*ip),
-                _ => continue,
-            };
-            used.extend(IpNet::new(ip, route.header.destination_prefix_length));
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = Some(IpAddr::V4(*ip)),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = Some(IpAddr::V6(*ip)),
+                RouteAttribute::Oif(index) => link = Some(*index),
+                _ => {}
+            }
         }
+        let net = to.and_then(|ip| IpNet::new(ip, route.header.destination_prefix_length).ok());
+        used.extend(net.map(|net| Covered {
+            net,
+            link,
+            protocol: route.header.protocol,
+        }));
     }
     Ok(used)
 }
@@ -317,7 +335,7 @@ pub(crate) fn remove(netlink: &mut Netlink, names: &[String]) -> Result<(), Netw
 }
 
 /// A link that gives itself no address: on a network without IPv6 containers do not reach each other by it either.
-fn no_link_local(mut message: LinkMessage) -> LinkMessage {
+pub(crate) fn no_link_local(mut message: LinkMessage) -> LinkMessage {
     let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     let of_ipv6 = AfSpecUnspec::Inet6(vec![none]);
     message

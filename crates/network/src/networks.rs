@@ -18,12 +18,15 @@ use crate::model::{
     PortRequest, RestoredEndpoint,
 };
 use crate::options;
+use crate::overlay::{self, Overlay, Rules};
 use crate::ports::Port;
 use crate::v6;
 use crate::ways::ways;
 
 const VERSION: u64 = 1;
 const DEFAULT_BRIDGE: &str = "coracle0";
+/// Not a network's, whose files end in `.json`.
+const OVERLAY_FILE: &str = "overlay";
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -37,10 +40,13 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) netlink: Netlink,
     pub(crate) networks: BTreeMap<NetworkId, Network>,
-    bridges: BTreeMap<NetworkId, u32>,
+    pub(crate) bridges: BTreeMap<NetworkId, u32>,
     /// In the order that they were reserved.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) ports: BTreeMap<Published, Port>,
+    pub(crate) overlay: Option<Overlay>,
+    /// What the firewall has of the overlay.
+    pub(crate) loaded_rules: Option<Rules>,
 }
 
 /// The networks of one daemon; every method locks, none is async.
@@ -73,6 +79,8 @@ impl Networks {
             bridges: BTreeMap::new(),
             endpoints: Vec::new(),
             ports: BTreeMap::new(),
+            overlay: None,
+            loaded_rules: None,
         };
         for (name, driver) in [
             ("bridge", Driver::Bridge),
@@ -102,7 +110,9 @@ impl Networks {
             }
         }
         sysctl("net/ipv4/ip_forward", "1")?;
+        inner.overlay_open()?;
         inner.reload()?;
+        inner.overlay_resume()?;
         firewall::foreign_hooks(true, inner.has_ipv6());
         Ok(Self {
             inner: Mutex::new(inner),
@@ -110,11 +120,11 @@ impl Networks {
         })
     }
 
-    fn hooked(&self) -> MutexGuard<'_, bool> {
+    pub(crate) fn hooked(&self) -> MutexGuard<'_, bool> {
         self.hooked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change of the state is made after what may panic, so a poisoned state is whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -221,7 +231,7 @@ impl Networks {
             with_bridge.push(link::Plug {
                 endpoint: endpoint.clone(),
                 bridge: *bridge,
-                mtu: options.mtu,
+                mtu: inner.mtu(network),
                 isolated: !options.together,
             });
         }
@@ -351,6 +361,7 @@ impl Networks {
             .map(|l| l.1)
             .filter(|name| is_ours(name) && !keep.contains(name.as_str()))
             .filter(|name| !inner.networks.values().any(|n| &n.bridge == name))
+            .filter(|name| inner.overlay.is_none() || name != overlay::LINK)
             .collect();
         link::remove(&mut inner.netlink, &stale)?;
         inner.reload()?;
@@ -373,7 +384,8 @@ impl Networks {
 
     /// What of the host's own firewall is in the way, in words.
     pub fn diagnose(&self) -> Vec<String> {
-        firewall::diagnose()
+        let port = self.lock().overlay_rules().map(|r| r.port());
+        firewall::diagnose(port)
     }
 
     /// Removes every link and rule of ours; the stored networks stay and come back with `open`.
@@ -381,6 +393,7 @@ impl Networks {
         let mut hooked = self.hooked();
         *hooked = false;
         let mut inner = self.lock();
+        inner.overlay_down()?;
         let ours: Vec<_> = link::links(&mut inner.netlink)?
             .into_iter()
             .map(|l| l.1)
@@ -398,10 +411,11 @@ impl Networks {
     }
 }
 
-/// Link names are `coracle0`, `cor-` and 11 hexadecimal digits, `v` and 14.
+/// Link names are `coracle0`, `cor-overlay`, `cor-` and 11 hexadecimal digits, `v` and 14.
 pub(crate) fn is_ours(name: &str) -> bool {
     let hex = |s: &str, n| s.len() == n && s.bytes().all(|b| b.is_ascii_hexdigit());
     name == DEFAULT_BRIDGE
+        || name == overlay::LINK
         || name.strip_prefix("cor-").is_some_and(|s| hex(s, 11))
         || name.strip_prefix('v').is_some_and(|s| hex(s, 14))
 }

@@ -7,8 +7,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::addresses::at;
 use crate::error::NetworkError;
 use crate::link;
-use crate::model::{Driver, Network, NetworkSpec};
+use crate::model::{Driver, Network, NetworkId, NetworkSpec};
 use crate::networks::Inner;
+use crate::overlay;
 use crate::v6;
 
 /// Ranges that no machine has addresses of: this host, loopback, multicast and what is reserved; of IPv6 also mapped IPv4, the
@@ -60,16 +61,19 @@ fn free(used: &Used, name: &str, subnet: IpNet) -> Result<(), NetworkError> {
 }
 
 impl Inner {
-    /// Subnets of one family that routes of this machine and networks have.
-    fn used(&mut self, v6: bool) -> Result<Used, NetworkError> {
+    /// Subnets of one family that routes of this machine and networks have, but for those of one network.
+    fn used_but(&mut self, but: Option<&NetworkId>, v6: bool) -> Result<Used, NetworkError> {
+        let own = but.and_then(|id| self.bridges.get(id)).copied();
         let mut used: Used = link::used_subnets(&mut self.netlink, v6)?
             .into_iter()
-            .map(|net| (net, format!("route {net} of this machine")))
+            .filter(|c| c.protocol != overlay::PROTOCOL)
+            .filter(|c| own.is_none() || c.link != own)
+            .map(|c| (c.net, format!("route {} of this machine", c.net)))
             .collect();
         for network in self
             .networks
             .values()
-            .filter(|n| n.driver == Driver::Bridge)
+            .filter(|n| n.driver == Driver::Bridge && Some(&n.id) != but)
         {
             let subnet = if v6 {
                 network.subnet6.map(IpNet::V6)
@@ -79,6 +83,40 @@ impl Inner {
             used.extend(subnet.map(|s| (s, format!("network {}", network.name))));
         }
         Ok(used)
+    }
+
+    /// Subnets of one family that nothing new may have.
+    fn used(&mut self, v6: bool) -> Result<Used, NetworkError> {
+        let mut used = self.used_but(None, v6)?;
+        let others = self.overlay.iter().flat_map(|o| o.spec.others());
+        let others = others.map(|net| (net.into(), format!("{net} of the cluster's machines")));
+        used.extend(others.filter(|(net, _): &(IpNet, _)| v6 == matches!(net, IpNet::V6(_))));
+        Ok(used)
+    }
+
+    /// IPv4 subnets that are in use here, the default network's and the overlay's apart.
+    pub(crate) fn taken_subnets(&mut self) -> Result<Vec<Ipv4Net>, NetworkError> {
+        let default = self.get("bridge")?.id;
+        let used = self.used_but(Some(&default), false)?.into_iter();
+        let v4 = used.filter_map(|(net, _)| match net {
+            IpNet::V4(net) if net.prefix_len() > 0 => Some(net),
+            _ => None,
+        });
+        let mut all: Vec<_> = v4.collect();
+        all.sort();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Refuses a subnet that the default network cannot have.
+    pub(crate) fn may_be_default(
+        &mut self,
+        default: &Network,
+        subnet: Ipv4Net,
+    ) -> Result<(), NetworkError> {
+        usable(subnet.into())?;
+        let used = self.used_but(Some(&default.id), false)?;
+        free(&used, &default.name, subnet.into())
     }
 
     pub(crate) fn choose_subnet(&mut self, spec: &NetworkSpec) -> Result<Ipv4Net, NetworkError> {

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coracle_network::dns::{Container, Place, Ports, Records, Zone, bind_dns, serve};
+use coracle_network::dns::{Container, Place, Ports, Records, Remote, Zone, bind_dns, serve};
 use coracle_sys::netns;
 
 struct Kill(Child);
@@ -29,6 +29,10 @@ fn dig(args: &[&str]) -> String {
 
 /// Runs `test` where 127.0.0.2 serves these containers, and 127.0.0.3 is the resolver behind it.
 fn with_names(containers: Vec<Container>, test: impl FnOnce() + Send) {
+    with_records(Records::new(containers, vec![]), test);
+}
+
+fn with_records(records: Records, test: impl FnOnce() + Send) {
     let ns = netns::create_anonymous().unwrap();
     netns::run_in(ns.as_fd(), || {
         let up = Command::new("ip")
@@ -51,7 +55,7 @@ fn with_names(containers: Vec<Container>, test: impl FnOnce() + Send) {
         let upstream = Command::new("dnsmasq").args(upstream).spawn().unwrap();
         let _upstream = Kill(upstream);
         let zone = Arc::new(Zone::default());
-        zone.replace(Records::new(containers, vec![]));
+        zone.replace(records);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -113,6 +117,36 @@ fn dig_gets_names_and_the_rest_is_forwarded() {
         assert_eq!(pointer, "web.coracle.internal.\n");
         assert_eq!(dig(&["+short", "example.org"]), "192.0.2.9\n");
         assert_eq!(dig(&["+short", "+tcp", "example.org"]), "192.0.2.9\n");
+    });
+}
+
+#[test]
+fn dig_gets_what_runs_on_other_machines() {
+    let remote = Remote {
+        machine: "bb".repeat(16),
+        service: "web".into(),
+        name: "web-2".into(),
+        container: "ab".repeat(32),
+        ip: "10.212.0.9".parse().unwrap(),
+        ports: Ports::read(["80"]),
+        healthy: true,
+    };
+    let local = vec![here("me", "127.0.0.1"), instance("web-1", "10.0.0.1")];
+    let records = Records::new(local, vec![]).with_remote([&remote], "A");
+    with_records(records, || {
+        let sorted = |name: &[&str]| {
+            let answer = dig(&[&["+short"], name].concat());
+            let mut lines: Vec<_> = answer.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&["web"]), ["10.0.0.1", "10.212.0.9"]);
+        let targets = [
+            "0 1 80 web-1.coracle.internal.",
+            "0 1 80 web-2.coracle.internal.",
+        ];
+        assert_eq!(sorted(&["_http._tcp.web", "SRV"]), targets);
+        assert_eq!(sorted(&["web-2.coracle.internal"]), ["10.212.0.9"]);
     });
 }
 

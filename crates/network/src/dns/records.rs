@@ -96,7 +96,9 @@ pub enum Answer {
 pub struct Records {
     /// Whose a name is, and on which network alone, if it is an alias.
     names: BTreeMap<String, Vec<(usize, Option<String>)>>,
-    containers: Vec<Container>,
+    pub(super) containers: Vec<Container>,
+    /// How many of these run here; they come first.
+    pub(super) local: usize,
     networks: Vec<NetworkView>,
 }
 
@@ -133,8 +135,19 @@ impl Behind<'_> {
 impl Records {
     /// Builds the snapshot.
     pub fn new(containers: Vec<Container>, networks: Vec<NetworkView>) -> Self {
-        let mut names: BTreeMap<String, Vec<(usize, Option<String>)>> = BTreeMap::new();
-        for (index, c) in containers.iter().enumerate() {
+        let mut records = Self {
+            names: BTreeMap::new(),
+            local: containers.len(),
+            containers,
+            networks,
+        };
+        records.index(0);
+        records
+    }
+
+    /// Makes the names of the containers from the `from`th on known.
+    pub(super) fn index(&mut self, from: usize) {
+        for (index, c) in self.containers.iter().enumerate().skip(from) {
             let mut own: Vec<_> = [c.name.clone(), c.short_id().to_owned()]
                 .into_iter()
                 .chain(c.aliases.clone())
@@ -153,23 +166,19 @@ impl Records {
                 let alias = alias.to_ascii_lowercase();
                 if !own.contains(&alias) {
                     let on = Some(place.network.clone());
-                    names.entry(alias).or_default().push((index, on));
+                    self.names.entry(alias).or_default().push((index, on));
                 }
             }
-            own.into_iter()
-                .for_each(|n| names.entry(n).or_default().push((index, None)));
-        }
-        Self {
-            names,
-            containers,
-            networks,
+            for name in own {
+                self.names.entry(name).or_default().push((index, None));
+            }
         }
     }
 
     /// Who asks, and what it sees: by its own address, or the machine itself by a gateway.
     pub(super) fn asker(&self, address: Ipv4Addr) -> Asker<'_> {
-        let mut all = self.containers.iter();
-        let container = all.find(|c| c.places.iter().any(|p| p.ip == address));
+        let mut here = self.containers[..self.local].iter();
+        let container = here.find(|c| c.places.iter().any(|p| p.ip == address));
         let view = match container {
             Some(c) => c.places.iter().map(|p| p.network.as_str()).collect(),
             None => self
@@ -281,15 +290,24 @@ impl Records {
             let as_service = container.service.as_ref().is_some_and(|s| {
                 s.eq_ignore_ascii_case(name.strip_prefix("tasks.").unwrap_or(name))
             });
-            Some(Behind {
+            let behind = Behind {
                 container,
                 ip: shared.peek()?.ip,
                 // The first network that both are on may have IPv4 only.
                 ip6: shared.find_map(|p| p.ip6),
                 listed: container.healthy || !as_service,
-            })
+            };
+            Some((behind, *index < self.local, as_service))
         };
         let found: Vec<_> = known.iter().filter_map(behind).collect();
+        // What runs here has its names to itself, but for its service's.
+        let mut here = found.iter().filter(|(_, here, _)| *here).peekable();
+        let (anything, only_service) = (here.peek().is_some(), here.all(|(_, _, s)| *s));
+        let meant = |(_, here, as_service): &(Behind<'_>, bool, bool)| {
+            *here || !anything || (*as_service && only_service)
+        };
+        let found = found.into_iter().filter(meant).map(|(behind, ..)| behind);
+        let found: Vec<_> = found.collect();
         (!found.is_empty()).then_some(found)
     }
 
@@ -308,7 +326,10 @@ impl Records {
             .find(here)
             .map_or(Answer::Forward, |c| {
                 let named = |name: &str| format!("{name}{DOMAIN}");
-                let own = Some(named(&c.name)).filter(|n| dns_name(n).is_some());
+                // What runs here may have the name of what runs elsewhere.
+                let known = self.known(&c.name.to_ascii_lowercase(), &view);
+                let its = known.is_some_and(|k| k.iter().any(|b| b.container.id == c.id));
+                let own = Some(named(&c.name)).filter(|n| its && dns_name(n).is_some());
                 Answer::Pointer(own.unwrap_or_else(|| named(c.short_id())))
             })
     }

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl Inner {
-    pub(super) fn get(&self, key: &str) -> Result<Network, NetworkError> {
+    pub(crate) fn get(&self, key: &str) -> Result<Network, NetworkError> {
         let key = if key == "default" || key.is_empty() {
             "bridge"
         } else {
@@ -50,7 +50,8 @@ impl Inner {
         }
         let asked = options::read(&spec.options)?;
         if let Some(name) = &asked.bridge
-            && link::links(&mut self.netlink)?.iter().any(|l| l.1 == *name)
+            && (name == overlay::LINK
+                || link::links(&mut self.netlink)?.iter().any(|l| l.1 == *name))
         {
             // What is the machine's own is neither taken over nor removed with the network.
             return Err(NetworkError::LinkTaken(name.clone()));
@@ -105,30 +106,42 @@ impl Inner {
         Ok(network)
     }
 
-    pub(super) fn write(&self, network: &Network) -> Result<(), NetworkError> {
+    pub(crate) fn write(&self, network: &Network) -> Result<(), NetworkError> {
         let path = self.dir.join(format!("{}.json", network.id));
+        self.durable(
+            &path,
+            &Stored {
+                version: VERSION,
+                network: network.clone(),
+            },
+        )
+    }
+
+    /// Where the overlay is kept: beside the networks' files.
+    pub(crate) fn overlay_file(&self) -> PathBuf {
+        self.dir.join(OVERLAY_FILE)
+    }
+
+    /// Writes a file below the networks' directory, wholly and for good, or not at all.
+    pub(crate) fn durable(&self, path: &Path, value: &impl Serialize) -> Result<(), NetworkError> {
         let part = path.with_extension("part");
-        let text = serde_json::to_vec_pretty(&Stored {
-            version: VERSION,
-            network: network.clone(),
-        })
-        .map_err(|source| NetworkError::Damaged {
-            path: path.clone(),
+        let text = serde_json::to_vec_pretty(value).map_err(|source| NetworkError::Damaged {
+            path: path.into(),
             source,
         })?;
         let durable = || -> io::Result<()> {
             std::fs::write(&part, text)?;
             std::fs::File::open(&part)?.sync_all()?;
-            std::fs::rename(&part, &path)?;
+            std::fs::rename(&part, path)?;
             std::fs::File::open(&self.dir)?.sync_all()
         };
         durable().map_err(|source| NetworkError::State {
-            path: path.clone(),
+            path: path.into(),
             source,
         })
     }
 
-    pub(super) fn build(&mut self, network: &Network) -> Result<(), NetworkError> {
+    pub(crate) fn build(&mut self, network: &Network) -> Result<(), NetworkError> {
         if network.driver != Driver::Bridge {
             return Ok(());
         }
@@ -144,7 +157,7 @@ impl Inner {
     }
 
     /// The IPv6 part of a network, if it has one; what exists is left as it is.
-    pub(super) fn build6(&mut self, network: &Network) -> Result<(), NetworkError> {
+    pub(crate) fn build6(&mut self, network: &Network) -> Result<(), NetworkError> {
         let (Some(v6), Some(index)) = (network.v6(), self.bridges.get(&network.id)) else {
             return Ok(());
         };
@@ -171,10 +184,13 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) fn reload(&self) -> Result<(), NetworkError> {
+    pub(crate) fn reload(&mut self) -> Result<(), NetworkError> {
         let networks: Vec<_> = self.networks.values().cloned().collect();
         let elements: Elements = self.ports.iter().map(|(k, p)| (*k, p.to)).collect();
-        firewall::load(&firewall::table(&networks, &elements))
+        let rules = self.overlay_rules();
+        firewall::load(&firewall::table(&networks, &elements, rules.as_ref()))?;
+        self.loaded_rules = rules;
+        Ok(())
     }
 
     pub(super) fn reserve(&mut self, request: &EndpointRequest) -> Result<Endpoint, NetworkError> {
