@@ -135,7 +135,8 @@ impl Machine {
     /// Starts our own command in this machine, and lets it go on. What it prints can be read.
     pub fn spawn(&self, args: &[&str]) -> Child {
         let mut command = self.command();
-        command.args(args).stdout(Stdio::piped()).spawn().unwrap()
+        let command = command.args(args).stdout(Stdio::piped());
+        command.stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// As [`Self::coracle`], which must succeed; what it printed.

@@ -4,7 +4,7 @@ use super::Machine;
 use super::holding::wait;
 use crate::common::text;
 use std::io::Read as _;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Prints that it listens, and then one datagram.
 const LISTENER: &str = "import socket, sys
@@ -24,10 +24,10 @@ pub struct Pings {
 }
 
 impl Machine {
-    /// Whether `address` answers an echo request within a second.
+    /// Whether `address` answers one of two echo requests within two seconds.
     pub fn pings(&self, address: &str) -> bool {
         let mut ping = self.inside("busybox");
-        ping.args(["ping", "-c", "1", "-W", "1", address]);
+        ping.args(["ping", "-c", "2", "-W", "1", address]);
         ping.output().unwrap().status.success()
     }
 
@@ -52,11 +52,17 @@ impl Machine {
         output.status.success().then(|| text(&output))
     }
 
+    /// Starts a program made by [`Machine::inside`], which goes with the machine at the latest.
+    pub fn serves(&self, program: &mut Command) -> Server {
+        let program = program.stdout(Stdio::null()).stderr(Stdio::null());
+        Server(program.spawn().unwrap())
+    }
+
     /// Says one line to everybody who connects, until it is dropped.
     pub fn says(&self, line: &str, port: u16) -> Server {
         let mut server = self.inside("busybox");
         server.args(["nc", "-ll", "-p", &port.to_string(), "-e", "echo", line]);
-        Server(server.stdout(Stdio::null()).spawn().unwrap())
+        self.serves(&mut server)
     }
 
     /// Waits for one datagram.
@@ -83,7 +89,7 @@ impl Machine {
     }
 }
 
-/// A server of [`Machine::says`].
+/// A program that runs until this is dropped.
 pub struct Server(Child);
 
 impl Drop for Server {

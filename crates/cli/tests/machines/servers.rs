@@ -113,6 +113,79 @@ fn the_witness_sees_two_at_once() {
     assert!(std::panic::catch_unwind(|| witness.was_alone()).is_err());
 }
 
+/// etcd's own meaning of a partition: who leads and is cut off is followed by another, and takes no write.
+#[test]
+fn a_real_etcd_over_the_bridge() {
+    let cluster = Setup::new(3).unstarted().build();
+    cluster.each(cluster::Machine::boot);
+    let peer = |m: &cluster::Machine| format!("{}=http://{}:2380", m.name(), m.address());
+    let all: Vec<_> = cluster.machines().iter().map(peer).collect();
+    let serve = |m: &cluster::Machine| {
+        let (peers, clients) = (
+            format!("http://{}:2380", m.address()),
+            "http://127.0.0.1:2379".to_owned(),
+        );
+        let mut etcd = m.inside("etcd");
+        etcd.arg("--data-dir").arg(m.state_dir().join("etcd"));
+        etcd.args(["--name", &m.name(), "--initial-cluster", &all.join(",")]);
+        etcd.args([
+            "--initial-advertise-peer-urls",
+            &peers,
+            "--listen-peer-urls",
+            &peers,
+        ]);
+        etcd.args([
+            "--advertise-client-urls",
+            &clients,
+            "--listen-client-urls",
+            &clients,
+        ]);
+        m.serves(&mut etcd)
+    };
+    let ctl = |m: &cluster::Machine, args: &[&str]| {
+        let mut ctl = m.inside("etcdctl");
+        ctl.env("ETCDCTL_API", "3")
+            .arg("--command-timeout=2s")
+            .args(args);
+        let output = ctl.output().unwrap();
+        output.status.success().then(|| text(&output))
+    };
+    let leads = |m: &cluster::Machine| {
+        let status = ctl(m, &["endpoint", "status", "-w", "json"]).unwrap_or_default();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+        let status = &status[0]["Status"];
+        status["leader"].is_u64() && status["leader"] == status["header"]["member_id"]
+    };
+    let mut servers: Vec<_> = cluster.machines().iter().map(|m| Some(serve(m))).collect();
+    wait_for("it takes a write", MINUTE, || {
+        ctl(cluster.machine(1), &["put", "a", "1"]).is_some()
+    });
+    let leader = || cluster.machines().iter().find(|m| leads(m));
+    wait_for("one leads", MINUTE, || leader().is_some());
+    let first = leader().unwrap();
+    let other = cluster.machine(first.n() % 3 + 1);
+    first.cut();
+    wait_for("the others go on", MINUTE, || {
+        ctl(other, &["put", "a", "2"]).is_some()
+    });
+    assert_eq!(ctl(first, &["put", "a", "3"]), None);
+    assert_eq!(ctl(first, &["get", "a"]), None);
+    first.heal();
+    wait_for("it has what was written", MINUTE, || {
+        ctl(first, &["get", "a", "--print-value-only"]).as_deref() == Some("2")
+    });
+    // One that dies has on its disk what it knew.
+    other.kill_all();
+    wait_for("two of three take a write", MINUTE, || {
+        ctl(first, &["put", "a", "4"]).is_some()
+    });
+    other.boot();
+    servers[other.n() - 1] = Some(serve(other));
+    wait_for("it has what was written without it", MINUTE, || {
+        ctl(other, &["get", "a", "--print-value-only"]).as_deref() == Some("4")
+    });
+}
+
 /// Faults at random on machines that have nothing to do with each other yet: what is asked of each comes about again.
 #[test]
 fn faults_at_random() {
@@ -143,6 +216,8 @@ fn faults_at_random() {
                     || machine.field("one", ".State.Status") == "running",
                 );
                 for other in cluster.machines() {
+                    let address = other.address();
+                    wait_for("they reach each other", MINUTE, || machine.pings(&address));
                     assert_eq!(machine.many_pings(&other.address()).answered, 100);
                 }
                 machine.ok(&["run", "--rm", "bb", "true"]);
