@@ -18,7 +18,9 @@ mod image_inspect;
 mod images;
 mod inspect;
 mod list;
+pub mod machines;
 mod networks;
+pub mod peer;
 mod platform;
 mod query;
 mod registries;
@@ -45,6 +47,7 @@ pub use build::SECRETS;
 pub use containers::REQUEST;
 pub use exec::EXEC;
 pub use list::human;
+pub use machines::Machines;
 pub use serve::serve;
 pub use streams::EXIT;
 pub use version::ApiVersion;
@@ -65,15 +68,18 @@ pub struct App {
     pub builder: Builder,
     /// Units and machines.
     pub fleet: Fleet,
+    /// The machines around.
+    pub machines: Machines,
     /// When room is made on the disk.
     pub marks: Marks,
     /// Told when a client asks for everything to be taken down and the daemon to leave.
     pub down: Arc<Notify>,
 }
 
-/// Every route.
+/// Every route. Requests for other machines are passed on.
 pub fn router(app: App) -> Router {
-    Router::new()
+    let (machines, engine) = (app.machines.clone(), app.engine.clone());
+    let routes = Router::new()
         .merge(system_routes())
         .merge(container_routes())
         .merge(image_routes())
@@ -82,8 +88,16 @@ pub fn router(app: App) -> Router {
         .merge(elsewhere::routes())
         .fallback(error::no_such_page)
         .layer(axum::middleware::from_fn(rest::told))
+        .with_state(app);
+    machines
+        .before(routes, Arc::new(engine))
         .layer(axum::middleware::from_fn(rest::taken))
-        .with_state(app)
+}
+
+/// What a machine's door has for the others: every route, and images. The door lets members in only.
+pub fn door_routes(app: App) -> Router {
+    let images = app.engine.images().clone();
+    router(app).merge(peer::routes(images))
 }
 
 fn system_routes() -> Router<App> {

@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
 use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 
 /// The version that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,20 +72,27 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiVersion {
     }
 }
 
+impl FromStr for ApiVersion {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (major, minor) = text.split_once('.').ok_or(())?;
+        let number = |s: &str| {
+            let digits = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| s.parse().ok()).flatten().ok_or(())
+        };
+        Ok(Self {
+            major: number(major)?,
+            minor: number(minor)?,
+        })
+    }
+}
+
 /// Takes `/v1.44` off a path; `/v1/…` is ours and stays.
 pub fn split(uri: &Uri) -> Option<(ApiVersion, Uri)> {
     let path = uri.path_and_query()?.as_str();
     let (version, rest) = path.strip_prefix("/v")?.split_once('/')?;
-    let (major, minor) = version.split_once('.')?;
-    let number = |s: &str| {
-        s.bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| s.parse().ok())?
-    };
-    let version = ApiVersion {
-        major: number(major)?,
-        minor: number(minor)?,
-    };
+    let version = version.parse().ok()?;
     Some((version, format!("/{rest}").parse().ok()?))
 }
 

@@ -60,6 +60,9 @@ pub struct Globals {
         hide_env = true
     )]
     pub host: Option<String>,
+    /// Ask this machine of the cluster: its id, its host name, or the beginning of either
+    #[arg(long, global = true, value_name = "MACHINE")]
+    pub machine: Option<String>,
 }
 
 /// A verb.

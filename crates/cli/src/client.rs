@@ -25,6 +25,8 @@ pub type Hijacked = TokioIo<hyper::upgrade::Upgraded>;
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// The machine that everything is asked of, if it is not the daemon's own.
+    machine: Option<String>,
     /// A connection whose last answer has been read.
     idle: Arc<Mutex<Option<SendRequest<Body>>>>,
 }
@@ -107,6 +109,16 @@ impl Client {
     pub fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
+            machine: None,
+            idle: Arc::default(),
+        }
+    }
+
+    /// One that asks another machine of the cluster, by way of this one's daemon.
+    pub fn on(&self, machine: Option<String>) -> Self {
+        Self {
+            socket: self.socket.clone(),
+            machine,
             idle: Arc::default(),
         }
     }
@@ -167,6 +179,9 @@ impl Client {
             .method(method)
             .uri(path)
             .header(header::HOST, "coracle");
+        if let Some(machine) = &self.machine {
+            request = request.header(coracle_api::machines::MACHINE, machine);
+        }
         for (name, value) in headers {
             request = request.header(name, value);
         }

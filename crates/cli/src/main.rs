@@ -51,6 +51,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Daemon(_) if cli.globals.machine.is_some() => Err(CliError::Usage(
+            "--machine asks a daemon that runs; start this one where it is to run".into(),
+        )),
         Command::Daemon(mut args) => {
             args.run_dir = args.run_dir.or(cli.globals.run_dir);
             Ok(server::run(&args)?)
@@ -63,7 +66,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Man { dir } => man(&dir),
         Command::Logout(args) => login::logout(&args),
         command => {
-            let client = Client::new(&socket(cli.globals.host.as_deref(), cli.globals.run_dir)?);
+            let client = Client::new(&socket(cli.globals.host.as_deref(), cli.globals.run_dir)?)
+                .on(cli.globals.machine);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;

@@ -21,13 +21,15 @@ pub fn read(line: &[OsString]) -> Option<Cli> {
     }
 }
 
+const VALUED: [&str; 3] = ["--run-dir=", "--host=", "--machine="];
+
 /// The first word that is no flag of [`Globals`].
 fn verb(line: &[OsString]) -> Option<&str> {
     let mut words = line.iter().skip(1);
     loop {
         match words.next()?.to_str()? {
-            "--run-dir" | "--host" | "-H" => _ = words.next()?,
-            word if word.starts_with("--run-dir=") || word.starts_with("--host=") => {}
+            "--run-dir" | "--host" | "-H" | "--machine" => _ = words.next()?,
+            word if VALUED.iter().any(|flag| word.starts_with(flag)) => {}
             word => return Some(word),
         }
     }
@@ -65,6 +67,8 @@ mod tests {
             "coracle stop -t 3 a b",
             "coracle rm -f a b",
             "coracle --run-dir=/x logs -f --tail 3 web",
+            "coracle --machine web-2 ps --all-machines",
+            "coracle exec --machine=4f3a web ls",
         ] {
             let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let quick = read(&line).unwrap();

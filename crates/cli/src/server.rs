@@ -3,7 +3,7 @@
 use crate::doors::{self, Doors};
 use crate::keep;
 use crate::settings::{Settings, settings};
-use coracle_api::App;
+use coracle_api::{App, Machines};
 use coracle_build::Builder;
 use coracle_engine::{Door, Engine};
 use coracle_fleet::Fleet;
@@ -172,6 +172,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let app = App {
         builder: Builder::open(engine.clone())?,
         engine: engine.clone(),
+        machines: Machines::alone(&fleet),
         fleet,
         marks,
         down: down.clone(),

@@ -266,12 +266,16 @@ impl Fleet {
         let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
         let reference = Reference::parse_normalized(name).map_err(|e| failed(&e))?;
         if reference.domain() == "localhost" {
-            return Err(NotUp::new(
-                125,
-                format!(
-                    "image {name} is not here, and localhost/ is no registry; make it with `coracle import` or `coracle load`"
-                ),
-            ));
+            return match images.pull_from_peers(&reference, None, &Silent).await {
+                Ok(_) => Ok(()),
+                Err(e) if e.kind() == ErrorKind::NotFound => Err(NotUp::new(
+                    125,
+                    format!(
+                        "image {name} is neither here nor on another machine, and localhost/ is no registry; make it with `coracle build`, `coracle import` or `coracle load`"
+                    ),
+                )),
+                Err(e) => Err(failed(&e)),
+            };
         }
         images
             .pull(&reference, None, None, &Silent)

@@ -26,6 +26,9 @@ pub struct RegistryConfig {
     pub backoff: Duration,
     /// How long a connection may be silent.
     pub silence: Duration,
+    /// How long another machine of the cluster may be silent before the next source is asked; a registry that does not answer within half of
+    /// it is passed over if another machine knows the name.
+    pub peer_patience: Duration,
     /// What a layer may claim.
     pub limits: Limits,
 }
@@ -40,6 +43,7 @@ impl Default for RegistryConfig {
             attempts: 6,
             backoff: Duration::from_millis(500),
             silence: Duration::from_secs(60),
+            peer_patience: Duration::from_secs(10),
             limits: Limits::default(),
         }
     }

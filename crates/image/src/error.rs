@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, DigestError};
+use crate::peers::PeerError;
 use crate::reference::ReferenceError;
 use crate::registry::RegistryError;
 use crate::unpack::{LayerError, is_no_space};
@@ -77,6 +78,15 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: RegistryError,
+    },
+    /// No registry has it, and other machines did not give it.
+    #[error("cannot get {image} from another machine")]
+    Peers {
+        /// The image as asked for.
+        image: String,
+        /// Why.
+        #[source]
+        source: PeerError,
     },
     /// The registry did not take what it was given.
     #[error("cannot push {image}")]
@@ -179,7 +189,12 @@ impl ImageError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             _ if self.is_no_space() => ErrorKind::Internal,
-            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. }
+            | Self::Peers {
+                source: PeerError::Nobody,
+                ..
+            } => ErrorKind::NotFound,
+            Self::Peers { .. } => ErrorKind::Unavailable,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Reference(_)
             | Self::Digest(_)

@@ -162,7 +162,17 @@ impl Index {
                 };
                 (self.tags.iter().any(called) || self.digests.iter().any(called)).then_some(id)
             };
-            return id.or_else(by_id).map(|id| Found::Digest(key, id));
+            // And name@<its manifest>, which is what machines call it that pull it from this one.
+            let by_manifest = || {
+                let mut called = self
+                    .tags
+                    .iter()
+                    .filter(|(t, _)| t.name() == reference.name());
+                let is = |id: &&ImageId| self.images.get(*id)?.manifest.filter(|m| *m == digest);
+                called.find_map(|(_, id)| is(&id).map(|_| *id))
+            };
+            let id = id.or_else(by_id).or_else(by_manifest);
+            return id.map(|id| Found::Digest(key, id));
         }
         let key = match reference.tag() {
             Some(_) => reference.clone(),

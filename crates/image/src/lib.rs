@@ -22,6 +22,7 @@ mod manifest;
 mod old;
 mod outline;
 pub mod pack;
+pub mod peers;
 pub mod platform;
 mod produced;
 pub mod progress;

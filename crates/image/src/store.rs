@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use chrono::{DateTime, Utc};
 use rustix::fs::FlockOperation;
@@ -16,6 +16,7 @@ use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
 use crate::image::{self, Image, ImageSummary, ReadConfig};
 use crate::index::{Index, Record};
+use crate::peers::{Crowd, Peers};
 use crate::reference::Reference;
 use crate::transient::Transients;
 use crate::trash;
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     used: Mutex<HashMap<ImageId, DateTime<Utc>>>,
     pub transients: Transients,
     pub cache: Cache,
+    /// The machines around, as soon as there are any.
+    peers: RwLock<Option<Arc<dyn Peers>>>,
     /// Held for the store's life: one process, one store.
     _lock: File,
 }
@@ -84,12 +87,25 @@ impl ImageStore {
             used: Mutex::default(),
             transients: Mutex::default(),
             cache: Cache::open(&layout)?,
+            peers: RwLock::default(),
             layout,
             config,
             _lock: lock,
         }));
         store.collect()?;
         Ok(store)
+    }
+
+    /// Has pulls ask other machines from now on.
+    pub fn set_peers(&self, peers: Arc<dyn Peers>) {
+        let lock = self.0.peers.write();
+        *lock.unwrap_or_else(PoisonError::into_inner) = Some(peers);
+    }
+
+    /// The machines around, for one pull.
+    pub(crate) fn crowd(&self) -> Crowd {
+        let peers = self.0.peers.read().unwrap_or_else(PoisonError::into_inner);
+        Crowd::new(peers.clone(), self.0.config.peer_patience)
     }
 
     /// All images, the newest first.

@@ -46,6 +46,9 @@ pub struct Ps {
     /// Sizes too
     #[arg(short, long)]
     pub size: bool,
+    /// Those of every machine of the cluster
+    #[arg(long)]
+    pub all_machines: bool,
 }
 
 /// `coracle inspect`
@@ -97,7 +100,7 @@ pub fn ports(list: &Value) -> String {
     all.join(", ")
 }
 
-const COLUMNS: [(&str, &str); 7] = [
+pub(super) const COLUMNS: [(&str, &str); 7] = [
     ("CONTAINER ID", "ID"),
     ("IMAGE", "Image"),
     ("COMMAND", "Command"),
@@ -107,25 +110,32 @@ const COLUMNS: [(&str, &str); 7] = [
     ("NAMES", "Names"),
 ];
 
-pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
+/// The path of what is listed; `slim` leaves out what no table shows.
+pub(super) fn asked(args: &Ps, slim: bool) -> Result<String> {
     let limit = if args.latest { 1 } else { args.last };
-    // What no table shows need not be made, sent and read.
-    let slim = args.quiet || (args.format.is_none() && !args.size);
+    let flag = |on: bool| if on { "1" } else { "" }.to_owned();
+    let limit = if limit > 0 {
+        limit.to_string()
+    } else {
+        String::new()
+    };
     let asked = query(&[
-        ("all", if args.all { "1" } else { "" }.into()),
-        (
-            "limit",
-            if limit > 0 {
-                limit.to_string()
-            } else {
-                String::new()
-            },
-        ),
-        ("size", if args.size && !slim { "1" } else { "" }.into()),
-        ("slim", if slim { "1" } else { "" }.into()),
+        ("all", flag(args.all)),
+        ("limit", limit),
+        ("size", flag(args.size && !slim)),
+        ("slim", flag(slim)),
         ("filters", filters(&args.filter)?),
     ]);
-    let path = format!("/containers/json{asked}");
+    Ok(format!("/containers/json{asked}"))
+}
+
+pub async fn ps(client: &Client, args: &Ps) -> Result<()> {
+    if args.all_machines {
+        return super::everywhere::ps(client, args).await;
+    }
+    // What no table shows need not be made, sent and read.
+    let slim = args.quiet || (args.format.is_none() && !args.size);
+    let path = asked(args, slim)?;
     if slim {
         let list: Vec<Line> = client.get_as(&path).await?;
         return out(&plain(&list, args));
@@ -202,7 +212,7 @@ fn command_shown(command: &str, whole: bool) -> String {
     }
 }
 
-fn container_row(c: &Value, whole: bool) -> Map<String, Value> {
+pub(super) fn container_row(c: &Value, whole: bool) -> Map<String, Value> {
     let (id, command) = (text(c, "Id"), text(c, "Command"));
     let names: Vec<&str> = c["Names"]
         .as_array()

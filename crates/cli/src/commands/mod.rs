@@ -3,6 +3,7 @@
 pub mod build;
 pub mod containers;
 pub mod copy;
+pub mod everywhere;
 pub mod files;
 pub mod images;
 pub mod list;
