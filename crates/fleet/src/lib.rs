@@ -10,6 +10,7 @@
 //! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, destroy |
+//! | `load` | units that are placed and do not run |
 //! | `shutdown` | everything goes down, to come back |
 //! | `discovery` | healthy instances, told to apps |
 //! | [`fleet`] | open, list, show |
@@ -20,6 +21,7 @@ mod environment;
 pub mod error;
 pub mod fleet;
 mod honour;
+mod load;
 pub mod machine;
 pub mod model;
 mod observe;

@@ -57,6 +57,8 @@ pub enum Desired {
     /// Not to run.
     #[default]
     Inactive,
+    /// Not to run, and to keep its machine.
+    Loaded,
     /// To run.
     Active,
 }

@@ -51,7 +51,7 @@ impl Fleet {
                 self.supervised(name).is_none_or(|u| {
                     let there = u.actual();
                     let goal = *u.goal.borrow();
-                    goal.desired == Desired::Inactive
+                    goal.desired != Desired::Active
                         || (there.generation == goal.generation
                             && there.settled
                             && there.active != Active::Active)

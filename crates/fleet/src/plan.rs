@@ -153,7 +153,7 @@ pub fn next(
     // What is done and remains is stopped like what runs.
     let remains = actual.active == Active::Active && actual.settled && actual.boot_id == boot_id;
     let running = remains || matches!(seen, Seen::Running { .. });
-    if goal.desired == Desired::Inactive {
+    if goal.desired != Desired::Active {
         return if running {
             stop("it was asked to stop")
         } else {

@@ -88,7 +88,7 @@ impl Fleet {
     }
 
     /// Writes a unit, its desired state, and a new text, all at one revision of the store.
-    async fn write(
+    pub(crate) async fn write(
         &self,
         name: &str,
         record: &UnitRecord,
@@ -113,7 +113,9 @@ impl Fleet {
             Desired::Active => json(desired, serde_json::to_vec(&serde_json::json!({
                 "version": VERSION, "unit": name, "revision": record.revision, "generation": record.generation,
             })))?,
-            Desired::Inactive => TxnOp::Delete(DeleteRangeRequest::key(desired)),
+            Desired::Inactive | Desired::Loaded => {
+                TxnOp::Delete(DeleteRangeRequest::key(desired))
+            }
         });
         let all = TxnRequest {
             success,
@@ -124,7 +126,7 @@ impl Fleet {
     }
 
     /// One change at a time, and none any more when everything goes down.
-    async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+    pub(crate) async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
         let one = self.0.change.lock().await;
         if self.is_leaving() {
             return Err(FleetError::Leaving);
@@ -133,7 +135,7 @@ impl Fleet {
     }
 
     /// Finds a unit as a person names it. An instance of a template that was submitted is made here.
-    async fn find(&self, text: &str) -> Result<Arc<Supervised>> {
+    pub(crate) async fn find(&self, text: &str) -> Result<Arc<Supervised>> {
         if let Ok(found) = self.named(text) {
             return Ok(found);
         }
@@ -356,7 +358,7 @@ impl Fleet {
         text.join("\n")
     }
 
-    async fn halt(&self, name: &str) -> Result<()> {
+    pub(crate) async fn halt(&self, name: &str) -> Result<()> {
         let Some(one) = self.supervised(name) else {
             return Ok(());
         };
@@ -393,7 +395,7 @@ impl Fleet {
         Ok(self.view(&supervised))
     }
 
-    async fn wait_down(&self, supervised: &Arc<Supervised>) {
+    pub(crate) async fn wait_down(&self, supervised: &Arc<Supervised>) {
         if supervised.unit().name.is_template() {
             return;
         }
@@ -422,7 +424,7 @@ impl Fleet {
                 supervised.actual().active,
                 Active::Inactive | Active::Failed
             );
-            if supervised.goal.borrow().desired == Desired::Inactive && down {
+            if supervised.goal.borrow().desired != Desired::Active && down {
                 break (supervised, one);
             }
         };

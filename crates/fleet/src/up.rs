@@ -172,7 +172,7 @@ impl Fleet {
                 continue;
             };
             let goal = *other.goal.borrow();
-            if goal.desired == Desired::Inactive {
+            if goal.desired != Desired::Active {
                 continue;
             }
             let mut actual = other.actual.subscribe();
