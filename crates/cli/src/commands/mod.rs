@@ -4,6 +4,7 @@ pub mod build;
 pub mod containers;
 pub mod copy;
 pub mod files;
+pub mod fleetctl;
 pub mod images;
 pub mod list;
 pub mod login;
