@@ -1,4 +1,5 @@
-//! HTTP: the Docker Engine API (versions 1.24 to 1.51, exact from 1.44 on) and our own API under `/v1`.
+//! HTTP: the Docker Engine API (versions 1.24 to 1.51, exact from 1.44 on), our own API under `/v1`, and fleet's under
+//! `/fleet/v1`.
 //!
 //! A path may carry Docker's version (`/v1.44/containers/json`); it is taken off before routing, and handlers whose answers
 //! differ ask for it ([`ApiVersion`]). Bodies, codes and error texts are those of the Engine API's definition; where
@@ -14,6 +15,7 @@ mod error;
 mod events;
 mod exec;
 mod filters;
+mod fleet_v1;
 mod image_inspect;
 mod images;
 mod inspect;
@@ -46,6 +48,7 @@ use tokio::sync::Notify;
 pub use build::SECRETS;
 pub use containers::REQUEST;
 pub use exec::EXEC;
+pub use fleet_v1::{hash as unit_hash, options as unit_options};
 pub use list::human;
 pub use machines::Machines;
 pub use serve::serve;
@@ -85,6 +88,7 @@ pub fn router(app: App) -> Router {
         .merge(image_routes())
         .merge(network_and_volume_routes())
         .merge(unit_routes())
+        .nest("/fleet/v1", fleet_v1::routes())
         .merge(elsewhere::routes())
         .fallback(error::no_such_page)
         .layer(axum::middleware::from_fn(rest::told))

@@ -42,6 +42,11 @@ impl Query {
         values.filter(|v| !v.is_empty()).cloned().collect()
     }
 
+    /// Every value of a parameter, also empty ones.
+    pub fn given(&self, key: &str) -> Vec<String> {
+        self.0.get(key).cloned().unwrap_or_default()
+    }
+
     /// A switch: absent, empty, `0`, `false`, `no` and `none` are off, as Docker reads them.
     pub fn flag(&self, key: &str) -> bool {
         let value = self.last(key).map(|v| v.trim().to_ascii_lowercase());

@@ -4,6 +4,7 @@ use crate::commands::build::{Build, BuilderCommand};
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
 use crate::commands::files::{Commit, Export};
+use crate::commands::fleetctl::args::Fleetctl;
 use crate::commands::images::{Images, Import, Load, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
@@ -207,6 +208,8 @@ pub enum Command {
     /// Units: what runs and keeps running
     #[command(subcommand)]
     Unit(Lazy<Unit>),
+    /// Units and machines in fleet's words, as its command has them
+    Fleetctl(Lazy<Box<Fleetctl>>),
     /// The key-value store, in etcdctl's words
     #[command(subcommand)]
     Store(Lazy<Store>),

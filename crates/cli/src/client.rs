@@ -369,10 +369,14 @@ pub async fn check(answer: Response<Incoming>) -> Result<Response<Incoming>> {
     }
     let bytes = answer.into_body().collect().await?.to_bytes();
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let message = value["message"].as_str().map_or_else(
-        || String::from_utf8_lossy(&bytes).into_owned(),
-        str::to_owned,
-    );
+    let message = value["message"].as_str();
+    // fleet's API has it one floor deeper.
+    let message = message
+        .or_else(|| value["error"]["message"].as_str())
+        .map_or_else(
+            || String::from_utf8_lossy(&bytes).into_owned(),
+            str::to_owned,
+        );
     Err(CliError::Daemon {
         status: status.as_u16(),
         message,

@@ -2,6 +2,7 @@
 //!
 //! A flag that is given twice counts as it was given last, a switch may be written `--rm=false`, and what cannot be read ends
 //! with 125. Called as `docker` (a link of that name), the program has docker's verbs only and finds the daemon by DOCKER_HOST too.
+//! Called as `fleetctl`, it has fleet's.
 
 use crate::args::Cli;
 use crate::lazy::whole;
@@ -16,6 +17,7 @@ use std::path::Path;
 const OURS: &[&str] = &[
     "daemon",
     "unit",
+    "fleetctl",
     "store",
     "machine",
     "status",
@@ -24,12 +26,19 @@ const OURS: &[&str] = &[
 ];
 /// What docker says of a command line that it cannot read.
 const UNREADABLE: i32 = 125;
+/// What fleetctl says.
+const UNREADABLE_BY_FLEET: i32 = 2;
 
 /// Reads the process's command line, or ends the process: with 0 after help, with 125 after an error.
 pub fn parse() -> Cli {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let docker = called_docker(&args);
-    match read(&args, docker) {
+    let docker = called(&args, "docker");
+    let fleetctl = called(&args, "fleetctl");
+    let line = match fleetctl {
+        true => crate::commands::fleetctl::read(&args),
+        false => read(&args, docker),
+    };
+    match line {
         Ok(mut cli) => {
             if docker && cli.globals.host.is_none() {
                 cli.globals.host = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty());
@@ -39,22 +48,30 @@ pub fn parse() -> Cli {
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
             let _ = error.print();
-            std::process::exit(if error.use_stderr() { UNREADABLE } else { 0 });
+            std::process::exit(match error.use_stderr() {
+                true if fleetctl => UNREADABLE_BY_FLEET,
+                true => UNREADABLE,
+                false => 0,
+            });
         }
     }
 }
 
-fn called_docker(args: &[OsString]) -> bool {
+fn called(args: &[OsString], name: &str) -> bool {
     args.first()
         .and_then(|a| Path::new(a).file_name())
-        .is_some_and(|n| n == "docker")
+        .is_some_and(|n| n == name)
+}
+
+/// Some switch is written with a value.
+pub fn switches_with_values(args: &[OsString]) -> bool {
+    args.iter()
+        .filter_map(|a| a.to_str())
+        .any(|a| a.starts_with("--") && (a.ends_with("=true") || a.ends_with("=false")))
 }
 
 fn read(args: &[OsString], docker: bool) -> Result<Cli, clap::Error> {
-    let valued = args
-        .iter()
-        .filter_map(|a| a.to_str())
-        .any(|a| a.starts_with("--") && (a.ends_with("=true") || a.ends_with("=false")));
+    let valued = switches_with_values(args);
     if let (false, false, Some(cli)) = (valued, docker, quick::read(args)) {
         return Ok(cli);
     }
@@ -84,8 +101,8 @@ fn read(args: &[OsString], docker: bool) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&matches)
 }
 
-/// Some switch is written with a value. Only then do switches take one, as it would clutter the help.
-fn with_values(command: Command) -> Command {
+/// Switches that take a value. Only where one is written so, as it would clutter the help.
+pub fn with_values(command: Command) -> Command {
     let command = command.mut_args(with_value);
     let names: Vec<String> = command
         .get_subcommands()
@@ -130,7 +147,7 @@ mod tests {
             ("coracle", false),
             ("/docker/coracle", false),
         ] {
-            assert_eq!(called_docker(&[name.into()]), docker, "{name}");
+            assert_eq!(called(&[name.into()], "docker"), docker, "{name}");
         }
         assert!(of("docker ps -a", true).is_ok());
         let error = of("docker unit list", true).unwrap_err().to_string();

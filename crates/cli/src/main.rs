@@ -22,8 +22,8 @@ use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    build, containers, copy, files, images, list, login, networks, prune, registries, run, stats,
-    store, system, units, update, volumes,
+    build, containers, copy, files, fleetctl, images, list, login, networks, prune, registries,
+    run, stats, store, system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -66,7 +66,12 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Man { dir } => man(&dir),
         Command::Logout(args) => login::logout(&args),
         command => {
-            let client = Client::new(&socket(cli.globals.host.as_deref(), cli.globals.run_dir)?)
+            let host = match &command {
+                Command::Fleetctl(args) => args.host()?,
+                _ => None,
+            };
+            let host = host.or(cli.globals.host);
+            let client = Client::new(&socket(host.as_deref(), cli.globals.run_dir)?)
                 .on(cli.globals.machine);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -151,6 +156,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Volume(command) => volumes::volume(client, &command).await,
         Command::Network(command) => networks::network(client, &command).await,
         Command::Unit(command) => units::unit(client, &command).await,
+        Command::Fleetctl(args) => fleetctl::fleetctl(client, &args).await,
         Command::Store(command) => store::store(client, command.0).await,
         Command::Machine(command) => match command.0 {
             MachineCommand::List { format } => system::machines(client, format.as_deref()).await,
@@ -243,7 +249,7 @@ async fn image(client: &Client, command: ImageCommand) -> Result<()> {
     }
 }
 
-/// One page for the command and one for each verb.
+/// One page for the command and one for each verb, and the same for fleetctl.
 fn man(dir: &Path) -> Result<()> {
     let failed = |source| CliError::File {
         action: "writing man pages to",
@@ -251,5 +257,6 @@ fn man(dir: &Path) -> Result<()> {
         source,
     };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    clap_mangen::generate_to(lazy::whole(Cli::command), dir).map_err(failed)
+    clap_mangen::generate_to(lazy::whole(Cli::command), dir).map_err(failed)?;
+    clap_mangen::generate_to(lazy::whole(fleetctl::command), dir).map_err(failed)
 }

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod fuzz;
 mod keys;
 pub mod name;
+pub mod options;
 mod reader;
 pub mod service;
 pub mod specifier;

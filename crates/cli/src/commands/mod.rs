@@ -5,6 +5,7 @@ pub mod containers;
 pub mod copy;
 pub mod everywhere;
 pub mod files;
+pub mod fleetctl;
 pub mod images;
 pub mod list;
 pub mod login;

@@ -116,13 +116,15 @@ fn names(list: &[String]) -> Result<Vec<String>> {
     Ok(all)
 }
 
-struct File {
-    name: String,
-    text: String,
-    dropins: Vec<(String, String)>,
+/// A unit's file with its drop-ins: names and texts.
+pub struct File {
+    pub name: String,
+    pub text: String,
+    pub dropins: Vec<(String, String)>,
 }
 
-fn read(path: &str) -> Result<File> {
+/// Reads a file, and NAME.d/*.conf beside it.
+pub fn read(path: &str) -> Result<File> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| CliError::File {
@@ -166,6 +168,12 @@ fn read(path: &str) -> Result<File> {
 
 async fn submit(client: &Client, path: &str) -> Result<String> {
     let file = read(path)?;
+    put(client, path, &file).await?;
+    Ok(file.name)
+}
+
+/// Gives a unit to the daemon. Its problems are told as those of `path`.
+pub async fn put(client: &Client, path: &str, file: &File) -> Result<()> {
     let dropins: Vec<Value> = file
         .dropins
         .iter()
@@ -180,7 +188,7 @@ async fn submit(client: &Client, path: &str) -> Result<String> {
         )
         .await
     {
-        Ok(_) => Ok(file.name),
+        Ok(_) => Ok(()),
         // The problems speak for themselves.
         Err(CliError::Daemon {
             message,
@@ -339,7 +347,7 @@ async fn status(client: &Client, units: &[String], format: Option<&str>) -> Resu
 }
 
 /// Every problem of every file.
-fn verify(files: &[String]) -> Result<()> {
+pub fn verify(files: &[String]) -> Result<()> {
     let mut wrong = 0;
     for path in files {
         let file = read(path)?;

@@ -5,6 +5,7 @@ use crate::common::Daemon;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// An answer, to its end.
 #[derive(Debug)]
@@ -68,7 +69,18 @@ pub fn get(d: &Daemon, path: &str) -> Answer {
 
 /// Asks and reads the answer to its end.
 pub fn send(d: &Daemon, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
-    let mut socket = UnixStream::connect(d.run_dir().join("docker.sock")).unwrap();
+    send_to(
+        &d.run_dir().join("docker.sock"),
+        method,
+        path,
+        headers,
+        body,
+    )
+}
+
+/// As [`send`], to another of the daemon's sockets.
+pub fn send_to(socket: &Path, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let mut socket = UnixStream::connect(socket).unwrap();
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
     for header in headers {
         head += &format!("{header}\r\n");
