@@ -25,6 +25,7 @@ def link(name):
 def main():
     here, there = link(sys.argv[1]), link(sys.argv[2])
     wait = float(sys.argv[3]) / 1000
+    told = b""
     other = {here: there, there: here}
     held = {here: collections.deque(), there: collections.deque()}
     poll = select.poll()
@@ -39,7 +40,10 @@ def main():
                 text = os.read(0, 100)
                 if not text:
                     return
-                wait = float(text.split()[-1]) / 1000
+                # A line may come in pieces.
+                *lines, told = (told + text).split(b"\n")
+                if lines:
+                    wait = float(lines[-1]) / 1000
                 continue
             for _ in range(64):
                 try:

@@ -197,7 +197,8 @@ impl Network {
         }
         if let Some(program) = self.delays.get_mut(&n) {
             let input = program.stdin.as_mut().unwrap();
-            return writeln!(input, "{milliseconds}").unwrap();
+            let line = format!("{milliseconds}\n");
+            return input.write_all(line.as_bytes()).unwrap();
         }
         let mut program = room
             .command("/usr/bin/python3")
