@@ -15,12 +15,21 @@ use coracle_cluster::member::find::{Found, Program};
 use coracle_cluster::member::recover::{Source, recover};
 use coracle_cluster::member::run::{Member, State};
 use coracle_cluster::member::snapshots::{Snapshots, verify};
-use coracle_store::{EtcdStore, PutRequest, Store as _, StoreExt as _};
+use coracle_store::{EmbeddedStore, EtcdStore, Options, PutRequest, Store as _, StoreExt as _};
 
 fn config(machine: &Machine, door: u16, tls: &PeerTls) -> MemberConfig {
     let id = machine.engine.machine_id().parse().unwrap();
     let address = "127.0.0.1".parse().unwrap();
     MemberConfig::first(&machine.cluster(), id, address, door, Some(tls.clone()))
+}
+
+/// The first one begins with what the machine's store holds, which is nothing.
+async fn begin(machine: &Machine, found: &Found, config: MemberConfig) -> Member {
+    let store = EmbeddedStore::open(&machine.dir.join("state/store"), Options::default()).unwrap();
+    let seed = machine.dir.join("seed");
+    store.seed(&seed).await.unwrap();
+    found.restore(&seed, &config).await.unwrap();
+    start(machine, found, config).await
 }
 
 async fn start(machine: &Machine, found: &Found, config: MemberConfig) -> Member {
@@ -59,7 +68,7 @@ async fn three(a: Machine) {
         Members::at(&first.client_url()).unwrap(),
         first.cluster.clone(),
     );
-    let on_a = start(&a, &found, first).await;
+    let on_a = begin(&a, &found, first).await;
     on_a.ready(PATIENCE).await.unwrap();
     let store = on_a.store().unwrap();
     store.put(PutRequest::new("k", "v")).await.unwrap();
@@ -124,7 +133,23 @@ async fn three(a: Machine) {
     for (_, member) in running {
         member.stop().await.unwrap();
     }
+    let config = on_a.config().clone();
     on_a.stop().await.unwrap();
+    // One whose data is gone is not begun anew.
+    std::fs::remove_dir_all(&config.data_dir).unwrap();
+    let empty = start(&a, &found, config).await;
+    let mut state = empty.state();
+    let rests = state.wait_for(|state| matches!(state, State::Resting { .. }));
+    let State::Resting { why } = tokio::time::timeout(PATIENCE, rests)
+        .await
+        .unwrap()
+        .unwrap()
+        .clone()
+    else {
+        panic!("it rests");
+    };
+    assert!(why.contains("is gone"), "{why}");
+    empty.stop().await.unwrap();
     assert!(Path::new(&a.cluster().join("etcd/etcd.log")).exists());
     b.clear().await;
     c.clear().await;
@@ -191,7 +216,7 @@ async fn learner(a: Machine) {
         Members::at(&first.client_url()).unwrap(),
         first.cluster.clone(),
     );
-    let on_a = start(&a, &found, first).await;
+    let on_a = begin(&a, &found, first).await;
     on_a.ready(PATIENCE).await.unwrap();
     let store = on_a.store().unwrap();
     let b = a.beside("b").await;

@@ -9,7 +9,7 @@ use crate::store::Store;
 use crate::types::*;
 
 /// Keys in one question.
-const PAGE: i64 = 5000;
+const PAGE: i64 = 20_000;
 
 /// Where two stores differ.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,11 @@ fn open(dir: &Path) -> EmbeddedStore {
 }
 
 fn over(etcd: &Etcd) -> EtcdStore {
-    EtcdStore::new(EtcdOptions::new([etcd.url()])).unwrap()
+    let options = EtcdOptions {
+        whole: true,
+        ..EtcdOptions::new([etcd.url()])
+    };
+    EtcdStore::new(options).unwrap()
 }
 
 async fn seeded(store: &EmbeddedStore, path: &Path) -> (Seeded, Etcd) {
@@ -192,6 +196,46 @@ async fn an_etcd_goes_on_where_the_store_was() {
         etcd.start();
         assert_eq!(compare(&store, &moved).await.unwrap(), None, "seed {seed}");
     }
+}
+
+/// What a comparison would be worth that finds nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_differs_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    for n in 0..20 {
+        let put = PutRequest::new(format!("k{n}"), "x");
+        store.put(put).await.unwrap();
+    }
+    let (_, etcd) = seeded(&store, &dir.path().join("db")).await;
+    let moved = over(&etcd);
+    assert_eq!(compare(&store, &moved).await.unwrap(), None);
+    let put = |value: &'static str| PutRequest::new("k7", value);
+    moved.put(put("1")).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::Revision(21, 22)));
+    store.put(put("2")).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::Key("k7".into())));
+    moved.put(put("3")).await.unwrap();
+    store.put(put("3")).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::History(22)));
+    moved.compact(23).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::Compacted(0, 23)));
+    store.compact(23).await.unwrap();
+    assert_eq!(compare(&store, &moved).await.unwrap(), None);
+    moved.lease_grant(100, 5).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::Lease(5)));
+    store.lease_grant(200, 5).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::Lease(5)));
+    moved.put(PutRequest::new("more", "")).await.unwrap();
+    store.put(PutRequest::new("other", "")).await.unwrap();
+    let found = compare(&store, &moved).await.unwrap();
+    assert_eq!(found, Some(Difference::Key("other".into())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,6 +70,14 @@ pub enum MemberError {
         /// What it says of itself.
         found: String,
     },
+    /// What etcd had is gone.
+    #[error(
+        "etcd's data at {path} is gone, and it is not begun anew without: put it back, `coracle cluster recover` from a snapshot, or take this machine out of the cluster and join again"
+    )]
+    Gone {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A program could not be run, or failed.
     #[error("{program} failed: {said}")]
     Program {

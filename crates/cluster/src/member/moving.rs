@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use coracle_engine::Engine;
 use coracle_store::{
-    EmbeddedStore, EtcdStore, Frozen, Revision, Store as _, StoreError, Switch, compare,
+    EmbeddedStore, EtcdOptions, EtcdStore, Frozen, Revision, Store as _, StoreError, Switch,
+    compare,
 };
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -109,7 +110,8 @@ pub async fn settle(engine: &Engine, dir: &Path) -> Result<Mode, MemberError> {
 pub async fn clear(engine: &Engine, dir: &Path) -> Result<(), MemberError> {
     stop_all(engine).await?;
     // First what says that there is one.
-    for file in [MemberConfig::path(dir), seed_path(dir)] {
+    let note = dir.join("etcd/data.begun");
+    for file in [MemberConfig::path(dir), seed_path(dir), note] {
         match std::fs::remove_file(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(MemberError::file("removing", &file)(error));
@@ -231,7 +233,12 @@ impl Move {
         member.ready(self.limit).await?;
         let store = Arc::new(member.store()?);
         (self.done)(Step::Started);
-        let compared = timeout(self.limit, compare(&*self.store, &*store));
+        let options = EtcdOptions {
+            whole: true,
+            ..EtcdOptions::new([self.config.client_url()])
+        };
+        let all = EtcdStore::new(options)?;
+        let compared = timeout(self.limit, compare(&*self.store, &all));
         let differs = tokio::select! {
             compared = compared => compared.map_err(|_| late("answer for all that it holds"))??,
             error = keep_alive(&store) => return Err(error.into()),

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::MemberError;
-use super::config::MemberConfig;
+use super::config::{Initial, MemberConfig};
 use super::find::Found;
 
 /// How the ids of its runs begin.
@@ -141,7 +141,8 @@ impl Member {
             waited: limit,
             log: self.log.clone(),
         };
-        timeout(limit, answers).await.map_err(late)
+        timeout(limit, answers).await.map_err(late)?;
+        begun(&self.config).map(drop)
     }
 
     /// Ends it in order; what does not end is killed.
@@ -179,6 +180,20 @@ pub async fn stop_all(engine: &Engine) -> Result<(), MemberError> {
         engine.process_forget(&id).await?;
     }
     Ok(())
+}
+
+/// Whether it may be started, and notes that it was once it has data. An etcd whose data is gone would be another one with the
+/// same name: it would begin an empty store, or vote again on what it has forgotten.
+fn begun(config: &MemberConfig) -> Result<bool, MemberError> {
+    let note = config.data_dir.with_extension("begun");
+    if config.data_dir.join("member").exists() {
+        if !note.exists() {
+            std::fs::write(&note, "").map_err(MemberError::file("writing", &note))?;
+        }
+        return Ok(true);
+    }
+    // The first one's data is made before it starts; one that comes to others gets it from them.
+    Ok(config.initial == Initial::Existing && !note.exists())
 }
 
 /// The task that looks after it.
@@ -243,12 +258,17 @@ impl Keeper {
                 continue;
             };
             if let ProcessState::Running { pid, .. } = state {
+                begun(&self.config)?;
                 return Ok((id, pid));
             }
             last = last.max(number.parse().unwrap_or(0));
             // Ended while no daemon looked, or its start was cut short.
             self.engine.process_wait(&id).await?;
             self.engine.process_forget(&id).await?;
+        }
+        if !begun(&self.config)? {
+            let path = self.config.data_dir.clone();
+            return Err(MemberError::Gone { path });
         }
         let id = format!("{PREFIX}{}", last + 1);
         // Not even when this task is dropped with its daemon.

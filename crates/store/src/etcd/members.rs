@@ -127,6 +127,11 @@ impl Members {
         self.state.subscribe()
     }
 
+    /// Whether watches are told all at once.
+    pub(super) fn whole(&self) -> bool {
+        self.options.whole
+    }
+
     fn is(&self, state: State) {
         self.state
             .send_if_modified(|known| std::mem::replace(known, state) != state);

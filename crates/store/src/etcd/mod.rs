@@ -52,6 +52,9 @@ pub struct EtcdOptions {
     pub timeout: Duration,
     /// How long a connection may take to be made. Default 2 s.
     pub connect_timeout: Duration,
+    /// A watch is told what it missed in one message, however large, and not cut in pieces of 1.5 MiB. To cut 100,000 small
+    /// events etcd 3.4 takes half a minute. Default false.
+    pub whole: bool,
 }
 
 impl EtcdOptions {
@@ -63,6 +66,7 @@ impl EtcdOptions {
             dial: None,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
+            whole: false,
         }
     }
 }

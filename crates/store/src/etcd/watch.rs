@@ -108,7 +108,7 @@ impl Watch {
             filters: filters.into_iter().flatten().collect(),
             prev_kv: request.prev_kv,
             watch_id: 0,
-            fragment: true,
+            fragment: !self.members.whole(),
         };
         let (ask, asked) = mpsc::channel(8);
         let broken = |status: tonic::Status| {

@@ -24,7 +24,8 @@ const FREE_LIST_AT: u64 = 2;
 /// file.put("apple", "green")?;
 /// file.put("pear", "yellow")?;
 /// file.finish()?;
-/// let bucket = Bolt::open(path)?.bucket("fruit")?.expect("written above");
+/// let file = Bolt::open(path)?;
+/// let bucket = file.bucket("fruit")?.expect("written above");
 /// assert_eq!(bucket.entries().count(), 2);
 /// # Ok(()) }
 /// # let dir = tempfile::tempdir().unwrap();
