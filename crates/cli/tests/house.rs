@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("coracle-gateway", 3),
     ("coracle-image", 2),
     ("coracle-network", 2),
+    ("coracle-planner", 2),
     ("coracle-shim", 2),
     ("coracle-store", 2),
     ("coracle-shim-protocol", 1),
