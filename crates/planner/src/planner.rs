@@ -34,7 +34,7 @@ pub struct Planner {
     pub(crate) epoch: u64,
     pub(crate) waiting: BTreeMap<Class, Waiting>,
     pub(crate) class_of: BTreeMap<U, Class>,
-    /// Placed, and wanting to go elsewhere when something opens.
+    /// Looked at again whenever something opens: placed and to go elsewhere, waiting for data or for room.
     pub(crate) restless: BTreeSet<U>,
     pub(crate) draining: BTreeSet<(MachineId, M)>,
     /// Drains that may go on.
@@ -127,6 +127,10 @@ impl Planner {
                     self.free_kept(u);
                     self.core.set_shape(u, &spec.needs);
                     self.open_where_held(u);
+                    let homes: Vec<M> = self.core.unit(u).live().map(|h| h.m).collect();
+                    for m in homes {
+                        self.look_at_replaced(u, m);
+                    }
                 }
             }
             None => {

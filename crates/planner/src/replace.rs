@@ -85,6 +85,8 @@ impl Planner {
 
     fn await_room(&mut self, u: U, m: M, victims: &BTreeSet<U>) -> Room {
         self.core.unit_mut(u).claim = Some(m);
+        // Whatever happens meanwhile, the claim is looked at again.
+        self.restless.insert(u);
         for v in victims {
             if self.core.unit(*v).evicted != Some((m, u)) {
                 self.core.unit_mut(*v).evicted = Some((m, u));

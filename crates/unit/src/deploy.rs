@@ -1,6 +1,6 @@
-//! `[X-Deploy]`: health from outside, names, and how a new version takes over.
+//! `[X-Deploy]`: health from outside, names, how a new version takes over, and what a unit needs of its machine.
 use crate::reader::Reader;
-use crate::value::{TimeSpan, parse_bool, parse_time_span};
+use crate::value::{TimeSpan, parse_bool, parse_bytes, parse_cpus, parse_time_span};
 use serde::Serialize;
 
 /// A probe run from the host.
@@ -40,6 +40,14 @@ pub struct DeploySection {
     pub settle: TimeSpan,
     /// No service address, only instances.
     pub headless: bool,
+    /// Processor time that a machine must have left for it, in thousandths of a processor.
+    pub reserve_cpu: Option<u64>,
+    /// Memory that a machine must have left for it, in bytes. What it may take is [Container] Memory=.
+    pub reserve_memory: Option<u64>,
+    /// Instances of its template go to different machines where they can; yes.
+    pub spread: bool,
+    /// Never two at a time, not even while it moves; no.
+    pub exclusive: bool,
 }
 
 impl Default for DeploySection {
@@ -51,6 +59,10 @@ impl Default for DeploySection {
             probe_retries: 3,
             settle: TimeSpan::secs(5),
             headless: false,
+            reserve_cpu: None,
+            reserve_memory: None,
+            spread: true,
+            exclusive: false,
         }
     }
 }
@@ -105,7 +117,32 @@ impl DeploySection {
                 })
                 .unwrap_or(d.settle),
             headless: r.parse("Headless", parse_bool).unwrap_or(d.headless),
+            reserve_cpu: r.parse("ReserveCPU", parse_cpus),
+            reserve_memory: r.parse("ReserveMemory", |v| match parse_bytes(v) {
+                Ok(0) => Err("must be more than 0".to_owned()),
+                other => other.map_err(|e| e.to_string()),
+            }),
+            spread: r.parse("Spread", parse_bool).unwrap_or(d.spread),
+            exclusive: r.parse("Exclusive", parse_bool).unwrap_or(d.exclusive),
         }
+    }
+}
+
+/// What contradicts other sections.
+pub(crate) fn check(r: &mut Reader<'_>, deploy: &DeploySection, global: bool, limit: Option<u64>) {
+    if deploy.exclusive && global {
+        r.fail_section(
+            "Exclusive",
+            "a Global unit runs on many machines at once; remove one of the two",
+        );
+    }
+    if let (Some(asked), Some(limit)) = (deploy.reserve_memory, limit)
+        && asked > limit
+    {
+        r.fail_section(
+            "ReserveMemory",
+            "is more than the unit may take; raise Memory= of [Container] or lower it",
+        );
     }
 }
 

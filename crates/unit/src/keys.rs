@@ -245,7 +245,13 @@ pub(crate) const FLEET: Table = Table {
 pub(crate) const DEPLOY: Table = Table {
     section: "X-Deploy",
     honoured: "Probe ProbeIntervalSec ProbeTimeoutSec ProbeRetries SettleSec Headless Strategy \
-               Batch Canary DrainSec Scale",
-    refused: &[],
+               Batch Canary DrainSec Scale ReserveCPU ReserveMemory Spread Exclusive",
+    refused: &[
+        ("CPU CPUs Cpus", "use ReserveCPU="),
+        (
+            "Memory",
+            "use ReserveMemory= for what the unit is sure to get, Memory= of [Container] for what it may take",
+        ),
+    ],
     called: "a Coracle key",
 };

@@ -1,6 +1,6 @@
 //! A whole unit: [`load`] takes text and drop-ins and gives a typed [`Unit`] or every problem.
 use crate::container::{ContainerUnit, MountSource, Network};
-use crate::deploy::DeploySection;
+use crate::deploy::{self, DeploySection};
 use crate::diag::{Diagnostic, Diagnostics, nearest};
 use crate::fleet::FleetSection;
 use crate::keys::{self, Table};
@@ -234,6 +234,11 @@ pub fn load(
             }
         }
     };
+    let limit = match &kind {
+        Kind::Container { container, .. } => container.memory,
+        _ => None,
+    };
+    deploy::check(r!(&keys::DEPLOY), &deploy, fleet.global, limit);
     if !problems.is_empty() {
         problems.sort_by(|a, b| {
             (a.file != name.as_str(), &a.file, a.line).cmp(&(

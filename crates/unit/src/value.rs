@@ -152,10 +152,12 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     } else {
         whole.parse::<u64>().ok()?.checked_mul(scale)?
     };
-    let mut place = scale;
-    for digit in fraction.bytes() {
-        place /= 10;
-        total = total.checked_add(place.checked_mul(u64::from(digit - b'0'))?)?;
+    // Digits beyond these are less than one of any scale in use.
+    let fraction = &fraction[..fraction.len().min(18)];
+    if !fraction.is_empty() {
+        let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(scale);
+        let part = part / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+        total = total.checked_add(u64::try_from(part).ok()?)?;
     }
     Some(total)
 }
@@ -227,4 +229,14 @@ pub fn parse_cpu_quota(text: &str) -> Result<u64, ValueError> {
         .and_then(|n| scaled(n.trim(), 10))
         .ok_or_else(bad)?;
     if quota == 0 { Err(bad()) } else { Ok(quota) }
+}
+
+/// Processors, `0.5` or `2`, in thousandths of one: 500, 2000.
+pub fn parse_cpus(text: &str) -> Result<u64, ValueError> {
+    let bad = || not(text, "a number of processors: write for example 0.5 or 2");
+    let fine = text.split_once('.').is_none_or(|(_, f)| f.len() <= 3);
+    match scaled(text, 1000) {
+        Some(millis) if millis > 0 && fine => Ok(millis),
+        _ => Err(bad()),
+    }
 }

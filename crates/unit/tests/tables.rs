@@ -245,6 +245,69 @@ fn shares_of_a_processor_are_no_specifiers() {
 }
 
 #[test]
+fn placement_keys() {
+    let deploy = |text: &str| service(&format!("[X-Deploy]\n{text}\n")).map(|u| u.deploy);
+    let given = deploy("ReserveCPU=0.5\nReserveMemory=1.5G\nSpread=no\nExclusive=yes").unwrap();
+    assert_eq!(
+        (
+            given.reserve_cpu,
+            given.reserve_memory,
+            given.spread,
+            given.exclusive
+        ),
+        (Some(500), Some(3 << 29), false, true)
+    );
+    let none = deploy("").unwrap();
+    assert_eq!(
+        (
+            none.reserve_cpu,
+            none.reserve_memory,
+            none.spread,
+            none.exclusive
+        ),
+        (None, None, true, false)
+    );
+    for (cpus, millis) in [("2", 2000), (".25", 250), ("0.001", 1), ("16.", 16000)] {
+        assert_eq!(
+            deploy(&format!("ReserveCPU={cpus}")).unwrap().reserve_cpu,
+            Some(millis)
+        );
+    }
+    for bad in [
+        "ReserveCPU=0",
+        "ReserveCPU=50%%",
+        "ReserveCPU=0.0001",
+        "ReserveCPU=-1",
+        "ReserveCPU=",
+        "ReserveMemory=0",
+        "ReserveMemory=infinity",
+        "ReserveMemory=1X",
+        "Spread=maybe",
+        "Memory=1G",
+        "CPU=1",
+        "Exclusive=yes\n[X-Fleet]\nGlobal=yes",
+    ] {
+        assert!(deploy(bad).is_err(), "{bad}");
+    }
+    let container = |limit: &str| {
+        let text =
+            format!("[Container]\nImage=web\nMemory={limit}\n[X-Deploy]\nReserveMemory=1G\n");
+        load(
+            &UnitName::new("web.container").unwrap(),
+            &text,
+            &[],
+            &SpecifierContext::default(),
+        )
+    };
+    assert!(container("1G").is_ok());
+    let problems = container("512M").unwrap_err();
+    assert_eq!(
+        problems.0[0].to_string(),
+        "web.container:4: [X-Deploy] ReserveMemory: is more than the unit may take; raise Memory= of [Container] or lower it"
+    );
+}
+
+#[test]
 fn fleet_keys() {
     for c in cases("fleet/json/job_test.json", "TestJobConditionMachineID") {
         let unit = service(s(&c, "unit")).unwrap();
