@@ -75,7 +75,7 @@ pub(crate) struct Unit {
     pub evicted: Option<(M, U)>,
     /// It takes the place of others there.
     pub claim: Option<M>,
-    /// Places that it could not take since somebody could not leave, as of which epoch.
+    /// Places that it could not take since somebody could not leave, as of which change of machines.
     pub no_claim: (u64, BTreeSet<M>),
     /// A drain moves it from there.
     pub drained: Option<M>,

@@ -72,7 +72,10 @@ impl Planner {
                 continue;
             }
             if !alive && home.condition == Condition::Done {
-                return;
+                let cause = Cause::Lost(self.core.machines.get(home.m).id.clone());
+                return self.withdraw_those(u, &WithdrawReason::Moved(cause), |h| {
+                    !h.leaving && h.incarnation != home.incarnation
+                });
             }
             if !alive {
                 return self.settle_lost(u, home.m);
@@ -83,6 +86,7 @@ impl Planner {
 
     fn settle_home(&mut self, u: U, home: &Held) {
         self.free_kept(u);
+        self.look_at_replaced(u, home.m);
         if let Some(bar) = self.core.first_bar(u, home.m, Look::Stay) {
             let why = self.core.why(u, home.m, bar, true);
             return self.settle_forbidden(u, home.m, bar, why);

@@ -309,7 +309,13 @@ impl Game {
         self.world
             .check_at_rest(&self.books)
             .expect("what must hold at rest");
-        if self.dice.one_in(2) {
+        // A new leader does not know who could not make room for whom, and may try again.
+        let tries = |(name, u): (&UnitName, &UnitSpec)| {
+            u.wanted == Wanted::Launched
+                && !u.needs.fleet.replaces.is_empty()
+                && self.world.waits.contains_key(name)
+        };
+        if !self.world.units.iter().any(tries) && self.dice.one_in(2) {
             let waits = self.world.waits.clone();
             self.take_over();
             for (unit, machine, at) in &self.books.failures {

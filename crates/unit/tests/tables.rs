@@ -278,7 +278,6 @@ fn placement_keys() {
         "ReserveCPU=50%%",
         "ReserveCPU=0.0001",
         "ReserveCPU=-1",
-        "ReserveCPU=",
         "ReserveMemory=0",
         "ReserveMemory=infinity",
         "ReserveMemory=1X",
