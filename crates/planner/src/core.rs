@@ -1,5 +1,5 @@
 //! The tables: units, shapes, machines and what ties them, kept in step with each other.
-use crate::globs::{Globs, literal_prefix};
+use crate::globs::Globs;
 use crate::ids::{G, L, M, MachineId, P, S, Timestamp, U, Uid, UnitName, VolumeName};
 use crate::machines::Machines;
 use crate::model::{Condition, Needs, Settings, Wanted};
@@ -31,7 +31,7 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub needs: Arc<Needs>,
-    refs: usize,
+    pub refs: usize,
     pub pool: L,
     pub conflicts: Vec<P>,
     pub replaces: Vec<P>,
@@ -45,10 +45,10 @@ pub(crate) struct Shape {
 /// Units of one group are spread.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    refs: usize,
-    name: String,
+    pub refs: usize,
+    pub name: String,
     /// How many available machines have how many of the group, if any.
-    levels: BTreeMap<u32, usize>,
+    pub levels: BTreeMap<u32, usize>,
 }
 
 #[derive(Debug)]
@@ -75,15 +75,16 @@ pub(crate) struct Unit {
     pub evicted: Option<(M, U)>,
     /// It takes the place of others there.
     pub claim: Option<M>,
-    /// Places that it could not take since somebody could not leave, as of which epoch.
+    /// Places that it could not take since somebody could not leave, as of which change of machines.
     pub no_claim: (u64, BTreeSet<M>),
     /// A drain moves it from there.
     pub drained: Option<M>,
     /// Why it was withdrawn before its successor may be placed.
     pub cause: Option<Cause>,
-    /// What it waits for, and what was last said of that.
+    /// What it waits for.
     pub wait: Option<WaitReason>,
-    pub said: Option<WaitReason>,
+    /// What was last said of that; nothing if it is not known whether that was written.
+    pub said: Option<Option<WaitReason>>,
 }
 
 impl Unit {
@@ -123,10 +124,10 @@ pub(crate) struct Core {
     pub units: Slab<Unit>,
     pub names: BTreeMap<UnitName, U>,
     pub shapes: Slab<Shape>,
-    shape_of: HashMap<Arc<Needs>, S>,
+    pub shape_by_needs: HashMap<Arc<Needs>, S>,
     pub globs: Globs,
-    groups: Slab<Group>,
-    group_of: BTreeMap<String, G>,
+    pub groups: Slab<Group>,
+    pub group_of: BTreeMap<String, G>,
     pub volumes: BTreeMap<VolumeName, Volume>,
     /// By the unit named in MachineOf.
     pub followers: BTreeMap<UnitName, BTreeSet<U>>,
@@ -205,7 +206,7 @@ impl Core {
             drained: None,
             cause: None,
             wait: None,
-            said: None,
+            said: Some(None),
         }));
         for p in matched_by {
             self.globs.get_mut(p).matches.insert(u);
@@ -279,120 +280,6 @@ impl Core {
             set(&mut known.users);
             if known.users.is_empty() && known.at.is_none() {
                 self.volumes.remove(volume);
-            }
-        }
-    }
-
-    fn hold_shape(&mut self, needs: &Needs) -> S {
-        if let Some(s) = self.shape_of.get(needs) {
-            self.shapes[s.0].refs += 1;
-            return *s;
-        }
-        let pool = self.machines.hold_pool(&needs.fleet.machine_metadata);
-        let conflicts = self.hold_globs(&needs.fleet.conflicts);
-        let replaces = self.hold_globs(&needs.fleet.replaces);
-        let group = needs.spread.as_ref().map(|name| self.hold_group(name));
-        let needs = Arc::new(needs.clone());
-        let s = S(self.shapes.insert(Shape {
-            refs: 1,
-            pool,
-            conflicts,
-            replaces,
-            group,
-            peers: needs
-                .fleet
-                .machine_of
-                .iter()
-                .map(|n| n.as_str().into())
-                .collect(),
-            machine_id: needs.fleet.machine_id.as_deref().map(MachineId::from),
-            exclusive: (needs.exclusive || !needs.volumes.is_empty()) && !needs.fleet.global,
-            needs: needs.clone(),
-        }));
-        self.shape_of.insert(needs, s);
-        s
-    }
-
-    fn hold_globs(&mut self, globs: &[String]) -> Vec<P> {
-        let unique: BTreeSet<&String> = globs.iter().collect();
-        unique
-            .into_iter()
-            .map(|glob| self.hold_glob(glob))
-            .collect()
-    }
-
-    fn hold_glob(&mut self, glob: &str) -> P {
-        let (p, new) = self.globs.hold(glob);
-        if !new {
-            return p;
-        }
-        let prefix = literal_prefix(glob);
-        let near = self.names.range(UnitName::from(prefix)..);
-        let near = near.take_while(|(name, _)| name.as_str().starts_with(prefix));
-        let matches: Vec<U> = near
-            .filter(|(name, _)| coracle_unit::fleet::glob_match(glob, name.as_str()))
-            .map(|(_, u)| *u)
-            .collect();
-        for u in matches {
-            let unit = &mut self.units[u.0];
-            unit.matched_by.push(p);
-            // Waiting units are compared by it.
-            unit.matched_by.sort_unstable();
-            let pattern = self.globs.get_mut(p);
-            pattern.matches.insert(u);
-            for held in &unit.held {
-                pattern.matched.change(held.m, true, 1);
-            }
-            if let Some(m) = unit.kept {
-                pattern.matched.change(m, true, 1);
-            }
-        }
-        p
-    }
-
-    fn hold_group(&mut self, name: &str) -> G {
-        let g = match self.group_of.get(name) {
-            Some(g) => *g,
-            None => {
-                let g = G(self.groups.insert(Group {
-                    name: name.to_owned(),
-                    ..Group::default()
-                }));
-                self.group_of.insert(name.to_owned(), g);
-                g
-            }
-        };
-        self.groups[g.0].refs += 1;
-        g
-    }
-
-    fn release_shape(&mut self, s: S) {
-        let shape = &mut self.shapes[s.0];
-        shape.refs -= 1;
-        if shape.refs > 0 {
-            return;
-        }
-        let (needs, pool, group) = (shape.needs.clone(), shape.pool, shape.group);
-        let globs: Vec<P> = shape
-            .conflicts
-            .iter()
-            .chain(&shape.replaces)
-            .copied()
-            .collect();
-        self.shapes.remove(s.0);
-        self.shape_of.remove(&needs);
-        self.machines.release_pool(pool);
-        for p in globs {
-            for u in self.globs.release(p) {
-                self.unit_mut(u).matched_by.retain(|other| *other != p);
-            }
-        }
-        if let Some(g) = group {
-            self.groups[g.0].refs -= 1;
-            if self.groups[g.0].refs == 0 {
-                let name = self.groups[g.0].name.clone();
-                self.group_of.remove(&name);
-                self.groups.remove(g.0);
             }
         }
     }

@@ -72,7 +72,10 @@ impl Planner {
                 continue;
             }
             if !alive && home.condition == Condition::Done {
-                return;
+                let cause = Cause::Lost(self.core.machines.get(home.m).id.clone());
+                return self.withdraw_those(u, &WithdrawReason::Moved(cause), |h| {
+                    !h.leaving && h.incarnation != home.incarnation
+                });
             }
             if !alive {
                 return self.settle_lost(u, home.m);
@@ -83,12 +86,13 @@ impl Planner {
 
     fn settle_home(&mut self, u: U, home: &Held) {
         self.free_kept(u);
-        if self.core.unit(u).failing == Some(home.m) {
-            return self.settle_failing(u, home.m);
-        }
+        self.look_at_replaced(u, home.m);
         if let Some(bar) = self.core.first_bar(u, home.m, Look::Stay) {
             let why = self.core.why(u, home.m, bar, true);
             return self.settle_forbidden(u, home.m, bar, why);
+        }
+        if self.core.unit(u).failing == Some(home.m) {
+            return self.settle_failing(u, home.m);
         }
         if self.settle_evicted(u, home.m) {
             return;
@@ -114,6 +118,7 @@ impl Planner {
     fn settle_absent(&mut self, u: U) {
         if let Some(reason) = self.data_away(u) {
             self.free_kept(u);
+            self.restless.insert(u);
             return self.wait(u, reason);
         }
         if self.core.shape_of(u).exclusive && self.still_somewhere(u) {
@@ -182,6 +187,7 @@ impl Planner {
     fn settle_lost(&mut self, u: U, m: M) {
         let id = self.core.machines.get(m).id.clone();
         if let Some(reason) = self.data_away(u) {
+            self.restless.insert(u);
             return self.wait(u, reason);
         }
         if self.core.shape_of(u).exclusive && self.still_somewhere(u) {

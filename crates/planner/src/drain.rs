@@ -125,10 +125,11 @@ impl Planner {
         let Some(unit) = self.core.units.get(u.0) else {
             return true;
         };
-        let Some(home) = unit.home() else {
-            return !unit.alive();
-        };
         let here = unit.held.iter().any(|h| h.m == m);
+        let Some(home) = unit.home() else {
+            // Stopped, or gone and without a place: nothing to wait for.
+            return !unit.alive() || (!here && unit.kept.is_none());
+        };
         home.m == m || (!here && unit.ready(home))
     }
 

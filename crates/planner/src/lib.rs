@@ -31,7 +31,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`model`], [`reason`], [`ids`] | what goes in and comes out |
-//! | `core`, `machines`, `globs`, `slab` | tables and their indexes |
+//! | `core`, `shapes`, `machines`, `globs`, `slab` | tables and their indexes |
 //! | `rules` | what stands against a unit on a machine |
 //! | `pick` | the best machine |
 //! | `planner`, `work`, `plan` | what is told, what follows, who waits |
@@ -55,6 +55,7 @@ mod planner;
 pub mod reason;
 mod replace;
 mod rules;
+mod shapes;
 mod slab;
 mod spots;
 mod work;

@@ -189,7 +189,7 @@ pub enum Decision {
         /// What for.
         reason: WaitReason,
     },
-    /// What was said with the last `Wait` holds no longer.
+    /// It waits for nothing; what was said with the last `Wait` holds no longer.
     Settled {
         /// The unit.
         unit: UnitName,

@@ -2,7 +2,7 @@
 use crate::ids::{M, Timestamp, U};
 use crate::model::Decision;
 use crate::planner::{Class, Planner};
-use crate::reason::{Nowhere, WaitReason};
+use crate::reason::{Kind, WaitReason};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// With more machines opened than this, waiting units are tried on all machines, the least loaded first.
@@ -131,21 +131,18 @@ impl Planner {
     }
 
     /// What stood against the machines that were not looked at now still does.
-    fn still_waiting(&mut self, u: U, class: &Class, before: BTreeSet<crate::reason::Kind>) {
+    fn still_waiting(&mut self, u: U, class: &Class, before: BTreeSet<Kind>) {
         if self.only.is_none() {
             return;
         }
         if let Some(waiting) = self.waiting.get_mut(class) {
             waiting.kinds.extend(before.iter().copied());
         }
-        match &mut self.core.unit_mut(u).wait {
-            Some(WaitReason::Machine(nowhere) | WaitReason::Lost(_, nowhere)) => {
-                let Nowhere { only, kinds } = nowhere;
-                if only.is_none() {
-                    kinds.extend(before);
-                }
-            }
-            _ => {}
+        if let Some(WaitReason::Machine(nowhere) | WaitReason::Lost(_, nowhere)) =
+            &mut self.core.unit_mut(u).wait
+            && nowhere.only.is_none()
+        {
+            nowhere.kinds.extend(before);
         }
     }
 
@@ -156,10 +153,10 @@ impl Planner {
                 continue;
             };
             let unit = self.core.unit_mut(u);
-            if unit.wait != unit.said {
-                unit.said.clone_from(&unit.wait);
+            if unit.said.as_ref() != Some(&unit.wait) {
+                unit.said = Some(unit.wait.clone());
                 let name = unit.name.clone();
-                self.out.push(match &unit.said {
+                self.out.push(match &unit.wait {
                     Some(reason) => Decision::Wait {
                         unit: name,
                         reason: reason.clone(),

@@ -32,9 +32,11 @@ pub struct Planner {
     pub(crate) opened: BTreeSet<M>,
     /// Counts what may make something fit.
     pub(crate) epoch: u64,
+    /// Counts changes of machines.
+    pub(crate) changes: u64,
     pub(crate) waiting: BTreeMap<Class, Waiting>,
     pub(crate) class_of: BTreeMap<U, Class>,
-    /// Placed, and wanting to go elsewhere when something opens.
+    /// Looked at again whenever something opens: placed and to go elsewhere, waiting for data or for room.
     pub(crate) restless: BTreeSet<U>,
     pub(crate) draining: BTreeSet<(MachineId, M)>,
     /// Drains that may go on.
@@ -57,6 +59,7 @@ impl Planner {
             spots: BTreeSet::new(),
             opened: BTreeSet::new(),
             epoch: 1,
+            changes: 1,
             waiting: BTreeMap::new(),
             class_of: BTreeMap::new(),
             restless: BTreeSet::new(),
@@ -77,6 +80,7 @@ impl Planner {
             return;
         }
         self.core.set_machine(m, state);
+        self.changes += 1;
         let machine = self.core.machines.get(m);
         let key = (id.clone(), m);
         if machine.draining() {
@@ -115,6 +119,8 @@ impl Planner {
             (unit.failing, unit.evicted, unit.cause) = (None, None, None);
             unit.failed.clear();
             unit.moved.clear();
+            // What was written of the one before may have gone with it.
+            unit.said = unit.said.take().filter(Option::is_none);
         }
         unit.no_claim.0 = 0;
         match spec {
@@ -127,6 +133,10 @@ impl Planner {
                     self.free_kept(u);
                     self.core.set_shape(u, &spec.needs);
                     self.open_where_held(u);
+                    let homes: Vec<M> = self.core.unit(u).live().map(|h| h.m).collect();
+                    for m in homes {
+                        self.look_at_replaced(u, m);
+                    }
                 }
             }
             None => {

@@ -36,12 +36,15 @@ impl Planner {
             if !victims.is_empty() && self.may_take(u, m, &victims) {
                 return self.await_room(u, m, &victims);
             }
-            self.core.unit_mut(u).claim = None;
+            let unit = self.core.unit_mut(u);
+            unit.claim = None;
+            unit.no_claim.1.insert(m);
         }
-        let epoch = self.epoch;
+        // One that failed is not tried again soon: each try moves units.
+        let changes = self.changes;
         let no_claim = &mut self.core.unit_mut(u).no_claim;
-        if no_claim.0 != epoch {
-            *no_claim = (epoch, BTreeSet::new());
+        if no_claim.0 != changes {
+            *no_claim = (changes, BTreeSet::new());
         }
         let shape = self.core.shape_of(u);
         let with = |p| self.core.globs.get(p).matched.machines();
@@ -53,38 +56,54 @@ impl Planner {
             .map(|m| (machine(m).load(&self.core.settings), &machine(m).id, m))
             .collect();
         with.sort_unstable();
-        let found = with.into_iter().find_map(|(_, _, m)| {
+        let with: Vec<M> = with.into_iter().map(|(_, _, m)| m).collect();
+        for m in with {
             let victims = self.core.victims(u, m);
-            let takes = !victims.is_empty() && self.may_take(u, m, &victims);
-            takes.then_some((m, victims))
-        });
-        match found {
-            Some((m, victims)) => self.await_room(u, m, &victims),
-            None => Room::None,
+            if !victims.is_empty() && self.may_take(u, m, &victims) {
+                return self.await_room(u, m, &victims);
+            }
         }
+        Room::None
     }
 
-    /// Whether it fits there once these have gone, and each of these can go or is going.
-    fn may_take(&self, u: U, m: M, victims: &BTreeSet<U>) -> bool {
+    /// Whether it fits there once these have gone, and all of these can go or are going.
+    fn may_take(&mut self, u: U, m: M, victims: &BTreeSet<U>) -> bool {
+        if !self.core.fits(u, m, Look::Without(victims)) {
+            return false;
+        }
         let within = Within {
             not: Some(m),
             ..Within::default()
         };
-        let can_go = |v: &U| {
-            let victim = self.core.unit(*v);
-            if victim.kept == Some(m) || self.core.shape_of(*v).needs.fleet.global {
-                return false;
+        // Those that find a place are counted there while the next look for one.
+        let (mut counted, mut can_go) = (Vec::new(), true);
+        for v in self.by_name(victims) {
+            let (victim, shape) = (self.core.unit(v), self.core.unit(v).shape);
+            if victim.kept == Some(m) || self.core.shape(shape).needs.fleet.global {
+                can_go = false;
+            } else if victim.home().is_some_and(|home| home.m == m) {
+                match self.core.pick(v, within) {
+                    Ok(to) => {
+                        self.core.account(v, shape, to, true);
+                        counted.push((v, shape, to));
+                    }
+                    Err(_) => can_go = false,
+                }
             }
-            match victim.home() {
-                Some(home) if home.m == m => self.core.pick(*v, within).is_ok(),
-                _ => true,
+            if !can_go {
+                break;
             }
-        };
-        self.core.fits(u, m, Look::Without(victims)) && victims.iter().all(can_go)
+        }
+        for (v, shape, to) in counted {
+            self.core.account(v, shape, to, false);
+        }
+        can_go
     }
 
     fn await_room(&mut self, u: U, m: M, victims: &BTreeSet<U>) -> Room {
         self.core.unit_mut(u).claim = Some(m);
+        // Whatever happens meanwhile, the claim is looked at again.
+        self.restless.insert(u);
         for v in victims {
             if self.core.unit(*v).evicted != Some((m, u)) {
                 self.core.unit_mut(*v).evicted = Some((m, u));

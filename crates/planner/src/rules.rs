@@ -266,8 +266,12 @@ impl Core {
         }
         let there = self.machines.get(m).used.units.keys().copied();
         self.first(there, |v| {
-            let settled = !staying || self.unit(v).home().is_some_and(|h| h.m == m);
-            settled && self.replaces(v, u) && !self.replaces(u, v)
+            let unit = self.unit(v);
+            let stays = match staying {
+                true => unit.home().is_some_and(|h| h.m == m),
+                false => unit.kept == Some(m) || unit.live().any(|h| h.m == m),
+            };
+            stays && self.replaces(v, u) && !self.replaces(u, v)
         })
     }
 

@@ -152,10 +152,12 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     } else {
         whole.parse::<u64>().ok()?.checked_mul(scale)?
     };
-    let mut place = scale;
-    for digit in fraction.bytes() {
-        place /= 10;
-        total = total.checked_add(place.checked_mul(u64::from(digit - b'0'))?)?;
+    // Digits beyond these are less than one of any scale in use.
+    let fraction = &fraction[..fraction.len().min(18)];
+    if !fraction.is_empty() {
+        let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(scale);
+        let part = part / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+        total = total.checked_add(u64::try_from(part).ok()?)?;
     }
     Some(total)
 }

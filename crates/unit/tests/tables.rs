@@ -247,7 +247,7 @@ fn shares_of_a_processor_are_no_specifiers() {
 #[test]
 fn placement_keys() {
     let deploy = |text: &str| service(&format!("[X-Deploy]\n{text}\n")).map(|u| u.deploy);
-    let given = deploy("ReserveCPU=0.5\nReserveMemory=512M\nSpread=no\nExclusive=yes").unwrap();
+    let given = deploy("ReserveCPU=0.5\nReserveMemory=1.5G\nSpread=no\nExclusive=yes").unwrap();
     assert_eq!(
         (
             given.reserve_cpu,
@@ -255,7 +255,7 @@ fn placement_keys() {
             given.spread,
             given.exclusive
         ),
-        (Some(500), Some(512 << 20), false, true)
+        (Some(500), Some(3 << 29), false, true)
     );
     let none = deploy("").unwrap();
     assert_eq!(
@@ -278,7 +278,6 @@ fn placement_keys() {
         "ReserveCPU=50%%",
         "ReserveCPU=0.0001",
         "ReserveCPU=-1",
-        "ReserveCPU=",
         "ReserveMemory=0",
         "ReserveMemory=infinity",
         "ReserveMemory=1X",

@@ -1,5 +1,6 @@
 //! A cluster of thought: carries decisions out, and answers for machines.
 #![allow(dead_code, reason = "each test uses its part")]
+pub mod check;
 use coracle_planner::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,6 +77,7 @@ impl World {
     }
     pub fn destroy(&mut self, name: &str) {
         self.units.remove(&UnitName::from(name));
+        self.waits.remove(&UnitName::from(name));
         self.planner.set_unit(&name.into(), None);
     }
     pub fn failed(&mut self, name: &str, on: &str) {
@@ -112,7 +114,7 @@ impl World {
                 self.waits.insert(unit.clone(), reason.clone());
             }
             Decision::Settled { unit } => {
-                self.waits.remove(unit).expect("it was waiting");
+                self.waits.remove(unit);
             }
         }
         decision.to_string()
@@ -170,11 +172,11 @@ impl World {
             .unwrap_or_default()
     }
     pub fn placement(&self, name: &str, on: &str) -> Placement {
-        let found = self
+        let mut found = self
             .placed
             .keys()
             .filter(|p| p.unit.as_str() == name && p.machine.as_str() == on);
-        found.last().expect("it is placed there").clone()
+        found.next_back().expect("it is placed there").clone()
     }
     /// A new leader: a planner that is told what the store holds.
     pub fn take_over(&mut self) {
