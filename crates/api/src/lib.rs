@@ -82,7 +82,22 @@ pub struct App {
 /// Every route. Requests for other machines are passed on.
 pub fn router(app: App) -> Router {
     let (machines, engine) = (app.machines.clone(), app.engine.clone());
-    let routes = Router::new()
+    machines
+        .before(routes(app), Arc::new(engine))
+        .layer(axum::middleware::from_fn(rest::taken))
+}
+
+/// What a machine's door has for the others: every route, and images. Nothing that comes here is passed on once more. The door lets
+/// members in only.
+pub fn door_routes(app: App) -> Router {
+    let images = app.engine.images().clone();
+    machines::for_us(routes(app))
+        .layer(axum::middleware::from_fn(rest::taken))
+        .merge(peer::routes(images))
+}
+
+fn routes(app: App) -> Router {
+    Router::new()
         .merge(system_routes())
         .merge(container_routes())
         .merge(image_routes())
@@ -92,16 +107,7 @@ pub fn router(app: App) -> Router {
         .merge(elsewhere::routes())
         .fallback(error::no_such_page)
         .layer(axum::middleware::from_fn(rest::told))
-        .with_state(app);
-    machines
-        .before(routes, Arc::new(engine))
-        .layer(axum::middleware::from_fn(rest::taken))
-}
-
-/// What a machine's door has for the others: every route, and images. The door lets members in only.
-pub fn door_routes(app: App) -> Router {
-    let images = app.engine.images().clone();
-    router(app).merge(peer::routes(images))
+        .with_state(app)
 }
 
 fn system_routes() -> Router<App> {

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use coracle_api::machines::{MACHINE, Near, PASSED, Place, Where, over};
+use coracle_api::machines::{MACHINE, Near, PASSED, Place, Where, for_us, over};
 use coracle_api::{ApiVersion, Machines, serve};
 use futures_util::StreamExt as _;
 use hyper_util::rt::TokioIo;
@@ -116,10 +116,7 @@ impl Drop for Origin {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_answers() {
     let net = Net::new();
-    // What it gets from others goes through the same layer.
-    let places = Arc::new(Known(OWN));
-    let b = Machines::new(net.clone(), places.clone()).before(tells("b"), places);
-    net.serve("b", b).await;
+    net.serve("b", for_us(tells("b"))).await;
     let a = Origin::start(&net, tells("a"));
     let name = async |path: &str, headers: &[(&str, &str)]| a.ask(path, headers).await.2;
     assert_eq!(name("/info", &[]).await["name"], "a");

@@ -311,7 +311,7 @@ fn streams_of_another_machine() {
         "--name",
         "chatty",
         "-v",
-        "v:/v",
+        "said:/v",
         "bb",
         "sh",
         "-c",

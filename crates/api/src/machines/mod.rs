@@ -29,7 +29,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
@@ -251,6 +251,14 @@ fn resolve<'a>(text: &str, known: &'a [Known]) -> Result<&'a Known> {
     }
 }
 
+/// Has whatever comes answered here, as requests that other machines passed on.
+pub fn for_us(router: Router) -> Router {
+    router.layer(from_fn(|mut request: Request, next: Next| async move {
+        pass::received(&mut request);
+        next.run(request).await
+    }))
+}
+
 async fn passed(
     State((machines, near)): State<(Machines, Arc<dyn Near>)>,
     mut request: Request,
@@ -261,7 +269,10 @@ async fn passed(
         return next.run(request).await;
     }
     match machines.whom(&*near, request.headers(), request.uri()) {
-        Ok(Whom::Us) => next.run(request).await,
+        Ok(Whom::Us) => {
+            request.headers_mut().remove(MACHINE);
+            next.run(request).await
+        }
         Ok(Whom::Them(machine, uri)) => {
             let passing = machines.pass(&machine, uri, request).await;
             passing.unwrap_or_else(IntoResponse::into_response)

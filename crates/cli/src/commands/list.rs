@@ -112,16 +112,11 @@ pub(super) const COLUMNS: [(&str, &str); 7] = [
 
 /// The path of what is listed; `slim` leaves out what no table shows.
 pub(super) fn asked(args: &Ps, slim: bool) -> Result<String> {
-    let limit = if args.latest { 1 } else { args.last };
+    let limit = Some(if args.latest { 1 } else { args.last }).filter(|n| *n > 0);
     let flag = |on: bool| if on { "1" } else { "" }.to_owned();
-    let limit = if limit > 0 {
-        limit.to_string()
-    } else {
-        String::new()
-    };
     let asked = query(&[
         ("all", flag(args.all)),
-        ("limit", limit),
+        ("limit", limit.map(|n| n.to_string()).unwrap_or_default()),
         ("size", flag(args.size && !slim)),
         ("slim", flag(slim)),
         ("filters", filters(&args.filter)?),
