@@ -4,9 +4,9 @@
 
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
-use crate::model::{Machine, Marks, keys};
+use crate::model::{LeaderRecord, Machine, Marks, keys};
 use coracle_engine::full_error;
-use coracle_store::{LeaseId, PutRequest, StoreError, StoreExt as _, own_lease};
+use coracle_store::{LeaseId, PutRequest, StoreError, StoreExt as _, machine_lease};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        let lease = store.lease_grant(LEASE, own_lease()).await?.id;
+        let lease = store.lease_grant(LEASE, machine_lease(&machine.id)).await?.id;
         let since = machine.since.to_rfc3339();
         store
             .put(PutRequest::new(alive, since).with_lease(lease))
@@ -104,6 +104,20 @@ impl Fleet {
             }
         });
         Ok(follow)
+    }
+
+    /// Whether this machine leads.
+    pub fn leads(&self) -> bool {
+        self.0.leader.borrow().is_some()
+    }
+
+    /// The machine that leads, by id.
+    ///
+    /// # Errors
+    /// [`crate::FleetError::Store`].
+    pub async fn leader(&self) -> Result<Option<String>> {
+        let found = self.0.cluster.get_json::<LeaderRecord>(keys::LEADER).await?;
+        Ok(found.map(|(leader, _)| leader.machine))
     }
 
     /// Every machine that is known, by id.
