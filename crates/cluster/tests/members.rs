@@ -1,14 +1,13 @@
 //! etcds of several machines, with certificates between them: added, promoted, killed, removed, and copied.
 #![allow(clippy::unwrap_used)]
 
-mod machine;
+mod lives;
 #[path = "../../store/tests/common/etcd.rs"]
 mod server;
 
 use std::path::Path;
 use std::time::Duration;
 
-use machine::{Machine, PATIENCE, machine};
 use coracle_cluster::member::api::{Members, initial_cluster};
 use coracle_cluster::member::config::{Initial, MemberConfig, PeerTls};
 use coracle_cluster::member::find::{Found, Program};
@@ -16,6 +15,7 @@ use coracle_cluster::member::recover::{Source, recover};
 use coracle_cluster::member::run::{Member, State};
 use coracle_cluster::member::snapshots::{Snapshots, verify};
 use coracle_store::{EmbeddedStore, EtcdStore, Options, PutRequest, Store as _, StoreExt as _};
+use lives::{Machine, PATIENCE, machine};
 
 fn config(machine: &Machine, door: u16, tls: &PeerTls) -> MemberConfig {
     let id = machine.engine.machine_id().parse().unwrap();

@@ -1,12 +1,11 @@
 //! The store moves into etcd, and the daemon is killed at each step of it: nothing is lost, and it can be done after.
 #![allow(clippy::unwrap_used)]
 
-mod machine;
+mod lives;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::{Machine, PATIENCE, die, machine};
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, Moved, Step, mode, settle};
@@ -15,6 +14,7 @@ use coracle_store::{
     DeleteRangeRequest, EmbeddedStore, Options, PutRequest, RangeRequest, Store, StoreExt as _,
     Switch, WatchRequest, compare,
 };
+use lives::{Machine, PATIENCE, die, machine};
 
 const LEASE: i64 = 77;
 
