@@ -35,6 +35,7 @@ struct Cluster {
 
 /// The faces of one store.
 pub struct Doors {
+    identity: Identity,
     app: Gateway,
     operator: Gateway,
 }
@@ -67,9 +68,15 @@ impl Doors {
             Gateway::new(scoped.clone(), role, identity, name, Vec::new())
         };
         Ok(Self {
+            identity,
             app: face(Role::App),
             operator: face(Role::Operator),
         })
+    }
+
+    /// What stands in the headers of answers.
+    pub fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// What stands at the bridges' addresses.

@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod cluster;
 mod commands;
 mod docker;
 mod doors;

@@ -1,13 +1,15 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
+use crate::cluster::{self, Away, Cluster, Inside};
 use crate::doors::{self, Doors};
 use crate::keep;
 use crate::settings::{Settings, settings};
+use coracle_api::machines::PeersElsewhere;
 use coracle_api::{App, Machines};
 use coracle_build::Builder;
 use coracle_engine::{Door, Engine};
 use coracle_fleet::Fleet;
-use coracle_store::{EmbeddedStore, Store};
+use coracle_store::EmbeddedStore;
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use std::fs::File;
 use std::io;
@@ -15,6 +17,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,6 +57,9 @@ pub struct DaemonArgs {
     /// Where etcd's API is served to this machine's operator: an address of loopback and a port, or `none` [default: 127.0.0.1:2379]
     #[arg(long, env = "CORACLE_STORE_LISTEN", value_name = "ADDRESS:PORT")]
     pub store_listen: Option<String>,
+    /// Where other machines reach this one's door [default: the source address of the default route, port 7373]
+    #[arg(long, env = "CORACLE_ADVERTISE", value_name = "ADDRESS[:PORT]")]
+    pub advertise: Option<String>,
     /// Registry without TLS or with a certificate that nobody vouches for; may be given more than once
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure_registry: Vec<String>,
@@ -101,6 +107,15 @@ pub enum DaemonError {
     /// Units.
     #[error(transparent)]
     Fleet(#[from] coracle_fleet::FleetError),
+    /// The cluster.
+    #[error("{what} failed")]
+    Cluster {
+        /// What was done.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] coracle_store::StoreError),
@@ -132,7 +147,7 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .with_target(false)
         .try_init();
     let settings = settings(args)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let anew = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Threads that wait on the kernel: each costs little, and many starts at once use many.
         .max_blocking_threads(64)
@@ -140,15 +155,26 @@ pub fn run(args: &DaemonArgs) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?
-        .block_on(serve(settings))
+        .block_on(serve(settings))?;
+    if anew {
+        // In this process' place: its supervisor need not know.
+        let program = std::env::current_exe().map_err(DaemonError::Runtime)?;
+        let error = std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .exec();
+        return Err(DaemonError::Runtime(error));
+    }
+    Ok(())
 }
 
-async fn serve(settings: Settings) -> Result<(), DaemonError> {
+/// Answers whether the daemon is to begin anew, as another machine than it was.
+async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let Settings {
         engine: options,
         marks,
         store_listen,
         store: limits,
+        advertise,
     } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
@@ -163,22 +189,38 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let cluster = Cluster::open(&engine, Arc::new(store), advertise).await?;
+    let store = cluster.store();
     let doors = Doors::new(store.clone(), &limits, &engine).await?;
     let stop = watch::Sender::new(false);
     // Before units start, which may ask for it at once.
     engine.open_door(app_door(&doors, &stop)).await;
-    let fleet = Fleet::open(store, engine.clone()).await?;
+    let fleet = Fleet::join(cluster.stores(), engine.clone()).await?;
+    let away = Arc::new(Away(cluster.clone()));
+    let peers = PeersElsewhere::new(away.clone());
+    engine.images().set_peers(Arc::new(peers));
     let app = App {
         builder: Builder::open(engine.clone())?,
         engine: engine.clone(),
-        machines: Machines::alone(&fleet),
-        fleet,
+        machines: Machines::new(away, Arc::new(fleet.clone())),
+        fleet: fleet.clone(),
         marks,
         down: down.clone(),
     };
     let disk = tokio::spawn(look_after_the_disk(app.clone()));
-    let router = coracle_api::router(app).merge(doors.for_command());
+    let inside = Inside {
+        fleet: fleet.clone(),
+        own: coracle_api::door_routes(app.clone()).merge(cluster::routes(cluster.clone())),
+        all: coracle_api::router(app.clone()),
+        store: doors.identity(),
+        run_dir: run_dir.clone(),
+    };
+    cluster.begin(inside).await?;
+    let state = (cluster.clone(), fleet);
+    let router = coracle_api::router(app)
+        .merge(cluster::routes(cluster.clone()))
+        .layer(axum::middleware::from_fn_with_state(state, cluster::led))
+        .merge(doors.for_command());
     let mut servers = tokio::task::JoinSet::new();
     for name in SOCKETS {
         let listener = listener(&run_dir, name).await?;
@@ -193,10 +235,15 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut anew = false;
     let ours_to_remove = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
         () = down.notified() => true,
+        () = cluster.again.notified() => {
+            anew = true;
+            false
+        }
         Some(ended) = servers.join_next() => {
             if let Ok(Err(error)) = ended {
                 tracing::error!(%error, "the API's socket failed");
@@ -205,6 +252,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         }
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    cluster.leave_off();
     firewall.abort();
     disk.abort();
     stop.send_replace(true);
@@ -225,7 +273,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     } else {
         tracing::info!("the daemon leaves; containers run on");
     }
-    Ok(())
+    Ok(anew)
 }
 
 /// The store at each bridge's address, for apps.

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     collect: Collect,
     /// The key-value store.
     store: StoreOf,
+    /// Where other machines reach this one: an address, with a port or without.
+    advertise: Option<String>,
 }
 
 /// `[[registry]]`
@@ -97,6 +99,8 @@ pub(crate) struct Settings {
     pub(crate) marks: Marks,
     pub(crate) store_listen: Option<SocketAddr>,
     pub(crate) store: coracle_store::Options,
+    /// Where other machines reach this one; an address of 0.0.0.0 where that is not known.
+    pub(crate) advertise: SocketAddr,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -180,6 +184,22 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         marks,
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
+        advertise: advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
+    })
+}
+
+fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
+    let port = crate::cluster::DOOR_PORT;
+    let Some(text) = given else {
+        let own = crate::cluster::own_address();
+        let nowhere = std::net::Ipv4Addr::UNSPECIFIED.into();
+        return Ok(SocketAddr::new(own.unwrap_or(nowhere), port));
+    };
+    let parsed = text.parse::<SocketAddr>().ok();
+    let alone = || text.parse().ok().map(|ip| SocketAddr::new(ip, port));
+    let found = parsed.or_else(alone).filter(|a| !a.ip().is_unspecified() && a.port() != 0);
+    found.ok_or_else(|| {
+        format!("advertise = \"{text}\" is no address of this machine; write for example 192.0.2.7, or 192.0.2.7:{port}")
     })
 }
 

@@ -80,6 +80,14 @@ impl Fleet {
         tokio::spawn(agent.run());
     }
 
+    /// Stops and forgets everything that this machine has of units: it leaves the others. Nothing is started any more.
+    pub async fn end_here(&self) {
+        let _ = self.0.leaving.set(None);
+        for unit in self.all() {
+            self.retire(&unit).await;
+        }
+    }
+
     /// Stops what is wanted no more and forgets it. Volumes stay.
     async fn retire(&self, unit: &Arc<Supervised>) {
         let record = unit.record();

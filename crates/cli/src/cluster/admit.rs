@@ -1,0 +1,404 @@
+//! How a cluster begins, how machines come in, and how they leave.
+
+use super::{Cluster, home::Home};
+use crate::server::DaemonError;
+use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
+use coracle_cluster::member::MemberError;
+use coracle_cluster::member::config::{MemberConfig, PeerTls};
+use coracle_cluster::member::find::Program;
+use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
+use coracle_cluster::members;
+use coracle_cluster::door::DoorOptions;
+use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
+use coracle_cluster::token::{Token, issue};
+use coracle_engine::full_error;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long etcd may take to start and to be compared when the store moves.
+const MOVE: Duration = Duration::from_secs(60);
+
+/// Why something about the cluster was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// There is something here that would be lost.
+    #[error("this machine is not empty ({what}): joining would lose it; stop and destroy it first, or say --discard")]
+    NotEmpty {
+        /// What.
+        what: String,
+    },
+    /// It is in a cluster.
+    #[error("this machine is in a cluster already; `coracle leave` takes it out")]
+    Member,
+    /// It is in none.
+    #[error("this machine is in no cluster; `coracle cluster token` begins one, `coracle join` joins one")]
+    NoMember,
+    /// It has none of the keys.
+    #[error("this machine is no voter, and only voters give tokens: ask one of {voters}")]
+    NoVoter {
+        /// Those.
+        voters: String,
+    },
+    /// It cannot go.
+    #[error("{0}")]
+    CannotLeave(String),
+    /// No address.
+    #[error("this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS")]
+    NoAddress,
+    /// A token that cannot be read.
+    #[error(transparent)]
+    Token(#[from] coracle_cluster::token::TokenError),
+    /// The cluster said no, or was not reached.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Keys.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// etcd.
+    #[error(transparent)]
+    Member_(#[from] MemberError),
+    /// The store.
+    #[error("the store cannot be used")]
+    Store(#[from] coracle_store::StoreError),
+    /// The daemon.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A file.
+    #[error("a file of the cluster's could not be written")]
+    File(#[from] std::io::Error),
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+impl Cluster {
+    fn has_address(&self) -> Result<(), ClusterError> {
+        match self.advertise.ip().is_unspecified() {
+            true => Err(ClusterError::NoAddress),
+            false => Ok(()),
+        }
+    }
+
+    /// A token with which `uses` machines may join within `ttl`. The first one begins the cluster.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn token(
+        self: &Arc<Self>,
+        ttl: Duration,
+        uses: u32,
+        who: &str,
+    ) -> Result<Token, ClusterError> {
+        self.has_address()?;
+        let _one = self.change.lock().await;
+        if !self.is_founded() {
+            self.found().await?;
+        }
+        let Some(authority) = self.authority.borrow().clone() else {
+            let voters = self.voters.borrow();
+            let voters: Vec<String> = voters.iter().map(|v| self.called(v.machine.as_str())).collect();
+            return Err(ClusterError::NoVoter {
+                voters: voters.join(", "),
+            });
+        };
+        let token = Token::random(authority.pin())
+            .map_err(|e| ClusterError::File(std::io::Error::other(e)))?;
+        issue(&*self.store(), &token, ttl, uses, who, now()).await?;
+        Ok(token)
+    }
+
+    /// Makes a CA and this machine its first member. May be cut short and done again.
+    async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
+        let authority = Authority::found(&self.keys)?;
+        let identity = self.certified(&authority, Kind::Machine)?;
+        let key = identity.request()?.key;
+        members::found(&*self.store(), &self.machine, key, now()).await?;
+        let voter = Voter {
+            machine: self.machine.clone(),
+            address: self.advertise.to_string(),
+        };
+        self.voters.send_replace(vec![voter]);
+        self.authority.send_replace(Some(Arc::new(authority)));
+        let client = super::client(&identity)?;
+        let _ = self.client.set(client);
+        let _ = self.identity.set(identity);
+        self.write_home();
+        self.open_up().await?;
+        Ok(())
+    }
+
+    /// A certificate of our own CA.
+    fn certified(&self, authority: &Authority, kind: Kind) -> Result<Arc<Identity>, ClusterError> {
+        if let Some(known) = Identity::open(&self.keys, kind, &self.machine)? {
+            return Ok(known);
+        }
+        let asked = Identity::ask(&self.keys, kind, &self.machine)?;
+        let addresses = self.addresses();
+        let certificate = match kind {
+            Kind::Machine => authority.machine(&asked.pem, &self.machine, &addresses)?,
+            Kind::Peer => authority.peer(&asked.pem, &self.machine, &addresses)?,
+        };
+        let (pin, ca) = (authority.pin(), authority.certificate_pem());
+        let identity =
+            Identity::install(&self.keys, kind, &self.machine, &pin, ca, &certificate)?;
+        Ok(identity)
+    }
+
+    /// What is done for newcomers: the first one has the store moved.
+    pub(super) fn admission(self: &Arc<Self>) -> Admit {
+        let cluster = self.clone();
+        Arc::new(move |newcomer| {
+            let cluster = cluster.clone();
+            Box::pin(async move { cluster.admit(newcomer).await })
+        })
+    }
+
+    async fn admit(self: Arc<Self>, newcomer: Newcomer) -> Result<Value, String> {
+        // A client that gives up must not leave a move half done.
+        let moved = tokio::spawn(async move {
+            let _one = self.change.lock().await;
+            if *self.alone.borrow() {
+                self.move_store().await.map_err(|e| full_error(&e))?;
+            }
+            tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
+            Ok(json!({}))
+        });
+        moved.await.map_err(|e| e.to_string())?
+    }
+
+    /// Moves the store into an etcd of this machine's, while everything runs on.
+    async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
+        let program = Program::Host { path: None };
+        let found = program.find().await?;
+        let authority = self.authority.borrow().clone().ok_or(ClusterError::NoMember)?;
+        let peer = self.certified(&authority, Kind::Peer)?;
+        let config = MemberConfig::first(
+            &self.dir,
+            self.machine.clone(),
+            self.advertise.ip(),
+            self.advertise.port(),
+            Some(peer_tls(&peer)),
+        );
+        tracing::info!("the store moves into etcd");
+        let moving = Move {
+            engine: self.engine.clone(),
+            found,
+            config,
+            dir: self.dir.clone(),
+            store: self.embedded.clone(),
+            switch: self.switch.clone(),
+            limit: MOVE,
+            done: Box::new(|step| tracing::debug!(?step, "the store moves")),
+        };
+        let moved = moving.run().await?;
+        *self.member() = Some(moved.member);
+        // From here on the former store is this machine's own.
+        if let Err(error) = self.embedded.hold(false).await {
+            tracing::warn!(error = full_error(&error), "this machine's own store waits for the next start of the daemon");
+        }
+        self.alone.send_replace(false);
+        tracing::info!("the store is in etcd");
+        Ok(())
+    }
+
+    /// Joins the cluster of the machine at `address`. Afterwards the daemon is to begin anew.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn join(
+        self: &Arc<Self>,
+        address: &str,
+        token: &str,
+        discard: bool,
+    ) -> Result<(), ClusterError> {
+        self.has_address()?;
+        let token: Token = token.parse()?;
+        let _one = self.change.lock().await;
+        if !*self.alone.borrow() {
+            return Err(ClusterError::Member);
+        }
+        if self.is_founded() && self.members.borrow().iter().count() > 1 {
+            return Err(ClusterError::Member);
+        }
+        if !discard && let Some(what) = self.holds().await? {
+            return Err(ClusterError::NotEmpty { what });
+        }
+        if self.is_founded() {
+            self.keys.clear()?;
+        }
+        let address = match address.parse::<std::net::IpAddr>() {
+            Ok(ip) => std::net::SocketAddr::new(ip, super::DOOR_PORT).to_string(),
+            Err(_) if !address.contains(':') => format!("{address}:{}", super::DOOR_PORT),
+            Err(_) => address.to_owned(),
+        };
+        let can_vote = Program::Host { path: None }.find().await.is_ok();
+        let newcomer = Newcomer {
+            machine: self.machine.clone(),
+            address: self.advertise.to_string(),
+            can_vote,
+            facts: json!({ "hostname": rustix::system::uname().nodename().to_string_lossy() }),
+        };
+        let asked = Join {
+            token,
+            at: address,
+            newcomer,
+            addresses: self.addresses(),
+        };
+        let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
+        self.discard().await?;
+        let home = Home {
+            voters: joined.answer.voters,
+            ..Home::default()
+        };
+        home.save(&self.dir)?;
+        set_mode(&self.dir, Mode::Etcd)?;
+        self.again.notify_one();
+        Ok(())
+    }
+
+    /// What would be lost if this machine joined others.
+    async fn holds(&self) -> Result<Option<String>, ClusterError> {
+        use coracle_fleet::model::keys;
+        use coracle_store::StoreExt as _;
+        let store = self.store();
+        let units = store.list(keys::UNITS).await?.kvs.len();
+        if units > 0 {
+            return Ok(Some(format!("it has {units} units")));
+        }
+        let app = |kv: &&coracle_store::KeyValue| !kv.key.starts_with(keys::DISCOVERY.as_bytes());
+        let found = store.list(keys::APPS).await?.kvs;
+        let apps = found.iter().filter(app).count();
+        if apps > 0 {
+            return Ok(Some(format!("apps have {apps} keys in its store")));
+        }
+        let containers = self.engine.list().len();
+        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+    }
+
+    /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
+    async fn discard(&self) -> Result<(), ClusterError> {
+        if let Some(inside) = self.inside.get() {
+            for unit in inside.fleet.list() {
+                if let Err(error) = inside.fleet.destroy(&unit.name).await {
+                    tracing::warn!(unit = unit.name, error = full_error(&error), "it could not be destroyed");
+                }
+            }
+        }
+        for container in self.engine.list() {
+            let options = coracle_engine::remove::RemoveOptions {
+                force: true,
+                volumes: false,
+            };
+            if let Err(error) = self.engine.remove(container.record.id.as_str(), options).await {
+                tracing::warn!(container = %container.record.id, error = full_error(&error), "it could not be removed");
+            }
+        }
+        let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
+        coracle_store::Store::delete_range(&*self.embedded, all).await?;
+        Ok(())
+    }
+
+    /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
+        let _one = self.change.lock().await;
+        if !self.is_founded() {
+            return Err(ClusterError::NoMember);
+        }
+        let others = self.members.borrow().iter().filter(|(id, _)| **id != self.machine).count();
+        if self.member().is_some() && others > 0 && !force {
+            return Err(ClusterError::CannotLeave(
+                "this machine has the cluster's store: while others are there it cannot leave; remove them first".into(),
+            ));
+        }
+        if others > 0 {
+            self.strike(&self.machine).await?;
+        }
+        self.discard_here().await;
+        set_mode(&self.dir, Mode::Embedded)?;
+        clear(&self.engine, &self.dir).await?;
+        self.keys.clear()?;
+        Home::remove(&self.dir)?;
+        self.again.notify_one();
+        Ok(())
+    }
+
+    /// Ends what units have here, which are others' from now on.
+    async fn discard_here(&self) {
+        if let Some(inside) = self.inside.get() {
+            inside.fleet.end_here().await;
+        }
+        let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
+        if let Err(error) = coracle_store::Store::delete_range(&*self.embedded, all).await {
+            tracing::warn!(error = full_error(&error), "this machine's own store could not be emptied");
+        }
+    }
+
+    /// Strikes a machine off: its door is shut for it at once, and what it had goes elsewhere.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn strike(&self, machine: &coracle_cluster::MachineId) -> Result<(), ClusterError> {
+        use coracle_fleet::model::keys;
+        use coracle_store::{DeleteRangeRequest, TxnOp, TxnRequest};
+        let id = machine.as_str();
+        let store = self.store();
+        let delete = |key: String| {
+            TxnOp::Delete(match key.ends_with('/') {
+                true => DeleteRangeRequest::prefix(key),
+                false => DeleteRangeRequest::key(key),
+            })
+        };
+        // A voter's door does the rest for a machine that may not write the list itself.
+        let voter = self.authority.borrow().is_some();
+        if !voter {
+            let client = self.client.get().ok_or(ClusterError::NoMember)?;
+            let mut last = None;
+            for target in self.targets() {
+                let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
+                    .body(axum::body::Body::empty());
+                let Ok(request) = request else { continue };
+                match client.send(&target, request).await {
+                    Ok(answer) if answer.status().is_success() => return Ok(()),
+                    Ok(answer) => last = Some(format!("{} answered {}", target.machine, answer.status())),
+                    Err(error) => last = Some(full_error(&error)),
+                }
+            }
+            return Err(ClusterError::CannotLeave(format!(
+                "no voter took this machine off the list: {}",
+                last.unwrap_or_else(|| "none is known".into())
+            )));
+        }
+        members::remove(&*store, machine).await?;
+        let gone = [
+            keys::alive(id),
+            keys::machine(id),
+            keys::marks(id),
+            keys::desired_of(id),
+            keys::actual_of(id),
+            format!("/coracle/v1/subnets/{id}"),
+        ];
+        let txn = TxnRequest {
+            success: gone.into_iter().map(delete).collect(),
+            ..TxnRequest::default()
+        };
+        store.txn(txn).await?;
+        Ok(())
+    }
+}
+
+/// Where etcd finds the certificates for its peers.
+pub(super) fn peer_tls(peer: &Identity) -> PeerTls {
+    let [certificate, key, ca] = peer.files();
+    PeerTls {
+        ca,
+        certificate,
+        key,
+        allowed_name: Some(PEER_NAME.to_owned()),
+    }
+}

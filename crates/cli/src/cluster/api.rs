@@ -1,0 +1,179 @@
+//! What our own socket has about the cluster.
+
+use super::admit::ClusterError;
+use super::Cluster;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use coracle_cluster::members::Standing;
+use coracle_engine::full_error;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a token is good if nothing is said.
+const TTL: u64 = 24 * 3600;
+
+/// `/v1/cluster/…` and the removal of machines.
+pub fn routes(cluster: Arc<Cluster>) -> Router {
+    Router::new()
+        .route("/v1/cluster", get(status))
+        .route("/v1/cluster/token", post(token))
+        .route("/v1/cluster/enter", post(enter))
+        .route("/v1/cluster/leave", post(leave))
+        .route("/v1/machines/{machine}", delete(remove))
+        .with_state(cluster)
+}
+
+impl IntoResponse for ClusterError {
+    fn into_response(self) -> Response {
+        let code = match &self {
+            Self::NotEmpty { .. } | Self::Member | Self::NoMember | Self::CannotLeave(_) => {
+                StatusCode::CONFLICT
+            }
+            Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Self::Token(_) | Self::NoAddress => StatusCode::BAD_REQUEST,
+            Self::Join(_) => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let message = json!({ "message": full_error(&self) });
+        (code, Json(message)).into_response()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenOf {
+    /// Seconds.
+    ttl: Option<u64>,
+    uses: Option<u32>,
+}
+
+async fn token(
+    State(cluster): State<Arc<Cluster>>,
+    Json(asked): Json<TokenOf>,
+) -> Result<Json<Value>, ClusterError> {
+    let ttl = Duration::from_secs(asked.ttl.unwrap_or(TTL));
+    let token = cluster.token(ttl, asked.uses.unwrap_or(1), "operator").await?;
+    Ok(Json(json!({
+        "token": token.to_string(),
+        "address": cluster.advertise.to_string(),
+        "ttl": ttl.as_secs(),
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Enter {
+    address: String,
+    token: String,
+    #[serde(default)]
+    discard: bool,
+}
+
+async fn enter(
+    State(cluster): State<Arc<Cluster>>,
+    Json(asked): Json<Enter>,
+) -> Result<StatusCode, ClusterError> {
+    // A client that leaves must not leave it half done.
+    let task = tokio::spawn(async move {
+        cluster.join(&asked.address, &asked.token, asked.discard).await
+    });
+    task.await.map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Leave {
+    #[serde(default)]
+    force: bool,
+}
+
+async fn leave(
+    State(cluster): State<Arc<Cluster>>,
+    Json(asked): Json<Leave>,
+) -> Result<StatusCode, ClusterError> {
+    let task = tokio::spawn(async move { cluster.leave(asked.force).await });
+    task.await.map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove(
+    State(cluster): State<Arc<Cluster>>,
+    Path(machine): Path<String>,
+) -> Result<StatusCode, ClusterError> {
+    let id = cluster.find(&machine)?;
+    if id == cluster.machine {
+        return Err(ClusterError::CannotLeave(
+            "a machine leaves by `coracle leave`, asked of itself".into(),
+        ));
+    }
+    if cluster.members.borrow().standing(&id) == Some(Standing::Voter) {
+        return Err(ClusterError::CannotLeave(format!(
+            "machine {machine} has the cluster's store and cannot be removed while it is a voter"
+        )));
+    }
+    cluster.strike(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl Cluster {
+    /// A machine by its id, host name, or the only beginning of an id.
+    fn find(&self, text: &str) -> Result<coracle_cluster::MachineId, ClusterError> {
+        let neighbours = self.neighbours.borrow();
+        let fits: Vec<&String> = neighbours
+            .iter()
+            .filter(|(id, n)| n.hostname == text || id.starts_with(text))
+            .map(|(id, _)| id)
+            .collect();
+        let none = || {
+            let known: Vec<&str> = neighbours.values().map(|n| n.hostname.as_str()).collect();
+            ClusterError::CannotLeave(format!(
+                "no one machine \"{text}\" is known; there are {}",
+                known.join(", ")
+            ))
+        };
+        match fits.as_slice() {
+            [one] => one.parse().map_err(|_| none()),
+            _ => Err(none()),
+        }
+    }
+}
+
+async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
+    let neighbours = cluster.neighbours.borrow().clone();
+    let members = cluster.members.borrow().clone();
+    let machines: Vec<Value> = members
+        .iter()
+        .map(|(id, standing)| {
+            let known = neighbours.get(id.as_str());
+            json!({
+                "id": id,
+                "hostname": known.map(|n| n.hostname.clone()),
+                "door": known.map(|n| n.door.clone()),
+                "alive": known.is_some_and(|n| n.alive),
+                "voter": standing == Standing::Voter,
+            })
+        })
+        .collect();
+    let voters = members.iter().filter(|(_, s)| *s == Standing::Voter).count();
+    let caution = match (members.iter().count(), voters) {
+        (2.., 1) => Some(
+            "one machine has the store: if it is lost for good, so is what was written since the last snapshot; what runs runs on",
+        ),
+        _ => None,
+    };
+    Json(json!({
+        "founded": cluster.is_founded(),
+        "machine": cluster.machine,
+        "address": cluster.advertise.to_string(),
+        "store": if *cluster.alone.borrow() { "embedded" } else { "etcd" },
+        "machines": machines,
+        "voters": voters,
+        "caution": caution,
+    }))
+}

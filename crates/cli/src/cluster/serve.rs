@@ -1,0 +1,216 @@
+//! What runs as long as this machine is in a cluster: its door, the lists of members and machines, new certificates in time.
+
+use super::{Cluster, Neighbour, failed};
+use crate::doors;
+use crate::server::DaemonError;
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse as _;
+use coracle_cluster::door::{Door, Limits, Paths};
+use coracle_cluster::guard::Faces;
+use coracle_cluster::join::{Reception, Voter, renew};
+use coracle_cluster::members::{self, Standing};
+use coracle_cluster::pki::{Identity, Kind, keep_renewed};
+use coracle_engine::full_error;
+use coracle_fleet::Fleet;
+use coracle_gateway::Identity as StoreIdentity;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_service::Service as _;
+
+/// How often machines are looked at anew.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the door needs of the rest of the daemon.
+pub struct Inside {
+    /// Units and machines.
+    pub fleet: Fleet,
+    /// Everything that this machine answers itself.
+    pub own: Router,
+    /// The same, and what is for other machines is passed on to them.
+    pub all: Router,
+    /// What stands in the headers of the store's answers.
+    pub store: StoreIdentity,
+    /// Where sockets are kept.
+    pub run_dir: PathBuf,
+}
+
+impl Cluster {
+    /// The rest of the daemon is there; what this machine is begins to be served.
+    ///
+    /// # Errors
+    /// When the door's address cannot be had.
+    pub async fn begin(self: &Arc<Self>, inside: Inside) -> Result<(), DaemonError> {
+        let _ = self.inside.set(inside);
+        if self.is_founded() {
+            self.open_up().await?;
+        }
+        Ok(())
+    }
+
+    /// Opens the door, and follows who belongs here.
+    pub(super) async fn open_up(self: &Arc<Self>) -> Result<(), DaemonError> {
+        let (Some(identity), Some(inside)) = (self.identity.get(), self.inside.get()) else {
+            return Ok(());
+        };
+        let door = Door::new(identity.clone(), self.members.subscribe(), Limits::default());
+        let door = door.map_err(|e| failed("opening the door")(Box::new(e)))?;
+        let listener = doors::listen(&inside.run_dir, self.advertise).await?;
+        let reception = Reception {
+            store: self.store(),
+            authority: self.authority.subscribe(),
+            cluster: self.machine.to_string(),
+            voters: self.voters.subscribe(),
+            admit: self.admission(),
+        };
+        let paths = Paths::new(by_header(inside)).with_open(reception.router());
+        let paths = paths.with_store(Faces::new(
+            self.store(),
+            inside.store,
+            self.members.subscribe(),
+        ));
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            if let Err(error) = door.serve(listener, paths, stop).await {
+                tracing::error!(%error, "the door to other machines is shut");
+            }
+        });
+        let known = self.members.clone();
+        tokio::spawn(members::follow(self.store(), known, self.stop.clone()));
+        tokio::spawn(self.clone().follow_machines());
+        tokio::spawn(self.clone().look_after_certificates(identity.clone()));
+        if self.member().is_some()
+            && let Ok(Some(peer)) = Identity::open(&self.keys, Kind::Peer, &self.machine)
+        {
+            tokio::spawn(self.clone().look_after_certificates(peer));
+        }
+        Ok(())
+    }
+
+    /// Keeps the list of machines and voters as the store has it, on disk too.
+    async fn follow_machines(self: Arc<Self>) {
+        let Some(inside) = self.inside.get() else { return };
+        let mut members = self.members.subscribe();
+        let mut said = false;
+        loop {
+            match inside.fleet.machines().await {
+                Ok(seen) => {
+                    said = false;
+                    let now: BTreeMap<String, Neighbour> = seen
+                        .into_iter()
+                        .map(|seen| {
+                            let neighbour = Neighbour {
+                                hostname: seen.machine.hostname,
+                                door: seen.machine.door,
+                                alive: seen.alive,
+                            };
+                            (seen.machine.id, neighbour)
+                        })
+                        .collect();
+                    self.learn(now);
+                }
+                Err(error) if !std::mem::replace(&mut said, true) => {
+                    tracing::debug!(error = full_error(&error), "machines cannot be looked at now");
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                _ = members.changed() => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn learn(&self, now: BTreeMap<String, Neighbour>) {
+        let members = self.members.borrow().clone();
+        let door = |id: &coracle_cluster::MachineId| {
+            let known = now.get(id.as_str()).map(|n| n.door.clone());
+            let former = self.voters.borrow().clone();
+            let former = former.into_iter().find(|v| v.machine == *id).map(|v| v.address);
+            known.or(former)
+        };
+        let voters: Vec<Voter> = members
+            .iter()
+            .filter(|(_, standing)| *standing == Standing::Voter)
+            .filter_map(|(machine, _)| {
+                Some(Voter {
+                    machine: machine.clone(),
+                    address: door(machine)?,
+                })
+            })
+            .collect();
+        let other_voters = !voters.is_empty() && *self.voters.borrow() != voters;
+        let other_machines = *self.neighbours.borrow() != now;
+        if !other_voters && !other_machines {
+            return;
+        }
+        if other_voters {
+            self.voters.send_replace(voters);
+        }
+        self.neighbours.send_replace(now);
+        self.write_home();
+    }
+
+    /// Writes down whom to ask after a restart.
+    pub(super) fn write_home(&self) {
+        let home = super::home::Home {
+            version: 1,
+            voters: self.voters.borrow().clone(),
+            members: self
+                .members
+                .borrow()
+                .iter()
+                .map(|(id, standing)| (id.clone(), standing == Standing::Voter))
+                .collect(),
+            machines: self
+                .neighbours
+                .borrow()
+                .iter()
+                .map(|(id, n)| (id.clone(), (n.hostname.clone(), n.door.clone())))
+                .collect(),
+        };
+        if let Err(error) = home.save(&self.dir) {
+            tracing::warn!(%error, "which machines there are could not be written down");
+        }
+    }
+
+    /// New certificates, long before the old ones end.
+    async fn look_after_certificates(self: Arc<Self>, identity: Arc<Identity>) {
+        let stop = self.stop.clone();
+        let kind_peer = self.keys.path(coracle_cluster::pki::Item::PeerCertificate);
+        let is_peer = identity.files()[0] == kind_peer;
+        let ask = |asked: coracle_cluster::pki::Asked| {
+            let cluster = self.clone();
+            async move {
+                let authority = cluster.authority.borrow().clone();
+                let addresses = cluster.addresses();
+                if let Some(authority) = authority {
+                    let made = match is_peer {
+                        true => authority.peer(&asked.pem, &cluster.machine, &addresses),
+                        false => authority.machine(&asked.pem, &cluster.machine, &addresses),
+                    };
+                    return made.map_err(|e| full_error(&e));
+                }
+                let Some(client) = cluster.client.get() else {
+                    return Err("this machine is in no cluster".to_owned());
+                };
+                let renewed = renew(client, &cluster.targets(), asked.pem, addresses).await;
+                renewed.map_err(|e| full_error(&e))
+            }
+        };
+        keep_renewed(identity, ask, stop).await;
+    }
+}
+
+/// What came to the leader may be for a third machine; what came from another door is answered here.
+fn by_header(inside: &Inside) -> Router {
+    let (own, all) = (inside.own.clone(), inside.all.clone());
+    Router::new().fallback(move |request: Request| {
+        let led = request.headers().contains_key(super::lead::LED);
+        let mut router = if led { all.clone() } else { own.clone() };
+        async move { router.call(request).await.into_response() }
+    })
+}
