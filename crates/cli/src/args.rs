@@ -15,6 +15,7 @@ use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::stats::Stats;
 use crate::commands::store::Store;
 use crate::commands::system::System;
+use crate::commands::cluster::{Cluster, Join, Leave};
 use crate::commands::units::Unit;
 use crate::commands::update::Update;
 use crate::commands::volumes::Volume;
@@ -216,6 +217,13 @@ pub enum Command {
     /// Machines
     #[command(subcommand)]
     Machine(Lazy<MachineCommand>),
+    /// The cluster: tokens for machines that join, and how it stands
+    #[command(subcommand)]
+    Cluster(Lazy<Cluster>),
+    /// Join the cluster of another machine
+    Join(Lazy<Join>),
+    /// Take this machine out of its cluster
+    Leave(Lazy<Leave>),
     /// Machine, units and containers at a glance
     #[command(after_help = "Example:\n  coracle status")]
     Status {

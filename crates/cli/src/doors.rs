@@ -41,7 +41,7 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Names the store if it has no name yet.
+    /// Names the store if it has no name yet; `known` is its number for as long as it cannot be asked.
     ///
     /// # Errors
     /// Those of the store.
@@ -49,6 +49,7 @@ impl Doors {
         store: Arc<dyn Store>,
         options: &Options,
         engine: &Engine,
+        known: Option<u64>,
     ) -> Result<Self, StoreError> {
         let scope = Scope {
             prefix: Bytes::from_static(keys::APPS.as_bytes()),
@@ -59,7 +60,12 @@ impl Doors {
         let machine = engine.machine_id();
         let number = |text: &str| u64::from_str_radix(text, 16).ok();
         let identity = Identity {
-            cluster: number(&cluster(&*store).await?).unwrap_or(1),
+            cluster: match cluster(&*store).await {
+                Ok(found) => number(&found).unwrap_or(1),
+                // A machine comes up without the cluster's store too.
+                Err(StoreError::Unreachable { .. }) => known.unwrap_or(1),
+                Err(error) => return Err(error),
+            },
             member: machine.get(..16).and_then(number).unwrap_or(1),
         };
         let scoped: Arc<dyn Store> = Arc::new(Scoped::new(store, scope));

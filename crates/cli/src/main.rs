@@ -159,6 +159,9 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Unit(command) => units::unit(client, &command).await,
         Command::Fleetctl(args) => fleetctl::fleetctl(client, &args).await,
         Command::Store(command) => store::store(client, command.0).await,
+        Command::Cluster(command) => cluster_commands::cluster(client, &command).await,
+        Command::Join(args) => cluster_commands::join(client, &args).await,
+        Command::Leave(args) => cluster_commands::leave(client, &args).await,
         Command::Machine(command) => match command.0 {
             MachineCommand::List { format } => system::machines(client, format.as_deref()).await,
         },
@@ -260,4 +263,5 @@ fn man(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(failed)?;
     clap_mangen::generate_to(lazy::whole(Cli::command), dir).map_err(failed)?;
     clap_mangen::generate_to(lazy::whole(fleetctl::command), dir).map_err(failed)
-}
+}use crate::commands::cluster as cluster_commands;
+

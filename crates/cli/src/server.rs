@@ -191,7 +191,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
     let cluster = Cluster::open(&engine, Arc::new(store), advertise).await?;
     let store = cluster.store();
-    let doors = Doors::new(store.clone(), &limits, &engine).await?;
+    let doors = Doors::new(store.clone(), &limits, &engine, cluster.store_number).await?;
     let stop = watch::Sender::new(false);
     // Before units start, which may ask for it at once.
     engine.open_door(app_door(&doors, &stop)).await;

@@ -16,6 +16,9 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Home {
     pub version: u32,
+    /// The number of the store, which stands in answers' headers.
+    #[serde(default)]
+    pub store: Option<u64>,
     /// Who has the store.
     pub voters: Vec<Voter>,
     /// All members; whether each is a voter.

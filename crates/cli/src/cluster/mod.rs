@@ -69,6 +69,8 @@ pub struct Cluster {
     authority: watch::Sender<Option<Arc<Authority>>>,
     voters: watch::Sender<Vec<Voter>>,
     neighbours: Arc<watch::Sender<BTreeMap<String, Neighbour>>>,
+    /// The number of the store, as it was known last.
+    pub store_number: Option<u64>,
     /// There once it is in a cluster.
     identity: OnceLock<Arc<Identity>>,
     client: OnceLock<Arc<DoorClient>>,
@@ -157,6 +159,7 @@ impl Cluster {
             authority: watch::Sender::new(authority.map(Arc::new)),
             voters: watch::Sender::new(home.voters.clone()),
             neighbours,
+            store_number: home.store,
             identity: OnceLock::new(),
             client: OnceLock::new(),
             member: Mutex::new(member),

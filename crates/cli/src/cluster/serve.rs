@@ -158,6 +158,7 @@ impl Cluster {
     pub(super) fn write_home(&self) {
         let home = super::home::Home {
             version: 1,
+            store: self.inside.get().map(|inside| inside.store.cluster),
             voters: self.voters.borrow().clone(),
             members: self
                 .members

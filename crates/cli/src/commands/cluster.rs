@@ -1,0 +1,175 @@
+//! `coracle cluster`, `coracle join`, `coracle leave`: machines become one place.
+
+use crate::client::Client;
+use crate::error::{CliError, Result};
+use crate::format::out;
+use hyper::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// `coracle cluster`
+#[derive(Debug, clap::Subcommand)]
+pub enum Cluster {
+    /// Make a token with which another machine may join; the first one begins the cluster
+    #[command(after_help = "Example:\n  coracle cluster token --ttl 1h")]
+    Token {
+        /// How long it is good: 30m, 24h
+        #[arg(long, default_value = "24h", value_name = "TIME")]
+        ttl: String,
+        /// How many machines may join with it
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        uses: u32,
+        /// The token alone
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Which machines there are, and which of them have the store
+    #[command(after_help = "Example:\n  coracle cluster status")]
+    Status {
+        /// table or json
+        #[arg(long)]
+        format: Option<String>,
+    },
+}
+
+/// `coracle join`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle join 192.0.2.7 --token coracle_1_…")]
+pub struct Join {
+    /// A machine of the cluster: its address, with the port of its door if that is not 7373
+    pub address: String,
+    /// What `coracle cluster token` gave there
+    #[arg(long, env = "CORACLE_TOKEN", value_name = "TOKEN")]
+    pub token: String,
+    /// Destroy the units and containers of this machine, and what apps keep in its store; volumes and images stay
+    #[arg(long)]
+    pub discard: bool,
+}
+
+/// `coracle leave`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  coracle leave")]
+pub struct Leave {
+    /// Even if this machine has the cluster's store and others are left without it
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How long a daemon may take to begin anew.
+const ANEW: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+pub async fn cluster(client: &Client, command: &Cluster) -> Result<()> {
+    match command {
+        Cluster::Token { ttl, uses, quiet } => token(client, ttl, *uses, *quiet).await,
+        Cluster::Status { format } => status(client, format.as_deref()).await,
+    }
+}
+
+async fn token(client: &Client, ttl: &str, uses: u32, quiet: bool) -> Result<()> {
+    let seconds = coracle_image::duration::nanoseconds(ttl)
+        .map(|n| n / 1_000_000_000)
+        .filter(|n| *n > 0)
+        .ok_or_else(|| {
+            CliError::Usage(format!("--ttl {ttl} is no time; write for example 30m or 24h"))
+        })?;
+    let body = json!({ "ttl": seconds, "uses": uses });
+    let made = client
+        .json(Method::POST, "/v1/cluster/token", Some(&body))
+        .await?;
+    let text = |key: &str| made[key].as_str().unwrap_or_default().to_owned();
+    let token = text("token");
+    if quiet {
+        return out(&format!("{token}\n"));
+    }
+    out(&format!(
+        "On the machine that is to join:\n\n  coracle join {} --token {token}\n\nIt is good for {ttl}, for {uses} machine{}; keep it to yourself.\n",
+        text("address"),
+        if uses == 1 { "" } else { "s" },
+    ))
+}
+
+async fn status(client: &Client, format: Option<&str>) -> Result<()> {
+    let found = client.get("/v1/cluster").await?;
+    match format {
+        Some("json") => return out(&format!("{found:#}\n")),
+        None | Some("table") => {}
+        Some(other) => {
+            return Err(CliError::Usage(format!(
+                "--format {other} is not known here: write table or json"
+            )));
+        }
+    }
+    if found["founded"] != true {
+        return out(
+            "This machine is alone. `coracle cluster token` begins a cluster, `coracle join` joins one.\n",
+        );
+    }
+    let mut text = format!(
+        "{:<34} {:<20} {:<24} {:<6} STORE\n",
+        "MACHINE", "HOST", "DOOR", "STATE"
+    );
+    for machine in found["machines"].as_array().into_iter().flatten() {
+        let field = |key: &str| machine[key].as_str().unwrap_or("-").to_owned();
+        let own = machine["id"] == found["machine"];
+        text += &format!(
+            "{:<34} {:<20} {:<24} {:<6} {}\n",
+            format!("{}{}", field("id"), if own { " *" } else { "" }),
+            field("hostname"),
+            field("door"),
+            if machine["alive"] == true { "alive" } else { "gone" },
+            if machine["voter"] == true { "voter" } else { "" },
+        );
+    }
+    if let Some(caution) = found["caution"].as_str() {
+        text += &format!("\n{caution}\n");
+    }
+    out(&text)
+}
+
+/// Waits until the daemon is what it is to be.
+async fn until(client: &Client, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+    let end = tokio::time::Instant::now() + ANEW;
+    loop {
+        let found = client.get("/v1/cluster").await;
+        match found {
+            Ok(found) if is(&found) => return Ok(found),
+            Ok(_) | Err(_) if tokio::time::Instant::now() < end => {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(_) => {
+                return Err(CliError::Usage(format!(
+                    "the daemon has not {what} within {} s; its log says why",
+                    ANEW.as_secs()
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+pub async fn join(client: &Client, args: &Join) -> Result<()> {
+    let body = json!({ "address": args.address, "token": args.token, "discard": args.discard });
+    client
+        .json(Method::POST, "/v1/cluster/enter", Some(&body))
+        .await?;
+    let is_in = |found: &Value| {
+        let own = &found["machine"];
+        let mut all = found["machines"].as_array().into_iter().flatten();
+        found["store"] == "etcd" && all.any(|m| m["id"] == *own && m["alive"] == true)
+    };
+    let found = until(client, "joined", is_in).await?;
+    let machines = found["machines"].as_array().map_or(0, Vec::len);
+    out(&format!(
+        "This machine is in the cluster, as one of {machines}.\n"
+    ))
+}
+
+pub async fn leave(client: &Client, args: &Leave) -> Result<()> {
+    let body = json!({ "force": args.force });
+    client
+        .json(Method::POST, "/v1/cluster/leave", Some(&body))
+        .await?;
+    until(client, "left", |found| found["founded"] == false).await?;
+    out("This machine is alone again.\n")
+}
