@@ -15,6 +15,7 @@ mod lead;
 mod needs;
 mod place;
 mod spec;
+mod status;
 mod target;
 
 use crate::error::{FleetError, Result};

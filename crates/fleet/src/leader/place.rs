@@ -292,11 +292,9 @@ impl Leader {
         for (name, write) in &writes {
             groups.push(self.group(name, write)?);
         }
-        let statuses: Vec<Group> = writes
-            .iter()
-            .filter_map(|(name, w)| self.status(name, &w.target, &w.record))
-            .collect();
-        groups.splice(0..0, statuses);
+        let written = writes.iter();
+        let written = written.map(|(name, w)| (name.as_str(), &*w.target, &w.record));
+        groups.splice(0..0, self.statuses(written));
         self.commit(groups.into_iter().filter(|g| !g.is_empty()))
             .await?;
         for (name, write) in writes {
@@ -311,7 +309,7 @@ impl Leader {
         for (name, write) in writes.iter() {
             let unit = write.target.unit();
             if is_resource(&unit) {
-                if write.record.desired == Desired::Active {
+                if write.record.desired != Desired::Inactive {
                     wanted.entry(name.clone()).or_default();
                 }
                 continue;
@@ -346,7 +344,7 @@ impl Leader {
             let asked = writes
                 .get(&name)
                 .map_or_else(|| target.record(), |w| w.record.clone());
-            if machines.is_empty() || asked.desired != Desired::Active {
+            if machines.is_empty() || asked.desired == Desired::Inactive {
                 continue;
             }
             let incarnation = target.next_incarnation();
