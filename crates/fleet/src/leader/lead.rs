@@ -127,12 +127,16 @@ async fn campaign(
             }
             continue;
         }
-        let under = *lease.borrow_and_update();
-        let tried = async {
-            let alone = inner.alone();
-            if under == 0 && !alone {
-                return Ok(None);
+        let (under, alone) = (*lease.borrow_and_update(), inner.alone());
+        if under == 0 && !alone {
+            drop(inner);
+            tokio::select! {
+                () = changed(&mut lease) => {}
+                () = changed(&mut may_lead) => {}
             }
+            continue;
+        }
+        let tried = async {
             match stand(&inner, under, alone).await? {
                 Some(fence) => load(&inner, fence).await.map(Some),
                 None => Ok(None),
