@@ -72,8 +72,8 @@ fn dispatch(cli: Cli) -> Result<()> {
                 _ => None,
             };
             let host = host.or(cli.globals.host);
-            let client = Client::new(&socket(host.as_deref(), cli.globals.run_dir)?)
-                .on(cli.globals.machine);
+            let client =
+                Client::new(&socket(host.as_deref(), cli.globals.run_dir)?).on(cli.globals.machine);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;

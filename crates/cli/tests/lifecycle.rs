@@ -271,12 +271,12 @@ fn what_is_wrong_with_a_unit_is_told_at_once() {
             assert!(told.contains(words), "{words} in\n{told}");
         }
     }
-    let placed = d.unit(
-        "placed.container",
-        "[Container]\nImage=bb\n[X-Fleet]\nGlobal=true\n",
+    let mode = d.unit(
+        "mode.container",
+        "[Container]\nImage=bb\n[Service]\nKillMode=process\n",
     );
-    let output = d.coracle(["unit", "submit", &placed]);
-    assert!(errors(&output).contains("Global"), "{}", errors(&output));
+    let output = d.coracle(["unit", "submit", &mode]);
+    assert!(errors(&output).contains("KillMode"), "{}", errors(&output));
     let dies = d.unit("dies.container", "[Container]\nImage=bb\nExec=sh -c \"echo the reason; exit 3\"\n[X-Deploy]\nProbe=tcp://:80\n");
     let output = d.coracle(["unit", "start", &dies]);
     assert!(!output.status.success());

@@ -9,7 +9,8 @@
 //! | `supervise` | one driver a unit: observe, plan, do |
 //! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
 //! | `honour` | what is read and not done yet is refused |
-//! | `requests` | submit, start, stop, destroy, asked of the machine that leads |
+//! | `requests` | submit, start, stop, asked of the machine that leads |
+//! | `destroy` | a unit is forgotten everywhere |
 //! | `leader` | one machine leads: what runs where, written down for each machine |
 //! | `agent` | what this machine must run, learnt from the store |
 //! | [`presence`] | the machine is there |
@@ -20,6 +21,7 @@
 //! | [`fleet`] | open, list, show |
 
 mod agent;
+mod destroy;
 mod discovery;
 mod down;
 mod environment;

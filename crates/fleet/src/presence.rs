@@ -30,11 +30,46 @@ pub struct Seen {
     pub marks: Marks,
 }
 
+/// What is written of this machine.
+#[derive(Default)]
+struct Presence {
+    /// Its facts.
+    told: bool,
+    lease: Option<LeaseId>,
+}
+
 impl Inner {
-    /// Says what this machine is, and that it is there as long as the lease that is returned is kept.
+    /// Says what this machine is, and gives a sign.
+    async fn give_sign(&self, presence: &mut Presence) -> Result<(), StoreError> {
+        let told = match presence.told {
+            true => Ok(()),
+            false => self.tell_facts().await,
+        };
+        presence.told = told.is_ok();
+        match &told {
+            // A full disk is no reason to let a lease go that is there.
+            Ok(()) | Err(StoreError::NoSpace { .. }) => {}
+            Err(_) => return told,
+        }
+        let kept = match presence.lease {
+            Some(id) => self.cluster.lease_keep_alive(id).await.map(|_| id),
+            None => self.appear().await,
+        };
+        if let Err(StoreError::LeaseNotFound(_)) = kept {
+            *presence = Presence::default();
+        }
+        presence.lease = Some(kept?);
+        told
+    }
+
+    async fn tell_facts(&self) -> Result<(), StoreError> {
+        let key = keys::machine(&self.machine.id);
+        self.cluster.put_json(&key, &self.machine).await.map(drop)
+    }
+
+    /// Says that this machine is there as long as the lease that is returned is kept.
     async fn appear(&self) -> Result<LeaseId, StoreError> {
         let (machine, store) = (&self.machine, &self.cluster);
-        store.put_json(&keys::machine(&machine.id), machine).await?;
         let alive = keys::alive(&machine.id);
         let former = store.get(alive.clone()).await?.map(|kv| kv.lease);
         if let Some(lease) = former.filter(|lease| *lease != 0) {
@@ -59,10 +94,10 @@ impl Fleet {
     ///
     /// Answers the lease, 0 while there is none.
     pub(crate) async fn be_there(&self, alone: bool) -> Result<watch::Receiver<LeaseId>> {
-        let mut lease = None;
+        let mut presence = Presence::default();
         if alone {
-            match self.0.appear().await {
-                Ok(id) => lease = Some(id),
+            match self.0.give_sign(&mut presence).await {
+                Ok(()) => {}
                 Err(error @ StoreError::NoSpace { .. }) => tracing::error!(
                     error = full_error(&error),
                     "the machine could not be written down"
@@ -70,7 +105,7 @@ impl Fleet {
                 Err(error) => return Err(error.into()),
             }
         }
-        let known = watch::Sender::new(lease.unwrap_or(0));
+        let known = watch::Sender::new(presence.lease.unwrap_or(0));
         let follow = known.subscribe();
         let weak = Arc::downgrade(&self.0);
         tokio::spawn(async move {
@@ -78,28 +113,18 @@ impl Fleet {
             loop {
                 tokio::time::sleep(rest).await;
                 let Some(inner) = weak.upgrade() else { return };
-                let kept = match lease {
-                    Some(id) => inner.cluster.lease_keep_alive(id).await.map(|_| id),
-                    None => inner.appear().await,
-                };
                 rest = AGAIN;
-                match kept {
-                    Ok(id) => {
-                        lease = Some(id);
-                        (rest, said) = (BEAT, false);
-                    }
+                match inner.give_sign(&mut presence).await {
+                    Ok(()) => (rest, said) = (BEAT, false),
                     // It ran out while the machine slept or was cut off.
-                    Err(StoreError::LeaseNotFound(_)) => {
-                        lease = None;
-                        rest = Duration::ZERO;
-                    }
+                    Err(StoreError::LeaseNotFound(_)) => rest = Duration::ZERO,
                     Err(error) if !std::mem::replace(&mut said, true) => tracing::error!(
                         error = full_error(&error),
                         "the machine's lease could not be kept; it is tried again"
                     ),
                     Err(_) => {}
                 }
-                let now = lease.unwrap_or(0);
+                let now = presence.lease.unwrap_or(0);
                 known.send_if_modified(|known| std::mem::replace(known, now) != now);
             }
         });

@@ -1,23 +1,20 @@
-//! What people ask of the machine that leads: submit, start, stop, restart, destroy.
+//! What people ask of the machine that leads: submit, start, stop, restart.
 //!
 //! One change at a time: each is written to the store as one transaction, then told to the machines, whose units' drivers do it.
 
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
-use crate::leader::{Change, Group, Leader, Placed, Target};
+use crate::leader::{Change, Leader, Target};
 use crate::model::{
-    Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, VERSION, keys,
+    Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, VERSION,
 };
 use crate::order;
 use crate::supervise::Supervised;
-use crate::translate::UID_LABEL;
 use chrono::Utc;
 use coracle_engine::EngineError;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
-use coracle_engine::remove::RemoveOptions;
 use coracle_unit::{Kind, Unit, UnitName};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Lines of output that a failed start shows.
@@ -430,79 +427,11 @@ impl Fleet {
         }
     }
 
-    /// Stops a unit and forgets it with its container and texts. Volumes stay.
-    ///
-    /// # Errors
-    /// [`FleetError::NotFound`], [`FleetError::Store`].
-    pub async fn destroy(&self, name: &str) -> Result<()> {
-        let leader = self.leading()?;
-        let name = named(&leader, name)?.unit().name.to_string();
-        let target = loop {
-            self.stop(&name, true).await?;
-            let _one = self.change(&leader).await?;
-            let Some(target) = leader.target(&name) else {
-                return Err(FleetError::NotFound(name));
-            };
-            // Somebody may have started it again meanwhile.
-            if target.goal.borrow().desired == Desired::Active {
-                continue;
-            }
-            let uid = target.record().uid;
-            let mut group = Group::default();
-            group.delete(keys::unit(&name));
-            group.delete_below(keys::revisions(&uid));
-            group.delete(keys::status(&name));
-            for (machine, placed) in target.placed() {
-                group.delete(keys::desired(&machine, &placed.instance));
-            }
-            leader.commit([group]).await?;
-            let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
-                all.values_mut().for_each(|placed| placed.desired = None);
-            };
-            leader.change(&target, asked_no_more);
-            leader.tell_placed(&target);
-            leader.remove(&name);
-            break target;
-        };
-        // Machines forget what they are asked for no more; one that is away will when it is back.
-        let (mut ticks, mut over) = (leader.ticks(), leader.over());
-        let is_there = |placed: &Placed| placed.alive && placed.actual.is_some();
-        while target.placed().values().any(is_there) {
-            tokio::select! {
-                _ = ticks.changed() => {}
-                _ = over.wait_for(|over| *over) => break,
-            }
-        }
-        Ok(())
-    }
-
     /// A unit that this machine has, as a person names it.
     pub(crate) fn here(&self, text: &str) -> Result<Arc<Supervised>> {
         candidates(text)
             .iter()
             .find_map(|name| self.supervised(name))
             .ok_or_else(|| FleetError::NotFound(text.to_owned()))
-    }
-
-    /// Removes every container of a unit, with its volumes that have no name.
-    pub(crate) async fn remove_containers(&self, uid: &str) -> Result<(), EngineError> {
-        let own = |s: &coracle_engine::Snapshot| {
-            s.record
-                .config
-                .labels
-                .get(UID_LABEL)
-                .is_some_and(|l| l == uid)
-        };
-        for old in self.engine().list().iter().filter(|s| own(s)) {
-            let options = RemoveOptions {
-                force: true,
-                volumes: true,
-            };
-            match self.engine().remove(old.record.id.as_str(), options).await {
-                Ok(()) | Err(EngineError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }

@@ -182,6 +182,10 @@ async fn a_kill_leaves_one_of_the_two() {
         while Instant::now() < kill {
             std::hint::spin_loop();
         }
+        // However slow the machine is, one comes to its end.
+        if round == 39 {
+            assert!(lines.any(|line| line.unwrap() == "begin"));
+        }
         drop(child);
         assert!(at.join("store.redb").exists());
         let store = open(&at);

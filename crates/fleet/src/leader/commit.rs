@@ -1,6 +1,6 @@
 //! A leader's writes: whole groups of steps, each transaction fenced by the leader's key.
 
-use super::Leader;
+use super::{Leader, locked};
 use crate::error::{FleetError, Result};
 use crate::model::keys;
 use coracle_store::{
@@ -80,6 +80,8 @@ impl Leader {
                 Err(FleetError::NotLeader)
             }
             Err(error) => {
+                // What others were to be told of units may have been among it: it is told again.
+                locked(&self.statuses).clear();
                 // It may have been done: what is in memory is not to be trusted any more.
                 if matches!(error, StoreError::Unreachable { sent: true, .. }) {
                     self.over.send_replace(true);

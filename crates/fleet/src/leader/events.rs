@@ -3,13 +3,11 @@
 use super::{Group, Leader, Target, locked};
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
-use crate::model::{
-    Active, Actual, Desired, Machine, Marks, StatusRecord, UnitRecord, VERSION, keys,
-};
+use crate::model::{Active, Actual, Desired, Machine, Marks, keys};
 use crate::order;
 use crate::presence::Seen;
 use coracle_engine::full_error;
-use coracle_store::{Event, EventKind, LeaseId, Revision, StoreError, WatchRequest, WatchStream};
+use coracle_store::{Event, EventKind, LeaseId, Revision, WatchRequest, WatchStream};
 use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -34,18 +32,23 @@ impl Leader {
     }
 }
 
-/// Brings what a watch tells to one place, until somebody has lost interest.
-async fn pump(mut watch: WatchStream, to: mpsc::Sender<Result<Vec<Event>, StoreError>>) {
-    while let Some(answer) = watch.next().await {
-        let told = match answer {
-            Ok(answer) if answer.canceled => break,
-            Ok(answer) => Ok(answer.events),
-            Err(error) => Err(error),
+/// Brings what a watch tells to one place; nothing is its end, with which the others' events are not everything any more.
+async fn pump(mut watch: WatchStream, to: mpsc::Sender<Option<Vec<Event>>>) {
+    loop {
+        let answer = tokio::select! {
+            answer = watch.next() => answer,
+            () = to.closed() => return,
         };
-        if to.send(told).await.is_err() {
+        let Some(Ok(answer)) = answer else { break };
+        if answer.canceled {
+            break;
+        }
+        if to.send(Some(answer.events)).await.is_err() {
             return;
         }
     }
+    // Who does not listen any more need not know.
+    let _ = to.send(None).await;
 }
 
 /// Leads until that is over.
@@ -82,9 +85,9 @@ pub(super) async fn lead(
         .is_err();
         tokio::select! {
             told = events.recv() => match told {
-                Some(Ok(events)) => leader.take(events, &mut todo),
+                Some(Some(events)) => leader.take(events, &mut todo),
                 // One watch is over: everything is read anew.
-                Some(Err(_)) | None => return,
+                Some(None) | None => return,
             },
             () = tokio::time::sleep(REST), if failed || todo.later() => {}
             () = tokio::time::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
@@ -142,6 +145,8 @@ impl Leader {
                 continue;
             }
             todo.machines = true;
+            // Nobody was told how units stand while there was nobody else.
+            todo.all |= key.starts_with(keys::MACHINES);
             let mut machines = locked(&self.machines);
             if let Some(id) = key.strip_prefix(keys::ALIVE) {
                 if let Some(seen) = machines.get_mut(id) {
@@ -175,7 +180,8 @@ impl Leader {
 
     /// A machine gives signs, or does not.
     fn machine_is(&self, id: &str, alive: bool) {
-        for target in self.all() {
+        let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
+        for target in self.all().into_iter().chain(leaving) {
             if target.placed().contains_key(id) {
                 self.change(&target, |all| {
                     if let Some(placed) = all.get_mut(id) {
@@ -240,28 +246,6 @@ impl Leader {
         }
         Ok(())
     }
-
-    /// How a unit stands, for units on other machines that wait for it.
-    pub(super) fn status(&self, name: &str, target: &Target, record: &UnitRecord) -> Option<Group> {
-        if locked(&self.machines).len() < 2 || !locked(&self.needs).is_waited_for(name) {
-            return None;
-        }
-        let actual = target.actual();
-        let status = StatusRecord {
-            version: VERSION,
-            desired: record.desired,
-            active: actual.active,
-            settled: actual.settled,
-            answered: actual.generation == record.generation && actual.order == record.order,
-        };
-        let told = locked(&self.statuses).insert(name.to_owned(), status.clone());
-        if told.as_ref() == Some(&status) {
-            return None;
-        }
-        let mut group = Group::default();
-        group.put(keys::status(name), &status).ok()?;
-        Some(group)
-    }
 }
 
 /// Whether what is bound to a unit has lost it.
@@ -269,4 +253,28 @@ fn is_gone(target: &Target) -> bool {
     let (goal, there) = (*target.goal.borrow(), target.actual());
     goal.desired != Desired::Active
         || (there.generation == goal.generation && there.settled && there.active != Active::Active)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use coracle_store::{EmbeddedStore, Options, PutRequest, Store as _};
+
+    #[tokio::test]
+    async fn the_end_of_one_watch_is_noticed_while_others_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+        let (to, mut events) = mpsc::channel(4);
+        let mut handles = Vec::new();
+        for prefix in ["a/", "b/"] {
+            let watch = store.watch(WatchRequest::prefix(prefix)).await.unwrap();
+            handles.push(watch.handle());
+            tokio::spawn(pump(watch, to.clone()));
+        }
+        handles[0].cancel();
+        assert!(events.recv().await.unwrap().is_none());
+        store.put(PutRequest::new("b/1", "x")).await.unwrap();
+        assert_eq!(events.recv().await.unwrap().unwrap().len(), 1);
+    }
 }

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long a store that does not answer is left alone.
@@ -127,12 +127,16 @@ async fn campaign(
             }
             continue;
         }
-        let under = *lease.borrow_and_update();
-        let tried = async {
-            let alone = inner.alone();
-            if under == 0 && !alone {
-                return Ok(None);
+        let (under, alone) = (*lease.borrow_and_update(), inner.alone());
+        if under == 0 && !alone {
+            drop(inner);
+            tokio::select! {
+                () = changed(&mut lease) => {}
+                () = changed(&mut may_lead) => {}
             }
+            continue;
+        }
+        let tried = async {
             match stand(&inner, under, alone).await? {
                 Some(fence) => load(&inner, fence).await.map(Some),
                 None => Ok(None),
@@ -286,6 +290,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
 impl Leader {
     /// Tells the planner everything that was read.
     fn tell_all(&self, volumes: BTreeMap<String, VolumeRecord>) {
+        self.away();
         self.later.store(self.tell_machines(), Ordering::Relaxed);
         self.with_planner(|planner| {
             for (name, record) in volumes {
@@ -296,6 +301,17 @@ impl Leader {
         for target in self.all() {
             self.tell_unit(&target, &target.record(), &target.unit());
             self.tell_placed(&target);
+        }
+    }
+
+    /// Machines that were removed under a former leader and of which instances are written still are away from now on.
+    fn away(&self) {
+        let (known, now) = (self.machines(), Instant::now());
+        for target in self.all() {
+            let placed = target.placed();
+            for id in placed.keys().filter(|id| !known.contains_key(*id)) {
+                locked(&self.lost).away(id, now);
+            }
         }
     }
 

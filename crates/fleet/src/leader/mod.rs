@@ -12,9 +12,11 @@
 mod commit;
 mod events;
 mod lead;
+mod lost;
 mod needs;
 mod place;
 mod spec;
+mod status;
 mod target;
 
 use crate::error::{FleetError, Result};
@@ -24,6 +26,7 @@ use crate::presence::Seen;
 use coracle_planner::Planner;
 use coracle_store::{Revision, Store, StoreExt as _};
 use coracle_unit::{SpecifierContext, Unit, UnitName, load};
+use lost::Lost;
 use needs::Needs;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -52,8 +55,7 @@ pub(crate) struct Leader {
     /// Which unit asks for which.
     needs: Mutex<Needs>,
     planner: Mutex<Planner>,
-    /// Since when machines are lost; None of those whose exclusive units have ended for sure.
-    lost: Mutex<BTreeMap<String, Option<Instant>>>,
+    lost: Mutex<Lost>,
     /// Whether time alone will change something.
     later: AtomicBool,
     /// Until then machines that give no signs are waited for.

@@ -101,6 +101,14 @@ impl Needs {
         of(&self.earlier, name)
     }
 
+    /// Whom a unit waits for by its own text or by theirs.
+    pub fn after(&self, name: &str) -> Names {
+        let said = self.said.get(name).map(|s| s.after.clone());
+        let mut names = said.unwrap_or_default();
+        names.extend(self.before(name));
+        names
+    }
+
     /// Whether anybody waits for a unit.
     pub fn is_waited_for(&self, name: &str) -> bool {
         let before = self.said.get(name).is_some_and(|s| !s.before.is_empty());

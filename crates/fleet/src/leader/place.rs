@@ -16,10 +16,7 @@ use coracle_planner::{
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// A lost machine's exclusive units have ended by then: its whole lease, which its shims keep to, and a margin for clocks.
-const FENCE: Duration = Duration::from_secs(crate::presence::LEASE as u64 + 3);
+use std::time::Instant;
 
 /// A unit that is to have another record.
 pub(crate) struct Change {
@@ -169,33 +166,28 @@ impl Leader {
     pub(super) fn tell_machines(&self) -> bool {
         let machines = self.machines();
         let grace = self.grace.is_some_and(|end| Instant::now() < end);
-        let mut lost = locked(&self.lost);
-        lost.retain(|id, _| machines.get(id).is_some_and(|m| !m.alive));
+        let (now, mut lost) = (Instant::now(), locked(&self.lost));
         self.with_planner(|planner| {
             for (id, seen) in &machines {
                 let gone = !seen.alive && !grace;
                 let machine_id = MachineId::from(id.as_str());
                 planner.set_machine(&machine_id, Some(machine(seen, gone)));
-                if !gone {
-                    continue;
+                match gone {
+                    true => lost.away(id, now),
+                    false => lost.back(id),
                 }
-                let since = *lost
-                    .entry(id.clone())
-                    .or_insert_with(|| Some(Instant::now()));
-                // Its exclusive units have stopped by themselves by then.
-                if since.is_some_and(|since| since.elapsed() >= FENCE) {
-                    planner.fenced(&machine_id);
-                    lost.insert(id.clone(), None);
-                }
+            }
+            for id in lost.fenced(now) {
+                planner.fenced(&MachineId::from(id.as_str()));
             }
         });
         let absent = machines.values().any(|m| !m.alive);
-        grace && absent || lost.values().any(Option::is_some)
+        grace && absent || lost.waits()
     }
 
-    /// Tells the planner that a machine is no more.
+    /// Tells the planner that a machine is no more. What is exclusive may run there still.
     pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).remove(id);
+        locked(&self.lost).away(id, Instant::now());
         self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
     }
 
@@ -292,11 +284,9 @@ impl Leader {
         for (name, write) in &writes {
             groups.push(self.group(name, write)?);
         }
-        let statuses: Vec<Group> = writes
-            .iter()
-            .filter_map(|(name, w)| self.status(name, &w.target, &w.record))
-            .collect();
-        groups.splice(0..0, statuses);
+        let written = writes.iter();
+        let written = written.map(|(name, w)| (name.as_str(), &*w.target, &w.record));
+        groups.splice(0..0, self.statuses(written));
         self.commit(groups.into_iter().filter(|g| !g.is_empty()))
             .await?;
         for (name, write) in writes {
@@ -311,7 +301,7 @@ impl Leader {
         for (name, write) in writes.iter() {
             let unit = write.target.unit();
             if is_resource(&unit) {
-                if write.record.desired == Desired::Active {
+                if write.record.desired != Desired::Inactive {
                     wanted.entry(name.clone()).or_default();
                 }
                 continue;
@@ -346,7 +336,7 @@ impl Leader {
             let asked = writes
                 .get(&name)
                 .map_or_else(|| target.record(), |w| w.record.clone());
-            if machines.is_empty() || asked.desired != Desired::Active {
+            if machines.is_empty() || asked.desired == Desired::Inactive {
                 continue;
             }
             let incarnation = target.next_incarnation();

@@ -15,7 +15,7 @@ use coracle_engine::{Engine, EngineOptions};
 use coracle_fleet::{Fleet, UnitView};
 use coracle_image::{ImportOptions, Reference};
 use coracle_shim_protocol::shim::State;
-use coracle_store::{EmbeddedStore, Options};
+use coracle_store::{EmbeddedStore, Options, Store};
 use coracle_sys::cgroup::Layout;
 use std::fs;
 use std::future::Future;
@@ -38,6 +38,7 @@ pub struct Machine {
     pub dir: PathBuf,
     pub engine: Engine,
     pub fleet: Fleet,
+    pub store: Arc<dyn Store>,
 }
 
 /// Runs lives of a daemon one after the other on one machine. `name` is the test's own.
@@ -134,11 +135,13 @@ impl Machine {
             .await
             .expect("the engine opens; coracle-holder is built by `cargo build -p coracle-shim`");
         let store = EmbeddedStore::open(&dir.join("state/store"), Options::default()).unwrap();
-        let fleet = Fleet::open(Arc::new(store), engine.clone()).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let fleet = Fleet::open(store.clone(), engine.clone()).await.unwrap();
         Self {
             dir: dir.to_owned(),
             engine,
             fleet,
+            store,
         }
     }
 

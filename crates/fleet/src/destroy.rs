@@ -1,0 +1,81 @@
+//! A unit is destroyed: its record and texts go at once, machines forget it after, and with it its containers. Volumes stay.
+
+use crate::error::{FleetError, Result};
+use crate::fleet::Fleet;
+use crate::leader::{Group, Placed};
+use crate::model::{Desired, keys};
+use crate::requests::named;
+use crate::translate::UID_LABEL;
+use coracle_engine::EngineError;
+use coracle_engine::remove::RemoveOptions;
+use std::collections::BTreeMap;
+
+impl Fleet {
+    /// Stops a unit and forgets it with its container and texts. Volumes stay.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`], [`FleetError::Store`].
+    pub async fn destroy(&self, name: &str) -> Result<()> {
+        let leader = self.leading()?;
+        let name = named(&leader, name)?.unit().name.to_string();
+        let target = loop {
+            self.stop(&name, true).await?;
+            let _one = self.change(&leader).await?;
+            let Some(target) = leader.target(&name) else {
+                return Err(FleetError::NotFound(name));
+            };
+            // Somebody may have started it again meanwhile.
+            if target.goal.borrow().desired == Desired::Active {
+                continue;
+            }
+            let uid = target.record().uid;
+            let mut group = Group::default();
+            group.delete(keys::unit(&name));
+            group.delete_below(keys::revisions(&uid));
+            group.delete(keys::status(&name));
+            for (machine, placed) in target.placed() {
+                group.delete(keys::desired(&machine, &placed.instance));
+            }
+            leader.commit([group]).await?;
+            let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
+                all.values_mut().for_each(|placed| placed.desired = None);
+            };
+            leader.change(&target, asked_no_more);
+            leader.tell_placed(&target);
+            leader.remove(&name);
+            break target;
+        };
+        // Machines forget what they are asked for no more; one that is away will when it is back.
+        let (mut ticks, mut over) = (leader.ticks(), leader.over());
+        let is_there = |placed: &Placed| placed.alive && placed.actual.is_some();
+        while target.placed().values().any(is_there) {
+            tokio::select! {
+                _ = ticks.changed() => {}
+                _ = over.wait_for(|over| *over) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every container of a unit, with its volumes that have no name.
+    pub(crate) async fn remove_containers(&self, uid: &str) -> Result<(), EngineError> {
+        let own = |s: &coracle_engine::Snapshot| {
+            s.record
+                .config
+                .labels
+                .get(UID_LABEL)
+                .is_some_and(|l| l == uid)
+        };
+        for old in self.engine().list().iter().filter(|s| own(s)) {
+            let options = RemoveOptions {
+                force: true,
+                volumes: true,
+            };
+            match self.engine().remove(old.record.id.as_str(), options).await {
+                Ok(()) | Err(EngineError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
