@@ -13,7 +13,9 @@ mod commit;
 mod events;
 mod lead;
 mod needs;
+mod operator;
 mod place;
+mod roll;
 mod spec;
 mod target;
 
@@ -33,6 +35,7 @@ use tokio::sync::watch;
 
 pub(crate) use commit::Group;
 pub(crate) use place::Change;
+pub(crate) use roll::Roll;
 pub(crate) use target::{Placed, Target};
 
 /// See the module.
@@ -48,7 +51,7 @@ pub(crate) struct Leader {
     names: RwLock<BTreeMap<String, String>>,
     /// Units that were destroyed and that machines have still to forget, by uid.
     leaving: Mutex<BTreeMap<String, Arc<Target>>>,
-    machines: Mutex<BTreeMap<String, Seen>>,
+    machines: Mutex<Roll>,
     /// Which unit asks for which.
     needs: Mutex<Needs>,
     planner: Mutex<Planner>,
@@ -96,7 +99,7 @@ impl Leader {
 
     /// Machines by id.
     pub fn machines(&self) -> BTreeMap<String, Seen> {
-        locked(&self.machines).clone()
+        locked(&self.machines).all()
     }
 
     /// Ticks with everything that happens to units.
