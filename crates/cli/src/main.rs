@@ -18,12 +18,12 @@ mod server;
 mod settings;
 mod terminal;
 
-use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
+use args::{Cli, Command, ContainerCommand, ImageCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    build, containers, copy, files, fleetctl, images, list, login, networks, prune, registries,
-    run, stats, store, system, units, update, volumes,
+    build, containers, copy, files, fleetctl, images, list, login, machines, networks, prune,
+    registries, run, stats, store, system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -71,8 +71,8 @@ fn dispatch(cli: Cli) -> Result<()> {
                 _ => None,
             };
             let host = host.or(cli.globals.host);
-            let client = Client::new(&socket(host.as_deref(), cli.globals.run_dir)?)
-                .on(cli.globals.machine);
+            let client =
+                Client::new(&socket(host.as_deref(), cli.globals.run_dir)?).on(cli.globals.machine);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -158,9 +158,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Unit(command) => units::unit(client, &command).await,
         Command::Fleetctl(args) => fleetctl::fleetctl(client, &args).await,
         Command::Store(command) => store::store(client, command.0).await,
-        Command::Machine(command) => match command.0 {
-            MachineCommand::List { format } => system::machines(client, format.as_deref()).await,
-        },
+        Command::Machine(command) => machines::machine(client, &command).await,
         Command::Status { format } => system::status(client, format.as_deref()).await,
         Command::System(command) => system::system(client, &command).await,
         Command::Info { format } => system::info(client, format.as_deref()).await,

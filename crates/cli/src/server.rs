@@ -6,7 +6,7 @@ use crate::settings::{Settings, settings};
 use coracle_api::{App, Machines};
 use coracle_build::Builder;
 use coracle_engine::{Door, Engine};
-use coracle_fleet::Fleet;
+use coracle_fleet::{Fleet, Stores};
 use coracle_store::{EmbeddedStore, Store};
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use std::fs::File;
@@ -149,6 +149,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         marks,
         store_listen,
         store: limits,
+        labels,
     } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
@@ -168,7 +169,11 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let stop = watch::Sender::new(false);
     // Before units start, which may ask for it at once.
     engine.open_door(app_door(&doors, &stop)).await;
-    let fleet = Fleet::open(store, engine.clone()).await?;
+    let stores = Stores {
+        labels,
+        ..Stores::alone(store)
+    };
+    let fleet = Fleet::join(stores, engine.clone()).await?;
     let app = App {
         builder: Builder::open(engine.clone())?,
         engine: engine.clone(),

@@ -37,6 +37,16 @@ pub(crate) struct Config {
     collect: Collect,
     /// The key-value store.
     store: StoreOf,
+    /// This machine.
+    machine: MachineOf,
+}
+
+/// `[machine]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MachineOf {
+    /// What `MachineMetadata=` of units asks for.
+    labels: BTreeMap<String, String>,
 }
 
 /// `[[registry]]`
@@ -97,6 +107,7 @@ pub(crate) struct Settings {
     pub(crate) marks: Marks,
     pub(crate) store_listen: Option<SocketAddr>,
     pub(crate) store: coracle_store::Options,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -180,6 +191,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         marks,
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
+        labels: labels(config.machine).map_err(bad)?,
     })
 }
 
@@ -213,6 +225,14 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
         options.keep_for = Some(keep);
     }
     Ok(options)
+}
+
+fn labels(given: MachineOf) -> Result<BTreeMap<String, String>, String> {
+    for (key, value) in &given.labels {
+        coracle_fleet::machine::check_label(key, value)
+            .map_err(|why| format!("machine: labels: {key} = \"{value}\": {why}"))?;
+    }
+    Ok(given.labels)
 }
 
 fn duration(key: &str, text: &str) -> Result<Duration, String> {

@@ -3,12 +3,15 @@
 pub mod build;
 pub mod containers;
 pub mod copy;
+pub mod drain;
 pub mod everywhere;
+pub mod explain;
 pub mod files;
 pub mod fleetctl;
 pub mod images;
 pub mod list;
 pub mod login;
+pub mod machines;
 pub mod networks;
 pub mod prune;
 pub mod registries;
