@@ -20,6 +20,7 @@ mod image_inspect;
 mod images;
 mod inspect;
 mod list;
+mod machine_verbs;
 pub mod machines;
 mod networks;
 pub mod peer;
@@ -38,7 +39,7 @@ mod volumes;
 mod websocket;
 
 use axum::Router;
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, delete, get, post, put};
 use coracle_build::{Builder, Marks};
 use coracle_engine::Engine;
 use coracle_fleet::Fleet;
@@ -206,7 +207,17 @@ fn unit_routes() -> Router<App> {
         .route("/v1/units/{name}/restart", post(units::restart))
         .route("/v1/units/{name}/reload", post(units::reload))
         .route("/v1/units/{name}/logs", get(units::logs))
-        .route("/v1/machines", get(units::machines))
+        .route("/v1/units/{name}/explain", get(machine_verbs::explain))
+        .route("/v1/volumes/{name}/rebind", post(machine_verbs::rebind))
+        .route("/v1/machines", get(machine_verbs::list))
+        .route("/v1/machines/{name}", get(machine_verbs::get))
+        .route("/v1/machines/{name}/cordon", post(machine_verbs::cordon))
+        .route(
+            "/v1/machines/{name}/uncordon",
+            post(machine_verbs::uncordon),
+        )
+        .route("/v1/machines/{name}/drain", post(machine_verbs::drain))
+        .route("/v1/machines/{name}/labels", put(machine_verbs::labels))
         .route("/v1/system/status", get(system::status))
         .route("/v1/system/down", post(system::down))
         .route("/v1/system/collect", post(build::collect))

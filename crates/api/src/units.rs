@@ -17,14 +17,20 @@ use serde_json::{Value, json};
 impl From<FleetError> for ApiError {
     fn from(error: FleetError) -> Self {
         let status = match &error {
-            FleetError::NotFound(_) => StatusCode::NOT_FOUND,
+            FleetError::NotFound(_) | FleetError::NoMachine { .. } | FleetError::NoVolume(_) => {
+                StatusCode::NOT_FOUND
+            }
             FleetError::Name(_)
             | FleetError::Refused(_)
             | FleetError::Unsupported { .. }
             | FleetError::Template(..)
+            | FleetError::AmbiguousMachine { .. }
+            | FleetError::Label { .. }
             | FleetError::Translate(_)
             | FleetError::Order(_) => StatusCode::BAD_REQUEST,
-            FleetError::Failed { .. } | FleetError::Waits { .. } => StatusCode::CONFLICT,
+            FleetError::Failed { .. } | FleetError::Waits { .. } | FleetError::Senseless { .. } => {
+                StatusCode::CONFLICT
+            }
             FleetError::Leaving | FleetError::NotLeader => StatusCode::SERVICE_UNAVAILABLE,
             FleetError::Engine(_) => match error {
                 FleetError::Engine(engine) => return engine.into(),
@@ -127,20 +133,4 @@ pub async fn logs(
     }
     let lines = app.fleet.logs(&name, asked)?;
     Ok(log_answer(lines, false, shown(&query)))
-}
-
-pub async fn machines(State(app): State<App>) -> Result<Json<Value>> {
-    let units = app.fleet.list();
-    let all = app.fleet.machines().await?;
-    let row = |seen: &coracle_fleet::presence::Seen| {
-        let own = units
-            .iter()
-            .filter(|u| u.machine == seen.machine.id && u.container.is_some())
-            .count();
-        let mut row = json!(seen.machine);
-        row["state"] = json!(if seen.alive { "alive" } else { "gone" });
-        row["units"] = json!(own);
-        row
-    };
-    Ok(Json(all.iter().map(row).collect()))
 }

@@ -415,4 +415,50 @@ pub enum MachineCommand {
         #[arg(long)]
         format: Option<String>,
     },
+    /// A machine, what it has, and how far its drain is
+    #[command(after_help = "Example:\n  coracle machine show web-2")]
+    Show {
+        /// table, json, or a template
+        #[arg(long)]
+        format: Option<String>,
+        /// Id, host name, or the beginning of either
+        #[arg(value_name = "MACHINE")]
+        name: String,
+    },
+    /// Set labels of a machine and take them away; units ask for them with MachineMetadata=
+    #[command(after_help = "Example:\n  coracle machine label web-2 disk=ssd rack-")]
+    Label {
+        /// Id, host name, or the beginning of either
+        #[arg(value_name = "MACHINE")]
+        name: String,
+        /// KEY=VALUE sets one, KEY- takes one away
+        #[arg(required = true, value_name = "LABEL", allow_hyphen_values = true)]
+        labels: Vec<String>,
+    },
+    /// Give a machine no more units; it keeps those that it has
+    #[command(after_help = "Example:\n  coracle machine cordon web-2")]
+    Cordon {
+        /// Id, host name, or the beginning of either
+        #[arg(value_name = "MACHINE")]
+        name: String,
+    },
+    /// Give a machine units again; a drain ends, and what has moved stays where it is
+    #[command(after_help = "Example:\n  coracle machine uncordon web-2")]
+    Uncordon {
+        /// Id, host name, or the beginning of either
+        #[arg(value_name = "MACHINE")]
+        name: String,
+    },
+    /// Move a machine's units to others one by one, each once the one before is healthy; names those that cannot move
+    #[command(
+        after_help = "The drain goes on when this command is interrupted; `coracle machine uncordon` ends it.\n\nExample:\n  coracle machine drain web-2"
+    )]
+    Drain {
+        /// Return at once
+        #[arg(long)]
+        no_wait: bool,
+        /// Id, host name, or the beginning of either
+        #[arg(value_name = "MACHINE")]
+        name: String,
+    },
 }

@@ -327,6 +327,9 @@ fn repeatable(method: &Method, path: &str) -> bool {
         || (*method == Method::POST
             && (rest.starts_with("/containers/") || rest.starts_with("/v1/units/"))
             && matches!(verb, "start" | "stop"))
+        || (*method == Method::POST
+            && rest.starts_with("/v1/machines/")
+            && matches!(verb, "cordon" | "uncordon" | "drain"))
 }
 
 fn is_start(path: &str) -> bool {
@@ -436,6 +439,7 @@ mod tests {
             (Method::POST, "/containers/x/start", true),
             (Method::POST, "/containers/x/stop?t=3", true),
             (Method::POST, "/v1/units/x.service/stop?block=1", true),
+            (Method::POST, "/v1/machines/x/drain", true),
             (Method::POST, "/containers/x/kill", false),
             (Method::POST, "/containers/create?name=start", false),
             (Method::POST, "/exec/x/start", false),

@@ -19,12 +19,12 @@ mod server;
 mod settings;
 mod terminal;
 
-use args::{Cli, Command, ContainerCommand, ImageCommand, MachineCommand};
+use args::{Cli, Command, ContainerCommand, ImageCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    build, containers, copy, files, fleetctl, images, list, login, networks, prune, registries,
-    run, stats, store, system, units, update, volumes,
+    build, containers, copy, files, fleetctl, images, list, login, machines, networks, prune,
+    registries, run, stats, store, system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -162,9 +162,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Cluster(command) => cluster_commands::cluster(client, &command).await,
         Command::Join(args) => cluster_commands::join(client, &args).await,
         Command::Leave(args) => cluster_commands::leave(client, &args).await,
-        Command::Machine(command) => match command.0 {
-            MachineCommand::List { format } => system::machines(client, format.as_deref()).await,
-        },
+        Command::Machine(command) => machines::machine(client, &command).await,
         Command::Status { format } => system::status(client, format.as_deref()).await,
         Command::System(command) => system::system(client, &command).await,
         Command::Info { format } => system::info(client, format.as_deref()).await,

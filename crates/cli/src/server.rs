@@ -8,7 +8,7 @@ use coracle_api::machines::PeersElsewhere;
 use coracle_api::{App, Machines};
 use coracle_build::Builder;
 use coracle_engine::{Door, Engine};
-use coracle_fleet::Fleet;
+use coracle_fleet::{Fleet, Stores};
 use coracle_store::EmbeddedStore;
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use std::fs::File;
@@ -175,6 +175,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         store_listen,
         store: limits,
         advertise,
+        labels,
     } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
@@ -195,7 +196,11 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let stop = watch::Sender::new(false);
     // Before units start, which may ask for it at once.
     engine.open_door(app_door(&doors, &stop)).await;
-    let fleet = Fleet::join(cluster.stores(), engine.clone()).await?;
+    let stores = Stores {
+        labels,
+        ..cluster.stores()
+    };
+    let fleet = Fleet::join(stores, engine.clone()).await?;
     let away = Arc::new(Away(cluster.clone()));
     let peers = PeersElsewhere::new(away.clone());
     engine.images().set_peers(Arc::new(peers));

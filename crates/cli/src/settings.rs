@@ -39,6 +39,16 @@ pub(crate) struct Config {
     store: StoreOf,
     /// Where other machines reach this one: an address, with a port or without.
     advertise: Option<String>,
+    /// This machine.
+    machine: MachineOf,
+}
+
+/// `[machine]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MachineOf {
+    /// What `MachineMetadata=` of units asks for.
+    labels: BTreeMap<String, String>,
 }
 
 /// `[[registry]]`
@@ -101,6 +111,7 @@ pub(crate) struct Settings {
     pub(crate) store: coracle_store::Options,
     /// Where other machines reach this one; an address of 0.0.0.0 where that is not known.
     pub(crate) advertise: SocketAddr,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -184,6 +195,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         marks,
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
+        labels: labels(config.machine).map_err(bad)?,
         advertise: advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
     })
 }
@@ -233,6 +245,14 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
         options.keep_for = Some(keep);
     }
     Ok(options)
+}
+
+fn labels(given: MachineOf) -> Result<BTreeMap<String, String>, String> {
+    for (key, value) in &given.labels {
+        coracle_fleet::machine::check_label(key, value)
+            .map_err(|why| format!("machine: labels: {key} = \"{value}\": {why}"))?;
+    }
+    Ok(given.labels)
 }
 
 fn duration(key: &str, text: &str) -> Result<Duration, String> {

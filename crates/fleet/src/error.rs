@@ -44,6 +44,45 @@ pub enum FleetError {
         /// For what.
         reason: String,
     },
+    /// No machine is called so.
+    #[error("no machine \"{text}\" is known; there are {known}")]
+    NoMachine {
+        /// What was asked for.
+        text: String,
+        /// Those that are known.
+        known: String,
+    },
+    /// Several machines are called so.
+    #[error("machine \"{text}\" is ambiguous: {fits}; give the id")]
+    AmbiguousMachine {
+        /// What was asked for.
+        text: String,
+        /// Those that fit.
+        fits: String,
+    },
+    /// It is no label.
+    #[error("label {label}: {why}; write KEY=VALUE, or KEY- to take one away")]
+    Label {
+        /// As it was given.
+        label: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// It makes no sense, as things are.
+    #[error("{what}: {why}; {way_out}")]
+    Senseless {
+        /// What was asked.
+        what: String,
+        /// Why not.
+        why: String,
+        /// What to do instead.
+        way_out: String,
+    },
+    /// Nothing is known of the volume.
+    #[error(
+        "no unit uses a volume {0}, and none has left data in one; `coracle volume rebind` wants the name of a volume of units"
+    )]
+    NoVolume(String),
     /// Everything goes down.
     #[error("everything is being taken down; ask again when the daemon is back")]
     Leaving,

@@ -60,6 +60,23 @@ pub struct Stores {
     pub may_lead: watch::Receiver<bool>,
     /// Where the machine's door is, as address and port.
     pub door: String,
+    /// Labels of the machine's configuration.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Stores {
+    /// Of a machine that is and stays alone.
+    pub fn alone(store: Arc<dyn Store>) -> Self {
+        // Receivers go on saying it when their senders are gone.
+        Self {
+            local: store.clone(),
+            cluster: store,
+            alone: watch::channel(true).1,
+            may_lead: watch::channel(true).1,
+            door: String::new(),
+            labels: BTreeMap::new(),
+        }
+    }
 }
 
 impl Inner {
@@ -79,15 +96,7 @@ impl Fleet {
     /// # Errors
     /// As [`Self::join`].
     pub async fn open(store: Arc<dyn Store>, engine: Engine) -> Result<Self> {
-        // Receivers go on saying it when their senders are gone.
-        let stores = Stores {
-            local: store.clone(),
-            cluster: store,
-            alone: watch::channel(true).1,
-            may_lead: watch::channel(true).1,
-            door: String::new(),
-        };
-        Self::join(stores, engine).await
+        Self::join(Stores::alone(store), engine).await
     }
 
     /// Registers this machine, and brings every unit that it has to where it was asked to be. In a cluster its store need not be
@@ -98,6 +107,7 @@ impl Fleet {
     pub async fn join(stores: Stores, engine: Engine) -> Result<Self> {
         let machine = Machine {
             door: stores.door,
+            labels: stores.labels,
             ..machine::facts(engine.machine_id())
         };
         let alone = *stores.alone.borrow();

@@ -14,6 +14,10 @@
 //! | `leader` | one machine leads: what runs where, written down for each machine |
 //! | `agent` | what this machine must run, learnt from the store |
 //! | [`presence`] | the machine is there |
+//! | [`machines`] | what operators say of machines: labels, cordon, drain |
+//! | [`rebind`] | a volume's data is elsewhere now |
+//! | [`explain`] | why a unit is where it is |
+//! | `elsewhere` | units on other machines that a unit waits for |
 //! | `show` | what people see |
 //! | `load` | units that are placed and do not run |
 //! | `shutdown` | everything goes down, to come back |
@@ -24,18 +28,22 @@ mod agent;
 mod destroy;
 mod discovery;
 mod down;
+mod elsewhere;
 mod environment;
 pub mod error;
+pub mod explain;
 pub mod fleet;
 mod honour;
 mod leader;
 mod load;
 pub mod machine;
+pub mod machines;
 pub mod model;
 mod observe;
 pub mod order;
 pub mod plan;
 pub mod presence;
+pub mod rebind;
 mod requests;
 mod service;
 mod show;
@@ -46,5 +54,8 @@ mod up;
 
 pub use discovery::Announced;
 pub use error::{FleetError, Result};
+pub use explain::Explained;
 pub use fleet::{Fleet, Stores, UnitText};
+pub use machines::{DrainView, MachineView, Mark};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};
+pub use rebind::Rebound;

@@ -48,3 +48,41 @@ pub fn specifiers(machine: &Machine) -> SpecifierContext {
         ..SpecifierContext::default()
     }
 }
+
+/// Whether a label can be written in a unit's `MachineMetadata=` and on a command line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_label(key: &str, value: &str) -> Result<(), &'static str> {
+    let plain = |text: &str| text.chars().all(|c| !c.is_control() && !c.is_whitespace());
+    match () {
+        () if key.is_empty() => Err("its key is empty"),
+        () if value.is_empty() => Err("its value is empty"),
+        () if !plain(key) || !plain(value) => Err("it has a space in it"),
+        () if key.contains(['=', '"', '\'']) => Err("its key has a quote or = in it"),
+        () if key.ends_with('-') => Err("its key ends with a dash"),
+        () => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels() {
+        for (key, value) in [("rack", "a"), ("disk-type", "ssd=2"), ("a.b/c", "x:y")] {
+            assert_eq!(check_label(key, value), Ok(()), "{key}={value}");
+        }
+        for (key, value) in [
+            ("", "a"),
+            ("a", ""),
+            ("a b", "c"),
+            ("a", "b c"),
+            ("a=b", "c"),
+            ("a-", "b"),
+        ] {
+            assert!(check_label(key, value).is_err(), "{key}={value}");
+        }
+    }
+}

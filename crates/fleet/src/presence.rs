@@ -24,6 +24,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Seen {
     /// Its facts, with the labels that hold.
     pub machine: Machine,
+    /// Labels of its own configuration.
+    pub own: BTreeMap<String, String>,
     /// Whether it gives signs.
     pub alive: bool,
     /// What operators said of it.
@@ -173,13 +175,23 @@ impl Fleet {
 
 impl Seen {
     /// With the labels that hold: an operator's win, and an empty one takes away.
-    pub fn new(mut machine: Machine, alive: bool, marks: Marks) -> Self {
-        machine.labels.extend(marks.labels.clone());
-        machine.labels.retain(|_, value| !value.is_empty());
-        Self {
+    pub fn new(machine: Machine, alive: bool, marks: Marks) -> Self {
+        let mut seen = Self {
+            own: machine.labels.clone(),
             machine,
             alive,
-            marks,
-        }
+            marks: Marks::default(),
+        };
+        seen.mark(marks);
+        seen
+    }
+
+    /// An operator says this now.
+    pub fn mark(&mut self, marks: Marks) {
+        let mut labels = self.own.clone();
+        labels.extend(marks.labels.clone());
+        labels.retain(|_, value| !value.is_empty());
+        self.machine.labels = labels;
+        self.marks = marks;
     }
 }

@@ -63,7 +63,7 @@ impl Fleet {
         self.keep(unit, actual.clone()).await;
         // A start that another unit's failure ends counts, too: the limit is to stop those that try again.
         memory.starts.push(Utc::now());
-        wanted.unless(self.wait_for_others(file)).await??;
+        wanted.unless(self.wait_for_others(unit, file)).await??;
         match &file.kind {
             Kind::Volume(volume) => {
                 // It waits for the disk.
@@ -154,7 +154,7 @@ impl Fleet {
     }
 
     /// Units that come first are up, or have failed; those that cannot run beside it are down.
-    async fn wait_for_others(&self, file: &Unit) -> Result<(), NotUp> {
+    async fn wait_for_others(&self, unit: &Supervised, file: &Unit) -> Result<(), NotUp> {
         let units = self.units();
         for name in order::conflicts(file.name.as_str(), &units) {
             let Some(other) = self.supervised(&name) else {
@@ -167,8 +167,19 @@ impl Fleet {
             let _ = other.actual.subscribe().wait_for(down).await;
         }
         let required = order::requires(file);
-        for name in order::waits_for(file.name.as_str(), &units) {
+        let failed = |name: &str| {
+            let reason =
+                format!("{name}, which it requires, failed: `coracle unit status {name}` says why");
+            Err(NotUp::new(1, reason))
+        };
+        let mut first = order::waits_for(file.name.as_str(), &units);
+        // Units elsewhere say there that they come before this one.
+        first.extend(unit.record().after);
+        for name in first {
             let Some(other) = self.supervised(&name) else {
+                if self.has_failed_elsewhere(&name).await && required.contains(&name) {
+                    return failed(&name);
+                }
                 continue;
             };
             let goal = *other.goal.borrow();
@@ -183,14 +194,9 @@ impl Fleet {
                 })
                 .await
                 .map(|a| a.clone());
-            let failed = there.is_ok_and(|a| a.active == Active::Failed);
-            if failed && required.contains(&name) {
-                return Err(NotUp::new(
-                    1,
-                    format!(
-                        "{name}, which it requires, failed: `coracle unit status {name}` says why"
-                    ),
-                ));
+            let has_failed = there.is_ok_and(|a| a.active == Active::Failed);
+            if has_failed && required.contains(&name) {
+                return failed(&name);
             }
         }
         Ok(())

@@ -183,6 +183,7 @@ impl Cluster {
             alone: self.alone.subscribe(),
             may_lead: self.may_lead.subscribe(),
             door: self.advertise.to_string(),
+            labels: BTreeMap::new(),
         }
     }
 

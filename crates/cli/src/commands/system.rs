@@ -6,9 +6,8 @@ use super::usage::usage;
 use crate::client::{Client, query};
 use crate::error::Result;
 use crate::format::template::Template;
-use crate::format::words::{ago, binary};
-use crate::format::{Table, align, out, row};
-use chrono::DateTime;
+use crate::format::words::binary;
+use crate::format::{align, out};
 use hyper::Method;
 use serde_json::json;
 
@@ -195,43 +194,4 @@ pub async fn version(client: &Client, format: Option<&str>) -> Result<()> {
             }
         }
     }
-}
-
-pub async fn machines(client: &Client, format: Option<&str>) -> Result<()> {
-    let found = client.get("/v1/machines").await?;
-    let rows = found.as_array().into_iter().flatten().map(|m| {
-        let id = m["id"].as_str().unwrap_or_default();
-        let since = m["since"]
-            .as_str()
-            .and_then(|t| DateTime::parse_from_rfc3339(t).ok());
-        row([
-            ("ID", json!(id.get(..8).unwrap_or(id))),
-            ("Hostname", m["hostname"].clone()),
-            ("State", m["state"].clone()),
-            ("CPUs", m["cpus"].clone()),
-            ("Memory", json!(binary(m["memory"].as_f64().unwrap_or(0.0)))),
-            ("Units", m["units"].clone()),
-            ("Version", m["coracle"].clone()),
-            ("Kernel", m["kernel"].clone()),
-            (
-                "Since",
-                json!(since.map(|t| ago(t.to_utc())).unwrap_or_default()),
-            ),
-        ])
-    });
-    let columns = vec![
-        ("MACHINE", "ID"),
-        ("HOSTNAME", "Hostname"),
-        ("STATE", "State"),
-        ("CPUS", "CPUs"),
-        ("MEMORY", "Memory"),
-        ("UNITS", "Units"),
-        ("VERSION", "Version"),
-        ("UP SINCE", "Since"),
-    ];
-    Table {
-        columns,
-        rows: rows.collect(),
-    }
-    .print(format)
 }

@@ -68,6 +68,15 @@ pub enum Unit {
         /// Names or ranges; all if none is given
         units: Vec<String>,
     },
+    /// Why a unit is where it is, or is nowhere
+    #[command(after_help = "Example:\n  coracle unit explain redis")]
+    Explain {
+        /// table, json, or a template
+        #[arg(long)]
+        format: Option<String>,
+        /// Name
+        unit: String,
+    },
     /// The text of units
     #[command(after_help = "Example:\n  coracle unit cat redis")]
     Cat {
@@ -396,6 +405,9 @@ pub async fn unit(client: &Client, command: &Unit) -> Result<()> {
         }
         Unit::Reload { units } => act(client, &names(units)?, "reload", true).await,
         Unit::Status { format, units } => status(client, units, format.as_deref()).await,
+        Unit::Explain { format, unit } => {
+            super::explain::explain(client, unit, format.as_deref()).await
+        }
         Unit::Cat { units } => {
             each(&names(units)?, async |name| {
                 let unit = client.get(&format!("/v1/units/{}", escape(&name))).await?;

@@ -66,6 +66,17 @@ pub enum Volume {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Say that the data of a units' volume is on another machine now; its units move there
+    #[command(
+        after_help = "Nothing is copied: what the units find there is what was brought there, and if that is nothing, an empty volume.\n\nExample:\n  coracle volume rebind data web-2"
+    )]
+    Rebind {
+        /// Name of the volume
+        name: String,
+        /// Id, host name, or the beginning of either
+        #[arg(value_name = "MACHINE")]
+        to: String,
+    },
     /// Remove volumes that no container uses
     #[command(after_help = "Example:\n  coracle volume prune")]
     Prune(PruneAll),
@@ -141,6 +152,23 @@ pub async fn volume(client: &Client, command: &Volume) -> Result<()> {
             })
             .await
         }
+        Volume::Rebind { name, to } => rebind(client, name, to).await,
         Volume::Prune(args) => prune(client, What::Volumes { all: args.all }, &args.some).await,
     }
+}
+
+async fn rebind(client: &Client, name: &str, to: &str) -> Result<()> {
+    let path = format!("/v1/volumes/{}/rebind", escape(name));
+    let body = json!({ "machine": to });
+    let done = client.json(Method::POST, &path, Some(&body)).await?;
+    let text = |key: &str| done[key].as_str().unwrap_or_default();
+    let before = match done["before"].as_str() {
+        Some(before) if before != text("hostname") => format!(", not on {before} any more"),
+        _ => String::new(),
+    };
+    out(&format!(
+        "the data of volume {} is on {}{before}\n",
+        text("volume"),
+        text("hostname")
+    ))
 }

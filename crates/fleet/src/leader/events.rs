@@ -5,7 +5,6 @@ use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Active, Actual, Desired, Machine, Marks, keys};
 use crate::order;
-use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_store::{Event, EventKind, LeaseId, Revision, WatchRequest, WatchStream};
 use std::collections::BTreeSet;
@@ -147,32 +146,23 @@ impl Leader {
             todo.machines = true;
             // Nobody was told how units stand while there was nobody else.
             todo.all |= key.starts_with(keys::MACHINES);
-            let mut machines = locked(&self.machines);
+            let mut roll = locked(&self.machines);
             if let Some(id) = key.strip_prefix(keys::ALIVE) {
-                if let Some(seen) = machines.get_mut(id) {
-                    seen.alive = put;
-                }
-                drop(machines);
+                roll.signs(id, put);
+                drop(roll);
                 self.machine_is(id, put);
             } else if let Some(id) = key.strip_prefix(keys::MACHINES) {
                 match serde_json::from_slice::<Machine>(&event.kv.value) {
-                    Ok(machine) if put => {
-                        let former = machines.remove(id);
-                        let (alive, marks) =
-                            former.map_or((false, Marks::default()), |f| (f.alive, f.marks));
-                        machines.insert(id.to_owned(), Seen::new(machine, alive, marks));
-                    }
+                    Ok(machine) if put => roll.facts(id, machine),
                     _ => {
-                        machines.remove(id);
-                        drop(machines);
+                        roll.remove(id);
+                        drop(roll);
                         self.tell_removed(id);
                     }
                 }
             } else if let Some(id) = key.strip_prefix(keys::MARKS) {
-                let marks = serde_json::from_slice(&event.kv.value).unwrap_or_default();
-                if let Some(Seen { machine, alive, .. }) = machines.remove(id) {
-                    machines.insert(id.to_owned(), Seen::new(machine, alive, marks));
-                }
+                let marks = serde_json::from_slice::<Marks>(&event.kv.value);
+                roll.mark(id, marks.unwrap_or_default(), event.kv.mod_revision);
             }
         }
         self.ticks.send_modify(|n| *n += 1);

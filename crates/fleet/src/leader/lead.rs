@@ -1,6 +1,6 @@
 //! How a machine comes to lead, and what it does while it does.
 
-use super::{Leader, Needs, Placed, Target, events, locked};
+use super::{Leader, Needs, Placed, Roll, Target, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
 use crate::model::{
@@ -252,7 +252,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         specifiers: crate::machine::specifiers(&inner.machine),
         targets: RwLock::default(),
         names: RwLock::default(),
-        machines: Mutex::new(machines.collect()),
+        machines: Mutex::new(Roll::new(machines.collect())),
         needs: Mutex::new(Needs::default()),
         change_lock: tokio::sync::Mutex::default(),
         streams: Mutex::default(),

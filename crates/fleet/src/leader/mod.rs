@@ -14,7 +14,9 @@ mod events;
 mod lead;
 mod lost;
 mod needs;
+mod operator;
 mod place;
+mod roll;
 mod spec;
 mod status;
 mod target;
@@ -36,6 +38,7 @@ use tokio::sync::watch;
 
 pub(crate) use commit::Group;
 pub(crate) use place::Change;
+pub(crate) use roll::Roll;
 pub(crate) use target::{Placed, Target};
 
 /// See the module.
@@ -51,7 +54,7 @@ pub(crate) struct Leader {
     names: RwLock<BTreeMap<String, String>>,
     /// Units that were destroyed and that machines have still to forget, by uid.
     leaving: Mutex<BTreeMap<String, Arc<Target>>>,
-    machines: Mutex<BTreeMap<String, Seen>>,
+    machines: Mutex<Roll>,
     /// Which unit asks for which.
     needs: Mutex<Needs>,
     planner: Mutex<Planner>,
@@ -98,7 +101,7 @@ impl Leader {
 
     /// Machines by id.
     pub fn machines(&self) -> BTreeMap<String, Seen> {
-        locked(&self.machines).clone()
+        locked(&self.machines).all()
     }
 
     /// Ticks with everything that happens to units.

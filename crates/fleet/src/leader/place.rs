@@ -107,7 +107,7 @@ impl Leader {
     }
 
     /// The name of the volume that a unit stands for.
-    fn volume_of(&self, name: &coracle_unit::UnitName) -> Option<String> {
+    pub(super) fn volume_of(&self, name: &coracle_unit::UnitName) -> Option<String> {
         match &self.target(name.as_str())?.unit().kind {
             coracle_unit::Kind::Volume(volume) => Some(volume.volume_name.clone()),
             _ => None,
@@ -360,7 +360,7 @@ impl Leader {
         let fit = |id: &&String| {
             machines
                 .get(*id)
-                .is_some_and(|m| m.alive && !m.marks.cordoned)
+                .is_some_and(|m| m.alive && !m.marks.cordoned && !m.marks.draining)
         };
         let own = Some(&self.machine).filter(fit);
         own.or_else(|| machines.keys().find(fit)).cloned()
@@ -450,16 +450,6 @@ impl Leader {
             self.renewed(name, &target);
         }
         self.tell_placed(&target);
-    }
-
-    /// With machines by their names, for people.
-    pub(super) fn in_words(&self, text: &str) -> String {
-        let machines = locked(&self.machines);
-        let mut words = text.to_owned();
-        for (id, seen) in machines.iter().filter(|(id, _)| text.contains(id.as_str())) {
-            words = words.replace(id.as_str(), &seen.machine.hostname);
-        }
-        words
     }
 
     /// A unit is asked to stop. It stays where it is, with its output.

@@ -80,6 +80,18 @@ fn volumes(container: &ContainerUnit, named: Named<'_>) -> BTreeSet<VolumeName> 
     volumes.map(VolumeName::from).collect()
 }
 
+/// Whether its data in a volume is what keeps a unit where it is; a global one has its own everywhere.
+pub(crate) fn keeps_data_in(unit: &Unit, volume: &str, named: Named<'_>) -> bool {
+    match &unit.kind {
+        Kind::Container { container, .. } if !unit.fleet.global && is_placed(unit) => {
+            volumes(container, named)
+                .iter()
+                .any(|v| v.as_str() == volume)
+        }
+        _ => false,
+    }
+}
+
 /// A machine in the planner's words; `lost` is whether it counts as gone.
 pub(crate) fn machine(seen: &Seen, lost: bool) -> MachineState {
     MachineState {

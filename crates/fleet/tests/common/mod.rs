@@ -10,9 +10,11 @@
     clippy::panic
 )]
 
+pub mod fake;
+
 use coracle_engine::logs::LogQuery;
 use coracle_engine::{Engine, EngineOptions};
-use coracle_fleet::{Fleet, UnitView};
+use coracle_fleet::{Fleet, Stores, UnitView};
 use coracle_image::{ImportOptions, Reference};
 use coracle_shim_protocol::shim::State;
 use coracle_store::{EmbeddedStore, Options, Store};
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 
 const DIR: &str = "CORACLE_FLEET_TEST_DIR";
 const LIFE: &str = "CORACLE_FLEET_TEST_LIFE";
+const CLUSTER: &str = "CORACLE_FLEET_TEST_CLUSTER";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Name of an image that holds busybox.
 pub const IMAGE: &str = "localhost/fleet-busybox:latest";
@@ -38,11 +41,21 @@ pub struct Machine {
     pub dir: PathBuf,
     pub engine: Engine,
     pub fleet: Fleet,
+    /// Everybody's.
     pub store: Arc<dyn Store>,
 }
 
 /// Runs lives of a daemon one after the other on one machine. `name` is the test's own.
 pub fn machine(name: &str, lives: &[Life]) {
+    run(name, lives, false);
+}
+
+/// As [`machine`], of one whose own store is not everybody's. It has the label `rack=here`.
+pub fn machine_in_cluster(name: &str, lives: &[Life]) {
+    run(name, lives, true);
+}
+
+fn run(name: &str, lives: &[Life], cluster: bool) {
     if let Some(dir) = std::env::var_os(DIR) {
         let number: usize = std::env::var(LIFE).unwrap().parse().unwrap();
         return live(Path::new(&dir), lives[number], number + 1 == lives.len());
@@ -58,6 +71,7 @@ pub fn machine(name: &str, lives: &[Life]) {
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(DIR, dir.path())
+        .envs(cluster.then_some((CLUSTER, "1")))
         .output()
         .unwrap();
     drop(cleanup);
@@ -134,14 +148,45 @@ impl Machine {
         let engine = Engine::open(options)
             .await
             .expect("the engine opens; coracle-holder is built by `cargo build -p coracle-shim`");
-        let store = EmbeddedStore::open(&dir.join("state/store"), Options::default()).unwrap();
-        let store: Arc<dyn Store> = Arc::new(store);
-        let fleet = Fleet::open(store.clone(), engine.clone()).await.unwrap();
-        Self {
+        let store = |name: &str| -> Arc<dyn Store> {
+            Arc::new(EmbeddedStore::open(&dir.join(name), Options::default()).unwrap())
+        };
+        let mut stores = Stores::alone(store("state/store"));
+        if std::env::var_os(CLUSTER).is_some() {
+            stores = Stores {
+                cluster: store("cluster"),
+                alone: tokio::sync::watch::channel(false).1,
+                labels: [("rack".to_owned(), "here".to_owned())].into(),
+                ..stores
+            };
+        }
+        let store = stores.cluster.clone();
+        let fleet = Fleet::join(stores, engine.clone()).await.unwrap();
+        let machine = Self {
             dir: dir.to_owned(),
             engine,
             fleet,
             store,
+        };
+        let own = machine.fleet.machine().id.clone();
+        machine
+            .sees("the machine leads", || {
+                machine.fleet.machine_named(&own).is_ok()
+            })
+            .await;
+        machine
+    }
+
+    /// Waits until something is so.
+    pub async fn sees(&self, what: &str, mut so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !so() {
+            let units = self.fleet.list();
+            assert!(
+                Instant::now() < deadline,
+                "never seen: {what}; units: {units:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

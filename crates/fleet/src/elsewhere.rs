@@ -1,0 +1,145 @@
+//! Units on other machines that a unit waits for: the leader writes down how they stand.
+//!
+//! Nobody waits for a store that is away: after half a minute the unit goes on, and says so. It may be that what it needs is there.
+
+use crate::fleet::Fleet;
+use crate::model::{Active, Desired, StatusRecord, keys};
+use coracle_engine::full_error;
+use coracle_store::{KeyValue, RangeRequest, StoreError, WatchRequest};
+use std::time::{Duration, Instant};
+
+/// How long a store that is away is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one look may take, and how long nothing may be heard until there is another.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long a store that does not answer is left alone.
+const REST: Duration = Duration::from_secs(1);
+
+/// What follows from how a unit stands for one that waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It waits on.
+    Wait,
+    /// It goes on.
+    Go { failed: bool },
+}
+
+/// What nobody has written down, or what is not to run, is not waited for.
+fn verdict(status: Option<&StatusRecord>) -> Verdict {
+    let go = Verdict::Go { failed: false };
+    let Some(status) = status.filter(|s| s.desired == Desired::Active) else {
+        return go;
+    };
+    if status.answered && (status.settled || status.active == Active::Active) {
+        let failed = status.active == Active::Failed;
+        return Verdict::Go { failed };
+    }
+    Verdict::Wait
+}
+
+fn read(name: &str, kv: Option<&KeyValue>) -> Verdict {
+    let status = kv.and_then(|kv| {
+        let read = serde_json::from_slice(&kv.value);
+        let unread = |error: &serde_json::Error| tracing::warn!(unit = name, %error, "how a unit stands elsewhere cannot be read; it is not waited for");
+        read.inspect_err(unread).ok()
+    });
+    verdict(status.as_ref())
+}
+
+impl Fleet {
+    /// Waits until a unit that is not on this machine is up, has ended or is not to run. Answers whether it has failed.
+    pub(crate) async fn has_failed_elsewhere(&self, name: &str) -> bool {
+        let mut away: Option<Instant> = None;
+        while !self.0.alone() {
+            match self.look_elsewhere(name, &mut away).await {
+                Ok(Verdict::Go { failed }) => return failed,
+                // The watch is over, or was silent.
+                Ok(Verdict::Wait) => {}
+                Err(error) => {
+                    let since = *away.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= PATIENCE {
+                        let error = error.as_ref().map(|e| full_error(e));
+                        tracing::warn!(
+                            unit = name,
+                            error = error.unwrap_or_else(|| "it does not answer".to_owned()),
+                            "the cluster's store is away, and a unit elsewhere is not waited for any longer"
+                        );
+                        return false;
+                    }
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+        false
+    }
+
+    /// One look, and what is heard after it. None is a store that says nothing.
+    async fn look_elsewhere(
+        &self,
+        name: &str,
+        away: &mut Option<Instant>,
+    ) -> Result<Verdict, Option<StoreError>> {
+        let (store, key) = (&self.0.cluster, keys::status(name));
+        let look = async {
+            let found = store.range(RangeRequest::key(key.clone())).await?;
+            let from = WatchRequest::key(key).from(found.revision + 1);
+            let seen = read(name, found.kvs.first());
+            Ok((seen, store.watch(from).await?))
+        };
+        let (seen, mut watch) = match tokio::time::timeout(LOOK, look).await {
+            Ok(looked) => looked.map_err(Some)?,
+            Err(_) => return Err(None),
+        };
+        *away = None;
+        if seen != Verdict::Wait {
+            return Ok(seen);
+        }
+        while let Ok(Some(answer)) = tokio::time::timeout(LOOK, watch.next()).await {
+            let answer = answer.map_err(Some)?;
+            if answer.canceled {
+                break;
+            }
+            if let Some(event) = answer.events.last() {
+                let put = event.kind == coracle_store::EventKind::Put;
+                let heard = read(name, put.then_some(&event.kv));
+                if heard != Verdict::Wait {
+                    return Ok(heard);
+                }
+            }
+        }
+        Ok(Verdict::Wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::VERSION;
+
+    #[test]
+    fn whom_a_unit_waits_for() {
+        let of = |desired, active, settled, answered| StatusRecord {
+            version: VERSION,
+            desired,
+            active,
+            settled,
+            answered,
+        };
+        let go = |failed| Verdict::Go { failed };
+        use Desired::{Active as Wanted, Inactive as Not, Loaded};
+        for (status, expected) in [
+            (of(Not, Active::Active, false, true), go(false)),
+            (of(Loaded, Active::Inactive, true, true), go(false)),
+            (of(Wanted, Active::Active, false, true), go(false)),
+            (of(Wanted, Active::Active, false, false), Verdict::Wait),
+            (of(Wanted, Active::Activating, false, true), Verdict::Wait),
+            (of(Wanted, Active::Failed, false, true), Verdict::Wait),
+            (of(Wanted, Active::Failed, true, true), go(true)),
+            (of(Wanted, Active::Failed, true, false), Verdict::Wait),
+            (of(Wanted, Active::Inactive, true, true), go(false)),
+        ] {
+            assert_eq!(verdict(Some(&status)), expected, "{status:?}");
+        }
+        assert_eq!(verdict(None), go(false));
+    }
+}
