@@ -17,6 +17,7 @@
 //! | `load` | units that are placed and do not run |
 //! | `shutdown` | everything goes down, to come back |
 //! | `discovery` | healthy instances, told to apps |
+//! | [`overlay`] | the network and the names between machines |
 //! | [`fleet`] | open, list, show |
 
 mod agent;
@@ -32,6 +33,7 @@ pub mod machine;
 pub mod model;
 mod observe;
 pub mod order;
+pub mod overlay;
 pub mod plan;
 pub mod presence;
 mod requests;
@@ -46,3 +48,4 @@ pub use discovery::Announced;
 pub use error::{FleetError, Result};
 pub use fleet::{Fleet, Stores, UnitText};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};
+pub use overlay::ConnectOptions;
