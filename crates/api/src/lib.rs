@@ -177,6 +177,7 @@ fn network_and_volume_routes() -> Router<App> {
         .route("/networks", get(networks::list))
         .route("/networks/create", post(networks::create))
         .route("/networks/prune", post(networks::prune))
+        .route("/v1/overlay", get(networks::overlay))
         .route(
             "/networks/{id}",
             get(networks::inspect).delete(networks::remove),

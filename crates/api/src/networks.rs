@@ -13,6 +13,7 @@ use axum::response::IntoResponse;
 use chrono::DateTime;
 use coracle_engine::Engine;
 use coracle_engine::model::EndpointConfig;
+use coracle_network::overlay::OverlayStatus;
 use coracle_network::{Driver, Network, NetworkSpec};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -321,6 +322,13 @@ pub async fn disconnect(
         Err(coracle_engine::EngineError::NotFound { .. }) if asked.force => Ok(StatusCode::OK),
         other => Ok(other.map(|()| StatusCode::OK)?),
     }
+}
+
+/// The network between machines as this one has it; `null` if it has none.
+pub async fn overlay(State(app): State<App>) -> Result<Json<Option<OverlayStatus>>> {
+    let asked = tokio::task::spawn_blocking(move || app.engine.networks().overlay());
+    let asked = asked.await.map_err(coracle_engine::EngineError::from)?;
+    Ok(Json(asked?))
 }
 
 pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> {

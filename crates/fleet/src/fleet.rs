@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     pub reports: Arc<Reports>,
     /// There while this machine leads.
     pub leader: watch::Sender<Option<Arc<Leader>>>,
+    /// Whether the default network may be about to get another subnet.
+    pub renumbering: watch::Sender<bool>,
     /// Set when everything goes down: the longest wait for one that is to end, if it is not as its unit says.
     pub leaving: OnceLock<Option<Duration>>,
 }
@@ -88,6 +90,11 @@ impl Inner {
     pub(crate) fn alone(&self) -> bool {
         *self.alone.borrow()
     }
+
+    /// As [`Self::alone`], to be waited on.
+    pub(crate) fn follow_alone(&self) -> watch::Receiver<bool> {
+        self.alone.clone()
+    }
 }
 
 impl Fleet {
@@ -122,13 +129,16 @@ impl Fleet {
             opened: Instant::now(),
             units: RwLock::default(),
             leader: watch::Sender::new(None),
+            renumbering: watch::Sender::new(false),
             leaving: OnceLock::new(),
         }));
         let lease = fleet.be_there(alone).await?;
         fleet.announce(lease.clone());
         fleet.take_up().await?;
         if alone {
-            fleet.lead_at_once(*lease.borrow()).await?;
+            // Not kept borrowed while it is waited.
+            let id = *lease.borrow();
+            fleet.lead_at_once(id).await?;
         }
         fleet.follow();
         fleet.report();

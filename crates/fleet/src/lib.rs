@@ -22,6 +22,7 @@
 //! | `load` | units that are placed and do not run |
 //! | `shutdown` | everything goes down, to come back |
 //! | `discovery` | healthy instances, told to apps |
+//! | [`overlay`] | the network and the names between machines |
 //! | [`fleet`] | open, list, show |
 
 mod agent;
@@ -41,6 +42,7 @@ pub mod machines;
 pub mod model;
 mod observe;
 pub mod order;
+pub mod overlay;
 pub mod plan;
 pub mod presence;
 pub mod rebind;
@@ -58,4 +60,5 @@ pub use explain::Explained;
 pub use fleet::{Fleet, Stores, UnitText};
 pub use machines::{DrainView, MachineView, Mark};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};
+pub use overlay::ConnectOptions;
 pub use rebind::Rebound;

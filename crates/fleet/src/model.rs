@@ -30,6 +30,12 @@ pub mod keys {
     pub fn marks(id: &str) -> String {
         format!("{MARKS}{id}")
     }
+    /// Machines' subnets.
+    pub const SUBNETS: &str = "/coracle/v1/subnets/";
+    /// The subnet of a machine's default network.
+    pub fn subnet(id: &str) -> String {
+        format!("{SUBNETS}{id}")
+    }
     /// Who leads.
     pub const LEADER: &str = "/coracle/v1/leader";
     /// Where local volumes have their data.

@@ -64,6 +64,9 @@ impl Fleet {
         // A start that another unit's failure ends counts, too: the limit is to stop those that try again.
         memory.starts.push(Utc::now());
         wanted.unless(self.wait_for_others(unit, file)).await??;
+        if matches!(file.kind, Kind::Container { .. }) {
+            wanted.unless(self.until_renumbered()).await?;
+        }
         match &file.kind {
             Kind::Volume(volume) => {
                 // It waits for the disk.

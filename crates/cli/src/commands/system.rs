@@ -9,7 +9,7 @@ use crate::format::template::Template;
 use crate::format::words::binary;
 use crate::format::{align, out};
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// `coracle system`
 #[derive(Debug, clap::Subcommand)]
@@ -132,7 +132,8 @@ pub async fn info(client: &Client, format: Option<&str>) -> Result<()> {
                     .as_str()
                     .map_or_else(|| found[key].to_string(), str::to_owned)
             };
-            let lines = [
+            let overlay = client.get("/v1/overlay").await?;
+            let mut lines = vec![
                 (
                     "Containers",
                     format!(
@@ -153,18 +154,40 @@ pub async fn info(client: &Client, format: Option<&str>) -> Result<()> {
                 ("Name", text("Name")),
                 ("State directory", text("DockerRootDir")),
             ];
+            lines.extend(between_machines(&overlay).map(|line| ("Between machines", line)));
             out(&align(
                 lines
                     .into_iter()
                     .map(|(k, v)| vec![format!("{k}:"), v])
                     .collect(),
             ))?;
-            for warning in found["Warnings"].as_array().into_iter().flatten() {
-                eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+            let warnings = [&found["Warnings"], &overlay["problems"]].into_iter();
+            let warnings = warnings.filter_map(Value::as_array).flatten();
+            for warning in warnings.chain([&overlay["caution"]]) {
+                if let Some(warning) = warning.as_str() {
+                    eprintln!("WARNING: {warning}");
+                }
             }
             Ok(())
         }
     }
+}
+
+/// The network between machines in one line, if there is one.
+fn between_machines(overlay: &Value) -> Option<String> {
+    let kind = overlay["kind"].as_str()?;
+    let peers = overlay["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    let reached = peers.iter().filter(|p| p["routed"] == true).count();
+    Some(format!(
+        "{kind} {} on port {}/udp, subnet {}, {reached} of {} machines routed, packets of {} bytes",
+        overlay["vni"],
+        overlay["port"],
+        overlay["subnet"].as_str().unwrap_or_default(),
+        peers.len(),
+        overlay["mtu"]
+            .as_u64()
+            .map_or_else(|| "unknown".to_owned(), |mtu| mtu.to_string()),
+    ))
 }
 
 pub async fn version(client: &Client, format: Option<&str>) -> Result<()> {
@@ -193,5 +216,25 @@ pub async fn version(client: &Client, format: Option<&str>) -> Result<()> {
                 None => out("Server: not reached\n"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_between_machines_in_a_line() {
+        assert_eq!(between_machines(&Value::Null), None);
+        let overlay = json!({
+            "kind": "vxlan", "vni": 7373, "port": 7373, "subnet": "10.212.0.0/22", "mtu": 1450,
+            "peers": [{"machine": "b", "routed": true}, {"machine": "c", "routed": false}],
+        });
+        assert_eq!(
+            between_machines(&overlay).as_deref(),
+            Some(
+                "vxlan 7373 on port 7373/udp, subnet 10.212.0.0/22, 1 of 2 machines routed, packets of 1450 bytes"
+            )
+        );
     }
 }
