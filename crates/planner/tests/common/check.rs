@@ -208,7 +208,8 @@ impl World {
                 }
                 continue;
             }
-            if live.len() > 1 {
+            let alive = live.iter().filter(|(p, _)| self.alive(&p.machine));
+            if alive.count() > 1 {
                 return fail("it is placed twice".into());
             }
             let Some((placement, placed)) = live.first() else {
