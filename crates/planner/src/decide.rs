@@ -91,11 +91,11 @@ impl Planner {
             let why = self.core.why(u, home.m, bar, true);
             return self.settle_forbidden(u, home.m, bar, why);
         }
-        if self.core.unit(u).failing == Some(home.m) {
-            return self.settle_failing(u, home.m);
-        }
         if self.settle_evicted(u, home.m) {
             return;
+        }
+        if self.core.unit(u).failing == Some(home.m) {
+            return self.settle_failing(u, home.m);
         }
         let cause = home
             .reason

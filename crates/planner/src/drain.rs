@@ -125,6 +125,10 @@ impl Planner {
         let Some(unit) = self.core.units.get(u.0) else {
             return true;
         };
+        // A unit that has become global meanwhile goes with those.
+        if self.core.shape(unit.shape).needs.fleet.global {
+            return true;
+        }
         let here = unit.held.iter().any(|h| h.m == m);
         let Some(home) = unit.home() else {
             // Stopped, or gone and without a place: nothing to wait for.

@@ -159,7 +159,7 @@ impl Core {
                 |h: &&crate::core::Held| h.m == m && self.shape(h.shape).needs.ports.contains(port);
             let unit = self.unit(v);
             match staying {
-                true => v != u && unit.home().filter(there).is_some(),
+                true => v != u && self.is_at(v, m) && unit.live().any(|h| there(&h)),
                 false => {
                     let kept = unit.kept == Some(m);
                     unit.held.iter().any(|h| there(&h))
@@ -211,7 +211,7 @@ impl Core {
         let others = self.machines.get(m).used.units.keys().copied();
         self.first(others.filter(|v| *v != u), |v| {
             let there = match look {
-                Look::Stay => self.unit(v).home().is_some_and(|h| h.m == m),
+                Look::Stay => self.is_at(v, m),
                 Look::Without(gone) => !gone.contains(&v),
                 _ => true,
             };
@@ -268,7 +268,7 @@ impl Core {
         self.first(there, |v| {
             let unit = self.unit(v);
             let stays = match staying {
-                true => unit.home().is_some_and(|h| h.m == m),
+                true => self.is_at(v, m),
                 false => unit.kept == Some(m) || unit.live().any(|h| h.m == m),
             };
             stays && self.replaces(v, u) && !self.replaces(u, v)

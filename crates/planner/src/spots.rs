@@ -54,6 +54,10 @@ impl Planner {
             let reason = WithdrawReason::Leaves(Cause::Lost(id));
             return self.withdraw_those(u, &reason, |h| !h.leaving && h.m == m);
         }
+        let uid = self.core.unit(u).uid.clone();
+        self.withdraw_those(u, &WithdrawReason::Remade, |h: &Held| {
+            !h.leaving && h.m == m && Some(&h.uid) != uid.as_ref()
+        });
         let newest = self
             .core
             .unit(u)

@@ -309,13 +309,12 @@ impl Game {
         self.world
             .check_at_rest(&self.books)
             .expect("what must hold at rest");
-        // A new leader does not know who could not make room for whom, and may try again.
-        let tries = |(name, u): (&UnitName, &UnitSpec)| {
-            u.wanted == Wanted::Launched
-                && !u.needs.fleet.replaces.is_empty()
-                && self.world.waits.contains_key(name)
+        // A new leader does not know who could not make room for whom, nor what is kept for whom.
+        let tries = |(name, wait): (&UnitName, &WaitReason)| {
+            !self.world.needs(name).fleet.replaces.is_empty()
+                || matches!(wait, WaitReason::Fence(_) | WaitReason::Gone(_))
         };
-        if !self.world.units.iter().any(tries) && self.dice.one_in(2) {
+        if !self.world.waits.iter().any(tries) && self.dice.one_in(2) {
             let waits = self.world.waits.clone();
             self.take_over();
             for (unit, machine, at) in &self.books.failures {

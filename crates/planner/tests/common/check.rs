@@ -208,10 +208,11 @@ impl World {
                 }
                 continue;
             }
-            if live.len() > 1 {
+            let alive = live.iter().filter(|(p, _)| self.alive(&p.machine));
+            if alive.count() > 1 {
                 return fail("it is placed twice".into());
             }
-            let Some((placement, placed)) = live.first() else {
+            let Some((placement, placed)) = live.iter().max_by_key(|(p, _)| p.incarnation) else {
                 if waits.is_none() {
                     return fail("it is nowhere and nothing was said".into());
                 }
@@ -241,7 +242,9 @@ impl World {
                 ) {
                     return fail("its machine is drained and nothing was said".into());
                 }
-                self.check_cannot_move(books, placement)?;
+                if !kept {
+                    self.check_cannot_move(books, placement)?;
+                }
             }
             if !draining
                 && !matches!(
