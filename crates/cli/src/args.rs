@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::build::{Build, BuilderCommand};
+use crate::commands::cluster::{Cluster, Join, Leave};
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
 use crate::commands::files::{Commit, Export};
@@ -15,7 +16,6 @@ use crate::commands::run::{Attach, Exec, Run};
 use crate::commands::stats::Stats;
 use crate::commands::store::Store;
 use crate::commands::system::System;
-use crate::commands::cluster::{Cluster, Join, Leave};
 use crate::commands::units::Unit;
 use crate::commands::update::Update;
 use crate::commands::volumes::Volume;

@@ -261,5 +261,5 @@ fn man(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(failed)?;
     clap_mangen::generate_to(lazy::whole(Cli::command), dir).map_err(failed)?;
     clap_mangen::generate_to(lazy::whole(fleetctl::command), dir).map_err(failed)
-}use crate::commands::cluster as cluster_commands;
-
+}
+use crate::commands::cluster as cluster_commands;

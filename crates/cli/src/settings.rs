@@ -209,7 +209,9 @@ fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
     };
     let parsed = text.parse::<SocketAddr>().ok();
     let alone = || text.parse().ok().map(|ip| SocketAddr::new(ip, port));
-    let found = parsed.or_else(alone).filter(|a| !a.ip().is_unspecified() && a.port() != 0);
+    let found = parsed
+        .or_else(alone)
+        .filter(|a| !a.ip().is_unspecified() && a.port() != 0);
     found.ok_or_else(|| {
         format!("advertise = \"{text}\" is no address of this machine; write for example 192.0.2.7, or 192.0.2.7:{port}")
     })

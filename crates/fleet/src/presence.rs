@@ -81,7 +81,10 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        let lease = store.lease_grant(LEASE, machine_lease(&machine.id)).await?.id;
+        let lease = store
+            .lease_grant(LEASE, machine_lease(&machine.id))
+            .await?
+            .id;
         let since = machine.since.to_rfc3339();
         store
             .put(PutRequest::new(alive, since).with_lease(lease))
@@ -143,7 +146,11 @@ impl Fleet {
     /// # Errors
     /// [`crate::FleetError::Store`].
     pub async fn leader(&self) -> Result<Option<String>> {
-        let found = self.0.cluster.get_json::<LeaderRecord>(keys::LEADER).await?;
+        let found = self
+            .0
+            .cluster
+            .get_json::<LeaderRecord>(keys::LEADER)
+            .await?;
         Ok(found.map(|(leader, _)| leader.machine))
     }
 

@@ -2,13 +2,13 @@
 
 use super::{Cluster, home::Home};
 use crate::server::DaemonError;
+use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::{MemberConfig, PeerTls};
 use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
 use coracle_cluster::members;
-use coracle_cluster::door::DoorOptions;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
@@ -23,7 +23,9 @@ const MOVE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// There is something here that would be lost.
-    #[error("this machine is not empty ({what}): joining would lose it; stop and destroy it first, or say --discard")]
+    #[error(
+        "this machine is not empty ({what}): joining would lose it; stop and destroy it first, or say --discard"
+    )]
     NotEmpty {
         /// What.
         what: String,
@@ -32,7 +34,9 @@ pub enum ClusterError {
     #[error("this machine is in a cluster already; `coracle leave` takes it out")]
     Member,
     /// It is in none.
-    #[error("this machine is in no cluster; `coracle cluster token` begins one, `coracle join` joins one")]
+    #[error(
+        "this machine is in no cluster; `coracle cluster token` begins one, `coracle join` joins one"
+    )]
     NoMember,
     /// It has none of the keys.
     #[error("this machine is no voter, and only voters give tokens: ask one of {voters}")]
@@ -44,7 +48,9 @@ pub enum ClusterError {
     #[error("{0}")]
     CannotLeave(String),
     /// No address.
-    #[error("this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS")]
+    #[error(
+        "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
+    )]
     NoAddress,
     /// A token that cannot be read.
     #[error(transparent)]
@@ -99,7 +105,10 @@ impl Cluster {
         }
         let Some(authority) = self.authority.borrow().clone() else {
             let voters = self.voters.borrow();
-            let voters: Vec<String> = voters.iter().map(|v| self.called(v.machine.as_str())).collect();
+            let voters: Vec<String> = voters
+                .iter()
+                .map(|v| self.called(v.machine.as_str()))
+                .collect();
             return Err(ClusterError::NoVoter {
                 voters: voters.join(", "),
             });
@@ -142,8 +151,7 @@ impl Cluster {
             Kind::Peer => authority.peer(&asked.pem, &self.machine, &addresses)?,
         };
         let (pin, ca) = (authority.pin(), authority.certificate_pem());
-        let identity =
-            Identity::install(&self.keys, kind, &self.machine, &pin, ca, &certificate)?;
+        let identity = Identity::install(&self.keys, kind, &self.machine, &pin, ca, &certificate)?;
         Ok(identity)
     }
 
@@ -173,7 +181,11 @@ impl Cluster {
     async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
         let program = Program::Host { path: None };
         let found = program.find().await?;
-        let authority = self.authority.borrow().clone().ok_or(ClusterError::NoMember)?;
+        let authority = self
+            .authority
+            .borrow()
+            .clone()
+            .ok_or(ClusterError::NoMember)?;
         let peer = self.certified(&authority, Kind::Peer)?;
         let config = MemberConfig::first(
             &self.dir,
@@ -197,7 +209,10 @@ impl Cluster {
         *self.member() = Some(moved.member);
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
-            tracing::warn!(error = full_error(&error), "this machine's own store waits for the next start of the daemon");
+            tracing::warn!(
+                error = full_error(&error),
+                "this machine's own store waits for the next start of the daemon"
+            );
         }
         self.alone.send_replace(false);
         tracing::info!("the store is in etcd");
@@ -283,7 +298,11 @@ impl Cluster {
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
-                    tracing::warn!(unit = unit.name, error = full_error(&error), "it could not be destroyed");
+                    tracing::warn!(
+                        unit = unit.name,
+                        error = full_error(&error),
+                        "it could not be destroyed"
+                    );
                 }
             }
         }
@@ -292,7 +311,11 @@ impl Cluster {
                 force: true,
                 volumes: false,
             };
-            if let Err(error) = self.engine.remove(container.record.id.as_str(), options).await {
+            if let Err(error) = self
+                .engine
+                .remove(container.record.id.as_str(), options)
+                .await
+            {
                 tracing::warn!(container = %container.record.id, error = full_error(&error), "it could not be removed");
             }
         }
@@ -310,7 +333,12 @@ impl Cluster {
         if !self.is_founded() {
             return Err(ClusterError::NoMember);
         }
-        let others = self.members.borrow().iter().filter(|(id, _)| **id != self.machine).count();
+        let others = self
+            .members
+            .borrow()
+            .iter()
+            .filter(|(id, _)| **id != self.machine)
+            .count();
         if self.member().is_some() && others > 0 && !force {
             return Err(ClusterError::CannotLeave(
                 "this machine has the cluster's store: while others are there it cannot leave; remove them first".into(),
@@ -335,7 +363,10 @@ impl Cluster {
         }
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         if let Err(error) = coracle_store::Store::delete_range(&*self.embedded, all).await {
-            tracing::warn!(error = full_error(&error), "this machine's own store could not be emptied");
+            tracing::warn!(
+                error = full_error(&error),
+                "this machine's own store could not be emptied"
+            );
         }
     }
 
@@ -365,7 +396,9 @@ impl Cluster {
                 let Ok(request) = request else { continue };
                 match client.send(&target, request).await {
                     Ok(answer) if answer.status().is_success() => return Ok(()),
-                    Ok(answer) => last = Some(format!("{} answered {}", target.machine, answer.status())),
+                    Ok(answer) => {
+                        last = Some(format!("{} answered {}", target.machine, answer.status()))
+                    }
                     Err(error) => last = Some(full_error(&error)),
                 }
             }

@@ -1,7 +1,7 @@
 //! What our own socket has about the cluster.
 
-use super::admit::ClusterError;
 use super::Cluster;
+use super::admit::ClusterError;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -57,7 +57,9 @@ async fn token(
     Json(asked): Json<TokenOf>,
 ) -> Result<Json<Value>, ClusterError> {
     let ttl = Duration::from_secs(asked.ttl.unwrap_or(TTL));
-    let token = cluster.token(ttl, asked.uses.unwrap_or(1), "operator").await?;
+    let token = cluster
+        .token(ttl, asked.uses.unwrap_or(1), "operator")
+        .await?;
     Ok(Json(json!({
         "token": token.to_string(),
         "address": cluster.advertise.to_string(),
@@ -80,9 +82,12 @@ async fn enter(
 ) -> Result<StatusCode, ClusterError> {
     // A client that leaves must not leave it half done.
     let task = tokio::spawn(async move {
-        cluster.join(&asked.address, &asked.token, asked.discard).await
+        cluster
+            .join(&asked.address, &asked.token, asked.discard)
+            .await
     });
-    task.await.map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
+    task.await
+        .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -98,7 +103,8 @@ async fn leave(
     Json(asked): Json<Leave>,
 ) -> Result<StatusCode, ClusterError> {
     let task = tokio::spawn(async move { cluster.leave(asked.force).await });
-    task.await.map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
+    task.await
+        .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -160,7 +166,10 @@ async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
             })
         })
         .collect();
-    let voters = members.iter().filter(|(_, s)| *s == Standing::Voter).count();
+    let voters = members
+        .iter()
+        .filter(|(_, s)| *s == Standing::Voter)
+        .count();
     let caution = match (members.iter().count(), voters) {
         (2.., 1) => Some(
             "one machine has the store: if it is lost for good, so is what was written since the last snapshot; what runs runs on",

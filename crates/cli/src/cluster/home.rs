@@ -64,7 +64,8 @@ impl Home {
             false => Standing::Machine,
         };
         let all = self.members.iter();
-        all.map(|(id, voter)| (id.clone(), standing(voter))).collect()
+        all.map(|(id, voter)| (id.clone(), standing(voter)))
+            .collect()
     }
 
     pub fn neighbours(&self) -> BTreeMap<String, Neighbour> {

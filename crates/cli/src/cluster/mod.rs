@@ -20,6 +20,7 @@ pub use lead::led;
 pub use serve::Inside;
 
 use crate::server::DaemonError;
+use coracle_cluster::MachineId;
 use coracle_cluster::door::{DoorClient, DoorOptions, Target, endpoint};
 use coracle_cluster::join::Voter;
 use coracle_cluster::member::config::MemberConfig;
@@ -27,7 +28,6 @@ use coracle_cluster::member::moving::{Mode, settle};
 use coracle_cluster::member::run::Member;
 use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
-use coracle_cluster::MachineId;
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Store, Switch};
@@ -85,7 +85,9 @@ pub struct Cluster {
     stop: CancellationToken,
 }
 
-fn failed(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> DaemonError {
+fn failed(
+    what: &'static str,
+) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> DaemonError {
     move |source| DaemonError::Cluster { what, source }
 }
 
@@ -242,7 +244,10 @@ fn through_doors(
     let endpoints: Vec<String> = voters.iter().map(|v| endpoint(&v.machine)).collect();
     let find = move |machine: &MachineId| {
         // Where it says it is now, then where it was.
-        let now = neighbours.borrow().get(machine.as_str()).map(|n| n.door.clone());
+        let now = neighbours
+            .borrow()
+            .get(machine.as_str())
+            .map(|n| n.door.clone());
         let then = known.get(machine).cloned();
         let addresses: Vec<String> = now.into_iter().chain(then).collect();
         (!addresses.is_empty()).then(|| Target {

@@ -55,7 +55,11 @@ impl Cluster {
         let (Some(identity), Some(inside)) = (self.identity.get(), self.inside.get()) else {
             return Ok(());
         };
-        let door = Door::new(identity.clone(), self.members.subscribe(), Limits::default());
+        let door = Door::new(
+            identity.clone(),
+            self.members.subscribe(),
+            Limits::default(),
+        );
         let door = door.map_err(|e| failed("opening the door")(Box::new(e)))?;
         let listener = doors::listen(&inside.run_dir, self.advertise).await?;
         let reception = Reception {
@@ -91,7 +95,9 @@ impl Cluster {
 
     /// Keeps the list of machines and voters as the store has it, on disk too.
     async fn follow_machines(self: Arc<Self>) {
-        let Some(inside) = self.inside.get() else { return };
+        let Some(inside) = self.inside.get() else {
+            return;
+        };
         let mut members = self.members.subscribe();
         let mut said = false;
         loop {
@@ -112,7 +118,10 @@ impl Cluster {
                     self.learn(now);
                 }
                 Err(error) if !std::mem::replace(&mut said, true) => {
-                    tracing::debug!(error = full_error(&error), "machines cannot be looked at now");
+                    tracing::debug!(
+                        error = full_error(&error),
+                        "machines cannot be looked at now"
+                    );
                 }
                 Err(_) => {}
             }
@@ -129,7 +138,10 @@ impl Cluster {
         let door = |id: &coracle_cluster::MachineId| {
             let known = now.get(id.as_str()).map(|n| n.door.clone());
             let former = self.voters.borrow().clone();
-            let former = former.into_iter().find(|v| v.machine == *id).map(|v| v.address);
+            let former = former
+                .into_iter()
+                .find(|v| v.machine == *id)
+                .map(|v| v.address);
             known.or(former)
         };
         let voters: Vec<Voter> = members

@@ -71,7 +71,9 @@ async fn token(client: &Client, ttl: &str, uses: u32, quiet: bool) -> Result<()>
         .map(|n| n / 1_000_000_000)
         .filter(|n| *n > 0)
         .ok_or_else(|| {
-            CliError::Usage(format!("--ttl {ttl} is no time; write for example 30m or 24h"))
+            CliError::Usage(format!(
+                "--ttl {ttl} is no time; write for example 30m or 24h"
+            ))
         })?;
     let body = json!({ "ttl": seconds, "uses": uses });
     let made = client
@@ -117,8 +119,16 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
             format!("{}{}", field("id"), if own { " *" } else { "" }),
             field("hostname"),
             field("door"),
-            if machine["alive"] == true { "alive" } else { "gone" },
-            if machine["voter"] == true { "voter" } else { "" },
+            if machine["alive"] == true {
+                "alive"
+            } else {
+                "gone"
+            },
+            if machine["voter"] == true {
+                "voter"
+            } else {
+                ""
+            },
         );
     }
     if let Some(caution) = found["caution"].as_str() {
