@@ -24,7 +24,7 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/v1/cluster/token", post(token))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
-        .route("/v1/machines/{machine}", delete(remove))
+        .route("/v1/machines/{name}", delete(remove))
         .with_state(cluster)
 }
 
