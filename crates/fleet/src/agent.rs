@@ -241,8 +241,8 @@ struct Agent {
     retired: JoinSet<String>,
     /// Names of units that could not be read, and are tried again.
     unread: BTreeSet<String>,
-    /// Those of them of which that was said.
-    told: BTreeSet<String>,
+    /// What was asked of those of them of which that was said.
+    told: BTreeMap<String, DesiredRecord>,
 }
 
 impl Agent {
@@ -253,7 +253,7 @@ impl Agent {
             retiring: BTreeSet::new(),
             retired: JoinSet::new(),
             unread: BTreeSet::new(),
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -412,7 +412,8 @@ impl Agent {
                 match text {
                     Ok(text) => unit.set(record.clone(), text),
                     Err(error) => {
-                        self.cannot(name, &error);
+                        let record = record.clone();
+                        self.cannot(name, record, &error);
                     }
                 }
             }
@@ -440,8 +441,8 @@ impl Agent {
                         settled: true,
                         ..Actual::new(name, Utc::now())
                     };
-                    let instance = instance.clone();
-                    if self.cannot(name, &error)
+                    let (instance, record) = (instance.clone(), record.clone());
+                    if self.cannot(name, record, &error)
                         && let Err(error) = fleet.write_actual(&instance, &unread).await
                     {
                         tracing::error!(
@@ -463,10 +464,12 @@ impl Agent {
         }
     }
 
-    /// One that cannot be read, perhaps of a newer release, must not keep the others from running. Whether that is news.
-    fn cannot(&mut self, name: &str, error: &crate::FleetError) -> bool {
+    /// One that cannot be read, perhaps of a newer release, must not keep the others from running. Whether that is news: each request
+    /// is answered.
+    fn cannot(&mut self, name: &str, record: DesiredRecord, error: &crate::FleetError) -> bool {
         self.unread.insert(name.to_owned());
-        let news = self.told.insert(name.to_owned());
+        let news = self.told.get(name) != Some(&record);
+        self.told.insert(name.to_owned(), record);
         if news {
             tracing::error!(
                 unit = name,

@@ -63,6 +63,12 @@ impl Fleet {
         target.is_ok_and(|t| t.actual().generation == t.record().generation)
     }
 
+    /// Whether what was asked of a unit last has been answered: till then one that failed is not taken for one that was stopped.
+    pub fn has_answered(&self, name: &str) -> bool {
+        let target = self.leading().and_then(|leader| named(&leader, name));
+        target.is_ok_and(|t| t.placed().is_empty() || t.actual().order >= t.record().order)
+    }
+
     /// The text that a unit runs or ran last; of one that never ran, the one that was submitted last.
     ///
     /// # Errors

@@ -43,9 +43,14 @@ impl Stage {
         }
     }
 
-    /// What it is. `begun` says whether its last start has been taken up; how that went is not asked.
-    pub fn current(view: &UnitView, begun: bool) -> Self {
-        let down = matches!(view.active, Active::Inactive | Active::Failed);
+    /// What it is. `begun` says whether its last start has been taken up; how that went is not asked. `answered` says whether a
+    /// failure is an answer to what was asked last.
+    fn current(view: &UnitView, begun: bool, answered: bool) -> Self {
+        let down = match view.active {
+            Active::Inactive => true,
+            Active::Failed => answered,
+            _ => false,
+        };
         match Self::desired(view) {
             _ if view.machine.is_empty() || view.template => Self::Inactive,
             Self::Launched if begun => Self::Launched,
@@ -56,9 +61,10 @@ impl Stage {
         }
     }
 
-    /// As [`Self::current`], of a unit of this fleet.
+    /// What a unit of this fleet is.
     pub fn of(fleet: &Fleet, view: &UnitView) -> Self {
-        Self::current(view, fleet.has_begun(&view.name))
+        let (begun, answered) = (fleet.has_begun(&view.name), fleet.has_answered(&view.name));
+        Self::current(view, begun, answered)
     }
 }
 
