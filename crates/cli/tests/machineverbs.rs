@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Daemon, errors, signal, text, until};
-use coracle_store::{EmbeddedStore, Options, PutRequest, Store as _, StoreExt as _};
+use coracle_store::{
+    DeleteRangeRequest, EmbeddedStore, Options, PutRequest, Store as _, StoreExt as _,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,24 +15,29 @@ use std::process::Stdio;
 
 const OTHER: &str = "ffffffffffffffffffffffffffffffff";
 
-/// Writes a machine into the store of a daemon that does not run. Without a lease it stays.
-fn add_machine(state_dir: &Path) {
+/// Does something with the store of a daemon that does not run.
+fn in_store(state_dir: &Path, act: impl AsyncFnOnce(EmbeddedStore)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let store = EmbeddedStore::open(&state_dir.join("store"), Options::default()).unwrap();
-        let machine = json!({
-            "version": 1, "id": OTHER, "hostname": "other", "cpus": 2, "memory": 1_u64 << 30,
-            "kernel": "6.1", "coracle": "0.1.0", "since": "2026-01-01T00:00:00Z",
-        });
-        let key = format!("/coracle/v1/machines/{OTHER}");
-        store.put_json(&key, &machine).await.unwrap();
-        let alive = PutRequest::new(format!("/coracle/v1/alive/{OTHER}"), "now");
-        store.put(alive).await.unwrap();
+        let store = EmbeddedStore::open(&state_dir.join("store"), Options::default());
+        act(store.unwrap()).await;
     });
+}
+
+/// A machine whose key has no lease, and so stays.
+async fn add_machine(store: EmbeddedStore) {
+    let machine = json!({
+        "version": 1, "id": OTHER, "hostname": "other", "cpus": 2, "memory": 1_u64 << 30,
+        "kernel": "6.1", "coracle": "0.1.0", "since": "2026-01-01T00:00:00Z",
+    });
+    let key = format!("/coracle/v1/machines/{OTHER}");
+    store.put_json(&key, &machine).await.unwrap();
+    let alive = PutRequest::new(format!("/coracle/v1/alive/{OTHER}"), "now");
+    store.put(alive).await.unwrap();
 }
 
 #[test]
@@ -84,7 +91,7 @@ fn verbs_of_machines() {
     assert!(said.ends_with("gets no more units"), "{said}");
     assert!(d.ok(["machine", "ls"]).contains("cordoned"));
     d.terminate();
-    add_machine(&d.state_dir());
+    in_store(&d.state_dir(), add_machine);
     // What was said outlives the daemon.
     d.up_with(&config);
     let list = d.ok(["machine", "list"]);
@@ -96,8 +103,18 @@ fn verbs_of_machines() {
     d.ok(["machine", "uncordon", id]);
 
     drains(&d, id);
+    // Nobody would answer for what the other machine was asked.
+    d.terminate();
+    in_store(&d.state_dir(), async |store| {
+        for key in ["machines", "alive"].map(|family| format!("/coracle/v1/{family}/{OTHER}")) {
+            store
+                .delete_range(DeleteRangeRequest::key(key))
+                .await
+                .unwrap();
+        }
+    });
+    d.up_with(&config);
     d.ok(["unit", "destroy", "verbs-a"]);
-    d.ok(["system", "down"]);
 }
 
 /// The other machine never answers, so what moves goes on moving.
