@@ -15,12 +15,12 @@ use coracle_store::{
 use coracle_sys::netns;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -215,17 +215,17 @@ fn a_machine_follows_the_clusters_store() {
         // Its threads, and what they run, are in this namespace.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(4).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut options = EngineOptions::new(dir.path().join("state"), dir.path().join("run"));
-            options.holder = Some(holder());
-            let engine = Engine::open(options).await.unwrap();
-            let (tested, place) = (engine.clone(), dir.path().to_owned());
-            let test = async move { follows(&tested, &place).await };
-            let tested = LocalSet::new().run_until(spawn_local(test)).await;
-            let down = engine.down(Some(Duration::ZERO)).await;
-            tested.unwrap();
-            down.unwrap();
-        });
+        let mut options = EngineOptions::new(dir.path().join("state"), dir.path().join("run"));
+        options.holder = Some(holder());
+        let engine = runtime.block_on(Engine::open(options)).unwrap();
+        // What it left running ends also if it failed.
+        let test = || runtime.block_on(follows(&engine, dir.path()));
+        let tested = catch_unwind(AssertUnwindSafe(test));
+        let down = runtime.block_on(engine.down(Some(Duration::ZERO)));
+        if let Err(panic) = tested {
+            resume_unwind(panic);
+        }
+        down.unwrap();
     })
     .unwrap();
 }
