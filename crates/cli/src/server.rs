@@ -8,7 +8,7 @@ use coracle_api::machines::PeersElsewhere;
 use coracle_api::{App, Machines};
 use coracle_build::Builder;
 use coracle_engine::{Door, Engine};
-use coracle_fleet::{Fleet, Stores};
+use coracle_fleet::{ConnectOptions, Fleet, Stores};
 use coracle_store::EmbeddedStore;
 use rustix::fs::{FlockOperation, Mode, chmod, chown};
 use std::fs::File;
@@ -201,6 +201,14 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         ..cluster.stores()
     };
     let fleet = Fleet::join(stores, engine.clone()).await?;
+    if let std::net::IpAddr::V4(underlay) = advertise.ip()
+        && !underlay.is_unspecified()
+    {
+        fleet.connect_machines(ConnectOptions {
+            pool: None,
+            underlay,
+        });
+    }
     let away = Arc::new(Away(cluster.clone()));
     let peers = PeersElsewhere::new(away.clone());
     engine.images().set_peers(Arc::new(peers));
