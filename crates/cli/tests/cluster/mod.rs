@@ -56,7 +56,7 @@ use std::time::Instant;
 use sweep::Place;
 
 /// What every daemon gets besides its directories; `{address}` is the machine's IPv4 address.
-const FLAGS: &[&str] = &[outside::REGISTRY];
+const FLAGS: &[&str] = &[outside::REGISTRY, "--advertise={address}"];
 /// Lines of a daemon's log that a failed test shows.
 const SHOWN: usize = 60;
 

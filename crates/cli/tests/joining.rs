@@ -1,0 +1,114 @@
+//! Machines become a cluster by one command each, and units go where they should.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod common;
+
+use cluster::{Cluster, Setup, wait_for};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Machines of one cluster; the first began it.
+fn joined(machines: usize) -> Cluster {
+    let cluster = Setup::new(machines).build();
+    let first = cluster.machine(1);
+    for n in 2..=machines {
+        let token = first.ok(&["cluster", "token", "-q"]);
+        let said = cluster
+            .machine(n)
+            .ok(&["join", &first.address(), "--token", token.trim()]);
+        assert!(said.contains(&format!("one of {n}")), "{said}");
+    }
+    cluster
+}
+
+fn unit_line(cluster: &Cluster, asked: usize, unit: &str) -> String {
+    let all = cluster.machine(asked).ok(&["unit", "list"]);
+    let line = all.lines().find(|line| line.contains(unit));
+    line.unwrap_or_default().to_owned()
+}
+
+#[test]
+fn two_machines_are_one_place() {
+    let cluster = joined(2);
+    let (a, b) = (cluster.machine(1), cluster.machine(2));
+    // Asked on one, placed by name on the other, seen on both.
+    let text = format!(
+        "[Container]\nImage=bb\nExec=sh -c 'echo here; exec sleep 1000'\n[X-Fleet]\nMachineID={}\n",
+        b.id()
+    );
+    let file = a.unit("there.container", &text);
+    a.ok(&["unit", "start", &file]);
+    for asked in [1, 2] {
+        let line = unit_line(&cluster, asked, "there.container");
+        assert!(line.contains("active"), "m{asked}: {line}");
+    }
+    assert!(b.ok(&["ps"]).contains("there"));
+    assert!(!a.ok(&["ps"]).contains("there"));
+    // Its output is had from anywhere, and so is its inside.
+    wait_for("its output", SOON, || {
+        a.ok(&["unit", "logs", "there"]).contains("here")
+    });
+    assert_eq!(
+        a.ok(&["exec", "there", "hostname"]),
+        b.ok(&["exec", "there", "hostname"])
+    );
+    // What the machine that does not lead is asked, the leader does.
+    b.ok(&["unit", "stop", "there"]);
+    assert!(unit_line(&cluster, 1, "there.container").contains("inactive"));
+    // A daemon's restart stops nothing and forgets nothing.
+    b.ok(&["unit", "start", "there"]);
+    let before = b.ok(&["inspect", "there", "--format", "{{.State.Pid}}"]);
+    b.kill();
+    b.start();
+    wait_for("m2 is back", SOON, || {
+        unit_line(&cluster, 2, "there.container").contains("active")
+    });
+    assert_eq!(
+        b.ok(&["inspect", "there", "--format", "{{.State.Pid}}"]),
+        before
+    );
+}
+
+#[test]
+fn tokens_are_good_once_and_for_their_cluster() {
+    let cluster = Setup::new(3).build();
+    let (a, b, c) = (cluster.machine(1), cluster.machine(2), cluster.machine(3));
+    let token = a.ok(&["cluster", "token", "-q"]).trim().to_owned();
+    let other = c.ok(&["cluster", "token", "-q"]).trim().to_owned();
+    b.refused(
+        &["join", &a.address(), "--token", "coracle_1_nonsense"],
+        "token",
+    );
+    // Another cluster's: whoever answers there is not the one that the token is of.
+    b.refused(&["join", &a.address(), "--token", &other], "cluster");
+    // What is here would be lost.
+    b.ok(&["run", "-d", "--name", "mine", "bb", "sleep", "1000"]);
+    b.refused(&["join", &a.address(), "--token", &token], "--discard");
+    b.ok(&["rm", "-f", "mine"]);
+    b.ok(&["join", &a.address(), "--token", &token]);
+    c.refused(&["join", &a.address(), "--token", &token], "used");
+    assert!(a.ok(&["cluster", "status"]).contains("voter"));
+}
+
+#[test]
+fn units_of_a_lost_machine_run_elsewhere() {
+    let cluster = joined(3);
+    let a = cluster.machine(1);
+    let text = "[Container]\nImage=bb\nExec=sleep 1000\n[X-Fleet]\nMachineMetadata=kind=worker\n";
+    for worker in [2, 3] {
+        let id = cluster.machine(worker).id();
+        a.ok(&["machine", "label", id, "kind=worker"]);
+    }
+    let file = a.unit("moves.container", text);
+    a.ok(&["unit", "start", &file]);
+    let at = |n: usize| cluster.machine(n).ok(&["ps"]).contains("moves");
+    let (home, other) = if at(2) { (2, 3) } else { (3, 2) };
+    assert!(at(home));
+    cluster.machine(home).kill_all();
+    wait_for("it runs elsewhere", Duration::from_secs(20), || at(other));
+    // Back again, the machine has what it is asked for and nothing else.
+    cluster.machine(home).start();
+    wait_for("nothing is doubled", SOON, || !at(home) && at(other));
+}
