@@ -74,6 +74,6 @@ lint: ## formatting and clippy, warnings denied
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 deny: ## licences and sources of the dependencies (installs cargo-deny if it is missing)
-	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	@command -v cargo-deny >/dev/null || cargo install --debug --locked cargo-deny
 	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
