@@ -184,8 +184,16 @@ impl Cluster {
             cluster: self.switch.clone(),
             alone: self.alone.subscribe(),
             may_lead: self.may_lead.subscribe(),
-            door: self.advertise.to_string(),
+            door: self.door(),
             labels: BTreeMap::new(),
+        }
+    }
+
+    /// Where others reach this machine; empty where that is not known.
+    fn door(&self) -> String {
+        match self.advertise.ip().is_unspecified() {
+            true => String::new(),
+            false => self.advertise.to_string(),
         }
     }
 
