@@ -10,27 +10,27 @@ fn the_least_loaded_machine_is_taken() {
     world.plain(&["foo.service"]);
     world.settle();
     assert_eq!(world.wait("foo.service"), "there is no machine for it");
-    world.machine("YYY", |_| {});
-    world.machine("XXX", |_| {});
+    world.machine("m2", |_| {});
+    world.machine("m1", |_| {});
     world.settle();
-    assert_eq!(world.on("foo.service"), ["XXX"]);
+    assert_eq!(world.on("foo.service"), ["m1"]);
     assert_eq!(world.wait("foo.service"), "");
     world.plain(&["a.service", "b.service"]);
     world.settle();
     assert_eq!(
         (world.on("a.service"), world.on("b.service")),
-        (words("YYY"), words("XXX"))
+        (words("m2"), words("m1"))
     );
     // A unit that asks for more counts for more.
     world.unit("c.service", |u| u.needs.cpu_millis = 3000);
     world.settle();
-    assert_eq!(world.on("c.service"), ["YYY"]);
+    assert_eq!(world.on("c.service"), ["m2"]);
     world.plain(&["d.service", "e.service", "f.service"]);
     world.settle();
     assert!(
         ["d", "e", "f"]
             .iter()
-            .all(|n| world.on(&format!("{n}.service")) == ["XXX"])
+            .all(|n| world.on(&format!("{n}.service")) == ["m1"])
     );
 }
 
