@@ -49,7 +49,7 @@ use tokio::sync::Notify;
 pub use build::SECRETS;
 pub use containers::REQUEST;
 pub use exec::EXEC;
-pub use fleet_v1::{hash as unit_hash, options as unit_options};
+pub use fleet_v1::{hash as unit_hash, options as unit_options, own_address};
 pub use list::human;
 pub use machines::Machines;
 pub use serve::serve;

@@ -9,7 +9,7 @@ use axum::extract::State;
 use coracle_fleet::Machine;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 
 /// fleet's `Machine`.
 #[derive(Debug, Serialize)]
@@ -45,17 +45,20 @@ pub async fn list(State(app): State<App>, query: Query) -> Result<Json<MachinePa
     Ok(Json(MachinePage { machines, next }))
 }
 
-/// Where a machine is reached: this one at the address that it has towards the world, if there is a way there.
+/// Where a machine is reached: at its door; this one, where that is not known, at the address that it has towards the world by now.
 fn primary_ip(app: &App, machine: &Machine) -> Option<String> {
-    if let Some((address, _)) = machine.door.rsplit_once(':') {
-        return Some(address.trim_matches(['[', ']']).to_owned());
+    match machine.door.rsplit_once(':') {
+        Some((address, _)) => Some(address.trim_matches(['[', ']']).to_owned()),
+        None if machine.id == app.fleet.machine().id => Some(own_address()?.to_string()),
+        None => None,
     }
-    if machine.id != app.fleet.machine().id {
-        return None;
-    }
+}
+
+/// This machine's address towards the world: the source address of the default route, if there is one.
+pub fn own_address() -> Option<IpAddr> {
     // Nothing is sent: connecting chooses the route, and with it the address. The other end is one for documents (RFC 5737).
     let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
     socket.connect(("192.0.2.1", 9)).ok()?;
     let own = socket.local_addr().ok()?.ip();
-    (!own.is_unspecified()).then(|| own.to_string())
+    (!own.is_unspecified()).then_some(own)
 }

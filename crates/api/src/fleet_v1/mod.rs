@@ -31,6 +31,7 @@ use axum::{Json, Router};
 use coracle_fleet::FleetError;
 use serde_json::{Value, json};
 
+pub use machines::own_address;
 pub use options::{hash, options};
 
 /// Longest text of an error that is none of ours.
