@@ -73,22 +73,39 @@ fn two_machines_are_one_place() {
 
 #[test]
 fn tokens_are_good_once_and_for_their_cluster() {
-    let cluster = Setup::new(3).build();
+    let cluster = Setup::new(4).build();
     let (a, b, c) = (cluster.machine(1), cluster.machine(2), cluster.machine(3));
     let token = a.ok(&["cluster", "token", "-q"]).trim().to_owned();
-    let other = c.ok(&["cluster", "token", "-q"]).trim().to_owned();
     b.refused(
         &["join", &a.address(), "--token", "coracle_1_nonsense"],
         "token",
     );
-    // Another cluster's: whoever answers there is not the one that the token is of.
-    b.refused(&["join", &a.address(), "--token", &other], "cluster");
     // What is here would be lost.
     b.ok(&["run", "-d", "--name", "mine", "bb", "sleep", "1000"]);
     b.refused(&["join", &a.address(), "--token", &token], "--discard");
     b.ok(&["rm", "-f", "mine"]);
     b.ok(&["join", &a.address(), "--token", &token]);
     c.refused(&["join", &a.address(), "--token", &token], "used");
+    // Another cluster's: whoever answers there is not the one that the token is of.
+    let other = a.ok(&["cluster", "token", "-q"]).trim().to_owned();
+    // A cluster of one's own has to be left first, which costs nothing that the machine has.
+    c.ok(&["cluster", "token", "-q"]);
+    c.ok(&["store", "put", "kept", "1"]);
+    c.refused(&["join", &a.address(), "--token", &other], "coracle leave");
+    c.ok(&["leave"]);
+    assert!(c.ok(&["store", "get", "kept"]).contains('1'));
+    c.refused(&["join", &a.address(), "--token", &other], "--discard");
+    c.ok(&["store", "del", "kept"]);
+    let d = cluster.machine(4);
+    let foreign = d.ok(&["cluster", "token", "-q"]).trim().to_owned();
+    c.refused(&["join", &a.address(), "--token", &foreign], "cluster");
+    c.ok(&["join", &a.address(), "--token", &other]);
+    // Out again, by its own word; the others know it no more.
+    c.ok(&["leave"]);
+    a.refused(&["leave"], "has the cluster's store");
+    wait_for("it is off the list", SOON, || {
+        !a.ok(&["cluster", "status"]).contains(c.id())
+    });
     assert!(a.ok(&["cluster", "status"]).contains("voter"));
 }
 

@@ -102,7 +102,7 @@ impl Fleet {
         unit.set(down, None);
         // Said in answer to this: a driver is never ended in the middle of a step.
         let is_down =
-            |a: &Actual| a.order == order && matches!(a.active, Active::Inactive | Active::Failed);
+            |a: &Actual| a.order >= order && matches!(a.active, Active::Inactive | Active::Failed);
         let mut actual = unit.actual.subscribe();
         loop {
             let _ = actual.wait_for(is_down).await;

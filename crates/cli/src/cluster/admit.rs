@@ -63,7 +63,7 @@ pub enum ClusterError {
     Pki(#[from] PkiError),
     /// etcd.
     #[error(transparent)]
-    Member_(#[from] MemberError),
+    Etcd(#[from] MemberError),
     /// The store.
     #[error("the store cannot be used")]
     Store(#[from] coracle_store::StoreError),
@@ -232,17 +232,12 @@ impl Cluster {
         self.has_address()?;
         let token: Token = token.parse()?;
         let _one = self.change.lock().await;
-        if !*self.alone.borrow() {
-            return Err(ClusterError::Member);
-        }
-        if self.is_founded() && self.members.borrow().iter().count() > 1 {
+        // Also of one that is alone there: what is refused must not have cost it its keys.
+        if self.is_founded() {
             return Err(ClusterError::Member);
         }
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
-        }
-        if self.is_founded() {
-            self.keys.clear()?;
         }
         let address = match address.parse::<std::net::IpAddr>() {
             Ok(ip) => std::net::SocketAddr::new(ip, super::DOOR_PORT).to_string(),
@@ -339,13 +334,33 @@ impl Cluster {
             .iter()
             .filter(|(id, _)| **id != self.machine)
             .count();
-        if self.member().is_some() && others > 0 && !force {
-            return Err(ClusterError::CannotLeave(
-                "this machine has the cluster's store: while others are there it cannot leave; remove them first".into(),
-            ));
+        if *self.alone.borrow() {
+            // Nobody has joined: units and what apps keep are this machine's own.
+            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
+                let all = coracle_store::DeleteRangeRequest::prefix(family);
+                coracle_store::Store::delete_range(&*self.store(), all).await?;
+            }
+            self.keys.clear()?;
+            Home::remove(&self.dir)?;
+            self.again.notify_one();
+            return Ok(());
         }
-        if others > 0 {
-            self.strike(&self.machine).await?;
+        if self.member().is_some() && !force {
+            return Err(ClusterError::CannotLeave(match others {
+                0 => "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
+                _ => "this machine has the cluster's store: while others are there it cannot leave; have them leave first, or say --force to leave them without it".into(),
+            }));
+        }
+        if others > 0
+            && let Err(error) = self.strike(&self.machine).await
+        {
+            if !force {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = full_error(&error),
+                "the others still have this machine on their list; `coracle machine remove` there takes it off"
+            );
         }
         self.discard_here().await;
         set_mode(&self.dir, Mode::Embedded)?;
@@ -360,6 +375,13 @@ impl Cluster {
     async fn discard_here(&self) {
         if let Some(inside) = self.inside.get() {
             inside.fleet.end_here().await;
+        }
+        self.engine.set_remote(Vec::new());
+        if let Err(error) = self.engine.set_overlay(None).await {
+            tracing::warn!(
+                error = full_error(&error),
+                "the network between machines could not be taken down"
+            );
         }
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         if let Err(error) = coracle_store::Store::delete_range(&*self.embedded, all).await {
@@ -390,12 +412,18 @@ impl Cluster {
         if !voter {
             let client = self.client.get().ok_or(ClusterError::NoMember)?;
             let mut last = None;
-            for target in self.targets() {
+            // With the word the door is shut, which may be before its answer is here: then it is asked once more.
+            let twice = self.targets().into_iter().flat_map(|t| [t.clone(), t]);
+            for target in twice {
                 let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
                     .body(axum::body::Body::empty());
                 let Ok(request) = request else { continue };
                 match client.send(&target, request).await {
                     Ok(answer) if answer.status().is_success() => return Ok(()),
+                    // It knows us no more: that is what was asked.
+                    Ok(answer) if answer.status() == axum::http::StatusCode::UNAUTHORIZED => {
+                        return Ok(());
+                    }
                     Ok(answer) => {
                         last = Some(format!("{} answered {}", target.machine, answer.status()))
                     }
@@ -403,7 +431,7 @@ impl Cluster {
                 }
             }
             return Err(ClusterError::CannotLeave(format!(
-                "no voter took this machine off the list: {}",
+                "no voter took machine {id} off the list: {}; ask again when one can be reached, or say --force to leave all the same",
                 last.unwrap_or_else(|| "none is known".into())
             )));
         }
@@ -414,7 +442,7 @@ impl Cluster {
             keys::marks(id),
             keys::desired_of(id),
             keys::actual_of(id),
-            format!("/coracle/v1/subnets/{id}"),
+            keys::subnet(id),
         ];
         let txn = TxnRequest {
             success: gone.into_iter().map(delete).collect(),

@@ -15,6 +15,7 @@ mod lead;
 mod serve;
 
 pub use api::routes;
+pub use coracle_api::own_address;
 pub use elsewhere::Away;
 pub use lead::led;
 pub use serve::Inside;
@@ -115,6 +116,8 @@ impl Cluster {
             .map_err(|e| failed("reading its certificate")(Box::new(e)))?;
         let authority =
             Authority::open(&keys).map_err(|e| failed("reading the CA")(Box::new(e)))?;
+        // A join that was cut short leaves a certificate, and the machine alone; asked again it goes on with the same key.
+        let identity = identity.filter(|_| mode == Mode::Etcd || authority.is_some());
         let neighbours = Arc::new(watch::Sender::new(home.neighbours()));
         let client = match &identity {
             Some(identity) => Some(client(identity)?),
@@ -268,13 +271,4 @@ fn through_doors(
         ..EtcdOptions::new(endpoints)
     };
     EtcdStore::new(options).map_err(DaemonError::Store)
-}
-
-/// The address that other machines reach this one at: the source of the default route.
-pub fn own_address() -> Option<IpAddr> {
-    // Nothing is sent: connecting chooses the route, and with it the address. The other end is one for documents (RFC 5737).
-    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
-    socket.connect(("192.0.2.1", 9)).ok()?;
-    let own = socket.local_addr().ok()?.ip();
-    (!own.is_unspecified()).then_some(own)
 }

@@ -9,19 +9,23 @@ use axum::response::IntoResponse as _;
 use coracle_cluster::door::{Door, Limits, Paths};
 use coracle_cluster::guard::Faces;
 use coracle_cluster::join::{Reception, Voter, renew};
-use coracle_cluster::members::{self, Standing};
+use coracle_cluster::members::{self, Members, Standing};
 use coracle_cluster::pki::{Identity, Kind, keep_renewed};
 use coracle_engine::full_error;
-use coracle_fleet::Fleet;
+use coracle_fleet::model::keys;
+use coracle_fleet::presence::Seen;
+use coracle_fleet::{Fleet, FleetError};
 use coracle_gateway::Identity as StoreIdentity;
+use coracle_store::WatchRequest;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tower_service::Service as _;
 
-/// How often machines are looked at anew.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long a store that does not answer is left alone.
+const REST: Duration = Duration::from_secs(1);
 
 /// What the door needs of the rest of the daemon.
 pub struct Inside {
@@ -95,40 +99,57 @@ impl Cluster {
 
     /// Keeps the list of machines and voters as the store has it, on disk too.
     async fn follow_machines(self: Arc<Self>) {
-        let Some(inside) = self.inside.get() else {
-            return;
-        };
         let mut members = self.members.subscribe();
         let mut said = false;
         loop {
-            match inside.fleet.machines().await {
-                Ok(seen) => {
-                    said = false;
-                    let now: BTreeMap<String, Neighbour> = seen
-                        .into_iter()
-                        .map(|seen| {
-                            let neighbour = Neighbour {
-                                hostname: seen.machine.hostname,
-                                door: seen.machine.door,
-                                alive: seen.alive,
-                            };
-                            (seen.machine.id, neighbour)
-                        })
-                        .collect();
-                    self.learn(now);
-                }
-                Err(error) if !std::mem::replace(&mut said, true) => {
-                    tracing::debug!(
-                        error = full_error(&error),
-                        "machines cannot be looked at now"
-                    );
-                }
-                Err(_) => {}
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                _ = members.changed() => {}
+            let error = tokio::select! {
+                error = self.machines_change(&mut members) => error,
                 () = self.stop.cancelled() => return,
+            };
+            if let Err(error) = error
+                && !std::mem::replace(&mut said, true)
+            {
+                tracing::debug!(
+                    error = full_error(&error),
+                    "machines cannot be looked at now"
+                );
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    /// Looks at all machines whenever one comes, goes or changes; ends when a watch does.
+    async fn machines_change(
+        &self,
+        members: &mut watch::Receiver<Members>,
+    ) -> Result<(), FleetError> {
+        let Some(inside) = self.inside.get() else {
+            return Ok(());
+        };
+        let store = self.store();
+        let of = |prefix: &'static str| store.watch(WatchRequest::prefix(prefix));
+        // Opened first, so that nothing is missed between the look and the watch.
+        let (mut facts, mut signs) = (of(keys::MACHINES).await?, of(keys::ALIVE).await?);
+        loop {
+            let seen = inside.fleet.machines().await?.into_iter();
+            let neighbour = |seen: Seen| Neighbour {
+                hostname: seen.machine.hostname,
+                door: seen.machine.door,
+                alive: seen.alive,
+            };
+            self.learn(
+                seen.map(|seen| (seen.machine.id.clone(), neighbour(seen)))
+                    .collect(),
+            );
+            let told = tokio::select! {
+                told = facts.next() => told,
+                told = signs.next() => told,
+                _ = members.changed() => continue,
+            };
+            match told {
+                Some(Ok(answer)) if !answer.canceled => {}
+                Some(Err(error)) => return Err(error.into()),
+                _ => return Ok(()),
             }
         }
     }
