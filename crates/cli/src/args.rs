@@ -442,6 +442,13 @@ pub enum MachineCommand {
         #[arg(value_name = "MACHINE")]
         name: String,
     },
+    /// Take a machine off the cluster's list: it is cut off at once, and its units run elsewhere
+    #[command(after_help = "Example:\n  coracle machine remove web-2")]
+    Remove {
+        /// Id, host name, or the beginning of an id
+        #[arg(value_name = "MACHINE")]
+        name: String,
+    },
     /// Give a machine units again; a drain ends, and what has moved stays where it is
     #[command(after_help = "Example:\n  coracle machine uncordon web-2")]
     Uncordon {

@@ -107,6 +107,14 @@ fn tokens_are_good_once_and_for_their_cluster() {
         !a.ok(&["cluster", "status"]).contains(c.id())
     });
     assert!(a.ok(&["cluster", "status"]).contains("voter"));
+    // Taken off by another, a machine is cut off, and leaves what it is no part of any more.
+    a.refused(&["machine", "remove", a.id()], "coracle leave");
+    a.ok(&["machine", "remove", b.id()]);
+    wait_for("it is off the list", SOON, || {
+        !a.ok(&["cluster", "status"]).contains(b.id())
+    });
+    b.ok(&["leave"]);
+    assert!(b.ok(&["cluster", "status"]).contains("alone"));
 }
 
 #[test]

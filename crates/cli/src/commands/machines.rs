@@ -28,6 +28,10 @@ pub async fn machine(client: &Client, command: &MachineCommand) -> Result<()> {
             let machine = ask(client, name, "uncordon").await?;
             out(&format!("{} gets units again\n", called(&machine)))
         }
+        MachineCommand::Remove { name } => {
+            client.json(Method::DELETE, &path(name, ""), None).await?;
+            out(&format!("{name} is off the list, and its door is shut\n"))
+        }
         MachineCommand::Drain { no_wait, name } => {
             super::drain::drain(client, name, !no_wait).await
         }
