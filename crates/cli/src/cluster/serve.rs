@@ -115,6 +115,7 @@ impl Cluster {
         tokio::spawn(self.clone().look_after_voters());
         tokio::spawn(self.clone().follow_leaving());
         tokio::spawn(self.clone().seek_voters());
+        tokio::spawn(self.clone().follow_own_health());
     }
 
     /// Keeps the list of machines and voters as the store has it, on disk too.
@@ -196,6 +197,7 @@ impl Cluster {
                 })
             })
             .collect();
+        self.heard().clear();
         if !voters.is_empty() {
             self.voters.send_if_modified(|known| {
                 *known != voters && {
