@@ -73,6 +73,7 @@ impl Fleet {
         for name in names {
             agent.reconcile(self, &name).await;
         }
+        agent.begin(self);
         Ok(())
     }
 
@@ -243,6 +244,8 @@ struct Agent {
     unread: BTreeSet<String>,
     /// What was asked of those of them of which that was said.
     told: BTreeMap<String, DesiredRecord>,
+    /// Those that came, and are not driven yet: a unit's text may name another that comes with it, so all are known before any begins.
+    come: Vec<Arc<Supervised>>,
 }
 
 impl Agent {
@@ -254,6 +257,13 @@ impl Agent {
             retired: JoinSet::new(),
             unread: BTreeSet::new(),
             told: BTreeMap::new(),
+            come: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, fleet: &Fleet) {
+        for unit in self.come.drain(..) {
+            fleet.drive(&unit);
         }
     }
 
@@ -299,9 +309,11 @@ impl Agent {
                 }
                 () = tokio::time::sleep(REST), if !self.unread.is_empty() => {
                     let Some(inner) = self.fleet.upgrade() else { return Ok(()) };
+                    let fleet = Fleet(inner);
                     for name in std::mem::take(&mut self.unread) {
-                        self.reconcile(&Fleet(inner.clone()), &name).await;
+                        self.reconcile(&fleet, &name).await;
                     }
+                    self.begin(&fleet);
                     continue;
                 }
             };
@@ -336,6 +348,7 @@ impl Agent {
                 };
                 self.reconcile(&fleet, &name).await;
             }
+            self.begin(&fleet);
         }
     }
 
@@ -376,6 +389,7 @@ impl Agent {
         for name in names {
             self.reconcile(fleet, &name).await;
         }
+        self.begin(fleet);
         fleet.collect(&self.wanted).await
     }
 
@@ -384,7 +398,9 @@ impl Agent {
         let Ok(name) = done else { return };
         self.retiring.remove(&name);
         if let Some(inner) = self.fleet.upgrade() {
-            self.reconcile(&Fleet(inner), &name).await;
+            let fleet = Fleet(inner);
+            self.reconcile(&fleet, &name).await;
+            self.begin(&fleet);
         }
     }
 
@@ -427,7 +443,7 @@ impl Agent {
                     units.insert(name.to_owned(), unit.clone());
                     drop(units);
                     self.told.remove(name);
-                    fleet.drive(&unit);
+                    self.come.push(unit);
                 }
                 // Its text went with it: that it is wanted no more comes next.
                 Ok(None) => {}
