@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use coracle_gateway::{Face, Reply};
+use coracle_sys::accept::{Missed, SHORTAGE};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -157,14 +158,15 @@ impl Door {
             let (stream, address) = tokio::select! {
                 accepted = listener.accept(), if connections.len() < self.0.limits.connections => match accepted {
                     Ok(accepted) => accepted,
-                    // Out of descriptors (EMFILE, ENFILE): some will come back; others wait in the socket until then.
-                    Err(e) if matches!(e.raw_os_error(), Some(24 | 23)) => {
-                        tracing::warn!(error = %e, "connections wait at the door");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                    Err(e) => break Err(e),
+                    Err(error) => match Missed::of(&error) {
+                        Missed::One => continue,
+                        Missed::Room => {
+                            tracing::warn!(%error, "connections wait at the door");
+                            tokio::time::sleep(SHORTAGE).await;
+                            continue;
+                        }
+                        Missed::All => break Err(error),
+                    },
                 },
                 Some(_) = connections.join_next() => continue,
                 () = stop.cancelled() => break Ok(()),
