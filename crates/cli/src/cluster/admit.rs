@@ -341,7 +341,7 @@ impl Cluster {
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
             self.keys.clear()?;
-            Home::remove(&self.dir)?;
+            self.forget_home()?;
             self.again.notify_one();
             return Ok(());
         }
@@ -366,7 +366,7 @@ impl Cluster {
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;
         self.keys.clear()?;
-        Home::remove(&self.dir)?;
+        self.forget_home()?;
         self.again.notify_one();
         Ok(())
     }

@@ -19,7 +19,7 @@ use coracle_gateway::Identity as StoreIdentity;
 use coracle_store::WatchRequest;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tower_service::Service as _;
@@ -144,7 +144,10 @@ impl Cluster {
             let told = tokio::select! {
                 told = facts.next() => told,
                 told = signs.next() => told,
-                _ = members.changed() => continue,
+                _ = members.changed() => {
+                    self.write_home();
+                    continue;
+                }
             };
             match told {
                 Some(Ok(answer)) if !answer.canceled => {}
@@ -175,29 +178,29 @@ impl Cluster {
                 })
             })
             .collect();
-        let other_voters = !voters.is_empty() && *self.voters.borrow() != voters;
-        let other_machines = *self.neighbours.borrow() != now;
-        if !other_voters && !other_machines {
-            return;
-        }
-        if other_voters {
+        if !voters.is_empty() && *self.voters.borrow() != voters {
             self.voters.send_replace(voters);
         }
-        self.neighbours.send_replace(now);
+        if *self.neighbours.borrow() != now {
+            self.neighbours.send_replace(now);
+        }
         self.write_home();
     }
 
-    /// Writes down whom to ask after a restart.
+    /// Writes down whom to ask after a restart, and who may come in then, unless that stands there already.
     pub(super) fn write_home(&self) {
+        let members = self.members.borrow().clone();
         let home = super::home::Home {
             version: 1,
             store: self.inside.get().map(|inside| inside.store.cluster),
             voters: self.voters.borrow().clone(),
-            members: self
-                .members
-                .borrow()
+            members: members
                 .iter()
                 .map(|(id, standing)| (id.clone(), standing == Standing::Voter))
+                .collect(),
+            keys: members
+                .listed()
+                .filter_map(|(id, listed)| Some((id.clone(), listed.key?)))
                 .collect(),
             machines: self
                 .neighbours
@@ -206,9 +209,23 @@ impl Cluster {
                 .map(|(id, n)| (id.clone(), (n.hostname.clone(), n.door.clone())))
                 .collect(),
         };
-        if let Err(error) = home.save(&self.dir) {
-            tracing::warn!(%error, "which machines there are could not be written down");
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_none() || *written == Some(home.clone()) {
+            return;
         }
+        match home.save(&self.dir) {
+            Ok(()) => *written = Some(home),
+            Err(error) => {
+                tracing::warn!(%error, "which machines there are could not be written down");
+            }
+        }
+    }
+
+    /// Removes what was written down, for good.
+    pub(super) fn forget_home(&self) -> std::io::Result<()> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        *written = None;
+        super::home::Home::remove(&self.dir)
     }
 
     /// New certificates, long before the old ones end.

@@ -29,7 +29,7 @@ use super::{DoorError, Peer, members_only, tls};
 use crate::MachineId;
 use crate::guard::Faces;
 use crate::members::{Members, Standing};
-use crate::pki::{Identity, Seen};
+use crate::pki::{Fingerprint, Identity, Seen};
 
 /// Longest wait without a look at the clock, which may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(60);
@@ -222,7 +222,7 @@ impl Visitor {
             Err(_) => return tracing::debug!(%address, "a visitor did not speak"),
         };
         let seen = seen(&stream);
-        let shown = seen.as_ref().and_then(|seen| seen.machine.clone());
+        let shown = seen.as_ref().and_then(Shown::of);
         let place = match shown {
             Some(_) => None,
             None => match self.door.strangers.clone().try_acquire_owned() {
@@ -249,7 +249,7 @@ impl Visitor {
                 () = passed(expires) => "its certificate has run out",
                 () = ended.cancelled() => return,
             };
-            let machine = shown.as_ref().map(tracing::field::display);
+            let machine = shown.as_ref().map(|s| tracing::field::display(&s.machine));
             tracing::info!(machine, %address, reason, "a connection is cut");
             self.cut.cancel();
         };
@@ -288,6 +288,27 @@ impl Visitor {
     }
 }
 
+/// Whom a certificate names, and with which key.
+#[derive(Clone)]
+struct Shown {
+    machine: MachineId,
+    key: Fingerprint,
+}
+
+impl Shown {
+    /// None for a certificate that is no machine's.
+    fn of(seen: &Seen) -> Option<Self> {
+        Some(Self {
+            machine: seen.machine.clone()?,
+            key: seen.key,
+        })
+    }
+
+    fn standing(&self, members: &Members) -> Option<Standing> {
+        members.standing_with(&self.machine, &self.key)
+    }
+}
+
 /// What the client's certificate says, which TLS has verified.
 fn seen(stream: &TlsStream<TcpStream>) -> Option<Seen> {
     let chain = stream.get_ref().1.peer_certificates()?;
@@ -297,19 +318,19 @@ fn seen(stream: &TlsStream<TcpStream>) -> Option<Seen> {
 /// Waits until whoever it is has lost what the connection was granted, or stayed too long without being a member; says which.
 async fn standing(
     mut members: watch::Receiver<Members>,
-    machine: Option<&MachineId>,
+    shown: Option<&Shown>,
     granted: &AtomicU8,
     visit: Duration,
 ) -> &'static str {
     const OVER: &str = "its visit is over";
     let visit = tokio::time::sleep(visit);
-    let Some(machine) = machine else {
+    let Some(shown) = shown else {
         visit.await;
         return OVER;
     };
     tokio::pin!(visit);
     loop {
-        let now = members.borrow_and_update().standing(machine);
+        let now = shown.standing(&members.borrow_and_update());
         if Standing::rank(now) < granted.load(Ordering::SeqCst) {
             return match now {
                 None => "it was removed from the cluster",
@@ -344,7 +365,7 @@ struct Asked {
     members: watch::Receiver<Members>,
     /// The highest rank that a request on this connection had.
     granted: Arc<AtomicU8>,
-    shown: Option<MachineId>,
+    shown: Option<Shown>,
     address: SocketAddr,
 }
 
@@ -352,7 +373,7 @@ impl Asked {
     /// What the machine may do now. What is granted is noted before it is looked at a last time: whoever changes the list after that
     /// look finds the note, and cuts.
     fn standing(&self) -> Option<Standing> {
-        let look = || self.members.borrow().standing(self.shown.as_ref()?);
+        let look = || self.shown.as_ref()?.standing(&self.members.borrow());
         let mut now = look();
         loop {
             let rank = Standing::rank(now);
@@ -375,10 +396,11 @@ impl Service<Request<Incoming>> for Asked {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let standing = self.standing();
+        let shown = self.shown.as_ref().map(|shown| shown.machine.clone());
         let peer = Peer {
-            machine: self.shown.clone().filter(|_| standing.is_some()),
+            machine: shown.clone().filter(|_| standing.is_some()),
             standing,
-            shown: self.shown.clone(),
+            shown,
             address: self.address,
         };
         if let Some(faces) = &self.paths.store
