@@ -207,6 +207,7 @@ impl Cluster {
         };
         let moved = moving.run().await?;
         *self.member() = Some(moved.member);
+        tokio::spawn(self.clone().look_after_certificates(peer));
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
             tracing::warn!(

@@ -229,7 +229,7 @@ impl Cluster {
     }
 
     /// New certificates, long before the old ones end.
-    async fn look_after_certificates(self: Arc<Self>, identity: Arc<Identity>) {
+    pub(super) async fn look_after_certificates(self: Arc<Self>, identity: Arc<Identity>) {
         let stop = self.stop.clone();
         let kind_peer = self.keys.path(coracle_cluster::pki::Item::PeerCertificate);
         let is_peer = identity.files()[0] == kind_peer;
