@@ -15,6 +15,7 @@
 //!
 //! Sessions are never resumed: that would spare a handshake and let an expired certificate in.
 
+mod arrivals;
 mod client;
 mod cut;
 mod error;

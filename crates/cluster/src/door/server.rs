@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::{Arrival, Arrivals};
 use super::cut::Cuttable;
 use super::{DoorError, Peer, members_only, tls};
 use crate::MachineId;
@@ -45,6 +46,10 @@ pub struct Limits {
     pub handshake: Duration,
     /// Handshakes at once; more wait in the socket. Default 128.
     pub handshakes: usize,
+    /// Of these, such from one address; more wait. Default 32.
+    pub turns: usize,
+    /// Connections from one address that are no member's, or not known yet; more are closed at once. Default 512.
+    pub unknown: usize,
     /// Connections at once; more wait in the socket. Default 4096.
     pub connections: usize,
     /// Of these, such without a certificate; more are closed at once. Default 64.
@@ -60,6 +65,8 @@ impl Default for Limits {
         Self {
             handshake: Duration::from_secs(10),
             handshakes: 128,
+            turns: 32,
+            unknown: 512,
             connections: 4096,
             strangers: 64,
             visit: Duration::from_secs(120),
@@ -111,6 +118,7 @@ struct Inside {
     members: watch::Receiver<Members>,
     limits: Limits,
     handshakes: Semaphore,
+    arrivals: Arc<Arrivals>,
     strangers: Arc<Semaphore>,
 }
 
@@ -133,6 +141,7 @@ impl Door {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             members,
             handshakes: Semaphore::new(limits.handshakes),
+            arrivals: Arrivals::new(limits.turns, limits.unknown),
             strangers: Arc::new(Semaphore::new(limits.strangers)),
             limits,
         })))
@@ -171,13 +180,17 @@ impl Door {
                 Some(_) = connections.join_next() => continue,
                 () = stop.cancelled() => break Ok(()),
             };
+            let Some(arrival) = self.0.arrivals.come(address.ip()) else {
+                tracing::debug!(%address, "too many from one address knock at the door");
+                continue;
+            };
             let visitor = Visitor {
                 door: self.0.clone(),
                 paths: paths.clone(),
                 stop: stop.clone(),
                 cut: cut.child_token(),
             };
-            connections.spawn(visitor.visit(stream, address));
+            connections.spawn(visitor.visit(stream, address, arrival));
         };
         drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
@@ -202,11 +215,12 @@ struct Visitor {
 }
 
 impl Visitor {
-    async fn visit(self, stream: TcpStream, address: SocketAddr) {
+    async fn visit(self, stream: TcpStream, address: SocketAddr, arrival: Arrival) {
         // Small answers are what there is most of; where it cannot be set they come a little later.
         let _ = stream.set_nodelay(true);
         let shaken = {
             let handshake = async {
+                let _own = arrival.turn().await;
                 let _turn = self.door.handshakes.acquire().await;
                 let limit = self.door.limits.handshake;
                 tokio::time::timeout(limit, self.door.acceptor.accept(stream)).await
@@ -223,6 +237,9 @@ impl Visitor {
         };
         let seen = seen(&stream);
         let shown = seen.as_ref().and_then(Shown::of);
+        // Who is a member takes nobody's place; one with a certificate that is none may have been removed.
+        let is_member = |shown: &Shown| shown.standing(&self.door.members.borrow()).is_some();
+        let arrival = Some(arrival).filter(|_| !shown.as_ref().is_some_and(is_member));
         let place = match shown {
             Some(_) => None,
             None => match self.door.strangers.clone().try_acquire_owned() {
@@ -254,7 +271,7 @@ impl Visitor {
             self.cut.cancel();
         };
         tokio::join!(serving, guarding);
-        drop(place);
+        drop((place, arrival));
     }
 
     /// Ends when the connection does, or was upgraded.
