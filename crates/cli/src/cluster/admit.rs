@@ -47,6 +47,12 @@ pub enum ClusterError {
     /// It cannot go.
     #[error("{0}")]
     CannotLeave(String),
+    /// No such machine.
+    #[error("{0}")]
+    Unknown(String),
+    /// Nobody may change what is written of machines.
+    #[error("machine {0} cannot be taken off the list now: no machine leads; ask again")]
+    NoLeader(coracle_cluster::MachineId),
     /// No address.
     #[error(
         "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
@@ -391,66 +397,6 @@ impl Cluster {
                 "this machine's own store could not be emptied"
             );
         }
-    }
-
-    /// Strikes a machine off: its door is shut for it at once, and what it had goes elsewhere.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
-    pub async fn strike(&self, machine: &coracle_cluster::MachineId) -> Result<(), ClusterError> {
-        use coracle_fleet::model::keys;
-        use coracle_store::{DeleteRangeRequest, TxnOp, TxnRequest};
-        let id = machine.as_str();
-        let store = self.store();
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
-        // A voter's door does the rest for a machine that may not write the list itself.
-        let voter = self.authority.borrow().is_some();
-        if !voter {
-            let client = self.client.get().ok_or(ClusterError::NoMember)?;
-            let mut last = None;
-            // With the word the door is shut, which may be before its answer is here: then it is asked once more.
-            let twice = self.targets().into_iter().flat_map(|t| [t.clone(), t]);
-            for target in twice {
-                let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
-                    .body(axum::body::Body::empty());
-                let Ok(request) = request else { continue };
-                match client.send(&target, request).await {
-                    Ok(answer) if answer.status().is_success() => return Ok(()),
-                    // It knows us no more: that is what was asked.
-                    Ok(answer) if answer.status() == axum::http::StatusCode::UNAUTHORIZED => {
-                        return Ok(());
-                    }
-                    Ok(answer) => {
-                        last = Some(format!("{} answered {}", target.machine, answer.status()))
-                    }
-                    Err(error) => last = Some(full_error(&error)),
-                }
-            }
-            return Err(ClusterError::CannotLeave(format!(
-                "no voter took machine {id} off the list: {}; ask again when one can be reached, or say --force to leave all the same",
-                last.unwrap_or_else(|| "none is known".into())
-            )));
-        }
-        members::remove(&*store, machine).await?;
-        let gone = [
-            keys::alive(id),
-            keys::machine(id),
-            keys::marks(id),
-            keys::desired_of(id),
-            keys::actual_of(id),
-            keys::subnet(id),
-        ];
-        let txn = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
-            ..TxnRequest::default()
-        };
-        store.txn(txn).await?;
-        Ok(())
     }
 }
 

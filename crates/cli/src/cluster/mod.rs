@@ -13,6 +13,7 @@ mod elsewhere;
 mod home;
 mod lead;
 mod serve;
+mod strike;
 
 pub use api::routes;
 pub use coracle_api::own_address;

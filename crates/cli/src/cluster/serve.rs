@@ -73,7 +73,7 @@ impl Cluster {
             voters: self.voters.subscribe(),
             admit: self.admission(),
         };
-        let paths = Paths::new(by_header(inside)).with_open(reception.router());
+        let paths = Paths::new(by_header(self, inside)).with_open(reception.router());
         let paths = paths.with_store(Faces::new(
             self.store(),
             inside.store,
@@ -257,8 +257,10 @@ impl Cluster {
 }
 
 /// What came to the leader may be for a third machine; what came from another door is answered here.
-fn by_header(inside: &Inside) -> Router {
+fn by_header(cluster: &Arc<Cluster>, inside: &Inside) -> Router {
     let (own, all) = (inside.own.clone(), inside.all.clone());
+    let removal = super::api::door_routes(cluster.clone());
+    let (own, all) = (own.merge(removal.clone()), all.merge(removal));
     Router::new().fallback(move |request: Request| {
         let led = request.headers().contains_key(super::lead::LED);
         let mut router = if led { all.clone() } else { own.clone() };
