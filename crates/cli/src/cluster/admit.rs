@@ -13,6 +13,7 @@ use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -58,6 +59,14 @@ pub enum ClusterError {
         "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
     )]
     NoAddress,
+    /// An address that cannot be read.
+    #[error(
+        "\"{0}\" is no address of a machine: write one as `coracle cluster token` shows it, for example 192.0.2.7 or 192.0.2.7:7373"
+    )]
+    Address(String),
+    /// A token for nobody, or that runs out at once.
+    #[error("a token is for one machine at least, and for one second")]
+    Useless,
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] coracle_cluster::token::TokenError),
@@ -79,6 +88,27 @@ pub enum ClusterError {
     /// A file.
     #[error("a file of the cluster's could not be written")]
     File(#[from] std::io::Error),
+}
+
+/// `HOST:PORT` of what a person writes: an address or a host name, with a port or without.
+fn door_of(text: &str) -> Result<String, ClusterError> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    if let Ok(ip) = bare.unwrap_or(text).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, super::DOOR_PORT).to_string());
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address.to_string());
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
+        None => (text, Some(super::DOOR_PORT)),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    match port {
+        Some(port) if !host.is_empty() && host.chars().all(is_name) => Ok(format!("{host}:{port}")),
+        _ => Err(ClusterError::Address(text.to_owned())),
+    }
 }
 
 fn now() -> u64 {
@@ -105,6 +135,9 @@ impl Cluster {
         who: &str,
     ) -> Result<Token, ClusterError> {
         self.has_address()?;
+        if uses == 0 || ttl.is_zero() {
+            return Err(ClusterError::Useless);
+        }
         let _one = self.change.lock().await;
         if !self.is_founded() {
             self.found().await?;
@@ -129,6 +162,8 @@ impl Cluster {
     async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
         let authority = Authority::found(&self.keys)?;
         let identity = self.certified(&authority, Kind::Machine)?;
+        let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
+        let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
@@ -141,7 +176,7 @@ impl Cluster {
         let _ = self.client.set(client);
         let _ = self.identity.set(identity);
         self.write_home();
-        self.open_up().await?;
+        self.open_up(Some(listener))?;
         Ok(())
     }
 
@@ -237,6 +272,7 @@ impl Cluster {
         discard: bool,
     ) -> Result<(), ClusterError> {
         self.has_address()?;
+        let address = door_of(address)?;
         let token: Token = token.parse()?;
         let _one = self.change.lock().await;
         // Also of one that is alone there: what is refused must not have cost it its keys.
@@ -246,11 +282,6 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let address = match address.parse::<std::net::IpAddr>() {
-            Ok(ip) => std::net::SocketAddr::new(ip, super::DOOR_PORT).to_string(),
-            Err(_) if !address.contains(':') => format!("{address}:{}", super::DOOR_PORT),
-            Err(_) => address.to_owned(),
-        };
         let can_vote = Program::Host { path: None }.find().await.is_ok();
         let newcomer = Newcomer {
             machine: self.machine.clone(),

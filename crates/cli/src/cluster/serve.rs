@@ -21,11 +21,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_service::Service as _;
 
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// Between two tries to have the door's address.
+const DOOR: Duration = Duration::from_secs(5);
 
 /// What the door needs of the rest of the daemon.
 pub struct Inside {
@@ -45,17 +48,46 @@ impl Cluster {
     /// The rest of the daemon is there; what this machine is begins to be served.
     ///
     /// # Errors
-    /// When the door's address cannot be had.
+    /// When TLS cannot be spoken with this machine's certificate. An address that cannot be had is waited for: what runs here is to
+    /// be looked after, whatever the network does.
     pub async fn begin(self: &Arc<Self>, inside: Inside) -> Result<(), DaemonError> {
         let _ = self.inside.set(inside);
-        if self.is_founded() {
-            self.open_up().await?;
-        }
-        Ok(())
+        let Some(inside) = self.inside.get().filter(|_| self.is_founded()) else {
+            return Ok(());
+        };
+        let listener = match doors::listen(&inside.run_dir, self.advertise).await {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::error!(
+                    error = full_error(&error),
+                    "the door to other machines cannot be opened yet; it is tried again. --advertise says which address it has"
+                );
+                None
+            }
+        };
+        self.open_up(listener)
     }
 
-    /// Opens the door, and follows who belongs here.
-    pub(super) async fn open_up(self: &Arc<Self>) -> Result<(), DaemonError> {
+    /// The door's address, when it can be had; none if the daemon stops before.
+    async fn listen_later(&self) -> Option<TcpListener> {
+        let run_dir = &self.inside.get()?.run_dir;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(DOOR) => {}
+                () = self.stop.cancelled() => return None,
+            }
+            if let Ok(listener) = doors::listen(run_dir, self.advertise).await {
+                tracing::info!("the door to other machines is open");
+                return Some(listener);
+            }
+        }
+    }
+
+    /// Opens the door, here or when its address can be had, and follows who belongs here.
+    pub(super) fn open_up(
+        self: &Arc<Self>,
+        listener: Option<TcpListener>,
+    ) -> Result<(), DaemonError> {
         let (Some(identity), Some(inside)) = (self.identity.get(), self.inside.get()) else {
             return Ok(());
         };
@@ -65,7 +97,6 @@ impl Cluster {
             Limits::default(),
         );
         let door = door.map_err(|e| failed("opening the door")(Box::new(e)))?;
-        let listener = doors::listen(&inside.run_dir, self.advertise).await?;
         let reception = Reception {
             store: self.store(),
             authority: self.authority.subscribe(),
@@ -79,9 +110,16 @@ impl Cluster {
             inside.store,
             self.members.subscribe(),
         ));
-        let stop = self.stop.clone();
+        let cluster = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = door.serve(listener, paths, stop).await {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => match cluster.listen_later().await {
+                    Some(listener) => listener,
+                    None => return,
+                },
+            };
+            if let Err(error) = door.serve(listener, paths, cluster.stop.clone()).await {
                 tracing::error!(%error, "the door to other machines is shut");
             }
         });
