@@ -223,7 +223,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let disk = tokio::spawn(look_after_the_disk(app.clone()));
     let inside = Inside {
         fleet: fleet.clone(),
-        own: coracle_api::door_routes(app.clone()).merge(cluster::routes(cluster.clone())),
+        own: coracle_api::door_routes(app.clone()),
         all: coracle_api::router(app.clone()),
         store: doors.identity(),
         run_dir: run_dir.clone(),

@@ -22,8 +22,7 @@ use crate::supervise::Supervised;
 use chrono::Utc;
 use coracle_engine::full_error;
 use coracle_store::{
-    DeleteRangeRequest, EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest,
-    WatchRequest,
+    EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest, WatchRequest,
 };
 use coracle_unit::Unit;
 pub(crate) use report::Reports;
@@ -144,14 +143,8 @@ impl Fleet {
             gone.push(keys::desired(machine, instance));
             gone.push(keys::revisions(&instance.uid));
         }
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
         let all = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
+            success: gone.into_iter().map(TxnOp::delete).collect(),
             ..TxnRequest::default()
         };
         if alone {

@@ -13,6 +13,7 @@ use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,11 +48,25 @@ pub enum ClusterError {
     /// It cannot go.
     #[error("{0}")]
     CannotLeave(String),
+    /// No such machine.
+    #[error("{0}")]
+    Unknown(String),
+    /// Nobody may change what is written of machines.
+    #[error("machine {0} cannot be taken off the list now: no machine leads; ask again")]
+    NoLeader(coracle_cluster::MachineId),
     /// No address.
     #[error(
         "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
     )]
     NoAddress,
+    /// An address that cannot be read.
+    #[error(
+        "\"{0}\" is no address of a machine: write one as `coracle cluster token` shows it, for example 192.0.2.7 or 192.0.2.7:7373"
+    )]
+    Address(String),
+    /// A token for nobody, or that runs out at once.
+    #[error("a token is for one machine at least, and for one second")]
+    Useless,
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] coracle_cluster::token::TokenError),
@@ -73,6 +88,27 @@ pub enum ClusterError {
     /// A file.
     #[error("a file of the cluster's could not be written")]
     File(#[from] std::io::Error),
+}
+
+/// `HOST:PORT` of what a person writes: an address or a host name, with a port or without.
+fn door_of(text: &str) -> Result<String, ClusterError> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    if let Ok(ip) = bare.unwrap_or(text).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, super::DOOR_PORT).to_string());
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address.to_string());
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
+        None => (text, Some(super::DOOR_PORT)),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    match port {
+        Some(port) if !host.is_empty() && host.chars().all(is_name) => Ok(format!("{host}:{port}")),
+        _ => Err(ClusterError::Address(text.to_owned())),
+    }
 }
 
 fn now() -> u64 {
@@ -99,6 +135,9 @@ impl Cluster {
         who: &str,
     ) -> Result<Token, ClusterError> {
         self.has_address()?;
+        if uses == 0 || ttl.is_zero() {
+            return Err(ClusterError::Useless);
+        }
         let _one = self.change.lock().await;
         if !self.is_founded() {
             self.found().await?;
@@ -123,6 +162,8 @@ impl Cluster {
     async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
         let authority = Authority::found(&self.keys)?;
         let identity = self.certified(&authority, Kind::Machine)?;
+        let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
+        let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
@@ -135,7 +176,7 @@ impl Cluster {
         let _ = self.client.set(client);
         let _ = self.identity.set(identity);
         self.write_home();
-        self.open_up().await?;
+        self.open_up(Some(listener))?;
         Ok(())
     }
 
@@ -207,6 +248,7 @@ impl Cluster {
         };
         let moved = moving.run().await?;
         *self.member() = Some(moved.member);
+        tokio::spawn(self.clone().look_after_certificates(peer));
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
             tracing::warn!(
@@ -230,6 +272,7 @@ impl Cluster {
         discard: bool,
     ) -> Result<(), ClusterError> {
         self.has_address()?;
+        let address = door_of(address)?;
         let token: Token = token.parse()?;
         let _one = self.change.lock().await;
         // Also of one that is alone there: what is refused must not have cost it its keys.
@@ -239,11 +282,6 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let address = match address.parse::<std::net::IpAddr>() {
-            Ok(ip) => std::net::SocketAddr::new(ip, super::DOOR_PORT).to_string(),
-            Err(_) if !address.contains(':') => format!("{address}:{}", super::DOOR_PORT),
-            Err(_) => address.to_owned(),
-        };
         let can_vote = Program::Host { path: None }.find().await.is_ok();
         let newcomer = Newcomer {
             machine: self.machine.clone(),
@@ -341,7 +379,7 @@ impl Cluster {
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
             self.keys.clear()?;
-            Home::remove(&self.dir)?;
+            self.forget_home()?;
             self.again.notify_one();
             return Ok(());
         }
@@ -366,7 +404,7 @@ impl Cluster {
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;
         self.keys.clear()?;
-        Home::remove(&self.dir)?;
+        self.forget_home()?;
         self.again.notify_one();
         Ok(())
     }
@@ -390,66 +428,6 @@ impl Cluster {
                 "this machine's own store could not be emptied"
             );
         }
-    }
-
-    /// Strikes a machine off: its door is shut for it at once, and what it had goes elsewhere.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
-    pub async fn strike(&self, machine: &coracle_cluster::MachineId) -> Result<(), ClusterError> {
-        use coracle_fleet::model::keys;
-        use coracle_store::{DeleteRangeRequest, TxnOp, TxnRequest};
-        let id = machine.as_str();
-        let store = self.store();
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
-        // A voter's door does the rest for a machine that may not write the list itself.
-        let voter = self.authority.borrow().is_some();
-        if !voter {
-            let client = self.client.get().ok_or(ClusterError::NoMember)?;
-            let mut last = None;
-            // With the word the door is shut, which may be before its answer is here: then it is asked once more.
-            let twice = self.targets().into_iter().flat_map(|t| [t.clone(), t]);
-            for target in twice {
-                let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
-                    .body(axum::body::Body::empty());
-                let Ok(request) = request else { continue };
-                match client.send(&target, request).await {
-                    Ok(answer) if answer.status().is_success() => return Ok(()),
-                    // It knows us no more: that is what was asked.
-                    Ok(answer) if answer.status() == axum::http::StatusCode::UNAUTHORIZED => {
-                        return Ok(());
-                    }
-                    Ok(answer) => {
-                        last = Some(format!("{} answered {}", target.machine, answer.status()))
-                    }
-                    Err(error) => last = Some(full_error(&error)),
-                }
-            }
-            return Err(ClusterError::CannotLeave(format!(
-                "no voter took machine {id} off the list: {}; ask again when one can be reached, or say --force to leave all the same",
-                last.unwrap_or_else(|| "none is known".into())
-            )));
-        }
-        members::remove(&*store, machine).await?;
-        let gone = [
-            keys::alive(id),
-            keys::machine(id),
-            keys::marks(id),
-            keys::desired_of(id),
-            keys::actual_of(id),
-            keys::subnet(id),
-        ];
-        let txn = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
-            ..TxnRequest::default()
-        };
-        store.txn(txn).await?;
-        Ok(())
     }
 }
 

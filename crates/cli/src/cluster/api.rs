@@ -3,10 +3,13 @@
 use super::Cluster;
 use super::admit::ClusterError;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use coracle_api::machines::{Known, resolve};
+use coracle_cluster::MachineId;
+use coracle_cluster::door::Peer;
 use coracle_cluster::members::Standing;
 use coracle_engine::full_error;
 use serde::Deserialize;
@@ -28,14 +31,26 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .with_state(cluster)
 }
 
+/// What this machine's door has of that for the others: machines are taken off, one by its own word, others by what an operator
+/// asks of the socket of some machine. All else is asked of a machine itself.
+pub(super) fn door_routes(cluster: Arc<Cluster>) -> Router {
+    Router::new()
+        .route("/v1/machines/{name}", delete(remove_from_there))
+        .with_state(cluster)
+}
+
 impl IntoResponse for ClusterError {
     fn into_response(self) -> Response {
         let code = match &self {
             Self::NotEmpty { .. } | Self::Member | Self::NoMember | Self::CannotLeave(_) => {
                 StatusCode::CONFLICT
             }
+            Self::Unknown(_) => StatusCode::NOT_FOUND,
+            Self::NoLeader(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
-            Self::Token(_) | Self::NoAddress => StatusCode::BAD_REQUEST,
+            Self::Token(_) | Self::NoAddress | Self::Address(_) | Self::Useless => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Join(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -112,41 +127,68 @@ async fn remove(
     State(cluster): State<Arc<Cluster>>,
     Path(machine): Path<String>,
 ) -> Result<StatusCode, ClusterError> {
-    let id = cluster.find(&machine)?;
-    if id == cluster.machine {
+    let own = cluster.machine.clone();
+    cluster.remove(&machine, &own).await
+}
+
+/// As another machine asks it.
+async fn remove_from_there(
+    State(cluster): State<Arc<Cluster>>,
+    Extension(peer): Extension<Peer>,
+    Path(machine): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, ClusterError> {
+    let Some(asks) = peer.machine else {
+        // The door lets nobody else in.
+        return Err(ClusterError::NoMember);
+    };
+    if headers.contains_key(super::lead::LED) {
+        return cluster.remove(&machine, &asks).await;
+    }
+    if machine != asks.as_str() {
         return Err(ClusterError::CannotLeave(
-            "a machine leaves by `coracle leave`, asked of itself".into(),
+            "a machine takes off itself alone; `coracle machine remove` does it with others".into(),
         ));
     }
-    if cluster.members.borrow().standing(&id) == Some(Standing::Voter) {
-        return Err(ClusterError::CannotLeave(format!(
-            "machine {machine} has the cluster's store and cannot be removed while it is a voter"
-        )));
-    }
-    cluster.strike(&id).await?;
+    cluster.strike(&asks).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 impl Cluster {
-    /// A machine by its id, host name, or the only beginning of an id.
-    fn find(&self, text: &str) -> Result<coracle_cluster::MachineId, ClusterError> {
-        let neighbours = self.neighbours.borrow();
-        let fits: Vec<&String> = neighbours
-            .iter()
-            .filter(|(id, n)| n.hostname == text || id.starts_with(text))
-            .map(|(id, _)| id)
-            .collect();
-        let none = || {
-            let known: Vec<&str> = neighbours.values().map(|n| n.hostname.as_str()).collect();
-            ClusterError::CannotLeave(format!(
-                "no one machine \"{text}\" is known; there are {}",
-                known.join(", ")
-            ))
-        };
-        match fits.as_slice() {
-            [one] => one.parse().map_err(|_| none()),
-            _ => Err(none()),
+    /// Takes a machine off the list, as was asked on the machine `asked`.
+    async fn remove(&self, name: &str, asked: &MachineId) -> Result<StatusCode, ClusterError> {
+        let id = self.find(name)?;
+        if id == *asked {
+            return Err(ClusterError::CannotLeave(
+                "a machine leaves by `coracle leave`, asked of itself".into(),
+            ));
         }
+        if self.members.borrow().standing(&id) == Some(Standing::Voter) {
+            return Err(ClusterError::CannotLeave(format!(
+                "machine {name} has the cluster's store and cannot be removed while it is a voter"
+            )));
+        }
+        self.strike(&id).await?;
+        Ok(StatusCode::NO_CONTENT)
+    }
+
+    /// A member, or one of which something is left, by its id, host name, or the beginning of either. A member that says nothing of
+    /// itself is found by its id.
+    fn find(&self, text: &str) -> Result<MachineId, ClusterError> {
+        let mut known = self.neighbours();
+        for (id, _) in self.members.borrow().iter() {
+            if !known.iter().any(|k| k.id == id.as_str()) {
+                known.push(Known {
+                    id: id.to_string(),
+                    hostname: String::new(),
+                    alive: false,
+                    last_seen: None,
+                });
+            }
+        }
+        let found = resolve(text, &known).map_err(ClusterError::Unknown)?;
+        let id = found.id.parse::<MachineId>();
+        id.map_err(|e| ClusterError::Unknown(e.to_string()))
     }
 }
 

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 /// Header of a request that came to the leader from another machine, with its id.
 pub(super) const LED: HeaderName = HeaderName::from_static("coracle-led");
 /// How long a leader is waited for, as when the former one has just died.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks for one.
-const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 /// Whether a request is the leader's to answer.
 fn is_leaders(path: &str) -> bool {

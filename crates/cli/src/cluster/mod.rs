@@ -13,6 +13,7 @@ mod elsewhere;
 mod home;
 mod lead;
 mod serve;
+mod strike;
 
 pub use api::routes;
 pub use coracle_api::own_address;
@@ -79,6 +80,8 @@ pub struct Cluster {
     member: Mutex<Option<Member>>,
     /// What the door needs of the rest of the daemon.
     inside: OnceLock<serve::Inside>,
+    /// What `home.json` says; none once this machine has left.
+    written: Mutex<Option<Home>>,
     /// One change of what this machine is at a time.
     change: tokio::sync::Mutex<()>,
     /// Told when the daemon is to begin anew.
@@ -169,6 +172,7 @@ impl Cluster {
             client: OnceLock::new(),
             member: Mutex::new(member),
             inside: OnceLock::new(),
+            written: Mutex::new(Some(home)),
             change: tokio::sync::Mutex::default(),
             again: Arc::default(),
             stop: CancellationToken::new(),
