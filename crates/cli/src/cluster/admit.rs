@@ -6,7 +6,6 @@ use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::{MemberConfig, PeerTls};
-use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
 use coracle_cluster::members;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
@@ -220,8 +219,7 @@ impl Cluster {
 
     /// Moves the store into an etcd of this machine's, while everything runs on.
     async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
-        let program = Program::Host { path: None };
-        let found = program.find().await?;
+        let found = self.program.find().await?;
         let authority = self
             .authority
             .borrow()
@@ -243,12 +241,22 @@ impl Cluster {
             dir: self.dir.clone(),
             store: self.embedded.clone(),
             switch: self.switch.clone(),
+            etcd: self.etcd.clone(),
             limit: MOVE,
             done: Box::new(|step| tracing::debug!(?step, "the store moves")),
         };
         let moved = moving.run().await?;
+        let config = moved.member.config().clone();
         *self.member() = Some(moved.member);
-        tokio::spawn(self.clone().look_after_certificates(peer));
+        if let Err(error) = self.note_own(config).await {
+            // Whoever leads tells it.
+            tracing::debug!(
+                error = full_error(&error),
+                "which member this is, is not known yet"
+            );
+        }
+        self.keeps.send_replace(true);
+        self.renew_peer(peer);
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
             tracing::warn!(
@@ -257,6 +265,8 @@ impl Cluster {
             );
         }
         self.alone.send_replace(false);
+        self.stand();
+        self.follow_etcd();
         tracing::info!("the store is in etcd");
         Ok(())
     }
@@ -282,7 +292,7 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let can_vote = Program::Host { path: None }.find().await.is_ok();
+        let can_vote = self.program.find().await.is_ok();
         let newcomer = Newcomer {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
@@ -362,16 +372,28 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
-        let _one = self.change.lock().await;
         if !self.is_founded() {
             return Err(ClusterError::NoMember);
         }
-        let others = self
-            .members
-            .borrow()
-            .iter()
-            .filter(|(id, _)| **id != self.machine)
-            .count();
+        let others = || {
+            let members = self.members.borrow();
+            members
+                .iter()
+                .filter(|(id, _)| **id != self.machine)
+                .count()
+        };
+        if !*self.alone.borrow() && others() > 0 {
+            if let Err(error) = self.hand_over(&self.machine).await {
+                if !force {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = full_error(&error),
+                    "nobody has taken this machine's place"
+                );
+            }
+        }
+        let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
             for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
@@ -383,11 +405,11 @@ impl Cluster {
             self.again.notify_one();
             return Ok(());
         }
-        if self.member().is_some() && !force {
-            return Err(ClusterError::CannotLeave(match others {
-                0 => "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
-                _ => "this machine has the cluster's store: while others are there it cannot leave; have them leave first, or say --force to leave them without it".into(),
-            }));
+        let others = others();
+        if *self.keeps.borrow() && others == 0 && !force {
+            return Err(ClusterError::CannotLeave(
+                "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
+            ));
         }
         if others > 0
             && let Err(error) = self.strike(&self.machine).await
@@ -400,6 +422,7 @@ impl Cluster {
                 "the others still have this machine on their list; `coracle machine remove` there takes it off"
             );
         }
+        let _part = self.part.lock().await;
         self.discard_here().await;
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;

@@ -92,7 +92,7 @@ async fn token(client: &Client, ttl: &str, uses: u32, quiet: bool) -> Result<()>
 }
 
 async fn status(client: &Client, format: Option<&str>) -> Result<()> {
-    let found = client.get("/v1/cluster").await?;
+    let found = client.get("/v1/cluster/status").await?;
     match format {
         Some("json") => return out(&format!("{found:#}\n")),
         None | Some("table") => {}
@@ -124,17 +124,36 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
             } else {
                 "gone"
             },
-            if machine["voter"] == true {
-                "voter"
-            } else {
-                ""
-            },
+            has(machine, machine["id"] == found["leader"]),
         );
+    }
+    if let Some(voting) = found["voting"].as_str().filter(|text| !text.is_empty()) {
+        text += &format!("\nVoters: {voting}.\n");
     }
     if let Some(caution) = found["caution"].as_str() {
         text += &format!("\n{caution}\n");
     }
     out(&text)
+}
+
+/// What a machine has of the store.
+fn has(machine: &Value, leads: bool) -> String {
+    let mut words = Vec::new();
+    if let Some(part) = machine["store"].as_str() {
+        words.push(part.to_owned());
+        match (&machine["etcdError"], &machine["inStep"]) {
+            (Value::String(error), _) => words.push(format!("its etcd cannot be asked: {error}")),
+            (_, Value::Bool(true)) if part == "learner" => words.push("in step".to_owned()),
+            (_, Value::Bool(false)) => words.push("behind".to_owned()),
+            _ => {}
+        }
+    } else if machine["alive"] == true && machine["canVote"] == false {
+        words.push("no etcd".to_owned());
+    }
+    if leads {
+        words.push("leads".to_owned());
+    }
+    words.join(", ")
 }
 
 /// Waits until the daemon is what it is to be.
