@@ -142,6 +142,7 @@ impl Fleet {
         if !alone {
             gone.push(keys::desired(machine, instance));
             gone.push(keys::revisions(&instance.uid));
+            gone.push(keys::fence(instance));
         }
         let delete = |key: String| {
             TxnOp::Delete(match key.ends_with('/') {
