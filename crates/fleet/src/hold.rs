@@ -46,7 +46,7 @@ use coracle_unit::container::MountSource;
 use coracle_unit::{Kind, Unit, deploy};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a yes of the store is good for, from the moment at which it was asked.
 pub(crate) const HOLD: Duration = deploy::LEASE;
@@ -147,7 +147,7 @@ impl Fleet {
 
     /// Waits until this machine may start an instance that is exclusive. Answers the permit for this one start.
     pub(crate) async fn permit(&self, unit: &Supervised, wanted: &Wanted) -> Permit {
-        let mut said = false;
+        let (begun, mut said) = (Instant::now(), false);
         loop {
             if self.0.alone() {
                 self.engine().permit(Permit::Unlimited);
@@ -159,7 +159,8 @@ impl Fleet {
                 unit.set_fence(fence);
                 return permit;
             }
-            if !std::mem::replace(&mut said, true) {
+            // A moment is nothing to speak of.
+            if begun.elapsed() >= ASK && !std::mem::replace(&mut said, true) {
                 let why = match &word {
                     Word::Silence(_) => "the cluster's store does not answer",
                     Word::Absent => "this machine does not count as there yet",

@@ -4,8 +4,8 @@ use super::{Leader, locked};
 use crate::error::{FleetError, Result};
 use crate::model::keys;
 use coracle_store::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest,
-    StoreError, TxnOp, TxnOpResponse, TxnRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, Revision,
+    Store, StoreError, TxnOp, TxnOpResponse, TxnRequest,
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
