@@ -31,7 +31,9 @@ impl From<FleetError> for ApiError {
             FleetError::Failed { .. } | FleetError::Waits { .. } | FleetError::Senseless { .. } => {
                 StatusCode::CONFLICT
             }
-            FleetError::Leaving | FleetError::NotLeader => StatusCode::SERVICE_UNAVAILABLE,
+            FleetError::Leaving | FleetError::NotLeader | FleetError::Back(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             FleetError::Engine(_) => match error {
                 FleetError::Engine(engine) => return engine.into(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -142,6 +142,7 @@ impl Fleet {
         if !alone {
             gone.push(keys::desired(machine, instance));
             gone.push(keys::revisions(&instance.uid));
+            gone.push(keys::fence(instance));
         }
         let all = TxnRequest {
             success: gone.into_iter().map(TxnOp::delete).collect(),

@@ -78,6 +78,9 @@ pub enum FleetError {
         /// What to do instead.
         way_out: String,
     },
+    /// Machines that were given up came back in the moment in which what ran there was to begin elsewhere.
+    #[error("{} came back just now, with what was to begin elsewhere; ask again", .0.join(", "))]
+    Back(Vec<String>),
     /// Nothing is known of the volume.
     #[error(
         "no unit uses a volume {0}, and none has left data in one; `coracle volume rebind` wants the name of a volume of units"

@@ -34,6 +34,7 @@ mod environment;
 pub mod error;
 pub mod explain;
 pub mod fleet;
+mod hold;
 mod honour;
 mod leader;
 mod load;

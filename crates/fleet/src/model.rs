@@ -94,6 +94,10 @@ pub mod keys {
     pub fn actual_of(machine: &str) -> String {
         format!("{ACTUAL}{machine}/")
     }
+    /// In a machine's own store: the cluster's revision at which an instance was placed, which fences what lies outside.
+    pub fn fence(instance: &Instance) -> String {
+        format!("/coracle/v1/fence/{instance}")
+    }
     /// Machine and instance of a key below [`DESIRED`] or [`ACTUAL`].
     pub fn placed(key: &str, family: &str) -> Option<(String, Instance)> {
         let (machine, instance) = key.strip_prefix(family)?.split_once('/')?;

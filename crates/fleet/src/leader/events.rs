@@ -169,7 +169,7 @@ impl Leader {
     }
 
     /// A machine gives signs, or does not.
-    fn machine_is(&self, id: &str, alive: bool) {
+    pub(super) fn machine_is(&self, id: &str, alive: bool) {
         let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
         for target in self.all().into_iter().chain(leaving) {
             if target.placed().contains_key(id) {

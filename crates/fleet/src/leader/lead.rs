@@ -344,7 +344,7 @@ impl Leader {
         for target in self.all() {
             let placed = target.placed();
             for id in placed.keys().filter(|id| !known.contains_key(*id)) {
-                locked(&self.lost).away(id, now);
+                locked(&self.lost).away(id, now, || Duration::ZERO);
             }
         }
     }

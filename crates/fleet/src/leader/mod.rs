@@ -9,6 +9,7 @@
 //! followed by another changes nothing any more. What is decided is in the store before anybody acts; a leader that takes over
 //! reads everything, then watches from the revision that it has read.
 
+mod away;
 mod commit;
 mod events;
 mod lead;
@@ -39,6 +40,7 @@ use tokio::sync::watch;
 pub(crate) use commit::Group;
 pub(crate) use place::Change;
 pub(crate) use roll::Roll;
+pub(crate) use spec::is_resource;
 pub(crate) use target::{Placed, Target};
 
 /// See the module.

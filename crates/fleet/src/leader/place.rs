@@ -3,20 +3,22 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
-use super::spec::{is_placed, is_resource, machine, spec};
+use super::spec::{is_exclusive, is_placed, is_resource, spec};
 use super::{Group, Leader, Placed, Target, locked};
-use crate::error::Result;
+use crate::error::{FleetError, Result};
 use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
     VolumeRecord, keys,
 };
 use coracle_planner::{
-    Condition, Decision, MachineId, Placed as Planned, Placement, Planner, Timestamp, UnitName,
+    Condition, Decision, Placed as Planned, Placement, Planner, Timestamp, UnitName,
 };
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+
+/// How often it is planned anew for machines that came back in the same moment.
+const MOST_TRIES: usize = 5;
 
 /// A unit that is to have another record.
 pub(crate) struct Change {
@@ -54,6 +56,8 @@ struct Write {
     add: BTreeMap<String, Instance>,
     /// Machines that lose it.
     drop: BTreeSet<String>,
+    /// Machines that must not be back.
+    given_up: BTreeSet<String>,
     binds: Vec<(String, String)>,
     /// What it waits for; Some(None) is that it waits no more.
     waits: Option<Option<String>>,
@@ -68,6 +72,7 @@ impl Write {
             changed: false,
             add: BTreeMap::new(),
             drop: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             binds: Vec::new(),
             waits: None,
         }
@@ -162,35 +167,6 @@ impl Leader {
         }
     }
 
-    /// Tells the planner of all machines. Answers whether time alone will change something.
-    pub(super) fn tell_machines(&self) -> bool {
-        let machines = self.machines();
-        let grace = self.grace.is_some_and(|end| Instant::now() < end);
-        let (now, mut lost) = (Instant::now(), locked(&self.lost));
-        self.with_planner(|planner| {
-            for (id, seen) in &machines {
-                let gone = !seen.alive && !grace;
-                let machine_id = MachineId::from(id.as_str());
-                planner.set_machine(&machine_id, Some(machine(seen, gone)));
-                match gone {
-                    true => lost.away(id, now),
-                    false => lost.back(id),
-                }
-            }
-            for id in lost.fenced(now) {
-                planner.fenced(&MachineId::from(id.as_str()));
-            }
-        });
-        let absent = machines.values().any(|m| !m.alive);
-        grace && absent || lost.waits()
-    }
-
-    /// Tells the planner that a machine is no more. What is exclusive may run there still.
-    pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).away(id, Instant::now());
-        self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
-    }
-
     /// Writes units' records, and what follows for machines.
     ///
     /// # Errors
@@ -199,10 +175,15 @@ impl Leader {
         for change in &changes {
             self.tell_unit(&change.target, &change.record, &change.unit());
         }
-        let decisions = self.with_planner(|planner| planner.plan(now()));
-        let written = self.carry_out(&changes, &decisions).await;
-        if written.is_err() {
-            for change in &changes {
+        let mut tries = 0;
+        loop {
+            let decisions = self.with_planner(|planner| planner.plan(now()));
+            let written = self.carry_out(&changes, &decisions).await;
+            let Err(error) = written else {
+                return Ok(());
+            };
+            let again = matches!(error, FleetError::Back(_)) && tries < MOST_TRIES;
+            for change in changes.iter().filter(|_| !again) {
                 let (record, unit) = (change.target.record(), change.target.unit());
                 self.tell_unit(&change.target, &record, &unit);
             }
@@ -211,8 +192,14 @@ impl Leader {
                     planner.take_back(decision);
                 }
             });
+            if let FleetError::Back(machines) = &error {
+                machines.iter().for_each(|id| self.is_back(id));
+            }
+            if !again {
+                return Err(error);
+            }
+            tries += 1;
         }
-        written
     }
 
     /// What follows from what happened on machines.
@@ -250,6 +237,11 @@ impl Leader {
                 } => {
                     tracing::info!(unit = name, machine = %placement.machine, %reason, "placed");
                     let machine = placement.machine.to_string();
+                    let unit = write.target.unit();
+                    let named = |name: &coracle_unit::UnitName| self.volume_of(name);
+                    if is_exclusive(&unit, &named) {
+                        write.given_up = self.given_up(name, &write.target, &machine);
+                    }
                     let instance = Instance {
                         uid: placement.uid.to_string(),
                         slot: 1,
@@ -372,6 +364,7 @@ impl Leader {
         if write.changed {
             group.put(keys::unit(name), record)?;
         }
+        group.only_if_absent(&write.given_up);
         if let Some((text, _)) = &write.text {
             group.put(keys::revision(&record.uid, record.revision), text)?;
         }
