@@ -176,6 +176,8 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         store: limits,
         advertise,
         labels,
+        overlay_pool,
+        config,
     } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
@@ -190,7 +192,10 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let cluster = Cluster::open(&engine, Arc::new(store), advertise).await?;
+    let cluster = Cluster::open(&engine, Arc::new(store), advertise, overlay_pool).await?;
+    if let Err(why) = cluster.fits_agreed().await {
+        return Err(DaemonError::Config { path: config, why });
+    }
     let store = cluster.store();
     let doors = Doors::new(store.clone(), &limits, &engine, cluster.store_number).await?;
     let stop = watch::Sender::new(false);
@@ -204,10 +209,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     if let std::net::IpAddr::V4(underlay) = advertise.ip()
         && !underlay.is_unspecified()
     {
-        fleet.connect_machines(ConnectOptions {
-            pool: None,
-            underlay,
-        });
+        fleet.connect_machines(ConnectOptions { underlay });
     }
     let away = Arc::new(Away(cluster.clone()));
     let peers = PeersElsewhere::new(away.clone());

@@ -31,9 +31,11 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
 impl IntoResponse for ClusterError {
     fn into_response(self) -> Response {
         let code = match &self {
-            Self::NotEmpty { .. } | Self::Member | Self::NoMember | Self::CannotLeave(_) => {
-                StatusCode::CONFLICT
-            }
+            Self::NotEmpty { .. }
+            | Self::Pool { .. }
+            | Self::Member
+            | Self::NoMember
+            | Self::CannotLeave(_) => StatusCode::CONFLICT,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Token(_) | Self::NoAddress => StatusCode::BAD_REQUEST,
             Self::Join(_) => StatusCode::BAD_GATEWAY,

@@ -8,6 +8,7 @@
 //! `home.json` which doors to ask.
 
 mod admit;
+mod agreed;
 mod api;
 mod elsewhere;
 mod home;
@@ -31,6 +32,7 @@ use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
+use coracle_network::overlay::Ipv4Net;
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Store, Switch};
 use home::Home;
 use std::collections::BTreeMap;
@@ -61,6 +63,8 @@ pub struct Cluster {
     keys: Directory,
     machine: MachineId,
     advertise: SocketAddr,
+    /// Where machines' subnets are to be taken from, as this machine's configuration says.
+    overlay_pool: Option<Ipv4Net>,
     engine: Engine,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
@@ -101,6 +105,7 @@ impl Cluster {
         engine: &Engine,
         embedded: Arc<EmbeddedStore>,
         advertise: SocketAddr,
+        overlay_pool: Option<Ipv4Net>,
     ) -> Result<Arc<Self>, DaemonError> {
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
@@ -155,6 +160,7 @@ impl Cluster {
             keys,
             machine,
             advertise,
+            overlay_pool,
             engine: engine.clone(),
             embedded,
             switch: Arc::new(Switch::new(store)),
