@@ -1,6 +1,6 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
-use crate::cluster::{self, Away, Cluster, Inside};
+use crate::cluster::{self, Away, Cluster, Inside, Places};
 use crate::doors::{self, Doors};
 use crate::keep;
 use crate::settings::{Settings, settings};
@@ -214,10 +214,14 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let away = Arc::new(Away(cluster.clone()));
     let peers = PeersElsewhere::new(away.clone());
     engine.images().set_peers(Arc::new(peers));
+    let places = Places {
+        fleet: fleet.clone(),
+        cluster: cluster.clone(),
+    };
     let app = App {
         builder: Builder::open(engine.clone())?,
         engine: engine.clone(),
-        machines: Machines::new(away, Arc::new(fleet.clone())),
+        machines: Machines::new(away, Arc::new(places)),
         fleet: fleet.clone(),
         marks,
         down: down.clone(),

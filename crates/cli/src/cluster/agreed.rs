@@ -17,7 +17,7 @@ impl Cluster {
         };
         // A store that cannot be read is told of by whoever needs it.
         match agreed_pool(&*self.embedded).await {
-            Ok(agreed) if agreed != own => Err(format!(
+            Ok(Some(agreed)) if agreed != own => Err(format!(
                 "network: overlay_pool = \"{own}\": this machine is in a cluster, which takes machines' subnets from {agreed} since it began, and containers have addresses of it; take the line out, or leave the cluster first (coracle leave)"
             )),
             _ => Ok(()),

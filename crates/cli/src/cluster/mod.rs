@@ -13,12 +13,14 @@ mod api;
 mod elsewhere;
 mod home;
 mod lead;
+mod places;
 mod serve;
 
 pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
 pub use lead::led;
+pub use places::Places;
 pub use serve::Inside;
 
 use crate::server::DaemonError;

@@ -39,15 +39,11 @@ pub fn read_pool(text: &str) -> Result<Ipv4Net, String> {
     }
 }
 
-/// Where machines' subnets are taken from, as a store says; [`DEFAULT_POOL`] where it says nothing.
+/// Where machines' subnets are taken from, as a store says. Where a cluster's says nothing it is [`DEFAULT_POOL`].
 ///
 /// # Errors
 /// When the store fails, or what it says cannot be read.
-pub async fn agreed_pool(store: &dyn Store) -> Result<Ipv4Net, StoreError> {
-    Ok(said(store).await?.unwrap_or(DEFAULT_POOL))
-}
-
-async fn said(store: &dyn Store) -> Result<Option<Ipv4Net>, StoreError> {
+pub async fn agreed_pool(store: &dyn Store) -> Result<Option<Ipv4Net>, StoreError> {
     let record: Option<(NetworkRecord, _)> = store.get_json(keys::NETWORK).await?;
     Ok(record.map(|(record, _)| record.overlay_pool))
 }
@@ -77,8 +73,8 @@ pub(super) async fn learn_pool(
     cluster: &dyn Store,
     own: &dyn Store,
 ) -> Result<Ipv4Net, StoreError> {
-    let agreed = agreed_pool(cluster).await?;
-    if said(own).await? != Some(agreed) {
+    let agreed = agreed_pool(cluster).await?.unwrap_or(DEFAULT_POOL);
+    if agreed_pool(own).await? != Some(agreed) {
         let put = PutRequest::new(keys::NETWORK, value(agreed)?);
         own.put(put).await?;
     }
