@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use coracle_api::machines::{MACHINE, Near, PASSED, Place, Where, for_us, over};
 use coracle_api::{ApiVersion, Machines, serve};
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use net::{Net, OWN};
 use serde_json::{Value, json};
