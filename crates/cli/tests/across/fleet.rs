@@ -35,8 +35,9 @@ impl Fleet {
 
     /// The command on machine `n`, in the directory of samples.
     fn call(&self, n: usize, args: &[&str]) -> Output {
-        let mut command = self.cluster.machine(n).inside(&self.link);
-        command.current_dir(samples()).args(args).output().unwrap()
+        let mut command = self.cluster.machine(n).inside("env");
+        command.arg("-C").arg(samples()).arg(&self.link);
+        command.args(args).output().unwrap()
     }
 
     fn ok(&self, n: usize, args: &[&str]) -> String {
