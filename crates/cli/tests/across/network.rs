@@ -69,7 +69,17 @@ fn find(from: &Machine, name: &str, expected: &BTreeSet<String>, within: Duratio
 /// One container of each machine by which it is asked. They are the machines' own, of no unit.
 fn askers(cluster: &Cluster) {
     cluster.each(|machine| {
-        machine.ok(&["run", "-d", "--name", "asker", "bb", "sleep", "100000"]);
+        machine.ok(&[
+            "run",
+            "-d",
+            "--name",
+            "asker",
+            "--restart",
+            "always",
+            "bb",
+            "sleep",
+            "100000",
+        ]);
     });
 }
 
