@@ -278,6 +278,8 @@ impl Soak {
                 let but: BTreeSet<&str> = self.pending.iter().map(|ask| ask.unit).collect();
                 let left = BOUND.saturating_sub(begun.elapsed());
                 wait_until("what was lost runs elsewhere", left, || {
+                    // A machine that has nothing is to be missed as well.
+                    self.misses(&well, &hit)?;
                     let seen = seen::look(&self.cluster, &well)?;
                     seen::nowhere(&self.asked, &seen, &well, &but)
                 });
@@ -303,6 +305,19 @@ impl Soak {
         if self.fenced {
             self.witness.was_alone();
         }
+    }
+
+    /// Whether a machine that is well takes those that are hit for lost.
+    fn misses(&self, well: &BTreeSet<usize>, hit: &BTreeSet<usize>) -> Result<(), String> {
+        let status = self.cluster.status(*well.first().unwrap());
+        let machines = status["machines"].as_array().unwrap().iter();
+        for machine in machines.filter(|m| m["alive"] == true) {
+            let n = self.cluster.numbered(machine["id"].as_str().unwrap());
+            if n.is_some_and(|n| hit.contains(&n)) {
+                return Err(format!("{n:?} is not missed"));
+            }
+        }
+        Ok(())
     }
 
     /// Leaves things as they are, and looks at the witness.
