@@ -198,6 +198,7 @@ fn network_and_volume_routes() -> Router<App> {
 fn unit_routes() -> Router<App> {
     Router::new()
         .route("/v1/containers/{id}/exec", post(exec::run))
+        .route("/v1/places/{name}", get(machines::told))
         .route("/v1/units", get(units::list))
         .route(
             "/v1/units/{name}",

@@ -30,6 +30,8 @@ pub mod keys {
     pub fn marks(id: &str) -> String {
         format!("{MARKS}{id}")
     }
+    /// What is agreed on of the network between machines.
+    pub const NETWORK: &str = "/coracle/v1/network";
     /// Machines' subnets.
     pub const SUBNETS: &str = "/coracle/v1/subnets/";
     /// The subnet of a machine's default network.

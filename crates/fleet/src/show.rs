@@ -2,13 +2,14 @@
 
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, UnitText};
-use crate::leader::Target;
+use crate::leader::{Placed, Target};
 use crate::model::{Actual, Desired, UnitView};
 use crate::requests::named;
 use crate::supervise::Supervised;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_unit::{Kind, Unit, UnitKind};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 impl Fleet {
@@ -49,6 +50,29 @@ impl Fleet {
             Ok(leader) => leader.all().iter().map(|t| self.view(t)).collect(),
             Err(_) => self.all().iter().map(|s| self.view_here(s)).collect(),
         }
+    }
+
+    /// As [`Self::list`], but a unit that is on several machines is there once for each, as it stands on that one.
+    pub fn list_everywhere(&self) -> Vec<UnitView> {
+        let Ok(leader) = self.leading() else {
+            return self.list();
+        };
+        let each = |target: &Arc<Target>| {
+            let (record, unit) = (target.record(), target.unit());
+            let placed = target.placed().into_iter();
+            let placed: Vec<_> = placed.filter(|(_, p)| p.desired.is_some()).collect();
+            if placed.len() < 2 {
+                return vec![self.view(target)];
+            }
+            let one = |(machine, placed): (String, Placed)| {
+                let actual = placed.actual.unwrap_or_else(|| target.actual());
+                let outdated = actual.generation > 0 && actual.revision != record.revision;
+                let here = machine == self.0.machine.id;
+                self.seen(&unit, record.desired, &actual, machine, here, outdated)
+            };
+            placed.into_iter().map(one).collect()
+        };
+        leader.all().iter().flat_map(each).collect()
     }
 
     pub(crate) fn view(&self, target: &Target) -> UnitView {

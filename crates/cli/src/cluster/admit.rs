@@ -11,6 +11,7 @@ use coracle_cluster::members;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
+use coracle_network::overlay::Ipv4Net;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -66,6 +67,16 @@ pub enum ClusterError {
     /// A token for nobody, or that runs out at once.
     #[error("a token is for one machine at least, and for one second")]
     Useless,
+    /// Another range for machines' subnets than the cluster's.
+    #[error(
+        "this machine's configuration says overlay_pool = \"{own}\" and the cluster takes machines' subnets from {agreed}, since it began; take that line out, start the daemon anew and join again with the same token"
+    )]
+    Pool {
+        /// The configuration's.
+        own: Ipv4Net,
+        /// The cluster's.
+        agreed: Ipv4Net,
+    },
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] coracle_cluster::token::TokenError),
@@ -164,6 +175,8 @@ impl Cluster {
         let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
         let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
+        // Before there is a member: from then on it is not changed.
+        coracle_fleet::overlay::agree_on_pool(&*self.store(), self.overlay_pool).await?;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
             machine: self.machine.clone(),
@@ -212,7 +225,9 @@ impl Cluster {
                 self.move_store().await.map_err(|e| full_error(&e))?;
             }
             tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
-            Ok(json!({}))
+            let pool = coracle_fleet::overlay::agreed_pool(&*self.store()).await;
+            let pool = pool.map_err(|e| full_error(&e))?;
+            Ok(json!({ "overlay_pool": pool }))
         });
         moved.await.map_err(|e| e.to_string())?
     }
@@ -306,6 +321,7 @@ impl Cluster {
             addresses: self.addresses(),
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
+        self.fits(&joined.answer.extra)?;
         self.discard().await?;
         let home = Home {
             voters: joined.answer.voters,
@@ -400,6 +416,9 @@ impl Cluster {
                 let all = coracle_store::DeleteRangeRequest::prefix(family);
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
+            let agreed =
+                coracle_store::DeleteRangeRequest::key(coracle_fleet::model::keys::NETWORK);
+            coracle_store::Store::delete_range(&*self.store(), agreed).await?;
             self.keys.clear()?;
             self.forget_home()?;
             self.again.notify_one();

@@ -48,9 +48,11 @@ pub(super) fn door_routes(cluster: Arc<Cluster>) -> Router {
 impl IntoResponse for ClusterError {
     fn into_response(self) -> Response {
         let code = match &self {
-            Self::NotEmpty { .. } | Self::Member | Self::NoMember | Self::CannotLeave(_) => {
-                StatusCode::CONFLICT
-            }
+            Self::NotEmpty { .. }
+            | Self::Pool { .. }
+            | Self::Member
+            | Self::NoMember
+            | Self::CannotLeave(_) => StatusCode::CONFLICT,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NoLeader(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,

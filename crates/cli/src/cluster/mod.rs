@@ -11,6 +11,7 @@
 //! `home.json` which doors to ask.
 
 mod admit;
+mod agreed;
 mod aim;
 mod api;
 mod elsewhere;
@@ -18,6 +19,7 @@ mod home;
 mod lead;
 mod leave;
 mod own;
+mod places;
 mod seek;
 mod serve;
 mod status;
@@ -28,6 +30,7 @@ pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
 pub use lead::led;
+pub use places::Places;
 pub use serve::Inside;
 
 use crate::server::DaemonError;
@@ -42,6 +45,7 @@ use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
+use coracle_network::overlay::Ipv4Net;
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Store, Switch};
 use home::Home;
 use std::collections::BTreeMap;
@@ -76,6 +80,8 @@ pub struct Options {
     pub advertise: SocketAddr,
     /// How long a voter is dead before another machine takes its place.
     pub replace_after: Duration,
+    /// Where machines' subnets are to be taken from, if that is said.
+    pub overlay_pool: Option<Ipv4Net>,
 }
 
 /// See the module.
@@ -85,6 +91,8 @@ pub struct Cluster {
     keys: Directory,
     machine: MachineId,
     advertise: SocketAddr,
+    /// Where machines' subnets are to be taken from, as this machine's configuration says.
+    overlay_pool: Option<Ipv4Net>,
     engine: Engine,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
@@ -155,6 +163,7 @@ impl Cluster {
         let Options {
             advertise,
             replace_after,
+            overlay_pool,
         } = options;
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
@@ -215,6 +224,7 @@ impl Cluster {
             keys,
             machine,
             advertise,
+            overlay_pool,
             engine: engine.clone(),
             embedded,
             switch: Arc::new(Switch::new(store)),

@@ -290,6 +290,16 @@ impl Machine {
         });
     }
 
+    /// Waits until the daemon has ended by itself.
+    pub fn gone(&self) {
+        wait_for(&format!("m{}'s daemon ends", self.n), MINUTE, || {
+            let mut power = self.power();
+            let daemon = power.daemon.as_mut();
+            daemon.is_none_or(|d| d.try_wait().unwrap().is_some())
+        });
+        self.power().daemon = None;
+    }
+
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) {
         let daemon = self

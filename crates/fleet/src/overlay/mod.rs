@@ -21,11 +21,13 @@
 //! While the store is away everything stays as it is: the overlay also over a restart of the daemon, since it is on the disk. The names
 //! of other machines are known again when the store is.
 
+mod agreed;
 mod claims;
 mod picture;
 
 use crate::fleet::{Fleet, Inner};
 use crate::model::keys;
+pub use agreed::{NetworkRecord, agree_on_pool, agreed_pool, read_pool};
 pub use claims::SubnetRecord;
 use claims::{Claims, Place, rest};
 use coracle_engine::{Engine, EngineError, full_error};
@@ -46,14 +48,14 @@ use std::time::{Duration, Instant};
 const REST: Duration = Duration::from_secs(1);
 /// Changes that come together are done together.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// How often the packet size of the machine's link is looked at.
+const LINK: Duration = Duration::from_secs(10);
 /// How long a machine that was there before is waited for until it claims its subnet.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How this machine takes part in the network between machines.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
-    /// Where machines' subnets are taken from, the same on all machines; [`DEFAULT_POOL`] if absent.
-    pub pool: Option<Ipv4Net>,
     /// The address of this machine that others reach it at. Some link here has it.
     pub underlay: Ipv4Addr,
 }
@@ -104,6 +106,7 @@ impl Fleet {
         let connecting = Connecting {
             fleet: Arc::downgrade(&self.0),
             options,
+            pool: DEFAULT_POOL,
             picture: Picture::default(),
             applied: None,
             awaited: None,
@@ -142,6 +145,8 @@ impl Fleet {
 struct Connecting {
     fleet: Weak<Inner>,
     options: ConnectOptions,
+    /// Where machines' subnets are taken from.
+    pool: Ipv4Net,
     picture: Picture,
     /// What the engine has taken.
     applied: Option<OverlaySpec>,
@@ -235,6 +240,7 @@ impl Connecting {
         // Nothing is held of it while it is waited.
         drop(fleet);
         let mut due = Some(Instant::now());
+        let mut looks = tokio::time::interval(LINK);
         loop {
             if due.is_some_and(|due| due <= Instant::now()) {
                 let Some(fleet) = self.there() else {
@@ -263,6 +269,11 @@ impl Connecting {
                 answer = of_subnets.next() => (Told::Subnets, answer),
                 answer = of_alive.next() => (Told::Alive, answer),
                 answer = of_names.next() => (Told::Names, answer),
+                _ = looks.tick() => match self.link_mtu().await {
+                    // Others are to be told.
+                    Some(mtu) if claimed.mtu != Some(mtu) => return Ok(()),
+                    _ => continue,
+                },
                 () = async { match until {
                     Some(until) => tokio::time::sleep_until(until).await,
                     None => std::future::pending().await,
@@ -278,13 +289,17 @@ impl Connecting {
         }
     }
 
-    fn pool(&self) -> Ipv4Net {
-        self.options.pool.unwrap_or(DEFAULT_POOL)
+    /// The largest packet of the link to other machines, if it has one now.
+    async fn link_mtu(&self) -> Option<u32> {
+        let (fleet, underlay) = (self.there()?, self.options.underlay);
+        let asked = blocking(fleet.engine(), move |e| e.networks().link_mtu(underlay));
+        asked.await.ok()?.ok()?
     }
 
     /// Writes this machine's subnet, if it is not written already.
     async fn claim(&mut self, fleet: &Fleet) -> Result<SubnetRecord, ConnectError> {
         let (store, own) = (&fleet.0.cluster, fleet.0.machine.id.as_str());
+        self.pool = agreed::learn_pool(&**store, &*fleet.0.local).await?;
         loop {
             let found = store.list(keys::SUBNETS).await?;
             let claims = Claims::read(&found.kvs);
@@ -293,17 +308,20 @@ impl Connecting {
             {
                 return Err(ConnectError::Awaited(other));
             }
-            let networks = blocking(fleet.engine(), |e| {
+            let underlay = self.options.underlay;
+            let networks = blocking(fleet.engine(), move |e| {
                 let networks = e.networks();
-                Ok::<_, NetworkError>((networks.get("bridge")?.subnet, networks.taken_subnets()?))
+                let (bridge, local) = (networks.get("bridge")?, networks.taken_subnets()?);
+                Ok::<_, NetworkError>((bridge.subnet, local, networks.link_mtu(underlay)?))
             });
-            let (present, local) = networks.await??;
+            let (present, local, mtu) = networks.await??;
             let record = claims.choose(&Place {
                 own,
                 present,
                 local: &local,
-                underlay: self.options.underlay,
-                pool: self.pool(),
+                underlay,
+                mtu,
+                pool: self.pool,
             })?;
             if claims.get(own) == Some(&record) {
                 return Ok(record);
@@ -344,7 +362,7 @@ impl Connecting {
             machine: &fleet.0.machine.id,
             subnet: claimed.subnet,
             underlay: self.options.underlay,
-            pool: self.pool(),
+            pool: self.pool,
         };
         let picture = &mut self.picture;
         let view = picture.view(&own, Instant::now());
@@ -360,7 +378,7 @@ impl Connecting {
             subnet: own.subnet,
             peers: view.peers,
             ranges: view.ranges,
-            mtu: None,
+            mtu: agreed::mtu(&picture.claims),
         };
         if self.applied.as_ref() != Some(&spec) {
             self.applied = None;

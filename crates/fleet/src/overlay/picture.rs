@@ -215,6 +215,9 @@ impl Picture {
     fn remote(&self, peers: &[Peer]) -> Vec<Remote> {
         let one = |(key, said): (&String, &Announced)| {
             let (service, name) = key.split_once('/')?;
+            // A global unit has the name on every machine.
+            let suffix = crate::discovery::suffix(&said.machine);
+            let name = name.strip_suffix(&suffix).unwrap_or(name);
             let peer = peers.iter().find(|p| p.machine == said.machine)?;
             // Any machine may write such a key: an address is believed of the machine that has its subnet.
             let ip = *said.networks.get(NETWORK)?;
