@@ -79,16 +79,19 @@ struct Enter {
 async fn enter(
     State(cluster): State<Arc<Cluster>>,
     Json(asked): Json<Enter>,
-) -> Result<StatusCode, ClusterError> {
+) -> Result<Json<Value>, ClusterError> {
     // A client that leaves must not leave it half done.
     let task = tokio::spawn(async move {
         cluster
             .join(&asked.address, &asked.token, asked.discard)
             .await
     });
-    task.await
+    let gone = task
+        .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(json!({
+        "units": gone.units, "containers": gone.containers, "keys": gone.keys,
+    })))
 }
 
 #[derive(Deserialize)]
@@ -176,6 +179,7 @@ async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
         ),
         _ => None,
     };
+    let trouble = cluster.trouble().await;
     Json(json!({
         "founded": cluster.is_founded(),
         "machine": cluster.machine,
@@ -184,5 +188,6 @@ async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
         "machines": machines,
         "voters": voters,
         "caution": caution,
+        "trouble": trouble,
     }))
 }

@@ -11,7 +11,9 @@
 
 mod commit;
 mod events;
+mod failures;
 mod lead;
+mod leave;
 mod lost;
 mod needs;
 mod operator;
@@ -20,6 +22,7 @@ mod roll;
 mod spec;
 mod status;
 mod target;
+mod waits;
 
 use crate::error::{FleetError, Result};
 use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
@@ -37,9 +40,11 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 pub(crate) use commit::Group;
+pub(crate) use failures::keeps_failing;
 pub(crate) use place::Change;
 pub(crate) use roll::Roll;
 pub(crate) use target::{Placed, Target};
+pub(crate) use waits::Waits;
 
 /// See the module.
 pub(crate) struct Leader {
@@ -69,6 +74,8 @@ pub(crate) struct Leader {
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
+    answered: Mutex<Vec<String>>,
     /// Set once somebody else may lead.
     over: watch::Sender<bool>,
     /// Ticks with everything that happens to units.
@@ -180,6 +187,8 @@ impl Leader {
             order: record.order,
             desired: record.desired,
             after: locked(&self.needs).before(name),
+            conflicts: locked(&self.needs).conflicts(name),
+            leaving: false,
         }
     }
 }

@@ -3,8 +3,10 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
+use super::failures::keeps_failing;
+use super::leave::leaving;
 use super::spec::{is_placed, is_resource, machine, spec};
-use super::{Group, Leader, Placed, Target, locked};
+use super::{Group, Leader, Placed, Target, Waits, locked};
 use crate::error::Result;
 use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
@@ -56,7 +58,7 @@ struct Write {
     drop: BTreeSet<String>,
     binds: Vec<(String, String)>,
     /// What it waits for; Some(None) is that it waits no more.
-    waits: Option<Option<String>>,
+    waits: Option<Option<Waits>>,
 }
 
 impl Write {
@@ -142,8 +144,7 @@ impl Leader {
                 };
                 planner.set_placed(&placement, Some(state));
                 let fails = placed.actual.as_ref().filter(|actual| {
-                    let keeps = matches!(actual.sub.as_str(), "start-limit-hit" | "unreadable");
-                    keeps && actual.generation == record.generation
+                    keeps_failing(actual) && actual.generation == record.generation
                 });
                 if fails.is_some() && record.desired == Desired::Active && placed.desired.is_some()
                 {
@@ -167,6 +168,7 @@ impl Leader {
         let machines = self.machines();
         let grace = self.grace.is_some_and(|end| Instant::now() < end);
         let (now, mut lost) = (Instant::now(), locked(&self.lost));
+        let mut fenced = Vec::new();
         self.with_planner(|planner| {
             for (id, seen) in &machines {
                 let gone = !seen.alive && !grace;
@@ -177,12 +179,18 @@ impl Leader {
                     false => lost.back(id),
                 }
             }
-            for id in lost.fenced(now) {
+            fenced = lost.fenced(now);
+            for id in &fenced {
                 planner.fenced(&MachineId::from(id.as_str()));
             }
         });
         let absent = machines.values().any(|m| !m.alive);
-        grace && absent || lost.waits()
+        let later = grace && absent || lost.waits();
+        drop(lost);
+        for id in fenced.iter().filter(|id| !machines.contains_key(*id)) {
+            self.never_answers(id);
+        }
+        later
     }
 
     /// Tells the planner that a machine is no more. What is exclusive may run there still.
@@ -270,10 +278,16 @@ impl Leader {
                     write.add.remove(placement.machine.as_str());
                 }
                 Decision::Wait { reason, .. } => {
-                    write.waits = Some(Some(self.in_words(&reason.to_string())))
+                    let waits = Waits::new(reason, self.in_words(&reason.to_string()));
+                    // Alone there is nowhere else, which nobody need be told.
+                    let alone = waits.failing() && locked(&self.machines).len() < 2;
+                    write.waits = Some(Some(waits).filter(|_| !alone));
                 }
                 Decision::Settled { .. } => write.waits = Some(None),
             }
+        }
+        for (name, write) in &mut writes {
+            write.changed |= self.note_failures(name, &mut write.record);
         }
         self.resources(&mut writes);
         let (first, then): (Vec<_>, Vec<_>) = writes
@@ -382,12 +396,15 @@ impl Leader {
             };
             group.put(keys::volume(volume), &record)?;
         }
+        let desired = self.desired(name, record);
         for (machine, placed) in write.target.placed() {
-            if write.drop.contains(&machine) || write.add.contains_key(&machine) {
-                group.delete(keys::desired(&machine, &placed.instance));
+            let key = keys::desired(&machine, &placed.instance);
+            if write.drop.contains(&machine) && self.is_unheard(&machine, &placed) {
+                group.put(key, &leaving(desired.clone()))?;
+            } else if write.drop.contains(&machine) || write.add.contains_key(&machine) {
+                group.delete(key);
             }
         }
-        let desired = self.desired(name, record);
         for (machine, instance) in self.asked(write) {
             if write.changed {
                 group.put(keys::desired(&machine, &instance), &desired)?;
@@ -418,10 +435,12 @@ impl Leader {
             ..
         } = write;
         let machines = self.machines();
+        let unheard = self.unheard(&target);
         // Who waits for its goal sees what is known of its instances by then.
         self.change(&target, |all| {
             for machine in &drop {
                 if let Some(placed) = all.get_mut(machine) {
+                    placed.leaving |= unheard.contains(machine);
                     placed.desired = None;
                 }
             }
