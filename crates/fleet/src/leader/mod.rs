@@ -179,6 +179,7 @@ impl Leader {
 
     /// What a machine is asked of a unit now.
     fn desired(&self, name: &str, record: &UnitRecord) -> DesiredRecord {
+        let needs = locked(&self.needs);
         DesiredRecord {
             version: crate::model::VERSION,
             unit: name.to_owned(),
@@ -186,8 +187,8 @@ impl Leader {
             generation: record.generation,
             order: record.order,
             desired: record.desired,
-            after: locked(&self.needs).before(name),
-            conflicts: locked(&self.needs).conflicts(name),
+            after: needs.before(name),
+            conflicts: needs.conflicts(name),
             leaving: false,
         }
     }
