@@ -303,6 +303,27 @@ async fn who_is_removed_is_cut_off_in_the_midst_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_cuts_its_own_connections_to_one_machine() {
+    let (_ca, authority) = authority();
+    let members = members(&[BOTH[0], BOTH[1], ('c', Standing::Machine)]);
+    let machines = ['a', 'b', 'c'].map(|digit| Machine::new(digit, &authority));
+    let one = Open::with(&machines[0], members.subscribe(), router()).await;
+    let other = Open::with(&machines[2], members.subscribe(), router()).await;
+    let b = machines[1].client();
+    let mut to_other = upgraded(&b, &other.target()).await;
+    is_cut(&b, &one.target(), async || b.cut(&id('a'))).await;
+    to_other.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    soon("an echo", to_other.read_exact(&mut back))
+        .await
+        .unwrap();
+    // It can be reached again.
+    assert_eq!(ask(&b, &one.target(), "/members").await.0, 200);
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_a_voter_is_cut_off_and_may_come_again() {
     let (_ca, authority) = authority();
     let members = members(&[BOTH[0], ('b', Standing::Voter)]);

@@ -44,6 +44,20 @@ pub enum FleetError {
         /// For what.
         reason: String,
     },
+    /// Machines that give signs do not do what they are asked.
+    #[error(
+        "{unit} was asked to {asked}, and {machines} gives signs but has not answered within {seconds} s; it is done as soon as {machines} answers: see to the daemon there, `coracle unit status {unit}` says how it stands"
+    )]
+    Silent {
+        /// The unit.
+        unit: String,
+        /// What was asked: `start`, `stop`.
+        asked: &'static str,
+        /// As people call the machines.
+        machines: String,
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// No machine is called so.
     #[error("no machine \"{text}\" is known; there are {known}")]
     NoMachine {

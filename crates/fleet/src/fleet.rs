@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub held: Arc<Notify>,
     /// Whether the default network may be about to get another subnet.
     pub renumbering: watch::Sender<bool>,
+    /// Whether the cluster has said that it does not know this machine any more.
+    pub removed: watch::Sender<bool>,
     /// Set when everything goes down: the longest wait for one that is to end, if it is not as its unit says.
     pub leaving: OnceLock<Option<Duration>>,
 }
@@ -141,6 +143,7 @@ impl Fleet {
             signs: watch::Sender::new(0),
             held: Arc::default(),
             renumbering: watch::Sender::new(false),
+            removed: watch::Sender::new(false),
             leaving: OnceLock::new(),
         }));
         let lease = fleet.be_there(alone).await?;

@@ -168,7 +168,36 @@ impl Inner {
     }
 }
 
+/// gRPC's code for who is not known at the door.
+const UNAUTHENTICATED: i32 = 16;
+
+impl Inner {
+    /// What a sign's answer says of whether this machine is still one of the cluster's. No answer says nothing.
+    fn note_removal(&self, error: Option<&StoreError>) {
+        let removed = match error {
+            None => false,
+            Some(StoreError::Refused { code, .. }) if *code == UNAUTHENTICATED => true,
+            Some(_) => return,
+        };
+        if self
+            .removed
+            .send_if_modified(|known| std::mem::replace(known, removed) != removed)
+            && removed
+        {
+            tracing::error!(
+                "this machine was removed from the cluster, which runs its units elsewhere; what runs here runs on. `coracle leave` makes it a machine of \
+                 its own, which may join again"
+            );
+        }
+    }
+}
+
 impl Fleet {
+    /// Whether the cluster does not know this machine any more.
+    pub fn is_removed(&self) -> bool {
+        *self.0.removed.borrow()
+    }
+
     /// Appears, and gives signs for as long as there is a fleet. A full disk does not keep the daemon from looking after what
     /// runs, nor does a cluster's store that is away: it is tried again.
     ///
@@ -200,7 +229,9 @@ impl Fleet {
                     false => inner.signs_wanted(),
                 };
                 rest = AGAIN.min(signs.beat());
-                match inner.give_sign(&mut presence, signs).await {
+                let given = inner.give_sign(&mut presence, signs).await;
+                inner.note_removal(given.as_ref().err());
+                match given {
                     Ok(()) => (rest, said) = (signs.beat(), false),
                     // It ran out while the machine slept or was cut off.
                     Err(StoreError::LeaseNotFound(_)) => rest = Duration::ZERO,

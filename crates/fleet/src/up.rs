@@ -14,6 +14,7 @@ use coracle_image::{ErrorKind, Reference, Silent};
 use coracle_network::NetworkSpec;
 use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Fleet {
@@ -167,8 +168,13 @@ impl Fleet {
     /// Units that come first are up, or have failed; those that cannot run beside it are down.
     async fn wait_for_others(&self, unit: &Supervised, file: &Unit) -> Result<(), NotUp> {
         let units = self.units();
-        for name in order::conflicts(file.name.as_str(), &units) {
+        let mut enemies: BTreeSet<String> = order::conflicts(file.name.as_str(), &units)
+            .into_iter()
+            .collect();
+        enemies.extend(unit.record().conflicts);
+        for name in enemies {
             let Some(other) = self.supervised(&name) else {
+                self.ends_elsewhere(&name).await;
                 continue;
             };
             let down = |a: &Actual| {

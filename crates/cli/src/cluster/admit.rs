@@ -121,6 +121,17 @@ fn door_of(text: &str) -> Result<String, ClusterError> {
     }
 }
 
+/// What a machine has that joining takes from it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Discarded {
+    /// Units.
+    pub units: usize,
+    /// Keys of apps.
+    pub keys: usize,
+    /// Containers, those of units among them.
+    pub containers: usize,
+}
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
@@ -295,7 +306,7 @@ impl Cluster {
         address: &str,
         token: &str,
         discard: bool,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Discarded, ClusterError> {
         self.has_address()?;
         let address = door_of(address)?;
         let token: Token = token.parse()?;
@@ -322,7 +333,7 @@ impl Cluster {
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
         self.fits(&joined.answer.extra)?;
-        self.discard().await?;
+        let gone = self.discard().await?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -330,30 +341,40 @@ impl Cluster {
         home.save(&self.dir)?;
         set_mode(&self.dir, Mode::Etcd)?;
         self.again.notify_one();
-        Ok(())
+        Ok(gone)
     }
 
     /// What would be lost if this machine joined others.
     async fn holds(&self) -> Result<Option<String>, ClusterError> {
+        let here = self.counted().await?;
+        if here.units > 0 {
+            return Ok(Some(format!("it has {} units", here.units)));
+        }
+        if here.keys > 0 {
+            let keys = here.keys;
+            return Ok(Some(format!("apps have {keys} keys in its store")));
+        }
+        let containers = here.containers;
+        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+    }
+
+    async fn counted(&self) -> Result<Discarded, ClusterError> {
         use coracle_fleet::model::keys;
         use coracle_store::StoreExt as _;
         let store = self.store();
         let units = store.list(keys::UNITS).await?.kvs.len();
-        if units > 0 {
-            return Ok(Some(format!("it has {units} units")));
-        }
         let app = |kv: &&coracle_store::KeyValue| !kv.key.starts_with(keys::DISCOVERY.as_bytes());
         let found = store.list(keys::APPS).await?.kvs;
-        let apps = found.iter().filter(app).count();
-        if apps > 0 {
-            return Ok(Some(format!("apps have {apps} keys in its store")));
-        }
-        let containers = self.engine.list().len();
-        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+        Ok(Discarded {
+            units,
+            keys: found.iter().filter(app).count(),
+            containers: self.engine.list().len(),
+        })
     }
 
     /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
-    async fn discard(&self) -> Result<(), ClusterError> {
+    async fn discard(&self) -> Result<Discarded, ClusterError> {
+        let gone = self.counted().await?;
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
@@ -380,7 +401,7 @@ impl Cluster {
         }
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         coracle_store::Store::delete_range(&*self.embedded, all).await?;
-        Ok(())
+        Ok(gone)
     }
 
     /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.

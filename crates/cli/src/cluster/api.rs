@@ -102,16 +102,19 @@ struct Enter {
 async fn enter(
     State(cluster): State<Arc<Cluster>>,
     Json(asked): Json<Enter>,
-) -> Result<StatusCode, ClusterError> {
+) -> Result<Json<Value>, ClusterError> {
     // A client that leaves must not leave it half done.
     let task = tokio::spawn(async move {
         cluster
             .join(&asked.address, &asked.token, asked.discard)
             .await
     });
-    task.await
+    let gone = task
+        .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(json!({
+        "units": gone.units, "containers": gone.containers, "keys": gone.keys,
+    })))
 }
 
 #[derive(Deserialize)]

@@ -128,6 +128,7 @@ impl Cluster {
         let known = self.members.clone();
         tokio::spawn(members::follow(self.store(), known, self.stop.clone()));
         tokio::spawn(self.clone().follow_machines());
+        tokio::spawn(self.clone().cut_removed());
         let renewed = self.clone();
         tokio::spawn(renewed.look_after_certificates(
             identity.clone(),
@@ -153,6 +154,26 @@ impl Cluster {
         tokio::spawn(self.clone().look_after_voters());
         tokio::spawn(self.clone().follow_leaving());
         tokio::spawn(self.clone().seek_voters());
+    }
+
+    /// Cuts every connection to machines that are no members any more. Their own to this one are the door's to cut.
+    async fn cut_removed(self: Arc<Self>) {
+        let Some(client) = self.client.get() else {
+            return;
+        };
+        let mut members = self.members.subscribe();
+        let mut before = members.borrow_and_update().clone();
+        loop {
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                () = self.stop.cancelled() => return,
+            }
+            let now = members.borrow_and_update().clone();
+            for (machine, _) in before.iter().filter(|(id, _)| now.standing(id).is_none()) {
+                client.cut(machine);
+            }
+            before = now;
+        }
     }
 
     /// Keeps the list of machines and voters as the store has it, on disk too.

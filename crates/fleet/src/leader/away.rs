@@ -14,6 +14,7 @@ impl Leader {
         let machines = self.machines();
         let grace = self.grace.is_some_and(|end| Instant::now() < end);
         let (now, mut lost) = (Instant::now(), locked(&self.lost));
+        let mut fenced = Vec::new();
         self.with_planner(|planner| {
             for (id, seen) in &machines {
                 match seen.alive {
@@ -25,16 +26,20 @@ impl Leader {
                 planner.set_machine(&machine_id, Some(machine(seen, gone)));
             }
             // The planner hears of a fence of those only that it knows to be lost.
-            let fenced = match grace {
-                true => Vec::new(),
-                false => lost.fenced(now),
-            };
-            for id in fenced {
+            if !grace {
+                fenced = lost.fenced(now);
+            }
+            for id in &fenced {
                 planner.fenced(&MachineId::from(id.as_str()));
             }
         });
         let absent = machines.values().any(|m| !m.alive);
-        grace && absent || lost.waits()
+        let later = grace && absent || lost.waits();
+        drop(lost);
+        for id in fenced.iter().filter(|id| !machines.contains_key(*id)) {
+            self.never_answers(id);
+        }
+        later
     }
 
     /// What the units of a machine ask of its signs.

@@ -12,7 +12,9 @@
 mod away;
 mod commit;
 mod events;
+mod failures;
 mod lead;
+mod leave;
 mod lost;
 mod needs;
 mod operator;
@@ -21,6 +23,7 @@ mod roll;
 mod spec;
 mod status;
 mod target;
+mod waits;
 
 use crate::error::{FleetError, Result};
 use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
@@ -38,10 +41,12 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 pub(crate) use commit::Group;
+pub(crate) use failures::keeps_failing;
 pub(crate) use place::Change;
 pub(crate) use roll::Roll;
 pub(crate) use spec::is_resource;
 pub(crate) use target::{Placed, Target};
+pub(crate) use waits::Waits;
 
 /// See the module.
 pub(crate) struct Leader {
@@ -71,6 +76,8 @@ pub(crate) struct Leader {
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
+    answered: Mutex<Vec<String>>,
     /// Set once somebody else may lead.
     over: watch::Sender<bool>,
     /// Ticks with everything that happens to units.
@@ -174,6 +181,7 @@ impl Leader {
 
     /// What a machine is asked of a unit now.
     fn desired(&self, name: &str, record: &UnitRecord) -> DesiredRecord {
+        let needs = locked(&self.needs);
         DesiredRecord {
             version: crate::model::VERSION,
             unit: name.to_owned(),
@@ -181,7 +189,9 @@ impl Leader {
             generation: record.generation,
             order: record.order,
             desired: record.desired,
-            after: locked(&self.needs).before(name),
+            after: needs.before(name),
+            conflicts: needs.conflicts(name),
+            leaving: false,
         }
     }
 }

@@ -3,8 +3,10 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
+use super::failures::keeps_failing;
+use super::leave::leaving;
 use super::spec::{is_exclusive, is_placed, is_resource, spec};
-use super::{Group, Leader, Placed, Target, locked};
+use super::{Group, Leader, Placed, Target, Waits, locked};
 use crate::error::{FleetError, Result};
 use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
@@ -60,7 +62,7 @@ struct Write {
     given_up: BTreeSet<String>,
     binds: Vec<(String, String)>,
     /// What it waits for; Some(None) is that it waits no more.
-    waits: Option<Option<String>>,
+    waits: Option<Option<Waits>>,
 }
 
 impl Write {
@@ -147,8 +149,7 @@ impl Leader {
                 };
                 planner.set_placed(&placement, Some(state));
                 let fails = placed.actual.as_ref().filter(|actual| {
-                    let keeps = matches!(actual.sub.as_str(), "start-limit-hit" | "unreadable");
-                    keeps && actual.generation == record.generation
+                    keeps_failing(actual) && actual.generation == record.generation
                 });
                 if fails.is_some() && record.desired == Desired::Active && placed.desired.is_some()
                 {
@@ -262,10 +263,16 @@ impl Leader {
                     write.add.remove(placement.machine.as_str());
                 }
                 Decision::Wait { reason, .. } => {
-                    write.waits = Some(Some(self.in_words(&reason.to_string())))
+                    let waits = Waits::new(reason, self.in_words(&reason.to_string()));
+                    // Alone there is nowhere else, which nobody need be told.
+                    let alone = waits.failing() && locked(&self.machines).len() < 2;
+                    write.waits = Some(Some(waits).filter(|_| !alone));
                 }
                 Decision::Settled { .. } => write.waits = Some(None),
             }
+        }
+        for (name, write) in &mut writes {
+            write.changed |= self.note_failures(name, &mut write.record);
         }
         self.resources(&mut writes);
         let (first, then): (Vec<_>, Vec<_>) = writes
@@ -375,12 +382,15 @@ impl Leader {
             };
             group.put(keys::volume(volume), &record)?;
         }
+        let desired = self.desired(name, record);
         for (machine, placed) in write.target.placed() {
-            if write.drop.contains(&machine) || write.add.contains_key(&machine) {
-                group.delete(keys::desired(&machine, &placed.instance));
+            let key = keys::desired(&machine, &placed.instance);
+            if write.drop.contains(&machine) && self.is_unheard(&machine, &placed) {
+                group.put(key, &leaving(desired.clone()))?;
+            } else if write.drop.contains(&machine) || write.add.contains_key(&machine) {
+                group.delete(key);
             }
         }
-        let desired = self.desired(name, record);
         for (machine, instance) in self.asked(write) {
             if write.changed {
                 group.put(keys::desired(&machine, &instance), &desired)?;
@@ -411,10 +421,12 @@ impl Leader {
             ..
         } = write;
         let machines = self.machines();
+        let unheard = self.unheard(&target);
         // Who waits for its goal sees what is known of its instances by then.
         self.change(&target, |all| {
             for machine in &drop {
                 if let Some(placed) = all.get_mut(machine) {
+                    placed.leaving |= unheard.contains(machine);
                     placed.desired = None;
                 }
             }
