@@ -11,6 +11,7 @@
 //! `home.json` which doors to ask.
 
 mod admit;
+mod agreed;
 mod aim;
 mod api;
 mod elsewhere;
@@ -18,15 +19,18 @@ mod home;
 mod lead;
 mod leave;
 mod own;
+mod places;
 mod seek;
 mod serve;
 mod status;
+mod strike;
 mod voters;
 
 pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
 pub use lead::led;
+pub use places::Places;
 pub use serve::Inside;
 
 use crate::server::DaemonError;
@@ -41,6 +45,7 @@ use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
+use coracle_network::overlay::Ipv4Net;
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Store, Switch};
 use home::Home;
 use std::collections::BTreeMap;
@@ -75,6 +80,8 @@ pub struct Options {
     pub advertise: SocketAddr,
     /// How long a voter is dead before another machine takes its place.
     pub replace_after: Duration,
+    /// Where machines' subnets are to be taken from, if that is said.
+    pub overlay_pool: Option<Ipv4Net>,
 }
 
 /// See the module.
@@ -84,6 +91,8 @@ pub struct Cluster {
     keys: Directory,
     machine: MachineId,
     advertise: SocketAddr,
+    /// Where machines' subnets are to be taken from, as this machine's configuration says.
+    overlay_pool: Option<Ipv4Net>,
     engine: Engine,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
@@ -124,12 +133,12 @@ pub struct Cluster {
     decided: Mutex<String>,
     /// Voters that others name, while none of those that are known answers.
     heard: Mutex<Vec<Voter>>,
-    /// What is written in `home.json`.
-    written: Mutex<Home>,
     /// What runs once the store is in etcd is started.
     followed: AtomicBool,
     /// What the door needs of the rest of the daemon.
     inside: OnceLock<serve::Inside>,
+    /// What `home.json` says; none once this machine has left.
+    written: Mutex<Option<Home>>,
     /// One change of what this machine is at a time.
     change: tokio::sync::Mutex<()>,
     /// Told when the daemon is to begin anew.
@@ -156,6 +165,7 @@ impl Cluster {
         let Options {
             advertise,
             replace_after,
+            overlay_pool,
         } = options;
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
@@ -216,6 +226,7 @@ impl Cluster {
             keys,
             machine,
             advertise,
+            overlay_pool,
             engine: engine.clone(),
             embedded,
             switch: Arc::new(Switch::new(store)),
@@ -242,9 +253,9 @@ impl Cluster {
             look: Notify::new(),
             decided: Mutex::default(),
             heard: Mutex::default(),
-            written: Mutex::new(home),
             followed: AtomicBool::new(false),
             inside: OnceLock::new(),
+            written: Mutex::new(Some(home)),
             change: tokio::sync::Mutex::default(),
             again: Arc::default(),
             stop: CancellationToken::new(),
