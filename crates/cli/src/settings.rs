@@ -71,6 +71,8 @@ struct MachineOf {
 struct ClusterOf {
     /// How long a machine that has the store is away before another takes its place: `10m`.
     replace_after: Option<String>,
+    /// Whether this machine may have the store if it has etcd; true if nothing is said.
+    votes: Option<bool>,
 }
 
 /// `[[registry]]`
@@ -231,6 +233,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         labels: labels(config.machine).map_err(bad)?,
         cluster: crate::cluster::Options {
             advertise,
+            votes: config.cluster.votes.unwrap_or(true),
             replace_after: replace_after(config.cluster).map_err(bad)?,
             overlay_pool,
         },

@@ -105,6 +105,19 @@ fn the_second_has_a_copy_and_takes_over_from_one_that_leaves() {
 }
 
 #[test]
+fn one_that_is_not_to_vote_has_no_copy() {
+    let mut setup = Setup::new(2);
+    setup.config = "[cluster]\nvotes = false\n".into();
+    let cluster = joined(setup);
+    wait_for("it is said", LONG, || {
+        let said = cluster.machine(2).ok(&["cluster", "status"]);
+        said.contains("m2 can have no copy") && said.contains("voter, leads")
+    });
+    assert_eq!(roles(&cluster, 1), "V-");
+    works(&cluster, 2, "on");
+}
+
+#[test]
 fn three_vote_and_any_of_them_may_be_lost() {
     let cluster = joined(Setup::new(3));
     let (a, b) = (cluster.machine(1), cluster.machine(2));

@@ -6,7 +6,7 @@ use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::{MemberConfig, PeerTls};
-use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
+use coracle_cluster::member::moving::{Mode, Move, set_mode};
 use coracle_cluster::members;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
@@ -402,95 +402,6 @@ impl Cluster {
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         coracle_store::Store::delete_range(&*self.embedded, all).await?;
         Ok(gone)
-    }
-
-    /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
-    pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
-        if !self.is_founded() {
-            return Err(ClusterError::NoMember);
-        }
-        let others = || {
-            let members = self.members.borrow();
-            members
-                .iter()
-                .filter(|(id, _)| **id != self.machine)
-                .count()
-        };
-        if !*self.alone.borrow() && others() > 0 && !self.is_struck().await {
-            if let Err(error) = self.hand_over(&self.machine).await {
-                if !force {
-                    return Err(error);
-                }
-                tracing::warn!(
-                    error = full_error(&error),
-                    "nobody has taken this machine's place"
-                );
-            }
-        }
-        let _one = self.change.lock().await;
-        if *self.alone.borrow() {
-            // Nobody has joined: units and what apps keep are this machine's own.
-            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
-                let all = coracle_store::DeleteRangeRequest::prefix(family);
-                coracle_store::Store::delete_range(&*self.store(), all).await?;
-            }
-            let agreed =
-                coracle_store::DeleteRangeRequest::key(coracle_fleet::model::keys::NETWORK);
-            coracle_store::Store::delete_range(&*self.store(), agreed).await?;
-            self.keys.clear()?;
-            self.forget_home()?;
-            self.again.notify_one();
-            return Ok(());
-        }
-        let others = others();
-        if *self.keeps.borrow() && others == 0 && !force {
-            return Err(ClusterError::CannotLeave(
-                "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
-            ));
-        }
-        if others > 0
-            && let Err(error) = self.strike(&self.machine).await
-        {
-            if !force {
-                return Err(error);
-            }
-            tracing::warn!(
-                error = full_error(&error),
-                "the others still have this machine on their list; `coracle machine remove` there takes it off"
-            );
-        }
-        let _part = self.part.lock().await;
-        self.discard_here().await;
-        set_mode(&self.dir, Mode::Embedded)?;
-        clear(&self.engine, &self.dir).await?;
-        self.keys.clear()?;
-        self.forget_home()?;
-        self.again.notify_one();
-        Ok(())
-    }
-
-    /// Ends what units have here, which are others' from now on.
-    async fn discard_here(&self) {
-        if let Some(inside) = self.inside.get() {
-            inside.fleet.end_here().await;
-        }
-        self.engine.set_remote(Vec::new());
-        if let Err(error) = self.engine.set_overlay(None).await {
-            tracing::warn!(
-                error = full_error(&error),
-                "the network between machines could not be taken down"
-            );
-        }
-        let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
-        if let Err(error) = coracle_store::Store::delete_range(&*self.embedded, all).await {
-            tracing::warn!(
-                error = full_error(&error),
-                "this machine's own store could not be emptied"
-            );
-        }
     }
 }
 

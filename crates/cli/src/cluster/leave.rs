@@ -1,11 +1,12 @@
-//! Before a machine that has the store goes, another takes its place.
+//! How a machine leaves its cluster. Before one that has the store goes, another takes its place.
 
 use super::Cluster;
 use super::admit::ClusterError;
 use coracle_cluster::MachineId;
+use coracle_cluster::member::moving::{Mode, clear, set_mode};
 use coracle_cluster::member::record::leaving;
 use coracle_cluster::member::voters::may_go;
-use coracle_cluster::members::Standing;
+use coracle_cluster::members::{self, Standing};
 use coracle_engine::full_error;
 use coracle_store::{PutRequest, machine_lease};
 use std::collections::BTreeMap;
@@ -21,6 +22,97 @@ const BEAT: Duration = Duration::from_secs(3);
 const WORD: Duration = Duration::from_secs(5);
 
 impl Cluster {
+    /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
+        if !self.is_founded() {
+            return Err(ClusterError::NoMember);
+        }
+        let others = || {
+            let members = self.members.borrow();
+            members
+                .iter()
+                .filter(|(id, _)| **id != self.machine)
+                .count()
+        };
+        // Of one that has nothing of the store nothing is to be handed over.
+        let keeps = self.standing() > Some(Standing::Machine);
+        if !*self.alone.borrow() && others() > 0 && keeps && !self.is_struck().await {
+            if let Err(error) = self.hand_over(&self.machine).await {
+                if !force {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = full_error(&error),
+                    "nobody has taken this machine's place"
+                );
+            }
+        }
+        let _one = self.change.lock().await;
+        if *self.alone.borrow() {
+            // Nobody has joined: units and what apps keep are this machine's own.
+            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
+                let all = coracle_store::DeleteRangeRequest::prefix(family);
+                coracle_store::Store::delete_range(&*self.store(), all).await?;
+            }
+            let agreed =
+                coracle_store::DeleteRangeRequest::key(coracle_fleet::model::keys::NETWORK);
+            coracle_store::Store::delete_range(&*self.store(), agreed).await?;
+            self.keys.clear()?;
+            self.forget_home()?;
+            self.again.notify_one();
+            return Ok(());
+        }
+        let others = others();
+        if *self.keeps.borrow() && others == 0 && !force {
+            return Err(ClusterError::CannotLeave(
+                "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
+            ));
+        }
+        if others > 0
+            && let Err(error) = self.strike(&self.machine).await
+        {
+            if !force {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = full_error(&error),
+                "the others still have this machine on their list; `coracle machine remove` there takes it off"
+            );
+        }
+        let _part = self.part.lock().await;
+        self.discard_here().await;
+        set_mode(&self.dir, Mode::Embedded)?;
+        clear(&self.engine, &self.dir).await?;
+        self.keys.clear()?;
+        self.forget_home()?;
+        self.again.notify_one();
+        Ok(())
+    }
+
+    /// Ends what units have here, which are others' from now on.
+    async fn discard_here(&self) {
+        if let Some(inside) = self.inside.get() {
+            inside.fleet.end_here().await;
+        }
+        self.engine.set_remote(Vec::new());
+        if let Err(error) = self.engine.set_overlay(None).await {
+            tracing::warn!(
+                error = full_error(&error),
+                "the network between machines could not be taken down"
+            );
+        }
+        let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
+        if let Err(error) = coracle_store::Store::delete_range(&*self.embedded, all).await {
+            tracing::warn!(
+                error = full_error(&error),
+                "this machine's own store could not be emptied"
+            );
+        }
+    }
+
     /// Has a machine taken out of etcd's members, in whatever order keeps a majority; answers when that is done. Of one that is none of them
     /// nothing is to be done.
     ///

@@ -82,6 +82,8 @@ pub struct Options {
     pub replace_after: Duration,
     /// Where machines' subnets are to be taken from, if that is said.
     pub overlay_pool: Option<Ipv4Net>,
+    /// Whether this machine may become one of those that have the store.
+    pub votes: bool,
 }
 
 /// See the module.
@@ -166,6 +168,7 @@ impl Cluster {
             advertise,
             replace_after,
             overlay_pool,
+            votes,
         } = options;
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
@@ -189,7 +192,7 @@ impl Cluster {
             None => None,
         };
         let program = Program::Host { path: None };
-        let can_vote = mode == Mode::Etcd && program.find().await.is_ok();
+        let can_vote = votes && mode == Mode::Etcd && program.find().await.is_ok();
         let local = client_url_beside(advertise);
         let etcd_at = |lasting| {
             let options = EtcdOptions {

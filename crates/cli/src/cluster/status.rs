@@ -193,8 +193,7 @@ fn caution(rows: &[Row]) -> Option<String> {
     let silent = names(&|row| row.votes() && !row.answers());
     let learner = rows.iter().find(|row| row.learns());
     let without = names(&|row| row.alive && !row.can_vote && row.standing == Standing::Machine);
-    let install =
-        "install etcd there (packages etcd-server and etcd-client) and restart its daemon";
+    let install = "install etcd there (packages etcd-server and etcd-client), have no votes = false in its coracle.toml, and restart its daemon";
     if voters == 0 {
         return None;
     }

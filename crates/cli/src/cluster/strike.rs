@@ -5,6 +5,7 @@ use super::lead::{LED, LOOK, PATIENCE};
 use super::{Cluster, MachineId};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use coracle_cluster::door::DoorError;
 use coracle_cluster::member::record;
 use coracle_cluster::members;
 use coracle_engine::full_error;
@@ -106,7 +107,11 @@ impl Cluster {
         let mut last = None;
         // With the word the door is shut, which may be before its answer is here: then it is asked once more.
         let twice = self.targets().into_iter().flat_map(|t| [t.clone(), t]);
+        let mut away = None;
         for target in twice {
+            if away.as_ref() == Some(&target.machine) {
+                continue;
+            }
             let request = Request::delete(format!("/v1/machines/{machine}")).body(Body::empty());
             let Ok(request) = request else { continue };
             match client.send(&target, request).await {
@@ -116,7 +121,12 @@ impl Cluster {
                 Ok(answer) => {
                     last = Some(format!("{} answered {}", target.machine, answer.status()));
                 }
-                Err(error) => last = Some(full_error(&error)),
+                Err(error) => {
+                    if let DoorError::Unreachable { .. } | DoorError::NoAddress { .. } = error {
+                        away = Some(target.machine.clone());
+                    }
+                    last = Some(full_error(&error));
+                }
             }
         }
         Err(ClusterError::CannotLeave(format!(
