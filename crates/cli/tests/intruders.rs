@@ -118,7 +118,7 @@ fn a_machine_that_was_taken_over() {
     let answer = thief.deletes(a, &format!("/coracle/v1/machines/{}", b.id()));
     assert!(answer.contains("grpc-status: 0"), "{answer}");
     wait_for("it hides", SOON, || {
-        !a.ok(&["machine", "list"]).contains(&b.id()[..8])
+        !a.ok(&["machine", "list"]).contains(&b.name())
     });
     // It is got rid of all the same, from any machine.
     c.refused(&["machine", "remove", c.id()], "coracle leave");
