@@ -30,6 +30,8 @@ const REST: Duration = Duration::from_millis(500);
 pub enum Standing {
     /// Runs units and writes what is its own.
     Machine,
+    /// As a machine, and is given what a voter needs: it has a copy of the store, and no vote.
+    Learner,
     /// Has the store and the CA's key, may lead, and writes everything.
     Voter,
 }
@@ -78,7 +80,8 @@ impl Standing {
         match standing {
             None => 0,
             Some(Self::Machine) => 1,
-            Some(Self::Voter) => 2,
+            Some(Self::Learner) => 2,
+            Some(Self::Voter) => 3,
         }
     }
 }
@@ -111,6 +114,9 @@ pub struct Member {
     /// It is a voter.
     #[serde(default)]
     pub voter: bool,
+    /// It has a copy of the store, and no vote.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learner: bool,
     /// When it joined, in seconds since 1970.
     pub joined: u64,
     /// The token that it came with, so that it may ask again until it has its certificate.
@@ -136,8 +142,18 @@ impl Member {
             version: VERSION,
             key,
             voter: false,
+            learner: false,
             joined: now,
             token: None,
+        }
+    }
+
+    /// What it may do.
+    pub fn standing(&self) -> Standing {
+        match (self.voter, self.learner) {
+            (true, _) => Standing::Voter,
+            (false, true) => Standing::Learner,
+            (false, false) => Standing::Machine,
         }
     }
 }
@@ -156,10 +172,7 @@ fn listed(kv: &KeyValue) -> Listed {
     // What cannot be read is a member that may do little: one that is shut out could not be removed by its own commands.
     match serde_json::from_slice::<Member>(&kv.value) {
         Ok(member) => Listed {
-            standing: match member.voter {
-                true => Standing::Voter,
-                false => Standing::Machine,
-            },
+            standing: member.standing(),
             key: Some(member.key),
         },
         Err(error) => {
@@ -227,23 +240,24 @@ pub async fn found(
     }
 }
 
-/// Says whether a member is a voter; answers whether there is such a member.
+/// Says what a member may do; answers whether there is such a member.
 ///
 /// # Errors
 /// The store's.
-pub async fn set_voter(
+pub async fn set_standing(
     store: &dyn Store,
     machine: &MachineId,
-    voter: bool,
+    standing: Standing,
 ) -> Result<bool, StoreError> {
     loop {
         let Some((mut member, revision)) = get(store, machine).await? else {
             return Ok(false);
         };
-        if member.voter == voter {
+        if member.standing() == standing {
             return Ok(true);
         }
-        member.voter = voter;
+        member.voter = standing == Standing::Voter;
+        member.learner = standing == Standing::Learner;
         let put = PutRequest::new(key(machine), value(machine, &member)?);
         if store.replace(put, revision).await?.0 {
             return Ok(true);

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use common::*;
 use coracle_cluster::door::{
-    Body, DoorClient, DoorError, DoorOptions, Limits, Paths, Peer, Stranger, Target, members_only,
-    voters_only,
+    Body, DoorClient, DoorError, DoorOptions, Limits, Paths, Peer, Stranger, Target, keepers_only,
+    members_only,
 };
 use coracle_cluster::members::{Listed, Members, Standing};
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind, Lifetimes};
@@ -62,7 +62,7 @@ fn router() -> Router {
         .route("/open", any(who))
         .route("/open/echo", post(echo))
         .merge(members_only(members))
-        .merge(voters_only(Router::new().route("/voters", any(who))))
+        .merge(keepers_only(Router::new().route("/voters", any(who))))
 }
 
 /// A body that is fed piece by piece.
@@ -300,6 +300,27 @@ async fn who_is_removed_is_cut_off_in_the_midst_of_it() {
     assert_eq!(ask(&b, &door.target(), "/members").await.0, 401);
     assert_eq!(ask(&c, &door.target(), "/members").await.0, 200);
     door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_cuts_its_own_connections_to_one_machine() {
+    let (_ca, authority) = authority();
+    let members = members(&[BOTH[0], BOTH[1], ('c', Standing::Machine)]);
+    let machines = ['a', 'b', 'c'].map(|digit| Machine::new(digit, &authority));
+    let one = Open::with(&machines[0], members.subscribe(), router()).await;
+    let other = Open::with(&machines[2], members.subscribe(), router()).await;
+    let b = machines[1].client();
+    let mut to_other = upgraded(&b, &other.target()).await;
+    is_cut(&b, &one.target(), async || b.cut(&id('a'))).await;
+    to_other.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    soon("an echo", to_other.read_exact(&mut back))
+        .await
+        .unwrap();
+    // It can be reached again.
+    assert_eq!(ask(&b, &one.target(), "/members").await.0, 200);
+    one.close().await;
+    other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -319,7 +319,7 @@ async fn members_renew_and_voters_are_given_the_cas_key() {
     let refused = refused.await.unwrap_err().to_string();
     assert!(refused.contains("no voter any more"), "{refused}");
     door.close().await;
-    members::set_voter(&*cluster.store, &id('b'), true)
+    members::set_standing(&*cluster.store, &id('b'), Standing::Voter)
         .await
         .unwrap();
     until("it to be a voter", async || becomes().await.is_ok()).await;

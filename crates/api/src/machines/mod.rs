@@ -35,6 +35,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 
 pub use alone::Alone;
+pub(crate) use alone::told;
 pub use pass::over;
 pub use peers::PeersElsewhere;
 
@@ -95,7 +96,7 @@ pub trait Elsewhere: Send + Sync + 'static {
 }
 
 /// Where a unit's container is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Place {
     /// The machine's id.
     pub machine: String,
@@ -106,7 +107,7 @@ pub struct Place {
 /// Knows where units run.
 pub trait Where: Send + Sync + 'static {
     /// Where the unit or the unit's container of that name runs, or the container with that id.
-    fn place_of(&self, name: &str) -> Option<Place>;
+    fn place_of<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<Place>>;
 }
 
 /// Whether a container is on this machine.
@@ -160,7 +161,7 @@ impl Machines {
         router.layer(from_fn_with_state(state, passed))
     }
 
-    fn whom(&self, near: &dyn Near, headers: &HeaderMap, uri: &Uri) -> Result<Whom> {
+    async fn whom(&self, near: &dyn Near, headers: &HeaderMap, uri: &Uri) -> Result<Whom> {
         let elsewhere = &self.0.elsewhere;
         if let Some(asked) = asked(headers, uri) {
             let known = elsewhere.known();
@@ -189,12 +190,15 @@ impl Machines {
                 machine.and_then(|m| there(&m)).map(|m| (m, None))
             }
             paths::Named::Container(name) if near.has(&name) => None,
-            paths::Named::Container(name) => self.0.places.place_of(&name).and_then(|place| {
-                let uri = paths::with_container(uri, place.container.as_deref()?)?;
-                Some((there(&place.machine)?, Some(uri)))
-            }),
+            paths::Named::Container(name) => {
+                let place = self.0.places.place_of(&name).await;
+                place.and_then(|place| {
+                    let uri = paths::with_container(uri, place.container.as_deref()?)?;
+                    Some((there(&place.machine)?, Some(uri)))
+                })
+            }
             paths::Named::Unit(name) => {
-                let place = self.0.places.place_of(&name);
+                let place = self.0.places.place_of(&name).await;
                 place.and_then(|p| there(&p.machine)).map(|m| (m, None))
             }
         };
@@ -275,7 +279,8 @@ async fn passed(
         pass::received(&mut request);
         return next.run(request).await;
     }
-    match machines.whom(&*near, request.headers(), request.uri()) {
+    let whom = machines.whom(&*near, request.headers(), request.uri());
+    match whom.await {
         Ok(Whom::Us) => {
             request.headers_mut().remove(MACHINE);
             next.run(request).await

@@ -6,12 +6,12 @@ use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::{MemberConfig, PeerTls};
-use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
 use coracle_cluster::members;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
+use coracle_network::overlay::Ipv4Net;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -67,6 +67,16 @@ pub enum ClusterError {
     /// A token for nobody, or that runs out at once.
     #[error("a token is for one machine at least, and for one second")]
     Useless,
+    /// Another range for machines' subnets than the cluster's.
+    #[error(
+        "this machine's configuration says overlay_pool = \"{own}\" and the cluster takes machines' subnets from {agreed}, since it began; take that line out, start the daemon anew and join again with the same token"
+    )]
+    Pool {
+        /// The configuration's.
+        own: Ipv4Net,
+        /// The cluster's.
+        agreed: Ipv4Net,
+    },
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] coracle_cluster::token::TokenError),
@@ -109,6 +119,17 @@ fn door_of(text: &str) -> Result<String, ClusterError> {
         Some(port) if !host.is_empty() && host.chars().all(is_name) => Ok(format!("{host}:{port}")),
         _ => Err(ClusterError::Address(text.to_owned())),
     }
+}
+
+/// What a machine has that joining takes from it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Discarded {
+    /// Units.
+    pub units: usize,
+    /// Keys of apps.
+    pub keys: usize,
+    /// Containers, those of units among them.
+    pub containers: usize,
 }
 
 fn now() -> u64 {
@@ -165,6 +186,8 @@ impl Cluster {
         let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
         let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
+        // Before there is a member: from then on it is not changed.
+        coracle_fleet::overlay::agree_on_pool(&*self.store(), self.overlay_pool).await?;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
             machine: self.machine.clone(),
@@ -213,15 +236,16 @@ impl Cluster {
                 self.move_store().await.map_err(|e| full_error(&e))?;
             }
             tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
-            Ok(json!({}))
+            let pool = coracle_fleet::overlay::agreed_pool(&*self.store()).await;
+            let pool = pool.map_err(|e| full_error(&e))?;
+            Ok(json!({ "overlay_pool": pool }))
         });
         moved.await.map_err(|e| e.to_string())?
     }
 
     /// Moves the store into an etcd of this machine's, while everything runs on.
     async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
-        let program = Program::Host { path: None };
-        let found = program.find().await?;
+        let found = self.program.find().await?;
         let authority = self
             .authority
             .borrow()
@@ -243,12 +267,22 @@ impl Cluster {
             dir: self.dir.clone(),
             store: self.embedded.clone(),
             switch: self.switch.clone(),
+            etcd: self.etcd.clone(),
             limit: MOVE,
             done: Box::new(|step| tracing::debug!(?step, "the store moves")),
         };
         let moved = moving.run().await?;
+        let config = moved.member.config().clone();
         *self.member() = Some(moved.member);
-        tokio::spawn(self.clone().look_after_certificates(peer));
+        if let Err(error) = self.note_own(config).await {
+            // Whoever leads tells it.
+            tracing::debug!(
+                error = full_error(&error),
+                "which member this is, is not known yet"
+            );
+        }
+        self.keeps.send_replace(true);
+        self.renew_peer(peer);
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
             tracing::warn!(
@@ -257,6 +291,8 @@ impl Cluster {
             );
         }
         self.alone.send_replace(false);
+        self.stand();
+        self.follow_etcd();
         tracing::info!("the store is in etcd");
         Ok(())
     }
@@ -270,7 +306,7 @@ impl Cluster {
         address: &str,
         token: &str,
         discard: bool,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Discarded, ClusterError> {
         self.has_address()?;
         let address = door_of(address)?;
         let token: Token = token.parse()?;
@@ -282,7 +318,7 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let can_vote = Program::Host { path: None }.find().await.is_ok();
+        let can_vote = self.program.find().await.is_ok();
         let newcomer = Newcomer {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
@@ -296,7 +332,8 @@ impl Cluster {
             addresses: self.addresses(),
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
-        self.discard().await?;
+        self.fits(&joined.answer.extra)?;
+        let gone = self.discard().await?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -304,30 +341,40 @@ impl Cluster {
         home.save(&self.dir)?;
         set_mode(&self.dir, Mode::Etcd)?;
         self.again.notify_one();
-        Ok(())
+        Ok(gone)
     }
 
     /// What would be lost if this machine joined others.
     async fn holds(&self) -> Result<Option<String>, ClusterError> {
+        let here = self.counted().await?;
+        if here.units > 0 {
+            return Ok(Some(format!("it has {} units", here.units)));
+        }
+        if here.keys > 0 {
+            let keys = here.keys;
+            return Ok(Some(format!("apps have {keys} keys in its store")));
+        }
+        let containers = here.containers;
+        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+    }
+
+    async fn counted(&self) -> Result<Discarded, ClusterError> {
         use coracle_fleet::model::keys;
         use coracle_store::StoreExt as _;
         let store = self.store();
         let units = store.list(keys::UNITS).await?.kvs.len();
-        if units > 0 {
-            return Ok(Some(format!("it has {units} units")));
-        }
         let app = |kv: &&coracle_store::KeyValue| !kv.key.starts_with(keys::DISCOVERY.as_bytes());
         let found = store.list(keys::APPS).await?.kvs;
-        let apps = found.iter().filter(app).count();
-        if apps > 0 {
-            return Ok(Some(format!("apps have {apps} keys in its store")));
-        }
-        let containers = self.engine.list().len();
-        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+        Ok(Discarded {
+            units,
+            keys: found.iter().filter(app).count(),
+            containers: self.engine.list().len(),
+        })
     }
 
     /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
-    async fn discard(&self) -> Result<(), ClusterError> {
+    async fn discard(&self) -> Result<Discarded, ClusterError> {
+        let gone = self.counted().await?;
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
@@ -354,7 +401,7 @@ impl Cluster {
         }
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         coracle_store::Store::delete_range(&*self.embedded, all).await?;
-        Ok(())
+        Ok(gone)
     }
 
     /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.
@@ -362,32 +409,47 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
-        let _one = self.change.lock().await;
         if !self.is_founded() {
             return Err(ClusterError::NoMember);
         }
-        let others = self
-            .members
-            .borrow()
-            .iter()
-            .filter(|(id, _)| **id != self.machine)
-            .count();
+        let others = || {
+            let members = self.members.borrow();
+            members
+                .iter()
+                .filter(|(id, _)| **id != self.machine)
+                .count()
+        };
+        if !*self.alone.borrow() && others() > 0 {
+            if let Err(error) = self.hand_over(&self.machine).await {
+                if !force {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = full_error(&error),
+                    "nobody has taken this machine's place"
+                );
+            }
+        }
+        let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
             for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
                 let all = coracle_store::DeleteRangeRequest::prefix(family);
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
+            let agreed =
+                coracle_store::DeleteRangeRequest::key(coracle_fleet::model::keys::NETWORK);
+            coracle_store::Store::delete_range(&*self.store(), agreed).await?;
             self.keys.clear()?;
             self.forget_home()?;
             self.again.notify_one();
             return Ok(());
         }
-        if self.member().is_some() && !force {
-            return Err(ClusterError::CannotLeave(match others {
-                0 => "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
-                _ => "this machine has the cluster's store: while others are there it cannot leave; have them leave first, or say --force to leave them without it".into(),
-            }));
+        let others = others();
+        if *self.keeps.borrow() && others == 0 && !force {
+            return Err(ClusterError::CannotLeave(
+                "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
+            ));
         }
         if others > 0
             && let Err(error) = self.strike(&self.machine).await
@@ -400,6 +462,7 @@ impl Cluster {
                 "the others still have this machine on their list; `coracle machine remove` there takes it off"
             );
         }
+        let _part = self.part.lock().await;
         self.discard_here().await;
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;

@@ -2,6 +2,7 @@
 
 use super::Cluster;
 use super::admit::ClusterError;
+use super::status::{brief, status};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +11,7 @@ use axum::{Extension, Json, Router};
 use coracle_api::machines::{Known, resolve};
 use coracle_cluster::MachineId;
 use coracle_cluster::door::Peer;
-use coracle_cluster::members::Standing;
+use coracle_cluster::join::Voter;
 use coracle_engine::full_error;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,18 +24,23 @@ const TTL: u64 = 24 * 3600;
 /// `/v1/cluster/…` and the removal of machines.
 pub fn routes(cluster: Arc<Cluster>) -> Router {
     Router::new()
-        .route("/v1/cluster", get(status))
+        .route("/v1/cluster", get(brief))
+        .route("/v1/cluster/status", get(status))
         .route("/v1/cluster/token", post(token))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
+        .route("/v1/cluster/etcd", get(etcd))
+        .route("/v1/cluster/voters", get(voters))
         .route("/v1/machines/{name}", delete(remove))
         .with_state(cluster)
 }
 
 /// What this machine's door has of that for the others: machines are taken off, one by its own word, others by what an operator
-/// asks of the socket of some machine. All else is asked of a machine itself.
+/// asks of the socket of some machine; how its etcd stands and who has the store is told. All else is asked of a machine itself.
 pub(super) fn door_routes(cluster: Arc<Cluster>) -> Router {
     Router::new()
+        .route("/v1/cluster/etcd", get(etcd))
+        .route("/v1/cluster/voters", get(voters))
         .route("/v1/machines/{name}", delete(remove_from_there))
         .with_state(cluster)
 }
@@ -42,9 +48,11 @@ pub(super) fn door_routes(cluster: Arc<Cluster>) -> Router {
 impl IntoResponse for ClusterError {
     fn into_response(self) -> Response {
         let code = match &self {
-            Self::NotEmpty { .. } | Self::Member | Self::NoMember | Self::CannotLeave(_) => {
-                StatusCode::CONFLICT
-            }
+            Self::NotEmpty { .. }
+            | Self::Pool { .. }
+            | Self::Member
+            | Self::NoMember
+            | Self::CannotLeave(_) => StatusCode::CONFLICT,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NoLeader(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
@@ -94,16 +102,19 @@ struct Enter {
 async fn enter(
     State(cluster): State<Arc<Cluster>>,
     Json(asked): Json<Enter>,
-) -> Result<StatusCode, ClusterError> {
+) -> Result<Json<Value>, ClusterError> {
     // A client that leaves must not leave it half done.
     let task = tokio::spawn(async move {
         cluster
             .join(&asked.address, &asked.token, asked.discard)
             .await
     });
-    task.await
+    let gone = task
+        .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(json!({
+        "units": gone.units, "containers": gone.containers, "keys": gone.keys,
+    })))
 }
 
 #[derive(Deserialize)]
@@ -155,20 +166,26 @@ async fn remove_from_there(
 }
 
 impl Cluster {
-    /// Takes a machine off the list, as was asked on the machine `asked`.
-    async fn remove(&self, name: &str, asked: &MachineId) -> Result<StatusCode, ClusterError> {
+    /// Takes a machine off the list, as was asked on the machine `asked`. In the place of one that has the store comes another first.
+    async fn remove(
+        self: &Arc<Self>,
+        name: &str,
+        asked: &MachineId,
+    ) -> Result<StatusCode, ClusterError> {
         let id = self.find(name)?;
         if id == *asked {
             return Err(ClusterError::CannotLeave(
                 "a machine leaves by `coracle leave`, asked of itself".into(),
             ));
         }
-        if self.members.borrow().standing(&id) == Some(Standing::Voter) {
-            return Err(ClusterError::CannotLeave(format!(
-                "machine {name} has the cluster's store and cannot be removed while it is a voter"
-            )));
-        }
-        self.strike(&id).await?;
+        let cluster = self.clone();
+        // A client that leaves must not leave it half done.
+        let task = tokio::spawn(async move {
+            cluster.hand_over(&id).await?;
+            cluster.strike(&id).await
+        });
+        task.await
+            .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
         Ok(StatusCode::NO_CONTENT)
     }
 
@@ -192,39 +209,18 @@ impl Cluster {
     }
 }
 
-async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
-    let neighbours = cluster.neighbours.borrow().clone();
-    let members = cluster.members.borrow().clone();
-    let machines: Vec<Value> = members
-        .iter()
-        .map(|(id, standing)| {
-            let known = neighbours.get(id.as_str());
-            json!({
-                "id": id,
-                "hostname": known.map(|n| n.hostname.clone()),
-                "door": known.map(|n| n.door.clone()),
-                "alive": known.is_some_and(|n| n.alive),
-                "voter": standing == Standing::Voter,
-            })
-        })
-        .collect();
-    let voters = members
-        .iter()
-        .filter(|(_, s)| *s == Standing::Voter)
-        .count();
-    let caution = match (members.iter().count(), voters) {
-        (2.., 1) => Some(
-            "one machine has the store: if it is lost for good, so is what was written since the last snapshot; what runs runs on",
-        ),
-        _ => None,
-    };
-    Json(json!({
-        "founded": cluster.is_founded(),
-        "machine": cluster.machine,
-        "address": cluster.advertise.to_string(),
-        "store": if *cluster.alone.borrow() { "embedded" } else { "etcd" },
-        "machines": machines,
-        "voters": voters,
-        "caution": caution,
-    }))
+/// How this machine's etcd stands.
+async fn etcd(State(cluster): State<Arc<Cluster>>) -> Response {
+    match cluster.own_health().await {
+        Ok(health) => Json(health).into_response(),
+        Err(message) => {
+            let message = Json(json!({ "message": message }));
+            (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+        }
+    }
+}
+
+/// Who has the store, as far as is known here.
+async fn voters(State(cluster): State<Arc<Cluster>>) -> Json<Vec<Voter>> {
+    Json(cluster.voters.borrow().clone())
 }

@@ -63,11 +63,15 @@ impl Home {
         std::fs::File::open(dir)?.sync_all()
     }
 
+    /// With the names of other machines that the fleet keeps beside it.
     pub fn remove(dir: &Path) -> io::Result<()> {
-        match std::fs::remove_file(dir.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for file in ["names.json", FILE] {
+            match std::fs::remove_file(dir.join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     pub fn members(&self) -> Members {
@@ -89,6 +93,7 @@ impl Home {
                 hostname: hostname.clone(),
                 door: door.clone(),
                 alive: false,
+                can_vote: false,
             };
             (id.clone(), neighbour)
         })

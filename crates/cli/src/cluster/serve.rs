@@ -10,7 +10,7 @@ use coracle_cluster::door::{Door, Limits, Paths};
 use coracle_cluster::guard::Faces;
 use coracle_cluster::join::{Reception, Voter, renew};
 use coracle_cluster::members::{self, Members, Standing};
-use coracle_cluster::pki::{Identity, Kind, keep_renewed};
+use coracle_cluster::pki::{Authority, Identity, Kind, keep_renewed};
 use coracle_engine::full_error;
 use coracle_fleet::model::keys;
 use coracle_fleet::presence::Seen;
@@ -19,10 +19,12 @@ use coracle_gateway::Identity as StoreIdentity;
 use coracle_store::WatchRequest;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 /// How long a store that does not answer is left alone.
@@ -106,7 +108,7 @@ impl Cluster {
         };
         let paths = Paths::new(by_header(self, inside)).with_open(reception.router());
         let paths = paths.with_store(Faces::new(
-            self.store(),
+            self.at_door.clone(),
             inside.store,
             self.members.subscribe(),
         ));
@@ -126,13 +128,52 @@ impl Cluster {
         let known = self.members.clone();
         tokio::spawn(members::follow(self.store(), known, self.stop.clone()));
         tokio::spawn(self.clone().follow_machines());
-        tokio::spawn(self.clone().look_after_certificates(identity.clone()));
-        if self.member().is_some()
+        tokio::spawn(self.clone().cut_removed());
+        let renewed = self.clone();
+        tokio::spawn(renewed.look_after_certificates(
+            identity.clone(),
+            Kind::Machine,
+            self.stop.clone(),
+        ));
+        if *self.keeps.borrow()
             && let Ok(Some(peer)) = Identity::open(&self.keys, Kind::Peer, &self.machine)
         {
-            tokio::spawn(self.clone().look_after_certificates(peer));
+            self.renew_peer(peer);
         }
+        self.follow_etcd();
         Ok(())
+    }
+
+    /// Begins what there is to do once the store is in etcd; nothing where it is not yet, or where that was begun.
+    pub(super) fn follow_etcd(self: &Arc<Self>) {
+        if *self.alone.borrow() || self.followed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tokio::spawn(self.clone().follow_standing());
+        tokio::spawn(self.clone().follow_own());
+        tokio::spawn(self.clone().look_after_voters());
+        tokio::spawn(self.clone().follow_leaving());
+        tokio::spawn(self.clone().seek_voters());
+    }
+
+    /// Cuts every connection to machines that are no members any more. Their own to this one are the door's to cut.
+    async fn cut_removed(self: Arc<Self>) {
+        let Some(client) = self.client.get() else {
+            return;
+        };
+        let mut members = self.members.subscribe();
+        let mut before = members.borrow_and_update().clone();
+        loop {
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                () = self.stop.cancelled() => return,
+            }
+            let now = members.borrow_and_update().clone();
+            for (machine, _) in before.iter().filter(|(id, _)| now.standing(id).is_none()) {
+                client.cut(machine);
+            }
+            before = now;
+        }
     }
 
     /// Keeps the list of machines and voters as the store has it, on disk too.
@@ -174,6 +215,7 @@ impl Cluster {
                 hostname: seen.machine.hostname,
                 door: seen.machine.door,
                 alive: seen.alive,
+                can_vote: seen.machine.can_vote,
             };
             self.learn(
                 seen.map(|seen| (seen.machine.id.clone(), neighbour(seen)))
@@ -216,12 +258,20 @@ impl Cluster {
                 })
             })
             .collect();
-        if !voters.is_empty() && *self.voters.borrow() != voters {
-            self.voters.send_replace(voters);
+        if !voters.is_empty() {
+            self.voters.send_if_modified(|known| {
+                *known != voters && {
+                    *known = voters;
+                    true
+                }
+            });
         }
-        if *self.neighbours.borrow() != now {
-            self.neighbours.send_replace(now);
-        }
+        self.neighbours.send_if_modified(|known| {
+            *known != now && {
+                *known = now;
+                true
+            }
+        });
         self.write_home();
     }
 
@@ -267,14 +317,22 @@ impl Cluster {
     }
 
     /// New certificates, long before the old ones end.
-    pub(super) async fn look_after_certificates(self: Arc<Self>, identity: Arc<Identity>) {
-        let stop = self.stop.clone();
-        let kind_peer = self.keys.path(coracle_cluster::pki::Item::PeerCertificate);
-        let is_peer = identity.files()[0] == kind_peer;
+    pub(super) async fn look_after_certificates(
+        self: Arc<Self>,
+        identity: Arc<Identity>,
+        kind: Kind,
+        stop: CancellationToken,
+    ) {
+        let is_peer = kind == Kind::Peer;
         let ask = |asked: coracle_cluster::pki::Asked| {
             let cluster = self.clone();
             async move {
-                let authority = cluster.authority.borrow().clone();
+                let mut authority = cluster.authority.borrow().clone();
+                if is_peer && authority.is_none() {
+                    // A learner has the CA's key for what is its own.
+                    let own = Authority::open(&cluster.keys).map_err(|e| full_error(&e))?;
+                    authority = own.map(Arc::new);
+                }
                 let addresses = cluster.addresses();
                 if let Some(authority) = authority {
                     let made = match is_peer {

@@ -5,6 +5,7 @@ use super::lead::{LED, LOOK, PATIENCE};
 use super::{Cluster, MachineId};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use coracle_cluster::member::record;
 use coracle_cluster::members;
 use coracle_engine::full_error;
 use coracle_fleet::model::{LeaderRecord, keys};
@@ -57,6 +58,8 @@ impl Cluster {
             keys::desired_of(id),
             keys::actual_of(id),
             keys::subnet(id),
+            record::key(machine),
+            record::leaving(machine),
         ];
         let lead = CompareTarget::Create(since);
         let txn = TxnRequest {
@@ -79,7 +82,7 @@ impl Cluster {
             Ok(answer) if answer.status().is_success() => Ok(true),
             Ok(answer) if answer.status() == StatusCode::CONFLICT => {
                 Err(ClusterError::CannotLeave(format!(
-                    "machine {} leads and does not take machine {machine} off the list: it has the cluster's store",
+                    "machine {} leads and does not take machine {machine} off the list: another is to take its place first",
                     self.called(leader)
                 )))
             }

@@ -15,8 +15,10 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::DoorError;
+use super::cut::Cuttable;
 use super::error::is_wrong_cluster;
 use super::tls::{self, Http};
 use crate::MachineId;
@@ -75,7 +77,12 @@ pub struct DoorClient {
     two: TlsConnector,
     options: DoorOptions,
     pool: Mutex<HashMap<MachineId, Slot>>,
+    /// By machine; cuts every connection to it.
+    cuts: Mutex<HashMap<MachineId, CancellationToken>>,
 }
+
+/// A connection to a machine.
+type Line = Cuttable<TlsStream<TcpStream>>;
 
 impl DoorClient {
     /// As that machine.
@@ -93,7 +100,21 @@ impl DoorClient {
             identity,
             options,
             pool: Mutex::default(),
+            cuts: Mutex::default(),
         })
+    }
+
+    /// Cuts every connection to a machine, also what was upgraded. It can be reached again.
+    pub fn cut(&self, machine: &MachineId) {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cut) = cuts.remove(machine) {
+            cut.cancel();
+        }
+    }
+
+    fn cutter(&self, machine: &MachineId) -> CancellationToken {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        cuts.entry(machine.clone()).or_default().clone()
     }
 
     /// Sends a request and answers when the head of its answer is here; both bodies may be streams. Of the URI only path and query count.
@@ -202,17 +223,13 @@ impl DoorClient {
         Ok(sender)
     }
 
-    async fn connect(
-        &self,
-        connector: &TlsConnector,
-        to: &Target,
-    ) -> Result<TlsStream<TcpStream>, DoorError> {
-        let machine = to.machine.as_str();
+    async fn connect(&self, connector: &TlsConnector, to: &Target) -> Result<Line, DoorError> {
+        let (machine, cut) = (to.machine.as_str(), self.cutter(&to.machine));
         let name = format!("{machine}{MACHINE_DOMAIN}");
         let mut last = None;
         for address in &to.addresses {
             match reach(connector, address, &name, self.options.connect).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Cuttable::new(stream, cut, CancellationToken::new())),
                 Err(source) => last = Some((address, source)),
             }
         }

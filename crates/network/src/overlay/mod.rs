@@ -44,10 +44,11 @@ mod rules;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
+
+pub use ipnet::Ipv4Net;
 
 pub(crate) use apply::Overlay;
 pub(crate) use kernel::PROTOCOL;

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::convert::{self, Of, revision};
-use super::members::Members;
+use super::members::{Member, Members};
 use crate::error::StoreError;
 use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
 use crate::types::*;
@@ -49,7 +49,7 @@ impl WatchControl for Handle {
 struct Stream {
     ask: mpsc::Sender<pb::WatchRequest>,
     answers: Streaming<pb::WatchResponse>,
-    member: usize,
+    member: Arc<Member>,
     since: Instant,
 }
 
@@ -123,7 +123,7 @@ impl Watch {
         };
         let (ask, asked) = mpsc::channel(8);
         let broken = |status: tonic::Status| {
-            self.members.broke(member);
+            self.members.broke(&member);
             convert::error(status, Of::default(), "etcd", false)
         };
         let create = pb::WatchRequest {
@@ -132,7 +132,11 @@ impl Watch {
         // The other end is here until the stream is made.
         let _ = ask.send(create).await;
         let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
-        let answers = client.watch(ReceiverStream::new(asked)).await;
+        let mut request = tonic::Request::new(ReceiverStream::new(asked));
+        // A member that has lost its leader, as one that is cut off, says so and is left, in place of telling nothing for ever.
+        let required = tonic::metadata::MetadataValue::from_static("true");
+        request.metadata_mut().insert("hasleader", required);
+        let answers = client.watch(request).await;
         let mut answers = answers.map_err(broken)?.into_inner();
         let created = answers.message().await.map_err(broken)?;
         let created = created.unwrap_or_default();
@@ -144,6 +148,7 @@ impl Watch {
             });
         }
         if created.canceled || !created.created {
+            self.members.broke(&member);
             return Err(StoreError::Unreachable {
                 why: "etcd ended the watch before it began".to_owned(),
                 sent: false,
@@ -178,6 +183,10 @@ impl Watch {
             if self.stream.is_none()
                 && let Err(error) = self.connect().await
             {
+                if !self.members.lasting() {
+                    self.over = true;
+                    return Some(Err(error));
+                }
                 // As long as there is nobody to ask, it is asked: a watch is not over because a machine is away.
                 self.refused = !matches!(error, StoreError::Unreachable { .. });
                 self.rest().await;
@@ -209,9 +218,9 @@ impl Watch {
                     }
                 }
                 Ok(None) | Err(_) => {
-                    let (member, lived) = (stream.member, stream.since.elapsed());
+                    let (member, lived) = (stream.member.clone(), stream.since.elapsed());
                     self.stream = None;
-                    self.members.broke(member);
+                    self.members.broke(&member);
                     // One that stood for a while is begun anew at once; one that ends as it begins would end so without end.
                     match lived > self.members.rest() {
                         true => self.tries = 0,
@@ -245,7 +254,7 @@ impl Watch {
         if told.canceled {
             // The member stops, or lost its leader: another goes on.
             let member = self.stream.take().map(|stream| stream.member);
-            self.members.broke(member?);
+            self.members.broke(&member?);
             return None;
         }
         self.pieces
