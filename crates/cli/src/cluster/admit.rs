@@ -19,6 +19,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long etcd may take to start and to be compared when the store moves.
 const MOVE: Duration = Duration::from_secs(60);
 
+/// How long a voter may take to strike a machine off.
+const TOLD: Duration = Duration::from_secs(5);
+
 /// Why something about the cluster was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -439,7 +442,12 @@ impl Cluster {
                 let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
                     .body(axum::body::Body::empty());
                 let Ok(request) = request else { continue };
-                match client.send(&target, request).await {
+                let sent = tokio::time::timeout(TOLD, client.send(&target, request));
+                let Ok(answer) = sent.await else {
+                    last = Some(format!("{} does not answer", target.machine));
+                    continue;
+                };
+                match answer {
                     Ok(answer) if answer.status().is_success() => return Ok(()),
                     // It knows us no more: that is what was asked.
                     Ok(answer) if answer.status() == axum::http::StatusCode::UNAUTHORIZED => {
