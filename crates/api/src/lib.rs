@@ -54,6 +54,7 @@ pub use list::human;
 pub use machines::Machines;
 pub use serve::serve;
 pub use streams::EXIT;
+pub use units::PARTIAL;
 pub use version::ApiVersion;
 
 /// Version of the Docker Engine API that is spoken.

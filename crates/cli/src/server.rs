@@ -174,11 +174,11 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         marks,
         store_listen,
         store: limits,
-        advertise,
+        cluster,
         labels,
-        overlay_pool,
         config,
     } = settings;
+    let advertise = cluster.advertise;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
     let _lock = lock(&run_dir)?;
@@ -192,7 +192,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let cluster = Cluster::open(&engine, Arc::new(store), advertise, overlay_pool).await?;
+    let cluster = Cluster::open(&engine, Arc::new(store), cluster).await?;
     if let Err(why) = cluster.fits_agreed().await {
         return Err(DaemonError::Config { path: config, why });
     }
@@ -229,7 +229,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let disk = tokio::spawn(look_after_the_disk(app.clone()));
     let inside = Inside {
         fleet: fleet.clone(),
-        own: coracle_api::door_routes(app.clone()).merge(cluster::routes(cluster.clone())),
+        own: coracle_api::door_routes(app.clone()),
         all: coracle_api::router(app.clone()),
         store: doors.identity(),
         run_dir: run_dir.clone(),

@@ -20,6 +20,7 @@ const SMALLEST_STORE: u64 = 8 << 20;
 /// Revisions.
 const LEAST_HISTORY: i64 = 100;
 const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
+const SHORTEST_ABSENCE: Duration = Duration::from_secs(5);
 
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
 #[derive(Debug, Default, Deserialize)]
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     advertise: Option<String>,
     /// This machine.
     machine: MachineOf,
+    /// What there are many machines for.
+    cluster: ClusterOf,
     /// The network between machines.
     network: NetworkOf,
 }
@@ -60,6 +63,14 @@ struct NetworkOf {
 struct MachineOf {
     /// What `MachineMetadata=` of units asks for.
     labels: BTreeMap<String, String>,
+}
+
+/// `[cluster]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ClusterOf {
+    /// How long a machine that has the store is away before another takes its place: `10m`.
+    replace_after: Option<String>,
 }
 
 /// `[[registry]]`
@@ -120,11 +131,9 @@ pub(crate) struct Settings {
     pub(crate) marks: Marks,
     pub(crate) store_listen: Option<SocketAddr>,
     pub(crate) store: coracle_store::Options,
-    /// Where other machines reach this one; an address of 0.0.0.0 where that is not known.
-    pub(crate) advertise: SocketAddr,
+    /// Where other machines reach this one (an address of 0.0.0.0 where that is not known), and what it does with others.
+    pub(crate) cluster: crate::cluster::Options,
     pub(crate) labels: BTreeMap<String, String>,
-    /// Where machines' subnets are to be taken from, if that is said.
-    pub(crate) overlay_pool: Option<Ipv4Net>,
     /// The configuration file, of which errors speak.
     pub(crate) config: PathBuf,
 }
@@ -214,14 +223,17 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         None => None,
     };
     Ok(Settings {
-        overlay_pool,
         config: args.config.clone().unwrap_or_else(|| CONFIG.into()),
         engine: options,
         marks,
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
-        advertise,
+        cluster: crate::cluster::Options {
+            advertise,
+            replace_after: replace_after(config.cluster).map_err(bad)?,
+            overlay_pool,
+        },
     })
 }
 
@@ -256,6 +268,19 @@ fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
     found.ok_or_else(|| {
         format!("advertise = \"{text}\" is no address of this machine; write for example 192.0.2.7, or 192.0.2.7:{port}")
     })
+}
+
+fn replace_after(given: ClusterOf) -> Result<Duration, String> {
+    let Some(text) = given.replace_after else {
+        return Ok(coracle_cluster::member::voters::PATIENCE);
+    };
+    let found = duration("cluster: replace_after", &text)?;
+    match found >= SHORTEST_ABSENCE {
+        true => Ok(found),
+        false => Err(format!(
+            "cluster: replace_after = \"{text}\" is too short, a machine that restarts is away as long; write 5s or more, for example 10m"
+        )),
+    }
 }
 
 fn store(given: StoreOf) -> Result<coracle_store::Options, String> {

@@ -13,12 +13,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 impl Fleet {
-    /// One unit.
+    /// One unit, as far as this machine knows: any while it leads, otherwise one that it has.
     ///
     /// # Errors
     /// [`FleetError::NotFound`], [`FleetError::NotLeader`].
     pub async fn get(&self, name: &str) -> Result<(UnitView, UnitText)> {
-        let leader = self.leading()?;
+        let leader = match self.leading() {
+            Ok(leader) => leader,
+            Err(error) => return self.get_here(name).await?.ok_or(error),
+        };
         let target = named(&leader, name)?;
         let revision = leader.revision(&target.record()).await?;
         let text = UnitText {
@@ -26,6 +29,21 @@ impl Fleet {
             dropins: revision.dropins,
         };
         Ok((self.view(&target), text))
+    }
+
+    /// A unit that this machine has, with its text as the machine has it.
+    async fn get_here(&self, name: &str) -> Result<Option<(UnitView, UnitText)>> {
+        let Ok(unit) = self.here(name) else {
+            return Ok(None);
+        };
+        let text = self.text(unit.uid(), unit.record().revision).await?;
+        Ok(text.map(|found| {
+            let text = UnitText {
+                text: found.text,
+                dropins: found.dropins,
+            };
+            (self.view_here(&unit), text)
+        }))
     }
 
     /// Images that units name which this machine has or may get. One that ends with `*` has a specifier there: a template's.

@@ -55,7 +55,7 @@ const PROCESSES: usize = 4096;
 pub struct Known {
     /// 32 hexadecimal digits.
     pub id: String,
-    /// Host name.
+    /// Host name; empty where it has said none.
     pub hostname: String,
     /// Whether it has said lately that it lives.
     pub alive: bool,
@@ -67,7 +67,10 @@ impl Known {
     /// As people call it: `web-2 (4f3a9c01d2e3)`.
     fn named(&self) -> String {
         let short = self.id.get(..12).unwrap_or(&self.id);
-        format!("{} ({short})", self.hostname)
+        match self.hostname.is_empty() {
+            true => short.to_owned(),
+            false => format!("{} ({short})", self.hostname),
+        }
     }
 }
 
@@ -162,7 +165,8 @@ impl Machines {
         let elsewhere = &self.0.elsewhere;
         if let Some(asked) = asked(headers, uri) {
             let known = elsewhere.known();
-            let machine = resolve(&asked, &known)?;
+            // Not 404, by which clients understand that the container or image is not there.
+            let machine = resolve(&asked, &known).map_err(ApiError::invalid)?;
             if machine.id == elsewhere.own() {
                 return Ok(Whom::Us);
             }
@@ -225,8 +229,12 @@ fn asked(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     Some(text).filter(|t| !t.is_empty())
 }
 
-/// The machine with this id or host name, or the only one whose id or host name begins so.
-fn resolve<'a>(text: &str, known: &'a [Known]) -> Result<&'a Known> {
+/// The machine with this id or host name, or the only one whose id or host name begins so. What a machine calls itself does not
+/// hide another one from who names that by its id.
+///
+/// # Errors
+/// For a person: which machines there are, or which ones are meant.
+pub fn resolve<'a>(text: &str, known: &'a [Known]) -> std::result::Result<&'a Known, String> {
     if let Some(found) = known.iter().find(|m| m.id == text) {
         return Ok(found);
     }
@@ -243,15 +251,14 @@ fn resolve<'a>(text: &str, known: &'a [Known]) -> Result<&'a Known> {
     };
     match fits.as_slice() {
         [one] => Ok(one),
-        // Not 404, by which clients understand that the container or image is not there.
-        [] => Err(ApiError::invalid(format!(
+        [] => Err(format!(
             "no machine \"{text}\" is known; there are {}",
             names(&mut known.iter())
-        ))),
-        several => Err(ApiError::invalid(format!(
+        )),
+        several => Err(format!(
             "machine \"{text}\" is ambiguous: {}; give the id",
             names(&mut several.iter().copied())
-        ))),
+        )),
     }
 }
 
@@ -318,7 +325,7 @@ mod tests {
             "d00d",
             "a whole name is no beginning"
         );
-        let told = |text: &str| found(text).unwrap_err().message().to_owned();
+        let told = |text: &str| found(text).unwrap_err();
         assert!(told("4f").contains("ambiguous"), "{}", told("4f"));
         assert!(told("db").contains("beefbeefbeef"), "{}", told("db"));
         assert!(

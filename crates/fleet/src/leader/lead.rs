@@ -1,5 +1,6 @@
 //! How a machine comes to lead, and what it does while it does.
 
+use super::events::until;
 use super::{Leader, Needs, Placed, Roll, Target, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
@@ -11,8 +12,9 @@ use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
 use coracle_store::{
-    Compare, EventKind, KeyValue, LeaseId, PutRequest, RangeRequest, Revision, Store, StoreError,
-    StoreExt as _, TxnOp, TxnRequest, WatchRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, EventKind, KeyValue, LeaseId,
+    PutRequest, RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
+    WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ use tokio::sync::watch;
 const REST: Duration = Duration::from_secs(1);
 /// How long after its own start a leader waits for machines that do not give signs before it takes them for lost.
 const GRACE: Duration = Duration::from_secs(15);
+/// How often it is tried to give up the lead.
+const RESIGN: usize = 30;
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -118,6 +122,13 @@ async fn campaign(
             let Some(inner) = weak.upgrade() else { return };
             inner.leader.send_replace(None);
             tracing::info!("this machine does not lead any more");
+            if !*may_lead.borrow() {
+                let resigning = leader.resign();
+                tokio::select! {
+                    () = resigning => {}
+                    () = until(&mut may_lead, |may| *may) => {}
+                }
+            }
             continue;
         }
         if !*may_lead.borrow_and_update() {
@@ -157,6 +168,29 @@ async fn campaign(
                 drop(inner);
                 tokio::time::sleep(REST).await;
             }
+        }
+    }
+}
+
+impl Leader {
+    /// Leaves the lead to another machine at once; this one's lease is kept, so that its key would stay. A store that cannot be asked is asked
+    /// a few times.
+    async fn resign(&self) {
+        let own = CompareTarget::Create(self.fence);
+        let txn = TxnRequest {
+            compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, own)],
+            success: vec![TxnOp::Delete(DeleteRangeRequest::key(keys::LEADER))],
+            failure: Vec::new(),
+        };
+        for _ in 0..RESIGN {
+            match self.store.txn(txn.clone()).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(
+                    error = full_error(&error),
+                    "the lead could not be given up yet"
+                ),
+            }
+            tokio::time::sleep(REST).await;
         }
     }
 }
@@ -263,6 +297,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         // Who has just come up itself gives the others time to come up too.
         grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
+        answered: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
     });
@@ -300,6 +335,7 @@ impl Leader {
         });
         for target in self.all() {
             self.tell_unit(&target, &target.record(), &target.unit());
+            self.tell_failures(&target);
             self.tell_placed(&target);
         }
     }
@@ -310,7 +346,7 @@ impl Leader {
         for target in self.all() {
             let placed = target.placed();
             for id in placed.keys().filter(|id| !known.contains_key(*id)) {
-                locked(&self.lost).away(id, now);
+                locked(&self.lost).away(id, now, || Duration::ZERO);
             }
         }
     }
@@ -331,9 +367,12 @@ impl Leader {
                 continue;
             };
             if let Some(target) = self.of_uid(&instance.uid) {
-                let placed = Placed {
-                    alive: alive(&machine),
-                    ..Placed::new(instance, record)
+                let placed = match record.leaving {
+                    true => Placed::leaving(instance, alive(&machine)),
+                    false => Placed {
+                        alive: alive(&machine),
+                        ..Placed::new(instance, record)
+                    },
                 };
                 self.change(&target, |all| drop(all.insert(machine, placed)));
             }
@@ -368,7 +407,12 @@ impl Leader {
         let target = self.of_uid(&instance.uid)?;
         let uid = instance.uid.clone();
         self.change(&target, |all| match all.get_mut(machine) {
-            Some(placed) if placed.instance == instance => placed.actual = actual,
+            Some(placed) if placed.instance == instance => {
+                if actual.is_some() && std::mem::take(&mut placed.leaving) {
+                    locked(&self.answered).push(keys::desired(machine, &instance));
+                }
+                placed.actual = actual;
+            }
             // Of one that was there before, while the next is asked for.
             Some(_) => {}
             None if actual.is_some() => {
@@ -377,6 +421,7 @@ impl Leader {
                     desired: None,
                     actual,
                     alive,
+                    leaving: false,
                 };
                 all.insert(machine.to_owned(), placed);
             }
@@ -399,7 +444,14 @@ impl Leader {
             {
                 continue;
             }
+            let leaves = |machine: &str, placed: &Placed| {
+                let key = keys::desired(machine, &placed.instance);
+                locked(&self.answered).contains(&key)
+            };
             for (machine, placed) in left.into_iter().filter(|(_, p)| p.actual.is_some()) {
+                if leaves(&machine, &placed) {
+                    continue;
+                }
                 let desired = self.desired(&name, &record);
                 let mut group = super::Group::default();
                 group.put(keys::desired(&machine, &placed.instance), &desired)?;

@@ -18,11 +18,12 @@
 //!    of its subnet.
 //! 5. `b`'s lease runs out: its names go with it at once, its route after a grace of two leases' time. What is sent to its subnet is refused then.
 //!
-//! While the store is away everything stays as it is: the overlay also over a restart of the daemon, since it is on the disk. The names
-//! of other machines are known again when the store is.
+//! While the store is away everything stays as it is, also over a restart of the daemon: the overlay is on the disk, and so are the names
+//! of other machines as they were known last (`cluster/names.json`).
 
 mod agreed;
 mod claims;
+mod names;
 mod picture;
 
 use crate::fleet::{Fleet, Inner};
@@ -32,15 +33,17 @@ pub use claims::SubnetRecord;
 use claims::{Claims, Place, rest};
 use coracle_engine::{Engine, EngineError, full_error};
 use coracle_network::NetworkError;
-use coracle_network::overlay::{DEFAULT_POOL, OverlayKind, OverlaySpec};
+use coracle_network::overlay::{DEFAULT_POOL, OverlayKind, OverlaySpec, Peer};
 use coracle_store::{
     Compare, CompareResult, CompareTarget, PutRequest, RangeRequest, StoreError, StoreExt as _,
     TxnOp, TxnRequest, WatchRequest, prefix_end,
 };
 use ipnet::Ipv4Net;
+use names::Names;
 use picture::{Own, Picture, Told};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -110,6 +113,7 @@ impl Fleet {
             picture: Picture::default(),
             applied: None,
             awaited: None,
+            kept: None,
             told: BTreeSet::new(),
             said: None,
         };
@@ -142,6 +146,11 @@ impl Fleet {
     }
 }
 
+/// Where what is known of the cluster is kept.
+fn dir(engine: &Engine) -> PathBuf {
+    engine.options().state_dir.join("cluster")
+}
+
 struct Connecting {
     fleet: Weak<Inner>,
     options: ConnectOptions,
@@ -152,6 +161,8 @@ struct Connecting {
     applied: Option<OverlaySpec>,
     /// Since when another machine's claim is waited for.
     awaited: Option<Instant>,
+    /// The names that are on the disk.
+    kept: Option<Names>,
     /// Problems that were said.
     told: BTreeSet<String>,
     /// The last error.
@@ -191,8 +202,33 @@ impl Connecting {
         };
         // It has been renumbered, whenever that was.
         fleet.0.renumbering.send_replace(false);
-        let known = known.peers.into_iter().map(|p| p.peer.machine);
-        self.picture = Picture::new(known, Instant::now());
+        let peers: Vec<Peer> = known.peers.into_iter().map(|p| p.peer).collect();
+        let machines = peers.iter().map(|p| p.machine.clone());
+        self.picture = Picture::new(machines, Instant::now());
+        let dir = self::dir(fleet.engine());
+        match blocking(fleet.engine(), move |_| names::load(&dir)).await {
+            Ok(Ok(names)) => fleet.engine().set_remote(names.remote(&peers)),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the names of other machines are not known until the store is asked")
+            }
+            Err(error) => self.say(&error.into()),
+        }
+    }
+
+    /// Keeps the names of other machines for a daemon that comes up while the store is away.
+    async fn keep_names(&mut self, fleet: &Fleet) {
+        let names = self.picture.names(&fleet.0.machine.id);
+        if self.kept.as_ref() == Some(&names) {
+            return;
+        }
+        let (dir, kept) = (dir(fleet.engine()), names.clone());
+        match blocking(fleet.engine(), move |_| names.save(&dir)).await {
+            Ok(Ok(())) => self.kept = Some(kept),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the names of other machines could not be written down");
+            }
+            Err(error) => self.say(&error.into()),
+        }
     }
 
     /// The fleet, unless it is gone or goes down with all networks.
@@ -395,6 +431,7 @@ impl Connecting {
             remote.retain(|r| reached.contains(&r.machine));
         }
         engine.set_remote(remote);
+        self.keep_names(fleet).await;
         Ok(())
     }
 
