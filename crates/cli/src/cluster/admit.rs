@@ -165,8 +165,7 @@ impl Cluster {
         let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
         let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
-        // Before there is a member: from then on it is not changed.
-        coracle_fleet::overlay::agree_on_pool(&*self.store(), self.overlay_pool).await?;
+        self.agree().await?;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
             machine: self.machine.clone(),
@@ -215,9 +214,7 @@ impl Cluster {
                 self.move_store().await.map_err(|e| full_error(&e))?;
             }
             tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
-            let pool = coracle_fleet::overlay::agreed_pool(&*self.store()).await;
-            let pool = pool.map_err(|e| full_error(&e))?;
-            Ok(json!({ "overlay_pool": pool }))
+            self.told().await.map_err(|e| full_error(&e))
         });
         moved.await.map_err(|e| e.to_string())?
     }
@@ -412,13 +409,10 @@ impl Cluster {
         let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
-            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
+            for family in super::agreed::OWN {
                 let all = coracle_store::DeleteRangeRequest::prefix(family);
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
-            let agreed =
-                coracle_store::DeleteRangeRequest::key(coracle_fleet::model::keys::NETWORK);
-            coracle_store::Store::delete_range(&*self.store(), agreed).await?;
             self.keys.clear()?;
             self.forget_home()?;
             self.again.notify_one();
