@@ -395,7 +395,7 @@ impl Cluster {
                 .filter(|(id, _)| **id != self.machine)
                 .count()
         };
-        if !*self.alone.borrow() && others() > 0 {
+        if !*self.alone.borrow() && others() > 0 && !self.is_struck().await {
             if let Err(error) = self.hand_over(&self.machine).await {
                 if !force {
                     return Err(error);

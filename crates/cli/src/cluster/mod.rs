@@ -126,6 +126,8 @@ pub struct Cluster {
     replace_after: Duration,
     /// This machine is about to leave.
     leaving: watch::Sender<bool>,
+    /// Its etcd does not answer.
+    ailing: watch::Sender<bool>,
     /// Told when voters are to be looked at.
     look: Notify,
     /// What was decided of them last, while this machine leads.
@@ -248,6 +250,7 @@ impl Cluster {
             program,
             replace_after,
             leaving: watch::Sender::new(false),
+            ailing: watch::Sender::new(false),
             look: Notify::new(),
             decided: Mutex::default(),
             heard: Mutex::default(),

@@ -154,6 +154,7 @@ impl Cluster {
         tokio::spawn(self.clone().look_after_voters());
         tokio::spawn(self.clone().follow_leaving());
         tokio::spawn(self.clone().seek_voters());
+        tokio::spawn(self.clone().follow_own_health());
     }
 
     /// Cuts every connection to machines that are no members any more. Their own to this one are the door's to cut.
@@ -258,6 +259,7 @@ impl Cluster {
                 })
             })
             .collect();
+        self.heard().clear();
         if !voters.is_empty() {
             self.voters.send_if_modified(|known| {
                 *known != voters && {

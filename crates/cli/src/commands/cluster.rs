@@ -50,7 +50,7 @@ pub struct Join {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  coracle leave")]
 pub struct Leave {
-    /// Even if no other machine can be told, or if this one has the cluster's store, which is lost then with all units
+    /// Even if no other machine can be told, or none can take over the store that this one has, which is lost then with all units
     #[arg(long)]
     pub force: bool,
 }
