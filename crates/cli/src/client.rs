@@ -154,10 +154,12 @@ impl Client {
     /// cluster that cannot be asked.
     async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = std::pin::pin!(answer);
+        // Some answers come after hours, and with good reason.
+        let mut rest = SILENCE;
         loop {
             tokio::select! {
                 answer = &mut answer => return answer,
-                () = tokio::time::sleep(SILENCE) => {}
+                () = tokio::time::sleep(rest) => rest *= 2,
             }
             let run_dir = self.socket.parent().unwrap_or(&self.socket);
             if !crate::server::is_locked(run_dir) {

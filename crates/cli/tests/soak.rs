@@ -17,6 +17,8 @@ mod common;
 mod round;
 #[path = "soak/seen.rs"]
 mod seen;
+#[path = "soak/store.rs"]
+mod store;
 
 use asked::{Ask, Asked, Kind, Verb};
 use cluster::chaos::{Fault, Length, Random};
@@ -36,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// A daemon that is away for less is not taken for lost.
 const SHORT: Duration = Duration::from_secs(7);
 /// How long faults go on unless the environment says.
-const USUAL: Duration = Duration::from_secs(35);
+const USUAL: Duration = Duration::from_secs(30);
 
 struct Soak {
     cluster: Cluster,
@@ -45,8 +47,8 @@ struct Soak {
     asked: Asked,
     /// Commands that have not been answered yet.
     pending: Vec<Ask>,
-    /// Whether exclusive units are fenced, as their container says.
-    fenced: bool,
+    /// How many leases there are without units.
+    leases: usize,
     /// How often data was written.
     written: u32,
     /// What each machine has without units.
@@ -124,6 +126,7 @@ impl Soak {
             machine.load(&parts::nginx(), "nginx");
         });
         cluster.form();
+        store::has_voters(&cluster);
         let witness = Witness::new(&cluster, "only");
         let mut soak = Self {
             cluster,
@@ -131,7 +134,7 @@ impl Soak {
             random,
             asked: Asked::first(),
             pending: Vec::new(),
-            fenced: false,
+            leases: 0,
             written: 0,
             bare: Vec::new(),
         };
@@ -144,19 +147,16 @@ impl Soak {
             })
         });
         soak.bare = connected.collect();
+        soak.leases = store::leases(&soak.cluster);
         soak.start_all();
         soak.until_as_asked("all was started");
-        let only = soak.runs().into_iter().find(|r| r.unit == "only.container");
-        let only = only.unwrap();
-        let (id, _) = only.what.split_once(' ').unwrap();
-        let environment = soak.cluster.machine(only.machine).field(id, ".Config.Env");
-        soak.fenced = environment.contains("CORACLE_FENCE=");
         soak
     }
 
     fn start_all(&self) {
         let first = self.cluster.machine(1);
-        let redis = parts::REDIS_UNIT.replace("redis.volume", "keep.volume");
+        let redis =
+            parts::REDIS_UNIT.replace("redis.volume:/data", "keep.volume:/data\nStopTimeout=1");
         let files = [
             ("web@.container", parts::TELL_UNIT.to_owned()),
             ("front.container", parts::NGINX_UNIT.to_owned()),
@@ -302,9 +302,7 @@ impl Soak {
         );
         self.ran_on(&round, &before, &voters, away);
         self.has_its_data();
-        if self.fenced {
-            self.witness.was_alone();
-        }
+        self.never_two();
     }
 
     /// Whether a machine that is well takes those that are hit for lost.
@@ -320,12 +318,16 @@ impl Soak {
         Ok(())
     }
 
+    /// Of the exclusive unit no two ran at once, and none after its successor.
+    fn never_two(&self) {
+        self.witness.was_alone();
+        assert_eq!(self.witness.stale(), []);
+    }
+
     /// Leaves things as they are, and looks at the witness.
     fn hold(&self, time: Duration) {
         stays(time, || {
-            if self.fenced {
-                self.witness.was_alone();
-            }
+            self.never_two();
             true
         });
     }
@@ -390,12 +392,15 @@ impl Soak {
             return;
         }
         let asked: BTreeSet<&str> = round.asks.iter().map(|(_, ask)| ask.unit).collect();
+        // What may be there once only ends by itself when the store does not answer soon, as while another is elected.
+        let silent = brief || !voters.is_disjoint(&hit);
+        let once = |unit: &str| matches!(asked::kind(unit), Kind::Exclusive | Kind::Pinned);
         let now = self.runs();
         for run in before.iter().filter(|r| r.runs) {
             let there = !hit.contains(&run.machine) || brief;
-            let drained = round.drained == Some(run.machine)
-                || round.drained.is_some() && asked::kind(&run.unit) == Kind::Global;
-            if there && !drained && !asked.contains(&*run.unit) {
+            let drained = round.drained == Some(run.machine);
+            let may_end = drained || silent && once(&run.unit);
+            if there && !may_end && !asked.contains(&*run.unit) {
                 assert!(
                     now.contains(run),
                     "{run:?} did not run on; now there is {now:#?}"
@@ -457,43 +462,6 @@ impl Soak {
                     .ok_or_else(|| format!("m{}: {more:?}", machine.n()))
             });
         }
-        self.store_is_bare();
-    }
-
-    /// etcd itself is asked what is left of units, and how many leases there are.
-    fn store_is_bare(&self) {
-        let voter = *self.cluster.voters(1).first().unwrap();
-        let ctl = |args: &[&str]| {
-            let mut ctl = self.cluster.machine(voter).inside("etcdctl");
-            ctl.env("ETCDCTL_API", "3")
-                .args(["--endpoints", "127.0.0.1:7375"]);
-            text(&ctl.args(args).output().unwrap())
-        };
-        for family in [
-            "units",
-            "revisions",
-            "desired",
-            "actual",
-            "status",
-            "apps//discovery",
-        ] {
-            wait_until(&format!("nothing is left below {family}/"), BOUND, || {
-                let keys = ctl(&[
-                    "get",
-                    "--prefix",
-                    "--keys-only",
-                    &format!("/coracle/v1/{family}/"),
-                ]);
-                keys.trim().is_empty().then_some(()).ok_or(keys)
-            });
-        }
-        // A lease each, and the leader's.
-        wait_until("leases are the machines'", BOUND, || {
-            let leases = ctl(&["lease", "list"]);
-            let count = leases.lines().count() - 1;
-            (count <= self.cluster.machines().len() + 1)
-                .then_some(())
-                .ok_or(leases)
-        });
+        store::is_bare(&self.cluster, self.leases);
     }
 }

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
@@ -63,17 +62,6 @@ fn router() -> Router {
         .route("/open/echo", post(echo))
         .merge(members_only(members))
         .merge(keepers_only(Router::new().route("/voters", any(who))))
-}
-
-/// A body that is fed piece by piece.
-fn pieces() -> (tokio::sync::mpsc::UnboundedSender<Bytes>, Body) {
-    let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
-    let stream = futures_util::stream::poll_fn(move |context| {
-        receive
-            .poll_recv(context)
-            .map(|piece| piece.map(Ok::<_, Infallible>))
-    });
-    (send, Body::from_stream(stream))
 }
 
 #[tokio::test(flavor = "multi_thread")]

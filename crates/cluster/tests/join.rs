@@ -307,8 +307,15 @@ async fn members_renew_and_voters_are_given_the_cas_key() {
     let old = watch::Sender::new(Members::from_iter([(id('b'), Standing::Voter)]));
     let router = cluster.reception.clone().router();
     let door = Open::with(&cluster.a, old.subscribe(), router).await;
-    let asked_there = [door.target()];
-    let refused = become_voter(&b.dir, &client, &machine.identity, &asked_there, vec![]);
+    // Asked by another client: this one has a connection to the machine already.
+    let (asked_there, client_there) = ([door.target()], machine.client());
+    let refused = become_voter(
+        &b.dir,
+        &client_there,
+        &machine.identity,
+        &asked_there,
+        vec![],
+    );
     let refused = refused.await.unwrap_err().to_string();
     assert!(refused.contains("no voter any more"), "{refused}");
     door.close().await;

@@ -1,5 +1,6 @@
 //! How a cluster begins, how machines come in, and how they leave.
 
+use super::address::door_of;
 use super::{Cluster, home::Home};
 use crate::server::DaemonError;
 use coracle_cluster::door::DoorOptions;
@@ -13,7 +14,6 @@ use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use coracle_network::overlay::Ipv4Net;
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -100,27 +100,6 @@ pub enum ClusterError {
     File(#[from] std::io::Error),
 }
 
-/// `HOST:PORT` of what a person writes: an address or a host name, with a port or without.
-fn door_of(text: &str) -> Result<String, ClusterError> {
-    let text = text.trim();
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-    if let Ok(ip) = bare.unwrap_or(text).parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, super::DOOR_PORT).to_string());
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address.to_string());
-    }
-    let (host, port) = match text.split_once(':') {
-        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
-        None => (text, Some(super::DOOR_PORT)),
-    };
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    match port {
-        Some(port) if !host.is_empty() && host.chars().all(is_name) => Ok(format!("{host}:{port}")),
-        _ => Err(ClusterError::Address(text.to_owned())),
-    }
-}
-
 /// What a machine has that joining takes from it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Discarded {
@@ -186,8 +165,7 @@ impl Cluster {
         let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
         let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
-        // Before there is a member: from then on it is not changed.
-        coracle_fleet::overlay::agree_on_pool(&*self.store(), self.overlay_pool).await?;
+        self.agree().await?;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
             machine: self.machine.clone(),
@@ -236,9 +214,7 @@ impl Cluster {
                 self.move_store().await.map_err(|e| full_error(&e))?;
             }
             tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
-            let pool = coracle_fleet::overlay::agreed_pool(&*self.store()).await;
-            let pool = pool.map_err(|e| full_error(&e))?;
-            Ok(json!({ "overlay_pool": pool }))
+            self.told().await.map_err(|e| full_error(&e))
         });
         moved.await.map_err(|e| e.to_string())?
     }

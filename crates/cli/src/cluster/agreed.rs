@@ -2,9 +2,17 @@
 
 use super::Cluster;
 use super::admit::ClusterError;
-use coracle_fleet::overlay::agreed_pool;
+use coracle_fleet::overlay::{agree_on_pool, agreed_pool};
 use coracle_network::overlay::{DEFAULT_POOL, Ipv4Net};
-use serde_json::Value;
+use coracle_store::StoreError;
+use serde_json::{Value, json};
+
+/// Keys that a machine has of a cluster of its own, and of nothing else.
+pub(super) const OWN: [&str; 3] = [
+    coracle_cluster::members::PREFIX,
+    coracle_cluster::token::PREFIX,
+    coracle_fleet::model::keys::NETWORK,
+];
 
 impl Cluster {
     /// Whether the configuration says what this machine's cluster has agreed on, as far as this machine knows that by itself.
@@ -22,6 +30,17 @@ impl Cluster {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Says what is agreed on, before there is a member; from then on it is not changed.
+    pub(super) async fn agree(&self) -> Result<(), StoreError> {
+        agree_on_pool(&*self.store(), self.overlay_pool).await
+    }
+
+    /// What a machine that joins is told of it.
+    pub(super) async fn told(&self) -> Result<Value, StoreError> {
+        let pool = agreed_pool(&*self.store()).await?;
+        Ok(json!({ "overlay_pool": pool }))
     }
 
     /// Whether this machine's configuration says what the cluster told it when it joined.

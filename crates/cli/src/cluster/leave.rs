@@ -6,7 +6,7 @@ use coracle_cluster::MachineId;
 use coracle_cluster::member::moving::{Mode, clear, set_mode};
 use coracle_cluster::member::record::leaving;
 use coracle_cluster::member::voters::may_go;
-use coracle_cluster::members::{self, Standing};
+use coracle_cluster::members::Standing;
 use coracle_engine::full_error;
 use coracle_store::{PutRequest, machine_lease};
 use std::collections::BTreeMap;
@@ -53,13 +53,10 @@ impl Cluster {
         let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
-            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
+            for family in super::agreed::OWN {
                 let all = coracle_store::DeleteRangeRequest::prefix(family);
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
-            let agreed =
-                coracle_store::DeleteRangeRequest::key(coracle_fleet::model::keys::NETWORK);
-            coracle_store::Store::delete_range(&*self.store(), agreed).await?;
             self.keys.clear()?;
             self.forget_home()?;
             self.again.notify_one();

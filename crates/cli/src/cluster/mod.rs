@@ -10,6 +10,7 @@
 //! What decides is on disk below `STATE_DIR/cluster`: `mode.json` says which store holds, `etcd/member.json` whether this machine runs etcd,
 //! `home.json` which doors to ask.
 
+mod address;
 mod admit;
 mod agreed;
 mod aim;

@@ -13,7 +13,11 @@ use coracle_fleet::model::{LeaderRecord, keys};
 use coracle_store::{
     Compare, CompareResult, CompareTarget, Revision, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long a voter may take to strike a machine off.
+const TOLD: Duration = Duration::from_secs(5);
 
 impl Cluster {
     /// Strikes a machine off: its door is shut for it at once, and what it had goes elsewhere.
@@ -114,7 +118,12 @@ impl Cluster {
             }
             let request = Request::delete(format!("/v1/machines/{machine}")).body(Body::empty());
             let Ok(request) = request else { continue };
-            match client.send(&target, request).await {
+            let sent = tokio::time::timeout(TOLD, client.send(&target, request));
+            let Ok(answer) = sent.await else {
+                last = Some(format!("{} does not answer", target.machine));
+                continue;
+            };
+            match answer {
                 Ok(answer) if answer.status().is_success() => return Ok(()),
                 // It knows us no more: that is what was asked.
                 Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => return Ok(()),

@@ -132,6 +132,10 @@ fn servers_are_found_by_name_everywhere() {
     let at = address(m2, "redis");
     let said = m3.ok(&["run", "--rm", "redis", "redis-cli", "-h", &at, "get", "key"]);
     assert_eq!(said, "far");
+    for machine in cluster.machines() {
+        let said = machine.ok(&["exec", "redis", "redis-cli", "get", "key"]);
+        assert_eq!(said, "far", "asked on {}", machine.name());
+    }
     let page = wait_until("nginx is asked from m1", MINUTE, || {
         asked(m1, &["exec", "asker", "wget", "-qO-", "http://front/"])
     });

@@ -41,7 +41,10 @@ impl Due {
     /// One that counts from a day to come on is of no use to anybody and is due at once.
     pub fn wait(&self, now: SystemTime, tries: u32) -> Duration {
         let is_ahead = self.earliest <= now && now < self.begins;
-        if !is_ahead && let Ok(early) = self.renew.duration_since(now) {
+        if !is_ahead
+            && let Ok(early) = self.renew.duration_since(now)
+            && !early.is_zero()
+        {
             return early;
         }
         if tries == 0 {

@@ -1,6 +1,7 @@
 //! A cluster's parts for tests: a store, an authority, doors on loopback.
 #![allow(clippy::unwrap_used, dead_code)]
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -149,6 +150,17 @@ where
 /// The answer to a request without a body.
 pub async fn ask(client: &DoorClient, to: &Target, path: &str) -> (u16, String) {
     text(client.send(to, request(path)).await.unwrap()).await
+}
+
+/// A body that is fed piece by piece.
+pub fn pieces() -> (tokio::sync::mpsc::UnboundedSender<Bytes>, Body) {
+    let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+    let stream = futures_util::stream::poll_fn(move |context| {
+        receive
+            .poll_recv(context)
+            .map(|piece| piece.map(Ok::<_, Infallible>))
+    });
+    (send, Body::from_stream(stream))
 }
 
 /// Waits for a condition, a minute at most.

@@ -147,3 +147,37 @@ impl Needs {
         of(&self.bound, name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use coracle_unit::{SpecifierContext, UnitName, load};
+
+    fn unit(name: &str, said: &str) -> Unit {
+        let text = format!("[Unit]\n{said}\n[Service]\nExecStart=/bin/true\n");
+        let name = UnitName::new(name).unwrap();
+        load(&name, &text, &[], &SpecifierContext::default()).unwrap()
+    }
+
+    #[test]
+    fn rivals_are_known_from_both_sides() {
+        let mut needs = Needs::default();
+        let (red, blue, web) = ("red.service", "blue.service", "web.service");
+        needs.set(red, Some(&unit(red, "")));
+        needs.set(
+            blue,
+            Some(&unit(blue, "Conflicts=red.service\nAfter=web.service")),
+        );
+        needs.set(web, Some(&unit(web, "")));
+        assert_eq!(needs.conflicts(red), [blue]);
+        assert_eq!(needs.conflicts(blue), [red]);
+        let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Names>();
+        assert_eq!(needs.awaited(blue), names(&[red, web]));
+        assert_eq!(needs.awaited(red), names(&[blue]));
+        assert_eq!(needs.all_awaited(), names(&[blue, red, web]));
+        assert!(needs.is_waited_for(red) && needs.is_waited_for(web));
+        needs.set(blue, None);
+        assert!(needs.all_awaited().is_empty() && needs.conflicts(red).is_empty());
+    }
+}

@@ -22,6 +22,7 @@
 //! of other machines as they were known last (`cluster/names.json`).
 
 mod agreed;
+mod before;
 mod claims;
 mod names;
 mod picture;
@@ -29,14 +30,15 @@ mod picture;
 use crate::fleet::{Fleet, Inner};
 use crate::model::keys;
 pub use agreed::{NetworkRecord, agree_on_pool, agreed_pool, read_pool};
+use before::awaited;
 pub use claims::SubnetRecord;
-use claims::{Claims, Place, rest};
+use claims::{Claims, Place};
 use coracle_engine::{Engine, EngineError, full_error};
 use coracle_network::NetworkError;
 use coracle_network::overlay::{DEFAULT_POOL, OverlayKind, OverlaySpec, Peer};
 use coracle_store::{
-    Compare, CompareResult, CompareTarget, PutRequest, RangeRequest, StoreError, StoreExt as _,
-    TxnOp, TxnRequest, WatchRequest, prefix_end,
+    Compare, CompareResult, CompareTarget, PutRequest, StoreError, StoreExt as _, TxnOp,
+    TxnRequest, WatchRequest, prefix_end,
 };
 use ipnet::Ipv4Net;
 use names::Names;
@@ -477,27 +479,6 @@ impl Connecting {
             source,
         })
     }
-}
-
-/// The machine whose claim is to come before this one's.
-async fn awaited(fleet: &Fleet, claims: &Claims) -> Result<Option<String>, StoreError> {
-    let (store, own) = (&fleet.0.cluster, fleet.0.machine.id.as_str());
-    if claims.get(own).is_some() {
-        return Ok(None);
-    }
-    let only_keys = |prefix: &str| RangeRequest {
-        keys_only: true,
-        ..RangeRequest::prefix(prefix.to_owned())
-    };
-    let alive = store.range(only_keys(keys::ALIVE)).await?.kvs;
-    let alive = alive.iter().filter_map(|kv| rest(kv, keys::ALIVE));
-    let machines = store.range(only_keys(keys::MACHINES)).await?.kvs;
-    let machines = machines
-        .iter()
-        .filter_map(|kv| Some((rest(kv, keys::MACHINES)?, kv.create_revision)));
-    let machines: Vec<_> = machines.collect();
-    let other = claims.awaited(own, &machines, &alive.collect());
-    Ok(other.map(str::to_owned))
 }
 
 /// Machines that packets are sent to.
