@@ -146,8 +146,9 @@ impl Shim {
             false => now + AGAIN_MS,
         };
         match self.phase {
-            Phase::Ended { .. } => return,
-            Phase::Fresh | Phase::Created => {
+            // Whoever comes to start it is told then.
+            Phase::Ended { .. } | Phase::Fresh => return,
+            Phase::Created => {
                 let message = self.stopped_by_watchdog().unwrap_or_default();
                 let reason = FailReason::Late;
                 return self.fail(Failure { reason, message });
