@@ -62,8 +62,10 @@ impl Doors {
         let identity = Identity {
             cluster: match cluster(&*store).await {
                 Ok(found) => number(&found).unwrap_or(1),
-                // A machine comes up without the cluster's store too.
-                Err(StoreError::Unreachable { .. }) => known.unwrap_or(1),
+                // A machine comes up without the cluster's store too, also one that was removed.
+                Err(StoreError::Unreachable { .. } | StoreError::Refused { .. }) => {
+                    known.unwrap_or(1)
+                }
                 Err(error) => return Err(error),
             },
             member: machine.get(..16).and_then(number).unwrap_or(1),

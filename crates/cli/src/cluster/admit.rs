@@ -464,8 +464,9 @@ impl Cluster {
                 last.unwrap_or_else(|| "none is known".into())
             )));
         }
-        members::remove(&*store, machine).await?;
+        // At once: with the first of it the machine's own request to go is cut off.
         let gone = [
+            members::key(machine),
             keys::alive(id),
             keys::machine(id),
             keys::marks(id),
