@@ -19,7 +19,7 @@ fn units_wait_for_units_on_other_machines() {
     // It is healthy when it is let.
     let db = format!(
         "[Container]\nImage=bb\nExec=sh -c 'while ! [ -e /shared/go ]; do sleep 0.1; done; exec tell'\nVolume={}:/shared\nStopTimeout=1\n\
-         [X-Fleet]\nMachineID={}\n[X-Deploy]\nProbe=http://:80/\nProbeIntervalSec=200ms\n",
+         [X-Fleet]\nMachineID={}\n[X-Deploy]\nProbe=http://:80/\nProbeIntervalSec=200ms\nProbeRetries=1000\n",
         shared.display(),
         b.id()
     );

@@ -191,12 +191,13 @@ fn what_keeps_failing_is_tried_elsewhere_within_a_budget() {
     let unit_of = |script: &str| {
         format!(
             "[Container]\nImage=bb\nEnvironment=MACHINE=%H\nVolume={}:/shared\nExec=sh -c '{script}'\nStopTimeout=1\n\
-             [Service]\nRestart=on-failure\nRestartSec=50ms\nStartLimitBurst=2\n",
+             [Service]\nRestart=on-failure\nRestartSec=50ms\nStartLimitBurst=2\n\
+             [X-Deploy]\nProbe=http://:80/\nProbeIntervalSec=200ms\nProbeRetries=1000\n",
             shared.display()
         )
     };
     // It runs anywhere but where it was tried first.
-    let script = "cd /shared; [ -e first ] || echo $MACHINE >first; [ `cat first` != $MACHINE ] && exec sleep 1000; exit 1";
+    let script = "cd /shared; [ -e first ] || echo $MACHINE >first; [ `cat first` != $MACHINE ] && exec tell; exit 1";
     let file = b.unit("moves.container", &unit_of(script));
     let said = b.ok(&["unit", "start", &file]);
     assert!(said.contains("moves.container: active"), "{said}");
