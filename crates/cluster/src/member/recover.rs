@@ -36,7 +36,7 @@ pub enum Source {
 /// `STATE_DIR/cluster`. The caller sees to it that the old members do not come back.
 ///
 /// # Errors
-/// `Store` (`Corrupt`, or `Io` where there is nothing to read); `Program`, `File`, `Engine`.
+/// As [`restore`].
 pub async fn recover(
     engine: &Engine,
     found: &Found,
@@ -44,19 +44,35 @@ pub async fn recover(
     dir: &Path,
     source: &Source,
 ) -> Result<(Member, Recovered), MemberError> {
+    let recovered = restore(engine, found, &config, dir, source).await?;
+    let member = Member::start(engine.clone(), found, config, dir);
+    Ok((member, recovered))
+}
+
+/// As [`recover`], without running it: the files say that it is to be run. No [`Member`] may look after this machine's etcd
+/// meanwhile.
+///
+/// # Errors
+/// `Store` (`Corrupt`, or `Io` where there is nothing to read); `Program`, `File`, `Engine`. What was there is there still then.
+pub async fn restore(
+    engine: &Engine,
+    found: &Found,
+    config: &MemberConfig,
+    dir: &Path,
+    source: &Source,
+) -> Result<Recovered, MemberError> {
     // In order: then its database holds all that it knows.
     stop_all(engine).await?;
     let data = config.data_dir.clone();
+    files::make_dir(&dir.join("etcd"))?;
     let from = match source {
-        Source::Own if data.exists() => data.join(DATABASE),
-        Source::Own => before(&data, last(&data)?).join(DATABASE),
+        Source::Own => own_database(dir)?,
         Source::Snapshot(path) => path.clone(),
     };
     let file = dir.join("etcd/recovered.db");
     let fresh = data.with_extension("new");
-    files::make_dir(&dir.join("etcd"))?;
     files::remove_dir(&fresh)?;
-    remove(&file)?;
+    files::remove(&file)?;
     let written = file.clone();
     let read =
         tokio::task::spawn_blocking(move || coracle_store::recover(&from, &written, AHEAD, true));
@@ -66,17 +82,53 @@ pub async fn recover(
         ..config.clone()
     };
     found.restore(&file, &elsewhere).await?;
-    remove(&file)?;
-    if data.exists() {
-        let aside = before(&data, last(&data)? + 1);
-        fs::rename(&data, &aside).map_err(MemberError::file("keeping", &aside))?;
-    }
+    files::remove(&file)?;
+    put_aside(&data)?;
     fs::rename(&fresh, &data).map_err(MemberError::file("naming", &data))?;
     files::sync_dir(&dir.join("etcd"))?;
     config.save(dir)?;
     set_mode(dir, Mode::Etcd)?;
-    let member = Member::start(engine.clone(), found, config, dir);
-    Ok((member, recovered))
+    Ok(recovered)
+}
+
+/// Ends this machine's etcd and puts its data aside, as `etcd/data.before-N`: the store goes on elsewhere. `dir` is
+/// `STATE_DIR/cluster`. May be done again.
+///
+/// # Errors
+/// `File`, `Engine`.
+pub async fn stand_down(engine: &Engine, dir: &Path) -> Result<(), MemberError> {
+    stop_all(engine).await?;
+    // First what says that there is one.
+    files::remove(&MemberConfig::path(dir))?;
+    let data = data_dir(dir);
+    files::remove(&data.with_extension("begun"))?;
+    put_aside(&data)
+}
+
+/// The database of this machine's own etcd, or of the one that it had last; there need not be one.
+///
+/// # Errors
+/// `File`.
+pub fn own_database(dir: &Path) -> Result<PathBuf, MemberError> {
+    let data = data_dir(dir);
+    let own = match data.exists() || !dir.join("etcd").exists() {
+        true => data,
+        false => before(&data, last(&data)?),
+    };
+    Ok(own.join(DATABASE))
+}
+
+fn data_dir(dir: &Path) -> PathBuf {
+    dir.join("etcd/data")
+}
+
+fn put_aside(data: &Path) -> Result<(), MemberError> {
+    if !data.exists() {
+        return Ok(());
+    }
+    let aside = before(data, last(data)? + 1);
+    fs::rename(data, &aside).map_err(MemberError::file("keeping", &aside))?;
+    files::sync_dir(data.parent().unwrap_or(Path::new("/")))
 }
 
 fn before(data: &Path, number: u32) -> PathBuf {
@@ -98,13 +150,4 @@ fn last(data: &Path) -> Result<u32, MemberError> {
         }
     }
     Ok(last)
-}
-
-fn remove(file: &Path) -> Result<(), MemberError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(MemberError::file("removing", file)(error))
-        }
-        _ => Ok(()),
-    }
 }
