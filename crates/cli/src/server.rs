@@ -176,6 +176,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         store: limits,
         advertise,
         labels,
+        cluster: cluster_options,
     } = settings;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
@@ -190,7 +191,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let cluster = Cluster::open(&engine, Arc::new(store), advertise).await?;
+    let cluster = Cluster::open(&engine, Arc::new(store), advertise, cluster_options).await?;
     let store = cluster.store();
     let doors = Doors::new(store.clone(), &limits, &engine, cluster.store_number).await?;
     let stop = watch::Sender::new(false);

@@ -1,8 +1,10 @@
 //! What the daemon is told by its flags and its configuration file.
 
+use crate::cluster::ClusterOptions;
 use crate::run_args::values;
 use crate::server::{DaemonArgs, DaemonError, RUN_DIR, STATE_DIR, file};
 use coracle_build::Marks;
+use coracle_cluster::member::find::Program;
 use coracle_engine::EngineOptions;
 use coracle_image::RegistryConfig;
 use coracle_network::DOOR_PORT;
@@ -19,6 +21,7 @@ const SMALLEST_STORE: u64 = 8 << 20;
 /// Revisions.
 const LEAST_HISTORY: i64 = 100;
 const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
+const SHORTEST_SNAPSHOTS: Duration = Duration::from_secs(1);
 
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +44,20 @@ pub(crate) struct Config {
     advertise: Option<String>,
     /// This machine.
     machine: MachineOf,
+    /// Machines that are one place.
+    cluster: ClusterOf,
+}
+
+/// `[cluster]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ClusterOf {
+    /// Time between two copies of the store: `1h`.
+    snapshot_every: Option<String>,
+    /// How many copies are kept.
+    snapshot_keep: Option<usize>,
+    /// The path of etcd's server, or `image:NAME`.
+    etcd: Option<String>,
 }
 
 /// `[machine]`
@@ -112,6 +129,7 @@ pub(crate) struct Settings {
     /// Where other machines reach this one; an address of 0.0.0.0 where that is not known.
     pub(crate) advertise: SocketAddr,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) cluster: ClusterOptions,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -196,6 +214,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
+        cluster: cluster(config.cluster).map_err(bad)?,
         advertise: advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
     })
 }
@@ -245,6 +264,42 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
             ));
         }
         options.keep_for = Some(keep);
+    }
+    Ok(options)
+}
+
+fn cluster(given: ClusterOf) -> Result<ClusterOptions, String> {
+    let mut options = ClusterOptions::default();
+    if let Some(text) = given.snapshot_every {
+        let every = duration("cluster: snapshot_every", &text)?;
+        if every < SHORTEST_SNAPSHOTS {
+            return Err(format!(
+                "cluster: snapshot_every = \"{text}\" is too short, since each copy is the whole store; write 1s or more"
+            ));
+        }
+        options.snapshots.every = every;
+    }
+    if let Some(keep) = given.snapshot_keep {
+        if keep == 0 {
+            return Err("cluster: snapshot_keep = 0 would keep no copy; write 1 or more".into());
+        }
+        options.snapshots.keep = keep;
+    }
+    if let Some(text) = given.etcd {
+        options.program = match text.strip_prefix("image:") {
+            Some("") => {
+                return Err("cluster: etcd = \"image:\" names no image; write for example image:localhost/etcd".into());
+            }
+            Some(image) => Program::Image(image.to_owned()),
+            None if text.starts_with('/') => Program::Host {
+                path: Some(text.into()),
+            },
+            None => {
+                return Err(format!(
+                    "cluster: etcd = \"{text}\" is neither the path of a program nor image:NAME; write for example /usr/local/bin/etcd"
+                ));
+            }
+        };
     }
     Ok(options)
 }

@@ -1,13 +1,12 @@
 //! How a cluster begins, how machines come in, and how they leave.
 
-use super::{Cluster, home::Home};
+use super::{Cluster, certify::certify, home::Home};
 use crate::server::DaemonError;
 use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
-use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::{MemberConfig, PeerTls};
-use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
+use coracle_cluster::member::{MemberError, epoch};
 use coracle_cluster::members;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
@@ -47,6 +46,12 @@ pub enum ClusterError {
     /// It cannot go.
     #[error("{0}")]
     CannotLeave(String),
+    /// There is nothing to recover, or nothing to recover from.
+    #[error("{0}")]
+    CannotRecover(String),
+    /// No copy of the store can be taken here.
+    #[error("{0}")]
+    CannotCopy(String),
     /// No address.
     #[error(
         "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
@@ -81,7 +86,7 @@ fn now() -> u64 {
 }
 
 impl Cluster {
-    fn has_address(&self) -> Result<(), ClusterError> {
+    pub(super) fn has_address(&self) -> Result<(), ClusterError> {
         match self.advertise.ip().is_unspecified() {
             true => Err(ClusterError::NoAddress),
             false => Ok(()),
@@ -140,19 +145,18 @@ impl Cluster {
     }
 
     /// A certificate of our own CA.
-    fn certified(&self, authority: &Authority, kind: Kind) -> Result<Arc<Identity>, ClusterError> {
-        if let Some(known) = Identity::open(&self.keys, kind, &self.machine)? {
-            return Ok(known);
-        }
-        let asked = Identity::ask(&self.keys, kind, &self.machine)?;
-        let addresses = self.addresses();
-        let certificate = match kind {
-            Kind::Machine => authority.machine(&asked.pem, &self.machine, &addresses)?,
-            Kind::Peer => authority.peer(&asked.pem, &self.machine, &addresses)?,
-        };
-        let (pin, ca) = (authority.pin(), authority.certificate_pem());
-        let identity = Identity::install(&self.keys, kind, &self.machine, &pin, ca, &certificate)?;
-        Ok(identity)
+    pub(super) fn certified(
+        &self,
+        authority: &Authority,
+        kind: Kind,
+    ) -> Result<Arc<Identity>, ClusterError> {
+        certify(
+            &self.keys,
+            &self.machine,
+            &self.addresses(),
+            authority,
+            kind,
+        )
     }
 
     /// What is done for newcomers: the first one has the store moved.
@@ -179,8 +183,8 @@ impl Cluster {
 
     /// Moves the store into an etcd of this machine's, while everything runs on.
     async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
-        let program = Program::Host { path: None };
-        let found = program.find().await?;
+        let program = self.options.program.clone();
+        let found = self.find_etcd().await?;
         let authority = self
             .authority
             .borrow()
@@ -194,6 +198,7 @@ impl Cluster {
             self.advertise.port(),
             Some(peer_tls(&peer)),
         );
+        let config = MemberConfig { program, ..config };
         tracing::info!("the store moves into etcd");
         let moving = Move {
             engine: self.engine.clone(),
@@ -244,7 +249,7 @@ impl Cluster {
             Err(_) if !address.contains(':') => format!("{address}:{}", super::DOOR_PORT),
             Err(_) => address.to_owned(),
         };
-        let can_vote = Program::Host { path: None }.find().await.is_ok();
+        let can_vote = self.has_etcd().await;
         let newcomer = Newcomer {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
@@ -259,6 +264,7 @@ impl Cluster {
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
         self.discard().await?;
+        self.learn_epoch(&joined.answer.voters).await?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -270,7 +276,7 @@ impl Cluster {
     }
 
     /// What would be lost if this machine joined others.
-    async fn holds(&self) -> Result<Option<String>, ClusterError> {
+    pub(super) async fn holds(&self) -> Result<Option<String>, ClusterError> {
         use coracle_fleet::model::keys;
         use coracle_store::StoreExt as _;
         let store = self.store();
@@ -289,7 +295,7 @@ impl Cluster {
     }
 
     /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
-    async fn discard(&self) -> Result<(), ClusterError> {
+    pub(super) async fn discard(&self) -> Result<(), ClusterError> {
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
@@ -341,6 +347,7 @@ impl Cluster {
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
             self.keys.clear()?;
+            epoch::forget(&self.dir)?;
             Home::remove(&self.dir)?;
             self.again.notify_one();
             return Ok(());
@@ -366,6 +373,7 @@ impl Cluster {
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;
         self.keys.clear()?;
+        epoch::forget(&self.dir)?;
         Home::remove(&self.dir)?;
         self.again.notify_one();
         Ok(())

@@ -2,15 +2,18 @@
 
 use super::Cluster;
 use super::admit::ClusterError;
-use axum::extract::{Path, State};
+use super::snapshots::shown;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
+use coracle_cluster::member::epoch::Recovering;
 use coracle_cluster::members::Standing;
 use coracle_engine::full_error;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/v1/cluster/token", post(token))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
+        .route("/v1/cluster/snapshots", get(snapshots).post(snapshot))
+        .route("/v1/cluster/recover", get(plan).post(recover))
         .route("/v1/machines/{name}", delete(remove))
         .with_state(cluster)
 }
@@ -31,9 +36,12 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
 impl IntoResponse for ClusterError {
     fn into_response(self) -> Response {
         let code = match &self {
-            Self::NotEmpty { .. } | Self::Member | Self::NoMember | Self::CannotLeave(_) => {
-                StatusCode::CONFLICT
-            }
+            Self::NotEmpty { .. }
+            | Self::Member
+            | Self::NoMember
+            | Self::CannotLeave(_)
+            | Self::CannotRecover(_)
+            | Self::CannotCopy(_) => StatusCode::CONFLICT,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Token(_) | Self::NoAddress => StatusCode::BAD_REQUEST,
             Self::Join(_) => StatusCode::BAD_GATEWAY,
@@ -106,6 +114,40 @@ async fn leave(
     task.await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn snapshots(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
+    let list: Vec<Value> = cluster.copies().iter().map(shown).collect();
+    Json(json!({ "snapshots": list }))
+}
+
+async fn snapshot(State(cluster): State<Arc<Cluster>>) -> Result<Json<Value>, ClusterError> {
+    Ok(Json(shown(&cluster.take_copy().await?)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recover {
+    from: Option<PathBuf>,
+}
+
+async fn plan(
+    State(cluster): State<Arc<Cluster>>,
+    Query(asked): Query<Recover>,
+) -> Result<Json<Value>, ClusterError> {
+    let plan = cluster.plan(asked.from.as_deref()).await?;
+    Ok(Json(cluster.shown(&plan)))
+}
+
+async fn recover(
+    State(cluster): State<Arc<Cluster>>,
+    Json(asked): Json<Recover>,
+) -> Result<Json<Value>, ClusterError> {
+    let task = tokio::spawn(async move { cluster.recover(asked.from.as_deref()).await });
+    let done = task.await;
+    Ok(Json(done.map_err(|e| {
+        ClusterError::File(std::io::Error::other(e))
+    })??))
 }
 
 async fn remove(
@@ -184,5 +226,9 @@ async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
         "machines": machines,
         "voters": voters,
         "caution": caution,
+        "etcd": cluster.etcd_status(),
+        "answers": cluster.answers().await,
+        "recovering": Recovering::load(&cluster.dir).is_ok_and(|found| found.is_some()),
+        "snapshot": cluster.copies().first().map(shown),
     }))
 }

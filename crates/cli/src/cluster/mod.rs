@@ -9,24 +9,34 @@
 
 mod admit;
 mod api;
+mod certify;
 mod elsewhere;
+mod epochs;
+mod etcd;
 mod home;
 mod lead;
+mod recover;
 mod serve;
+mod snapshots;
 
 pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
+pub use etcd::ClusterOptions;
 pub use lead::led;
 pub use serve::Inside;
+
+use admit::ClusterError;
+use certify::certify;
 
 use crate::server::DaemonError;
 use coracle_cluster::MachineId;
 use coracle_cluster::door::{DoorClient, DoorOptions, Target, endpoint};
 use coracle_cluster::join::Voter;
-use coracle_cluster::member::config::MemberConfig;
+use coracle_cluster::member::epoch::Epoch;
 use coracle_cluster::member::moving::{Mode, settle};
 use coracle_cluster::member::run::Member;
+use coracle_cluster::member::snapshots::Snapshots;
 use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
@@ -62,6 +72,7 @@ pub struct Cluster {
     machine: MachineId,
     advertise: SocketAddr,
     engine: Engine,
+    options: ClusterOptions,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
     alone: watch::Sender<bool>,
@@ -77,6 +88,12 @@ pub struct Cluster {
     client: OnceLock<Arc<DoorClient>>,
     /// This machine's etcd.
     member: Mutex<Option<Member>>,
+    /// Why it does not run though it should.
+    no_etcd: Option<String>,
+    /// Copies of the store.
+    snapshots: Snapshots,
+    /// The store that was made anew, if one was.
+    epoch: watch::Sender<Option<Epoch>>,
     /// What the door needs of the rest of the daemon.
     inside: OnceLock<serve::Inside>,
     /// One change of what this machine is at a time.
@@ -96,11 +113,12 @@ impl Cluster {
     /// Finds out what this machine is, and opens the store that holds.
     ///
     /// # Errors
-    /// When files cannot be read, or the machine's etcd cannot be found.
+    /// When files cannot be read. That the machine's etcd cannot be found is no error: see [`etcd`].
     pub async fn open(
         engine: &Engine,
         embedded: Arc<EmbeddedStore>,
         advertise: SocketAddr,
+        options: ClusterOptions,
     ) -> Result<Arc<Self>, DaemonError> {
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
@@ -111,9 +129,19 @@ impl Cluster {
         let mode = settle(engine, &dir)
             .await
             .map_err(|e| failed("finding out which store holds")(Box::new(e)))?;
-        let home = Home::load(&dir).map_err(|e| failed("reading home.json")(Box::new(e)))?;
+        recover::own_ca(
+            &dir,
+            &keys,
+            &machine,
+            &[advertise.ip()],
+            &advertise.to_string(),
+        )
+        .map_err(|e| failed("finishing a recovery")(Box::new(e)))?;
+        let mut home = Home::load(&dir).map_err(|e| failed("reading home.json")(Box::new(e)))?;
         let identity = Identity::open(&keys, Kind::Machine, &machine)
             .map_err(|e| failed("reading its certificate")(Box::new(e)))?;
+        let snapshots = Snapshots::open(&dir, options.snapshots.keep)
+            .map_err(|e| failed("opening its snapshots")(Box::new(e)))?;
         let authority =
             Authority::open(&keys).map_err(|e| failed("reading the CA")(Box::new(e)))?;
         // A join that was cut short leaves a certificate, and the machine alone; asked again it goes on with the same key.
@@ -123,22 +151,24 @@ impl Cluster {
             Some(identity) => Some(client(identity)?),
             None => None,
         };
-        let mut member = None;
-        let store: Arc<dyn Store> = match (mode, &client) {
+        let mut epoch = None;
+        if let (Mode::Etcd, Some(identity), Some(client)) = (mode, &identity, &client) {
+            let early = epochs::Early {
+                engine,
+                dir: &dir,
+                keys: &keys,
+                client,
+                identity,
+            };
+            epoch = early.check(&mut home).await?;
+        }
+        // What was given up is given up with the CA's key.
+        let authority =
+            Authority::open(&keys).map_err(|e| failed("reading the CA")(Box::new(e)))?;
+        let own = match (mode, &client) {
             (Mode::Etcd, Some(client)) => {
-                let config = MemberConfig::load(&dir)
-                    .map_err(|e| failed("reading member.json")(Box::new(e)))?;
-                match config {
-                    Some(config) => {
-                        let found = config.program.find().await;
-                        let found = found.map_err(|e| failed("finding etcd")(Box::new(e)))?;
-                        let started = Member::start(engine.clone(), &found, config, &dir);
-                        let store = started.store();
-                        member = Some(started);
-                        Arc::new(store.map_err(|e| failed("asking etcd")(Box::new(e)))?)
-                    }
-                    None => Arc::new(through_doors(client, &home.voters, neighbours.clone())?),
-                }
+                let neighbours = neighbours.clone();
+                etcd::own(engine, &options, &dir, client, &home.voters, neighbours).await?
             }
             (Mode::Etcd, None) => {
                 return Err(failed("reading its certificate")(
@@ -146,20 +176,25 @@ impl Cluster {
                         .into(),
                 ));
             }
-            _ => embedded.clone(),
+            _ => etcd::Own {
+                store: embedded.clone(),
+                member: None,
+                missing: None,
+                here: true,
+            },
         };
         let etcd = mode == Mode::Etcd;
-        let voter = !etcd || member.is_some();
         let cluster = Arc::new(Self {
             dir,
             keys,
             machine,
             advertise,
             engine: engine.clone(),
+            options,
             embedded,
-            switch: Arc::new(Switch::new(store)),
+            switch: Arc::new(Switch::new(own.store)),
             alone: watch::Sender::new(!etcd),
-            may_lead: watch::Sender::new(voter),
+            may_lead: watch::Sender::new(own.here),
             members: watch::Sender::new(home.members()),
             authority: watch::Sender::new(authority.map(Arc::new)),
             voters: watch::Sender::new(home.voters.clone()),
@@ -167,7 +202,10 @@ impl Cluster {
             store_number: home.store,
             identity: OnceLock::new(),
             client: OnceLock::new(),
-            member: Mutex::new(member),
+            member: Mutex::new(own.member),
+            no_etcd: own.missing,
+            snapshots,
+            epoch: watch::Sender::new(epoch),
             inside: OnceLock::new(),
             change: tokio::sync::Mutex::default(),
             again: Arc::default(),

@@ -51,6 +51,10 @@ impl Cluster {
         if self.is_founded() {
             self.open_up().await?;
         }
+        tokio::spawn(self.clone().keep_copies());
+        if self.no_etcd.is_some() {
+            tokio::spawn(self.clone().look_for_etcd());
+        }
         Ok(())
     }
 
@@ -73,7 +77,8 @@ impl Cluster {
             voters: self.voters.subscribe(),
             admit: self.admission(),
         };
-        let paths = Paths::new(by_header(inside)).with_open(reception.router());
+        let paths =
+            Paths::new(by_header(inside)).with_open(reception.router().merge(self.epoch_router()));
         let paths = paths.with_store(Faces::new(
             self.store(),
             inside.store,
@@ -88,6 +93,8 @@ impl Cluster {
         let known = self.members.clone();
         tokio::spawn(members::follow(self.store(), known, self.stop.clone()));
         tokio::spawn(self.clone().follow_machines());
+        tokio::spawn(self.clone().follow_epochs());
+        tokio::spawn(self.clone().finish_recovery());
         tokio::spawn(self.clone().look_after_certificates(identity.clone()));
         if self.member().is_some()
             && let Ok(Some(peer)) = Identity::open(&self.keys, Kind::Peer, &self.machine)
@@ -187,9 +194,9 @@ impl Cluster {
         self.write_home();
     }
 
-    /// Writes down whom to ask after a restart.
-    pub(super) fn write_home(&self) {
-        let home = super::home::Home {
+    /// Whom to ask after a restart.
+    pub(super) fn home(&self) -> super::home::Home {
+        super::home::Home {
             version: 1,
             store: self.inside.get().map(|inside| inside.store.cluster),
             voters: self.voters.borrow().clone(),
@@ -205,7 +212,12 @@ impl Cluster {
                 .iter()
                 .map(|(id, n)| (id.clone(), (n.hostname.clone(), n.door.clone())))
                 .collect(),
-        };
+        }
+    }
+
+    /// Writes that down.
+    pub(super) fn write_home(&self) {
+        let home = self.home();
         if let Err(error) = home.save(&self.dir) {
             tracing::warn!(%error, "which machines there are could not be written down");
         }

@@ -1,5 +1,6 @@
 //! `coracle cluster`, `coracle join`, `coracle leave`: machines become one place.
 
+use super::recover::{Recover, recover, snapshot, snapshots, standing};
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::format::out;
@@ -30,6 +31,21 @@ pub enum Cluster {
         #[arg(long)]
         format: Option<String>,
     },
+    /// Take a copy of the cluster's store now, on a machine that has it
+    #[command(after_help = "Example:\n  coracle cluster snapshot")]
+    Snapshot,
+    /// List the copies of the cluster's store that this machine has
+    #[command(after_help = "Example:\n  coracle cluster snapshots")]
+    Snapshots {
+        /// table or json
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Make the cluster's store anew on this machine, when most of those who had it are lost for good
+    #[command(
+        after_help = "Example:\n  coracle cluster recover\n  coracle cluster recover --from /backup/store.db --yes"
+    )]
+    Recover(Recover),
 }
 
 /// `coracle join`
@@ -63,6 +79,9 @@ pub async fn cluster(client: &Client, command: &Cluster) -> Result<()> {
     match command {
         Cluster::Token { ttl, uses, quiet } => token(client, ttl, *uses, *quiet).await,
         Cluster::Status { format } => status(client, format.as_deref()).await,
+        Cluster::Snapshot => snapshot(client).await,
+        Cluster::Snapshots { format } => snapshots(client, format.as_deref()).await,
+        Cluster::Recover(args) => recover(client, args).await,
     }
 }
 
@@ -131,6 +150,7 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
             },
         );
     }
+    text += &standing(&found);
     if let Some(caution) = found["caution"].as_str() {
         text += &format!("\n{caution}\n");
     }
@@ -138,7 +158,11 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
 }
 
 /// Waits until the daemon is what it is to be.
-async fn until(client: &Client, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(super) async fn until(
+    client: &Client,
+    what: &str,
+    is: impl Fn(&Value) -> bool,
+) -> Result<Value> {
     let end = tokio::time::Instant::now() + ANEW;
     loop {
         let found = client.get("/v1/cluster").await;

@@ -1,0 +1,343 @@
+//! Beginning anew with what this machine has of the store, when those who had it are lost for good.
+//!
+//! ```text
+//! recovering.json   what is to be is written down                       ┐ cut short here, the old state is there and
+//! restore           the new etcd is made beside the old, and put in its place  ┘ `cluster recover` is to be said again
+//! (the daemon begins anew: a CA of its own if there was no key for the old one; etcd runs)
+//! finish            who votes and who is out is written into the store  ┐ cut short here, the next daemon goes on
+//! epoch.json        from here on the others are told                    ┘
+//! ```
+
+use super::snapshots::seconds;
+use super::{Cluster, ClusterError, Home, certify};
+use coracle_cluster::join::Voter;
+use coracle_cluster::member::MemberError;
+use coracle_cluster::member::api::Members as Etcds;
+use coracle_cluster::member::config::{MemberConfig, PeerTls};
+use coracle_cluster::member::epoch::{Epoch, KEY, Recovering};
+use coracle_cluster::member::recover::{Source, own_database, restore};
+use coracle_cluster::member::snapshots::verify;
+use coracle_cluster::members::{self, Member as Entry, Standing};
+use coracle_cluster::pki::{Authority, Directory, Item, Kind, PEER_NAME};
+use coracle_cluster::{MachineId, member};
+use coracle_engine::full_error;
+use coracle_store::{DeleteRangeRequest, PutRequest, Revision, StoreExt as _};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Between two tries to finish.
+const REST: Duration = Duration::from_millis(500);
+/// What voters of the store before were told; nothing of it is so any more.
+const ETCDS: &str = "/coracle/v1/etcd/";
+
+/// What a recovery would begin with.
+pub(super) struct Plan {
+    source: Source,
+    path: PathBuf,
+    revision: Revision,
+    written: SystemTime,
+    new_ca: bool,
+    /// Voters that lose their vote.
+    voters: Vec<MachineId>,
+    /// The other machines.
+    others: Vec<MachineId>,
+}
+
+/// The name of the etcd cluster of an epoch.
+fn token(machine: &MachineId, number: u64) -> String {
+    format!("coracle-{machine}-{number}")
+}
+
+/// Where etcd's certificates are, or will be.
+fn peer_tls(keys: &Directory) -> PeerTls {
+    PeerTls {
+        ca: keys.path(Item::CaCertificate),
+        certificate: keys.path(Item::PeerCertificate),
+        key: keys.path(Item::PeerKey),
+        allowed_name: Some(PEER_NAME.to_owned()),
+    }
+}
+
+/// Called when the daemon starts, before anything is asked of its keys: a machine that recovered without the CA's key makes itself a
+/// CA. Nobody has seen it before it is whole, so one that was cut short is made once more.
+pub(super) fn own_ca(
+    dir: &Path,
+    keys: &Directory,
+    machine: &MachineId,
+    addresses: &[IpAddr],
+    address: &str,
+) -> Result<(), ClusterError> {
+    let Some(mut recovering) = Recovering::load(dir)? else {
+        return Ok(());
+    };
+    let config = MemberConfig::load(dir)?;
+    let restored = config.is_some_and(|config| config.cluster == token(machine, recovering.number));
+    if !recovering.new_ca || recovering.ca_made || !restored {
+        return Ok(());
+    }
+    keys.clear()?;
+    let authority = Authority::found(keys)?;
+    for kind in [Kind::Machine, Kind::Peer] {
+        certify(keys, machine, addresses, &authority, kind)?;
+    }
+    Home {
+        voters: vec![Voter {
+            machine: machine.clone(),
+            address: address.to_owned(),
+        }],
+        members: [(machine.clone(), true)].into(),
+        ..Home::load(dir)?
+    }
+    .save(dir)?;
+    recovering.ca_made = true;
+    Ok(recovering.save(dir)?)
+}
+
+impl Cluster {
+    /// What would be done, or why not.
+    ///
+    /// # Errors
+    /// `CannotRecover`; `Etcd` for a file that cannot be read.
+    pub(super) async fn plan(&self, from: Option<&Path>) -> Result<Plan, ClusterError> {
+        self.has_address()?;
+        let no = |why: String| Err(ClusterError::CannotRecover(why));
+        if *self.alone.borrow() {
+            if from.is_none() {
+                return no("this machine's store is its own and nothing of it is lost; a copy of another cluster's store is taken over with --from FILE".into());
+            }
+            if self.is_founded() {
+                return no("this machine has a store of its own and has given tokens for it; `coracle leave` first, which keeps what it has".into());
+            }
+            if let Some(what) = self.holds().await? {
+                return no(format!(
+                    "this machine is not empty ({what}): taking over another store would lose it; stop and destroy it first"
+                ));
+            }
+        }
+        let standing: Vec<(MachineId, Standing)> = {
+            let members = self.members.borrow();
+            let all = members.iter().filter(|(id, _)| **id != self.machine);
+            all.map(|(id, standing)| (id.clone(), standing)).collect()
+        };
+        let (voters, others): (Vec<_>, Vec<_>) = standing
+            .into_iter()
+            .partition(|(_, standing)| *standing == Standing::Voter);
+        let ids = |all: Vec<(MachineId, Standing)>| all.into_iter().map(|(id, _)| id).collect();
+        let (voters, others): (Vec<MachineId>, Vec<MachineId>) = (ids(voters), ids(others));
+        if !*self.alone.borrow() && self.answers().await {
+            if Recovering::load(&self.dir)?.is_some() {
+                return no(
+                    "it is on its way already; `coracle cluster status` says when it is done"
+                        .into(),
+                );
+            }
+            if from.is_none() || !voters.is_empty() || self.member().is_none() {
+                return no("the cluster's store answers, so nothing is to be recovered; an older copy takes its place only on the one machine that votes, with --from FILE".into());
+            }
+        }
+        // A machine with a copy and no vote has the key too, which counts.
+        let new_ca = Authority::open(&self.keys)?.is_none();
+        let dir = self.dir.clone();
+        let copies = self.copies();
+        let from = from.map(Path::to_owned);
+        let chosen = tokio::task::spawn_blocking(move || choose(&dir, copies, from)).await;
+        let (source, path, revision) =
+            chosen.map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
+        let written = path.metadata().and_then(|meta| meta.modified())?;
+        Ok(Plan {
+            source,
+            path,
+            revision,
+            written,
+            new_ca,
+            voters,
+            others,
+        })
+    }
+
+    /// As it is shown to who decides.
+    pub(super) fn shown(&self, plan: &Plan) -> Value {
+        let called = |ids: &[MachineId]| -> Vec<String> {
+            ids.iter().map(|id| self.called(id.as_str())).collect()
+        };
+        json!({
+            "source": match plan.source {
+                Source::Own => "own",
+                Source::Snapshot(_) => "snapshot",
+            },
+            "path": plan.path,
+            "revision": plan.revision,
+            "written": seconds(plan.written),
+            "new_ca": plan.new_ca,
+            "voters": called(&plan.voters),
+            "others": called(&plan.others),
+        })
+    }
+
+    /// Does it. Afterwards the daemon begins anew, and finishes it.
+    ///
+    /// # Errors
+    /// As [`Self::plan`]; what etcd says. What was there is there still then.
+    pub(super) async fn recover(
+        self: &Arc<Self>,
+        from: Option<&Path>,
+    ) -> Result<Value, ClusterError> {
+        let _one = self.change.lock().await;
+        let plan = self.plan(from).await?;
+        let program = self.options.program.clone();
+        let found = self.find_etcd().await?;
+        let known = self.epoch.borrow().as_ref().map_or(0, |epoch| epoch.number);
+        let number = known + 1;
+        if let Some(authority) = Authority::open(&self.keys)? {
+            self.certified(&authority, Kind::Peer)?;
+        }
+        let config = MemberConfig {
+            cluster: token(&self.machine, number),
+            program,
+            ..MemberConfig::first(
+                &self.dir,
+                self.machine.clone(),
+                self.advertise.ip(),
+                self.advertise.port(),
+                Some(peer_tls(&self.keys)),
+            )
+        };
+        Recovering::new(number, plan.new_ca).save(&self.dir)?;
+        tracing::warn!(path = %plan.path.display(), revision = plan.revision, "the store is made anew");
+        let member = self.member().take();
+        let restored = async {
+            if let Some(member) = member {
+                member.stop().await?;
+            }
+            restore(&self.engine, &found, &config, &self.dir, &plan.source).await
+        };
+        let restored = restored.await;
+        // Whatever came of it, the next daemon goes by the files.
+        self.again.notify_one();
+        let restored = restored?;
+        if *self.alone.borrow() {
+            self.discard().await?;
+        }
+        if !plan.new_ca {
+            self.voters.send_replace(vec![Voter {
+                machine: self.machine.clone(),
+                address: self.advertise.to_string(),
+            }]);
+            self.write_home();
+        }
+        Ok(json!({ "revision": restored.revision, "former": restored.former }))
+    }
+
+    /// Writes into the new store who has it, as soon as that answers, and lets the others know.
+    pub(super) async fn finish_recovery(self: Arc<Self>) {
+        let mut said = false;
+        loop {
+            match self.try_to_finish().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) if !std::mem::replace(&mut said, true) => {
+                    tracing::warn!(
+                        error = full_error(&error),
+                        "the recovery of the store is not finished yet"
+                    );
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REST) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Whether there is nothing left to do.
+    async fn try_to_finish(&self) -> Result<bool, ClusterError> {
+        let Some(recovering) = Recovering::load(&self.dir)? else {
+            return Ok(true);
+        };
+        let url = self.member().as_ref().map(|m| m.config().client_url());
+        let Some(url) = url else {
+            // It was cut short before there was an etcd: it is to be said again.
+            return Ok(false);
+        };
+        let members = Etcds::at(&url)?.list().await?;
+        if members.len() > 1 {
+            if self.answers().await {
+                tracing::warn!(
+                    "the former voters are back, and the recovery that was cut short is given up"
+                );
+                Recovering::remove(&self.dir)?;
+                return Ok(true);
+            }
+            return Ok(false);
+        }
+        let authority = Authority::open(&self.keys)?;
+        let identity = self.identity.get();
+        let (Some(authority), Some(identity)) = (authority, identity) else {
+            return Ok(false);
+        };
+        let store = self.store();
+        let key = identity.request()?.key;
+        let mut entry = match members::get(&*store, &self.machine).await? {
+            Some((entry, _)) => entry,
+            None => Entry::new(key, seconds(SystemTime::now())),
+        };
+        (entry.voter, entry.key) = (true, key);
+        let value = serde_json::to_vec(&entry).map_err(std::io::Error::other)?;
+        store
+            .put(PutRequest::new(members::key(&self.machine), value))
+            .await?;
+        let listed = members::list(&*store).await?;
+        for (machine, standing) in listed.iter().filter(|(id, _)| **id != self.machine) {
+            if recovering.new_ca {
+                // Its certificate is of a CA that is gone.
+                self.strike(machine).await?;
+            } else if standing == Standing::Voter {
+                members::set_voter(&*store, machine, false).await?;
+            }
+        }
+        store
+            .delete_range(DeleteRangeRequest::prefix(ETCDS))
+            .await?;
+        let epoch = Epoch::new(
+            &authority,
+            recovering.number,
+            self.machine.clone(),
+            self.advertise.to_string(),
+        )?;
+        self.check_texts().await;
+        store.put_json(KEY, &epoch).await?;
+        epoch.save(&self.dir)?;
+        self.epoch.send_replace(Some(epoch));
+        Recovering::remove(&self.dir)?;
+        tracing::info!(number = recovering.number, "the store is recovered");
+        Ok(true)
+    }
+}
+
+/// What is newest, unless somebody says: this machine's own etcd, or a copy.
+fn choose(
+    dir: &Path,
+    copies: Vec<member::snapshots::Taken>,
+    from: Option<PathBuf>,
+) -> Result<(Source, PathBuf, Revision), MemberError> {
+    if let Some(path) = from {
+        let revision = verify(&path)?;
+        return Ok((Source::Snapshot(path.clone()), path, revision));
+    }
+    let path = own_database(dir)?;
+    let own = verify(&path);
+    let copy = copies.into_iter().find_map(|taken| {
+        let revision = verify(&taken.path).ok()?;
+        Some((Source::Snapshot(taken.path.clone()), taken.path, revision))
+    });
+    match (own, copy) {
+        (Ok(own), Some(copy)) if copy.2 > own => Ok(copy),
+        (Ok(own), _) => Ok((Source::Own, path, own)),
+        (Err(_), Some(copy)) => Ok(copy),
+        (Err(error), None) => Err(error),
+    }
+}
