@@ -28,14 +28,19 @@ fn show_etcd(machine: &Machine) {
 
 /// Machines of one cluster, of which only the first can run etcd.
 fn joined(machines: usize, config: &str) -> Cluster {
+    joined_and_more(machines, 0, config)
+}
+
+/// As [`joined`], and machines that are in none.
+fn joined_and_more(machines: usize, more: usize, config: &str) -> Cluster {
     let cluster = Setup {
         config: config.to_owned(),
-        ..Setup::new(machines).unstarted()
+        ..Setup::new(machines + more).unstarted()
     }
     .build();
     cluster.each(|machine| {
         machine.boot();
-        if machine.n() > 1 {
+        if (2..=machines).contains(&machine.n()) {
             hide_etcd(machine);
         }
         machine.start();
@@ -202,7 +207,6 @@ fn machines_go_over_to_the_new_store_and_lost_voters_too() {
     a.ok(&["machine", "label", b.id(), "kind=worker"]);
     let taken = a.ok(&["cluster", "snapshot"]);
     a.kill_all();
-    // What an operator has of m1: a copy of the store, and the CA's key.
     let copy = b.state_dir().join("copy.db");
     std::fs::copy(a.path(Path::new(taken.trim())), b.path(&copy)).unwrap();
     std::fs::copy(file(a, "ca.key"), file(b, "ca.key")).unwrap();
@@ -248,18 +252,51 @@ fn machines_go_over_to_the_new_store_and_lost_voters_too() {
     b.ok(&["cluster", "token"]);
 }
 
+/// A copy of the store that the first machine took, and the CA's key, as an operator may have them, at another machine.
+fn carry(from: &Machine, taken: &str, to: &Machine, key: bool) -> String {
+    let copy = to.state_dir().join("copy.db");
+    std::fs::copy(from.path(Path::new(taken.trim())), to.path(&copy)).unwrap();
+    if key {
+        std::fs::copy(file(from, "ca.key"), file(to, "ca.key")).unwrap();
+    }
+    copy.to_str().unwrap().to_owned()
+}
+
+/// The voter runs on by itself, and does not know that it was given up.
+#[test]
+fn a_voter_that_was_only_cut_off_goes_over_too() {
+    let cluster = joined(2, "");
+    let (a, b) = (cluster.machine(1), cluster.machine(2));
+    a.ok(&["store", "put", "kept", "1"]);
+    let taken = a.ok(&["cluster", "snapshot"]);
+    a.cut();
+    let copy = carry(a, &taken, b, true);
+    show_etcd(b);
+    b.kill();
+    b.start();
+    b.ok(&["cluster", "recover", "--yes", "--from", &copy]);
+    a.ok(&["store", "put", "lost", "1"]);
+    a.uncut();
+    wait_for("m1 goes over", SOON, || {
+        file(a, "etcd/data.before-1").exists()
+    });
+    wait_for("it has m2's store", SOON, || {
+        let got = a.coracle(&["store", "get", "kept"]);
+        String::from_utf8_lossy(&got.stdout).contains('1')
+    });
+    assert_eq!(a.ok(&["store", "get", "lost"]), "");
+}
+
 #[test]
 fn a_machine_without_the_keys_begins_a_cluster_of_what_a_copy_holds() {
-    let cluster = joined(3, "");
+    let cluster = joined_and_more(3, 1, "");
     let (a, b, c) = (cluster.machine(1), cluster.machine(2), cluster.machine(3));
     stay(a, "stays", b);
     let before = pid(b, "stays");
     a.ok(&["store", "put", "kept", "1"]);
     let taken = a.ok(&["cluster", "snapshot"]);
     a.kill_all();
-    let copy = b.state_dir().join("copy.db");
-    std::fs::copy(a.path(Path::new(taken.trim())), b.path(&copy)).unwrap();
-    let from = copy.to_str().unwrap();
+    let from = &carry(a, &taken, b, false);
     b.refused(&["cluster", "recover", "--yes", "--from", from], "etcd");
     show_etcd(b);
     b.refused(&["cluster", "recover", "--yes"], "member/snap/db");
@@ -279,6 +316,19 @@ fn a_machine_without_the_keys_begins_a_cluster_of_what_a_copy_holds() {
     wait_for("m3 is there", SOON, || lists(c, "stays.container"));
     let said = status(b);
     assert!(!said.contains(a.id()) && said.contains(c.id()), "{said}");
+
+    // And so does a new machine, of which nobody knew.
+    let d = cluster.machine(4);
+    let from = &carry(a, &taken, d, false);
+    d.refused(&["cluster", "recover", "--yes"], "--from FILE");
+    d.ok(&["run", "-d", "--name", "mine", "bb", "sleep", "1000"]);
+    let recover = ["cluster", "recover", "--yes", "--from", from];
+    d.refused(&recover, "not empty");
+    d.ok(&["rm", "-f", "mine"]);
+    d.ok(&recover);
+    assert!(d.ok(&["store", "get", "kept"]).contains('1'));
+    let said = status(d);
+    assert!(said.contains(d.id()) && !said.contains(b.id()), "{said}");
 }
 
 #[test]

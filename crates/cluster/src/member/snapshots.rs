@@ -18,8 +18,9 @@ use super::{MemberError, files};
 
 const HALF: &str = "taking.tmp";
 const END: &str = ".db";
-/// How soon it is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
+/// How soon it is tried again, and how seldom at last: an etcd that only learns gives none before 3.5.
+const AGAIN: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// When they are taken, and how many are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +163,7 @@ impl Snapshots {
         let age = last.and_then(|last| last.time.elapsed().ok());
         // A daemon that is started often takes none at each start.
         let mut rest = every.saturating_sub(age.unwrap_or(every));
-        let mut said = false;
+        let (mut said, mut again) = (false, AGAIN);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
@@ -170,14 +171,16 @@ impl Snapshots {
             }
             rest = match self.take(etcd).await {
                 Ok(_) => {
-                    said = false;
+                    (said, again) = (false, AGAIN);
                     every
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!(error = %coracle_engine::full_error(&error), "no snapshot of the store could be taken yet");
                     }
-                    every.min(AGAIN)
+                    let rest = again.min(every);
+                    again = (again * 2).min(LONGEST);
+                    rest
                 }
             };
         }
