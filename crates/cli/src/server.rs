@@ -174,10 +174,10 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         marks,
         store_listen,
         store: limits,
-        advertise,
+        cluster,
         labels,
-        cluster: cluster_options,
     } = settings;
+    let advertise = cluster.advertise;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
     let _lock = lock(&run_dir)?;
@@ -191,7 +191,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let cluster = Cluster::open(&engine, Arc::new(store), advertise, cluster_options).await?;
+    let cluster = Cluster::open(&engine, Arc::new(store), cluster).await?;
     let store = cluster.store();
     let doors = Doors::new(store.clone(), &limits, &engine, cluster.store_number).await?;
     let stop = watch::Sender::new(false);
@@ -225,7 +225,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let inside = Inside {
         fleet: fleet.clone(),
         own: coracle_api::door_routes(app.clone()).merge(cluster::routes(cluster.clone())),
-        all: coracle_api::router(app.clone()),
+        all: coracle_api::router(app.clone()).merge(cluster::routes(cluster.clone())),
         store: doors.identity(),
         run_dir: run_dir.clone(),
     };

@@ -1,10 +1,10 @@
 //! What the daemon is told by its flags and its configuration file.
 
-use crate::cluster::ClusterOptions;
 use crate::run_args::values;
 use crate::server::{DaemonArgs, DaemonError, RUN_DIR, STATE_DIR, file};
 use coracle_build::Marks;
 use coracle_cluster::member::find::Program;
+use coracle_cluster::member::snapshots::Schedule;
 use coracle_engine::EngineOptions;
 use coracle_image::RegistryConfig;
 use coracle_network::DOOR_PORT;
@@ -22,6 +22,7 @@ const SMALLEST_STORE: u64 = 8 << 20;
 const LEAST_HISTORY: i64 = 100;
 const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
 const SHORTEST_SNAPSHOTS: Duration = Duration::from_secs(1);
+const SHORTEST_ABSENCE: Duration = Duration::from_secs(5);
 
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
 #[derive(Debug, Default, Deserialize)]
@@ -48,24 +49,26 @@ pub(crate) struct Config {
     cluster: ClusterOf,
 }
 
-/// `[cluster]`
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ClusterOf {
-    /// Time between two copies of the store: `1h`.
-    snapshot_every: Option<String>,
-    /// How many copies are kept.
-    snapshot_keep: Option<usize>,
-    /// The path of etcd's server, or `image:NAME`.
-    etcd: Option<String>,
-}
-
 /// `[machine]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct MachineOf {
     /// What `MachineMetadata=` of units asks for.
     labels: BTreeMap<String, String>,
+}
+
+/// `[cluster]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ClusterOf {
+    /// How long a machine that has the store is away before another takes its place: `10m`.
+    replace_after: Option<String>,
+    /// Time between two copies of the store: `1h`.
+    snapshot_every: Option<String>,
+    /// How many copies are kept.
+    snapshot_keep: Option<usize>,
+    /// The path of etcd's server, or `image:NAME`.
+    etcd: Option<String>,
 }
 
 /// `[[registry]]`
@@ -126,10 +129,9 @@ pub(crate) struct Settings {
     pub(crate) marks: Marks,
     pub(crate) store_listen: Option<SocketAddr>,
     pub(crate) store: coracle_store::Options,
-    /// Where other machines reach this one; an address of 0.0.0.0 where that is not known.
-    pub(crate) advertise: SocketAddr,
+    /// Where other machines reach this one (an address of 0.0.0.0 where that is not known), and what it does with others.
+    pub(crate) cluster: crate::cluster::Options,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) cluster: ClusterOptions,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -214,8 +216,11 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
-        cluster: cluster(config.cluster).map_err(bad)?,
-        advertise: advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
+        cluster: cluster(
+            config.cluster,
+            advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
+        )
+        .map_err(bad)?,
     })
 }
 
@@ -234,6 +239,19 @@ fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
     found.ok_or_else(|| {
         format!("advertise = \"{text}\" is no address of this machine; write for example 192.0.2.7, or 192.0.2.7:{port}")
     })
+}
+
+fn replace_after(given: Option<&str>) -> Result<Duration, String> {
+    let Some(text) = given else {
+        return Ok(coracle_cluster::member::voters::PATIENCE);
+    };
+    let found = duration("cluster: replace_after", text)?;
+    match found >= SHORTEST_ABSENCE {
+        true => Ok(found),
+        false => Err(format!(
+            "cluster: replace_after = \"{text}\" is too short, a machine that restarts is away as long; write 5s or more, for example 10m"
+        )),
+    }
 }
 
 fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
@@ -268,8 +286,13 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
     Ok(options)
 }
 
-fn cluster(given: ClusterOf) -> Result<ClusterOptions, String> {
-    let mut options = ClusterOptions::default();
+fn cluster(given: ClusterOf, advertise: SocketAddr) -> Result<crate::cluster::Options, String> {
+    let mut options = crate::cluster::Options {
+        advertise,
+        replace_after: replace_after(given.replace_after.as_deref())?,
+        snapshots: Schedule::default(),
+        program: Program::Host { path: None },
+    };
     if let Some(text) = given.snapshot_every {
         let every = duration("cluster: snapshot_every", &text)?;
         if every < SHORTEST_SNAPSHOTS {

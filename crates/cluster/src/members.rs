@@ -30,6 +30,8 @@ const REST: Duration = Duration::from_millis(500);
 pub enum Standing {
     /// Runs units and writes what is its own.
     Machine,
+    /// As a machine, and is given what a voter needs: it has a copy of the store, and no vote.
+    Learner,
     /// Has the store and the CA's key, may lead, and writes everything.
     Voter,
 }
@@ -56,7 +58,8 @@ impl Standing {
         match standing {
             None => 0,
             Some(Self::Machine) => 1,
-            Some(Self::Voter) => 2,
+            Some(Self::Learner) => 2,
+            Some(Self::Voter) => 3,
         }
     }
 }
@@ -77,6 +80,9 @@ pub struct Member {
     /// It is a voter.
     #[serde(default)]
     pub voter: bool,
+    /// It has a copy of the store, and no vote.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learner: bool,
     /// When it joined, in seconds since 1970.
     pub joined: u64,
     /// The token that it came with, so that it may ask again until it has its certificate.
@@ -102,8 +108,18 @@ impl Member {
             version: VERSION,
             key,
             voter: false,
+            learner: false,
             joined: now,
             token: None,
+        }
+    }
+
+    /// What it may do.
+    pub fn standing(&self) -> Standing {
+        match (self.voter, self.learner) {
+            (true, _) => Standing::Voter,
+            (false, true) => Standing::Learner,
+            (false, false) => Standing::Machine,
         }
     }
 }
@@ -121,8 +137,7 @@ fn machine_of(kv: &KeyValue) -> Option<MachineId> {
 fn standing_of(kv: &KeyValue) -> Standing {
     // What cannot be read is a member that may do little: one that is shut out could not be removed by its own commands.
     match serde_json::from_slice::<Member>(&kv.value) {
-        Ok(member) if member.voter => Standing::Voter,
-        Ok(_) => Standing::Machine,
+        Ok(member) => member.standing(),
         Err(error) => {
             let key = String::from_utf8_lossy(&kv.key);
             tracing::warn!(%key, %error, "a member that cannot be read counts as no voter");
@@ -172,23 +187,24 @@ pub async fn found(
     store.create(put).await.map(drop)
 }
 
-/// Says whether a member is a voter; answers whether there is such a member.
+/// Says what a member may do; answers whether there is such a member.
 ///
 /// # Errors
 /// The store's.
-pub async fn set_voter(
+pub async fn set_standing(
     store: &dyn Store,
     machine: &MachineId,
-    voter: bool,
+    standing: Standing,
 ) -> Result<bool, StoreError> {
     loop {
         let Some((mut member, revision)) = get(store, machine).await? else {
             return Ok(false);
         };
-        if member.voter == voter {
+        if member.standing() == standing {
             return Ok(true);
         }
-        member.voter = voter;
+        member.voter = standing == Standing::Voter;
+        member.learner = standing == Standing::Learner;
         let put = PutRequest::new(key(machine), value(machine, &member)?);
         if store.replace(put, revision).await?.0 {
             return Ok(true);

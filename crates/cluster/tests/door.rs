@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use common::*;
 use coracle_cluster::door::{
-    Body, DoorClient, DoorError, DoorOptions, Limits, Paths, Peer, Stranger, Target, members_only,
-    voters_only,
+    Body, DoorClient, DoorError, DoorOptions, Limits, Paths, Peer, Stranger, Target, keepers_only,
+    members_only,
 };
 use coracle_cluster::members::Standing;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind, Lifetimes};
@@ -62,7 +62,7 @@ fn router() -> Router {
         .route("/open", any(who))
         .route("/open/echo", post(echo))
         .merge(members_only(members))
-        .merge(voters_only(Router::new().route("/voters", any(who))))
+        .merge(keepers_only(Router::new().route("/voters", any(who))))
 }
 
 fn request(path: &str) -> hyper::Request<Body> {

@@ -303,7 +303,7 @@ async fn members_renew_and_voters_are_given_the_cas_key() {
     let refused = becomes().await.unwrap_err();
     assert!(matches!(refused, JoinError::Refused { .. }), "{refused}");
     assert!(Authority::open(&b.dir).unwrap().is_none());
-    members::set_voter(&*cluster.store, &id('b'), true)
+    members::set_standing(&*cluster.store, &id('b'), Standing::Voter)
         .await
         .unwrap();
     until("it to be a voter", async || becomes().await.is_ok()).await;

@@ -62,6 +62,8 @@ pub struct Stores {
     pub may_lead: watch::Receiver<bool>,
     /// Where the machine's door is, as address and port.
     pub door: String,
+    /// Whether the machine can run etcd.
+    pub can_vote: bool,
     /// Labels of the machine's configuration.
     pub labels: BTreeMap<String, String>,
 }
@@ -76,6 +78,7 @@ impl Stores {
             alone: watch::channel(true).1,
             may_lead: watch::channel(true).1,
             door: String::new(),
+            can_vote: false,
             labels: BTreeMap::new(),
         }
     }
@@ -114,6 +117,7 @@ impl Fleet {
     pub async fn join(stores: Stores, engine: Engine) -> Result<Self> {
         let machine = Machine {
             door: stores.door,
+            can_vote: stores.can_vote,
             labels: stores.labels,
             ..machine::facts(engine.machine_id())
         };

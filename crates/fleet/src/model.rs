@@ -419,6 +419,9 @@ pub struct Machine {
     /// Where its door is, as address and port; empty of a machine that is alone.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub door: String,
+    /// It can run etcd, and so become one of those that have the store.
+    #[serde(default)]
+    pub can_vote: bool,
 }
 
 /// What an operator said of a machine: `marks/<id>`.

@@ -237,6 +237,7 @@ async fn join(engine: &Engine, local: &Arc<dyn Store>, cluster: &Arc<dyn Store>)
         alone: watch::channel(false).1,
         may_lead: watch::channel(false).1,
         door: "192.0.2.1:7373".into(),
+        can_vote: false,
         labels: std::collections::BTreeMap::new(),
     };
     let fleet = Fleet::join(stores, engine.clone()).await.unwrap();

@@ -1,14 +1,15 @@
 //! How a cluster begins, how machines come in, and how they leave.
 
-use super::{Cluster, certify::certify, home::Home};
+use super::certify::{certify, peer_tls};
+use super::{Cluster, home::Home};
 use crate::server::DaemonError;
 use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
-use coracle_cluster::member::config::{MemberConfig, PeerTls};
+use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
 use coracle_cluster::member::{MemberError, epoch};
 use coracle_cluster::members;
-use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
+use coracle_cluster::pki::{Authority, Identity, Kind, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use serde_json::{Value, json};
@@ -196,7 +197,7 @@ impl Cluster {
             self.machine.clone(),
             self.advertise.ip(),
             self.advertise.port(),
-            Some(peer_tls(&peer)),
+            Some(peer_tls(&self.keys)),
         );
         let config = MemberConfig { program, ..config };
         tracing::info!("the store moves into etcd");
@@ -207,11 +208,22 @@ impl Cluster {
             dir: self.dir.clone(),
             store: self.embedded.clone(),
             switch: self.switch.clone(),
+            etcd: self.etcd.clone(),
             limit: MOVE,
             done: Box::new(|step| tracing::debug!(?step, "the store moves")),
         };
         let moved = moving.run().await?;
+        let config = moved.member.config().clone();
         *self.member() = Some(moved.member);
+        if let Err(error) = self.note_own(config).await {
+            // Whoever leads tells it.
+            tracing::debug!(
+                error = full_error(&error),
+                "which member this is, is not known yet"
+            );
+        }
+        self.keeps.send_replace(true);
+        self.renew_peer(peer);
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
             tracing::warn!(
@@ -220,6 +232,8 @@ impl Cluster {
             );
         }
         self.alone.send_replace(false);
+        self.stand();
+        self.follow_etcd();
         tracing::info!("the store is in etcd");
         Ok(())
     }
@@ -330,16 +344,28 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
-        let _one = self.change.lock().await;
         if !self.is_founded() {
             return Err(ClusterError::NoMember);
         }
-        let others = self
-            .members
-            .borrow()
-            .iter()
-            .filter(|(id, _)| **id != self.machine)
-            .count();
+        let others = || {
+            let members = self.members.borrow();
+            members
+                .iter()
+                .filter(|(id, _)| **id != self.machine)
+                .count()
+        };
+        if !*self.alone.borrow() && others() > 0 {
+            if let Err(error) = self.hand_over(&self.machine).await {
+                if !force {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = full_error(&error),
+                    "nobody has taken this machine's place"
+                );
+            }
+        }
+        let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
             for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
@@ -352,11 +378,11 @@ impl Cluster {
             self.again.notify_one();
             return Ok(());
         }
-        if self.member().is_some() && !force {
-            return Err(ClusterError::CannotLeave(match others {
-                0 => "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
-                _ => "this machine has the cluster's store: while others are there it cannot leave; have them leave first, or say --force to leave them without it".into(),
-            }));
+        let others = others();
+        if *self.keeps.borrow() && others == 0 && !force {
+            return Err(ClusterError::CannotLeave(
+                "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
+            ));
         }
         if others > 0
             && let Err(error) = self.strike(&self.machine).await
@@ -369,6 +395,7 @@ impl Cluster {
                 "the others still have this machine on their list; `coracle machine remove` there takes it off"
             );
         }
+        let _part = self.part.lock().await;
         self.discard_here().await;
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;
@@ -451,6 +478,8 @@ impl Cluster {
             keys::desired_of(id),
             keys::actual_of(id),
             keys::subnet(id),
+            coracle_cluster::member::record::key(machine),
+            coracle_cluster::member::record::leaving(machine),
         ];
         let txn = TxnRequest {
             success: gone.into_iter().map(delete).collect(),
@@ -458,16 +487,5 @@ impl Cluster {
         };
         store.txn(txn).await?;
         Ok(())
-    }
-}
-
-/// Where etcd finds the certificates for its peers.
-pub(super) fn peer_tls(peer: &Identity) -> PeerTls {
-    let [certificate, key, ca] = peer.files();
-    PeerTls {
-        ca,
-        certificate,
-        key,
-        allowed_name: Some(PEER_NAME.to_owned()),
     }
 }

@@ -3,13 +3,13 @@
 use super::Cluster;
 use super::admit::ClusterError;
 use super::snapshots::shown;
+use super::status::{brief, status};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use coracle_cluster::member::epoch::Recovering;
-use coracle_cluster::members::Standing;
+use coracle_cluster::join::Voter;
 use coracle_engine::full_error;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,12 +23,15 @@ const TTL: u64 = 24 * 3600;
 /// `/v1/cluster/…` and the removal of machines.
 pub fn routes(cluster: Arc<Cluster>) -> Router {
     Router::new()
-        .route("/v1/cluster", get(status))
+        .route("/v1/cluster", get(brief))
+        .route("/v1/cluster/status", get(status))
         .route("/v1/cluster/token", post(token))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
         .route("/v1/cluster/snapshots", get(snapshots).post(snapshot))
         .route("/v1/cluster/recover", get(plan).post(recover))
+        .route("/v1/cluster/etcd", get(etcd))
+        .route("/v1/cluster/voters", get(voters))
         .route("/v1/machines/{name}", delete(remove))
         .with_state(cluster)
 }
@@ -136,7 +139,7 @@ async fn plan(
     Query(asked): Query<Recover>,
 ) -> Result<Json<Value>, ClusterError> {
     let plan = cluster.plan(asked.from.as_deref()).await?;
-    Ok(Json(cluster.shown(&plan)))
+    Ok(Json(cluster.shown_plan(&plan)))
 }
 
 async fn recover(
@@ -153,19 +156,22 @@ async fn recover(
 async fn remove(
     State(cluster): State<Arc<Cluster>>,
     Path(machine): Path<String>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, ClusterError> {
     let id = cluster.find(&machine)?;
-    if id == cluster.machine {
+    // Others may take off the one that leads, which is where they are sent with it.
+    if id == cluster.machine && !headers.contains_key(super::lead::LED) {
         return Err(ClusterError::CannotLeave(
             "a machine leaves by `coracle leave`, asked of itself".into(),
         ));
     }
-    if cluster.members.borrow().standing(&id) == Some(Standing::Voter) {
-        return Err(ClusterError::CannotLeave(format!(
-            "machine {machine} has the cluster's store and cannot be removed while it is a voter"
-        )));
-    }
-    cluster.strike(&id).await?;
+    // A client that leaves must not leave it half done.
+    let task = tokio::spawn(async move {
+        cluster.hand_over(&id).await?;
+        cluster.strike(&id).await
+    });
+    task.await
+        .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -192,43 +198,18 @@ impl Cluster {
     }
 }
 
-async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
-    let neighbours = cluster.neighbours.borrow().clone();
-    let members = cluster.members.borrow().clone();
-    let machines: Vec<Value> = members
-        .iter()
-        .map(|(id, standing)| {
-            let known = neighbours.get(id.as_str());
-            json!({
-                "id": id,
-                "hostname": known.map(|n| n.hostname.clone()),
-                "door": known.map(|n| n.door.clone()),
-                "alive": known.is_some_and(|n| n.alive),
-                "voter": standing == Standing::Voter,
-            })
-        })
-        .collect();
-    let voters = members
-        .iter()
-        .filter(|(_, s)| *s == Standing::Voter)
-        .count();
-    let caution = match (members.iter().count(), voters) {
-        (2.., 1) => Some(
-            "one machine has the store: if it is lost for good, so is what was written since the last snapshot; what runs runs on",
-        ),
-        _ => None,
-    };
-    Json(json!({
-        "founded": cluster.is_founded(),
-        "machine": cluster.machine,
-        "address": cluster.advertise.to_string(),
-        "store": if *cluster.alone.borrow() { "embedded" } else { "etcd" },
-        "machines": machines,
-        "voters": voters,
-        "caution": caution,
-        "etcd": cluster.etcd_status(),
-        "answers": cluster.answers().await,
-        "recovering": Recovering::load(&cluster.dir).is_ok_and(|found| found.is_some()),
-        "snapshot": cluster.copies().first().map(shown),
-    }))
+/// How this machine's etcd stands.
+async fn etcd(State(cluster): State<Arc<Cluster>>) -> Response {
+    match cluster.own_health().await {
+        Ok(health) => Json(health).into_response(),
+        Err(message) => {
+            let message = Json(json!({ "message": message }));
+            (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+        }
+    }
+}
+
+/// Who has the store, as far as is known here.
+async fn voters(State(cluster): State<Arc<Cluster>>) -> Json<Vec<Voter>> {
+    Json(cluster.voters.borrow().clone())
 }

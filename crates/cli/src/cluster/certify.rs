@@ -2,7 +2,8 @@
 
 use super::ClusterError;
 use coracle_cluster::MachineId;
-use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
+use coracle_cluster::member::config::PeerTls;
+use coracle_cluster::pki::{Authority, Directory, Identity, Item, Kind, PEER_NAME};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -31,4 +32,14 @@ pub(super) fn certify(
         ca,
         &certificate,
     )?)
+}
+
+/// Where etcd finds the certificates for its peers, or will find them.
+pub(super) fn peer_tls(keys: &Directory) -> PeerTls {
+    PeerTls {
+        ca: keys.path(Item::CaCertificate),
+        certificate: keys.path(Item::PeerCertificate),
+        key: keys.path(Item::PeerKey),
+        allowed_name: Some(PEER_NAME.to_owned()),
+    }
 }

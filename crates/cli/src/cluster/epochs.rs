@@ -266,10 +266,8 @@ impl Cluster {
             // It is asked already: nothing begins anew.
             return Ok(self.know(epoch)?);
         }
-        let member = self.member().take();
-        if let Some(member) = member {
-            member.stop().await?;
-        }
+        let _part = self.part.lock().await;
+        self.stop_own().await?;
         let early = Early {
             engine: &self.engine,
             dir: &self.dir,

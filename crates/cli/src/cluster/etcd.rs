@@ -3,85 +3,52 @@
 //! A machine whose etcd cannot be found comes up all the same: what runs here runs on, the store is asked of the other voters, and
 //! the program is looked for again and again. Once it is there the daemon begins anew and runs it.
 
-use super::{Cluster, Neighbour, failed, through_doors};
+use super::{Cluster, Options, failed};
 use crate::server::DaemonError;
-use coracle_cluster::door::DoorClient;
-use coracle_cluster::join::Voter;
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::find::{Found, Program};
 use coracle_cluster::member::run::{Member, State, runs};
-use coracle_cluster::member::snapshots::Schedule;
 use coracle_cluster::member::unpacked::unpack;
 use coracle_engine::{Engine, full_error};
 use coracle_image::{ImageError, Reference, Silent};
-use coracle_store::{EtcdOptions, EtcdStore, Store};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// How often a program is looked for that was not there.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// `[cluster]` of the settings.
-#[derive(Debug, Clone)]
-pub struct ClusterOptions {
-    /// When copies of the store are taken.
-    pub snapshots: Schedule,
-    /// Which etcd is run.
-    pub program: Program,
-}
-
-impl Default for ClusterOptions {
-    fn default() -> Self {
-        Self {
-            snapshots: Schedule::default(),
-            program: Program::Host { path: None },
-        }
-    }
-}
-
 /// What there is of it.
+#[derive(Default)]
 pub(super) struct Own {
-    /// The store that this machine asks.
-    pub store: Arc<dyn Store>,
     /// The etcd that is looked after.
     pub member: Option<Member>,
     /// Why there is none though there should be one.
     pub missing: Option<String>,
-    /// The store is asked on this machine, not through others' doors.
+    /// One runs here, looked after or not.
     pub here: bool,
 }
 
-/// Runs this machine's etcd if it has one, and says how the cluster's store is asked.
+/// Runs this machine's etcd if it has one.
 pub(super) async fn own(
     engine: &Engine,
-    options: &ClusterOptions,
+    options: &Options,
     dir: &Path,
-    client: &Arc<DoorClient>,
-    voters: &[Voter],
-    neighbours: Arc<watch::Sender<BTreeMap<String, Neighbour>>>,
 ) -> Result<Own, DaemonError> {
     let config = MemberConfig::load(dir).map_err(|e| failed("reading member.json")(Box::new(e)))?;
-    let Some(mut config) = config else {
-        return Ok(Own {
-            store: Arc::new(through_doors(client, voters, neighbours)?),
-            member: None,
-            missing: None,
-            here: false,
-        });
+    let Some(config) = config else {
+        return Ok(Own::default());
     };
-    config.program = options.program.clone();
-    let local = EtcdStore::new(EtcdOptions::new([config.client_url()]));
-    let local = local.map_err(DaemonError::Store)?;
+    let config = MemberConfig {
+        program: options.program.clone(),
+        ..config
+    };
     // An image that is not here is pulled when the daemon is up.
     match options.find(engine, dir, false).await {
         Ok(found) => Ok(Own {
             member: Some(Member::start(engine.clone(), &found, config, dir)),
-            store: Arc::new(local),
             missing: None,
             here: true,
         }),
@@ -92,32 +59,25 @@ pub(super) async fn own(
                 "this machine's etcd does not run; what runs here runs on, and its program is looked for every {} s",
                 LOOK.as_secs()
             );
-            let own = &config.name;
-            let others: Vec<Voter> = voters
-                .iter()
-                .filter(|voter| voter.machine != *own)
-                .cloned()
-                .collect();
-            // One that was started before its program went still answers.
-            let here = others.is_empty() || runs(engine).await;
-            let store: Arc<dyn Store> = match here {
-                true => Arc::new(local),
-                false => Arc::new(through_doors(client, &others, neighbours)?),
-            };
             Ok(Own {
-                store,
                 member: None,
                 missing: Some(why),
-                here,
+                // One that was started before its program went still answers.
+                here: runs(engine).await,
             })
         }
     }
 }
 
-impl ClusterOptions {
+impl Options {
     /// Finds etcd's programs; those of an image are unpacked below `dir` (`STATE_DIR/cluster`), and the image is pulled if it is
     /// not here and that is wanted.
-    async fn find(&self, engine: &Engine, dir: &Path, pull: bool) -> Result<Found, MemberError> {
+    pub(super) async fn find(
+        &self,
+        engine: &Engine,
+        dir: &Path,
+        pull: bool,
+    ) -> Result<Found, MemberError> {
         let Program::Image(name) = &self.program else {
             return self.program.find().await;
         };

@@ -75,6 +75,7 @@ impl Home {
                 hostname: hostname.clone(),
                 door: door.clone(),
                 alive: false,
+                can_vote: false,
             };
             (id.clone(), neighbour)
         })

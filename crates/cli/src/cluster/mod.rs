@@ -4,10 +4,14 @@
 //! alone ── token ──> founded: CA, members, the door is open ── first join ──> the store moves into etcd (live)
 //! alone ── join  ──> the machine's certificate, mode etcd ── the daemon begins anew ──> member
 //! ```
+//! What of etcd a machine has changes while it runs: the machine that leads decides ([`voters`]), the machine itself follows ([`own`]), and
+//! everybody asks who has the store now ([`aim`]).
+//!
 //! What decides is on disk below `STATE_DIR/cluster`: `mode.json` says which store holds, `etcd/member.json` whether this machine runs etcd,
 //! `home.json` which doors to ask.
 
 mod admit;
+mod aim;
 mod api;
 mod certify;
 mod elsewhere;
@@ -15,28 +19,33 @@ mod epochs;
 mod etcd;
 mod home;
 mod lead;
+mod leave;
+mod own;
 mod recover;
+mod seek;
 mod serve;
 mod snapshots;
+mod status;
+mod voters;
 
 pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
-pub use etcd::ClusterOptions;
 pub use lead::led;
 pub use serve::Inside;
 
 use admit::ClusterError;
-use certify::certify;
 
 use crate::server::DaemonError;
 use coracle_cluster::MachineId;
-use coracle_cluster::door::{DoorClient, DoorOptions, Target, endpoint};
+use coracle_cluster::door::{DoorClient, DoorOptions, Target};
 use coracle_cluster::join::Voter;
-use coracle_cluster::member::epoch::Epoch;
-use coracle_cluster::member::moving::{Mode, settle};
+use coracle_cluster::member::config::client_url_beside;
+use coracle_cluster::member::epoch::{Epoch, Recovering};
+use coracle_cluster::member::find::Program;
+use coracle_cluster::member::moving::{self, Mode, settle};
 use coracle_cluster::member::run::Member;
-use coracle_cluster::member::snapshots::Snapshots;
+use coracle_cluster::member::snapshots::{Schedule, Snapshots};
 use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
@@ -46,7 +55,9 @@ use home::Home;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +73,21 @@ pub struct Neighbour {
     pub door: String,
     /// Whether it gives signs.
     pub alive: bool,
+    /// Whether it can run etcd.
+    pub can_vote: bool,
+}
+
+/// What the daemon is told of its cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where others reach this machine.
+    pub advertise: SocketAddr,
+    /// How long a voter is dead before another machine takes its place.
+    pub replace_after: Duration,
+    /// When copies of the store are taken.
+    pub snapshots: Schedule,
+    /// Which etcd is run.
+    pub program: Program,
 }
 
 /// See the module.
@@ -72,9 +98,13 @@ pub struct Cluster {
     machine: MachineId,
     advertise: SocketAddr,
     engine: Engine,
-    options: ClusterOptions,
+    options: Options,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
+    /// The store in etcd, wherever it can be asked.
+    etcd: Arc<EtcdStore>,
+    /// The same at this machine's own etcd alone, for those who come to the door.
+    at_door: Arc<EtcdStore>,
     alone: watch::Sender<bool>,
     may_lead: watch::Sender<bool>,
     members: watch::Sender<Members>,
@@ -92,8 +122,30 @@ pub struct Cluster {
     no_etcd: Option<String>,
     /// Copies of the store.
     snapshots: Snapshots,
+    /// The store is being made anew, and its list does not say yet who has it.
+    recovering: AtomicBool,
     /// The store that was made anew, if one was.
     epoch: watch::Sender<Option<Epoch>>,
+    /// Whether there is one.
+    keeps: watch::Sender<bool>,
+    /// One change of this machine's etcd at a time.
+    part: tokio::sync::Mutex<()>,
+    /// Ends the renewal of its certificate.
+    peer_stop: Mutex<CancellationToken>,
+    /// Its program can be run.
+    can_vote: bool,
+    /// This machine is about to leave.
+    leaving: watch::Sender<bool>,
+    /// Told when voters are to be looked at.
+    look: Notify,
+    /// What was decided of them last, while this machine leads.
+    decided: Mutex<String>,
+    /// Voters that others name, while none of those that are known answers.
+    heard: Mutex<Vec<Voter>>,
+    /// What is written in `home.json`.
+    written: Mutex<Home>,
+    /// What runs once the store is in etcd is started.
+    followed: AtomicBool,
     /// What the door needs of the rest of the daemon.
     inside: OnceLock<serve::Inside>,
     /// One change of what this machine is at a time.
@@ -117,26 +169,28 @@ impl Cluster {
     pub async fn open(
         engine: &Engine,
         embedded: Arc<EmbeddedStore>,
-        advertise: SocketAddr,
-        options: ClusterOptions,
+        options: Options,
     ) -> Result<Arc<Self>, DaemonError> {
+        let advertise = options.advertise;
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
             .machine_id()
             .parse()
             .map_err(|e| failed("reading the machine's id")(Box::new(e)))?;
         let keys = Directory::open(&dir).map_err(|e| failed("opening its keys")(Box::new(e)))?;
-        let mode = settle(engine, &dir)
+        settle(engine, &dir)
             .await
             .map_err(|e| failed("finding out which store holds")(Box::new(e)))?;
-        recover::own_ca(
-            &dir,
-            &keys,
-            &machine,
-            &[advertise.ip()],
-            &advertise.to_string(),
-        )
-        .map_err(|e| failed("finishing a recovery")(Box::new(e)))?;
+        let own = recover::Own {
+            dir: &dir,
+            keys: &keys,
+            machine: &machine,
+            options: &options,
+        };
+        own.make_whole()
+            .map_err(|e| failed("finishing a recovery")(Box::new(e)))?;
+        let mode =
+            moving::mode(&dir).map_err(|e| failed("finding out which store holds")(Box::new(e)))?;
         let mut home = Home::load(&dir).map_err(|e| failed("reading home.json")(Box::new(e)))?;
         let identity = Identity::open(&keys, Kind::Machine, &machine)
             .map_err(|e| failed("reading its certificate")(Box::new(e)))?;
@@ -165,10 +219,21 @@ impl Cluster {
         // What was given up is given up with the CA's key.
         let authority =
             Authority::open(&keys).map_err(|e| failed("reading the CA")(Box::new(e)))?;
-        let own = match (mode, &client) {
-            (Mode::Etcd, Some(client)) => {
-                let neighbours = neighbours.clone();
-                etcd::own(engine, &options, &dir, client, &home.voters, neighbours).await?
+        let local = client_url_beside(advertise);
+        let etcd_at = |lasting| {
+            let options = EtcdOptions {
+                lasting,
+                ..EtcdOptions::new([local.clone()])
+            };
+            EtcdStore::new(options).map(Arc::new)
+        };
+        let (in_etcd, at_door) = (etcd_at(true)?, etcd_at(false)?);
+        let can_vote = mode == Mode::Etcd && options.find(engine, &dir, false).await.is_ok();
+        let mut own = etcd::Own::default();
+        let store: Arc<dyn Store> = match (mode, &client) {
+            (Mode::Etcd, Some(_)) => {
+                own = etcd::own(engine, &options, &dir).await?;
+                in_etcd.clone()
             }
             (Mode::Etcd, None) => {
                 return Err(failed("reading its certificate")(
@@ -176,14 +241,12 @@ impl Cluster {
                         .into(),
                 ));
             }
-            _ => etcd::Own {
-                store: embedded.clone(),
-                member: None,
-                missing: None,
-                here: true,
-            },
+            _ => embedded.clone(),
         };
         let etcd = mode == Mode::Etcd;
+        let recovering = Recovering::load(&dir)
+            .map_err(|e| failed("reading recovering.json")(Box::new(e)))?
+            .is_some();
         let cluster = Arc::new(Self {
             dir,
             keys,
@@ -192,9 +255,11 @@ impl Cluster {
             engine: engine.clone(),
             options,
             embedded,
-            switch: Arc::new(Switch::new(own.store)),
+            switch: Arc::new(Switch::new(store)),
+            etcd: in_etcd,
+            at_door,
             alone: watch::Sender::new(!etcd),
-            may_lead: watch::Sender::new(own.here),
+            may_lead: watch::Sender::new(!etcd || own.here),
             members: watch::Sender::new(home.members()),
             authority: watch::Sender::new(authority.map(Arc::new)),
             voters: watch::Sender::new(home.voters.clone()),
@@ -202,10 +267,21 @@ impl Cluster {
             store_number: home.store,
             identity: OnceLock::new(),
             client: OnceLock::new(),
+            keeps: watch::Sender::new(own.here),
             member: Mutex::new(own.member),
             no_etcd: own.missing,
             snapshots,
+            recovering: AtomicBool::new(recovering),
             epoch: watch::Sender::new(epoch),
+            part: tokio::sync::Mutex::default(),
+            peer_stop: Mutex::default(),
+            can_vote,
+            leaving: watch::Sender::new(false),
+            look: Notify::new(),
+            decided: Mutex::default(),
+            heard: Mutex::default(),
+            written: Mutex::new(home),
+            followed: AtomicBool::new(false),
             inside: OnceLock::new(),
             change: tokio::sync::Mutex::default(),
             again: Arc::default(),
@@ -215,6 +291,7 @@ impl Cluster {
             let _ = cluster.identity.set(identity);
             let _ = cluster.client.set(client);
         }
+        cluster.stand();
         Ok(cluster)
     }
 
@@ -226,6 +303,7 @@ impl Cluster {
             alone: self.alone.subscribe(),
             may_lead: self.may_lead.subscribe(),
             door: self.door(),
+            can_vote: self.can_vote,
             labels: BTreeMap::new(),
         }
     }
@@ -259,10 +337,22 @@ impl Cluster {
     /// The voters' doors.
     fn targets(&self) -> Vec<Target> {
         let voters = self.voters.borrow();
-        let others = voters.iter().filter(|v| v.machine != self.machine);
-        let target = |v: &Voter| Target {
-            machine: v.machine.clone(),
-            addresses: vec![v.address.clone()],
+        // Each begins with another one.
+        let first = self
+            .machine
+            .as_str()
+            .bytes()
+            .map(usize::from)
+            .sum::<usize>();
+        let mut voters = voters.clone();
+        if !voters.is_empty() {
+            let by = first % voters.len();
+            voters.rotate_left(by);
+        }
+        let others = voters.into_iter().filter(|v| v.machine != self.machine);
+        let target = |v: Voter| Target {
+            machine: v.machine,
+            addresses: vec![v.address],
         };
         others.map(target).collect()
     }
@@ -278,35 +368,4 @@ fn client(identity: &Arc<Identity>) -> Result<Arc<DoorClient>, DaemonError> {
     Ok(Arc::new(
         made.map_err(|e| failed("speaking TLS")(Box::new(e)))?,
     ))
-}
-
-/// The store behind voters' doors.
-fn through_doors(
-    client: &Arc<DoorClient>,
-    voters: &[Voter],
-    neighbours: Arc<watch::Sender<BTreeMap<String, Neighbour>>>,
-) -> Result<EtcdStore, DaemonError> {
-    let known: BTreeMap<MachineId, String> = voters
-        .iter()
-        .map(|v| (v.machine.clone(), v.address.clone()))
-        .collect();
-    let endpoints: Vec<String> = voters.iter().map(|v| endpoint(&v.machine)).collect();
-    let find = move |machine: &MachineId| {
-        // Where it says it is now, then where it was.
-        let now = neighbours
-            .borrow()
-            .get(machine.as_str())
-            .map(|n| n.door.clone());
-        let then = known.get(machine).cloned();
-        let addresses: Vec<String> = now.into_iter().chain(then).collect();
-        (!addresses.is_empty()).then(|| Target {
-            machine: machine.clone(),
-            addresses,
-        })
-    };
-    let options = EtcdOptions {
-        dial: Some(client.dial(find)),
-        ..EtcdOptions::new(endpoints)
-    };
-    EtcdStore::new(options).map_err(DaemonError::Store)
 }

@@ -8,30 +8,35 @@
 //! epoch.json        from here on the others are told                    ┘
 //! ```
 
+use super::certify::{certify, peer_tls};
 use super::snapshots::seconds;
-use super::{Cluster, ClusterError, Home, certify};
+use super::{Cluster, ClusterError, Home, Options};
 use coracle_cluster::join::Voter;
 use coracle_cluster::member::MemberError;
-use coracle_cluster::member::api::Members as Etcds;
-use coracle_cluster::member::config::{MemberConfig, PeerTls};
+use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::epoch::{Epoch, KEY, Recovering};
-use coracle_cluster::member::recover::{Source, own_database, restore};
+use coracle_cluster::member::moving::{Mode, set_mode};
+use coracle_cluster::member::record::{PREFIX as ETCDS, cluster_of};
+use coracle_cluster::member::recover::{Source, own_database, restore, restored};
 use coracle_cluster::member::snapshots::verify;
 use coracle_cluster::members::{self, Member as Entry, Standing};
-use coracle_cluster::pki::{Authority, Directory, Item, Kind, PEER_NAME};
+use coracle_cluster::pki::{Authority, Directory, Kind};
 use coracle_cluster::{MachineId, member};
 use coracle_engine::full_error;
-use coracle_store::{DeleteRangeRequest, PutRequest, Revision, StoreExt as _};
+use coracle_fleet::model::{LeaderRecord, keys};
+use coracle_store::{
+    Compare, DeleteRangeRequest, PutRequest, Revision, Store as _, StoreExt as _, TxnOp, TxnRequest,
+};
 use serde_json::{Value, json};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 /// Between two tries to finish.
 const REST: Duration = Duration::from_millis(500);
-/// What voters of the store before were told; nothing of it is so any more.
-const ETCDS: &str = "/coracle/v1/etcd/";
+/// How long the list may take to be known here.
+const KNOWN: Duration = Duration::from_secs(10);
 
 /// What a recovery would begin with.
 pub(super) struct Plan {
@@ -46,54 +51,67 @@ pub(super) struct Plan {
     others: Vec<MachineId>,
 }
 
-/// The name of the etcd cluster of an epoch.
-fn token(machine: &MachineId, number: u64) -> String {
-    format!("coracle-{machine}-{number}")
+/// This machine, as it recovers.
+pub(super) struct Own<'o> {
+    pub dir: &'o Path,
+    pub keys: &'o Directory,
+    pub machine: &'o MachineId,
+    pub options: &'o Options,
 }
 
-/// Where etcd's certificates are, or will be.
-fn peer_tls(keys: &Directory) -> PeerTls {
-    PeerTls {
-        ca: keys.path(Item::CaCertificate),
-        certificate: keys.path(Item::PeerCertificate),
-        key: keys.path(Item::PeerKey),
-        allowed_name: Some(PEER_NAME.to_owned()),
+impl Own<'_> {
+    /// How its etcd is run, as the only one of that epoch.
+    fn config(&self, number: u64) -> MemberConfig {
+        let door = self.options.advertise;
+        MemberConfig {
+            cluster: cluster_of(self.machine, number),
+            program: self.options.program.clone(),
+            ..MemberConfig::first(
+                self.dir,
+                self.machine.clone(),
+                door.ip(),
+                door.port(),
+                Some(peer_tls(self.keys)),
+            )
+        }
     }
-}
 
-/// Called when the daemon starts, before anything is asked of its keys: a machine that recovered without the CA's key makes itself a
-/// CA. Nobody has seen it before it is whole, so one that was cut short is made once more.
-pub(super) fn own_ca(
-    dir: &Path,
-    keys: &Directory,
-    machine: &MachineId,
-    addresses: &[IpAddr],
-    address: &str,
-) -> Result<(), ClusterError> {
-    let Some(mut recovering) = Recovering::load(dir)? else {
-        return Ok(());
-    };
-    let config = MemberConfig::load(dir)?;
-    let restored = config.is_some_and(|config| config.cluster == token(machine, recovering.number));
-    if !recovering.new_ca || recovering.ca_made || !restored {
-        return Ok(());
+    /// Called when the daemon starts, before anything is asked of its keys: what a restored store needs is made whole. A machine
+    /// without the CA's key makes itself a CA; nobody has seen that before it is whole, so one that was cut short is made once more.
+    pub fn make_whole(&self) -> Result<(), ClusterError> {
+        let Some(mut recovering) = Recovering::load(self.dir)? else {
+            return Ok(());
+        };
+        let config = self.config(recovering.number);
+        if restored(self.dir).as_ref() != Some(&config.cluster) {
+            return Ok(());
+        }
+        let known = MemberConfig::load(self.dir)?;
+        if known.is_none_or(|known| known.cluster != config.cluster) {
+            config.save(self.dir)?;
+            set_mode(self.dir, Mode::Etcd)?;
+        }
+        if !recovering.new_ca || recovering.ca_made {
+            return Ok(());
+        }
+        self.keys.clear()?;
+        let authority = Authority::found(self.keys)?;
+        let door = self.options.advertise;
+        for kind in [Kind::Machine, Kind::Peer] {
+            certify(self.keys, self.machine, &[door.ip()], &authority, kind)?;
+        }
+        Home {
+            voters: vec![Voter {
+                machine: self.machine.clone(),
+                address: door.to_string(),
+            }],
+            members: [(self.machine.clone(), false)].into(),
+            ..Home::load(self.dir)?
+        }
+        .save(self.dir)?;
+        recovering.ca_made = true;
+        Ok(recovering.save(self.dir)?)
     }
-    keys.clear()?;
-    let authority = Authority::found(keys)?;
-    for kind in [Kind::Machine, Kind::Peer] {
-        certify(keys, machine, addresses, &authority, kind)?;
-    }
-    Home {
-        voters: vec![Voter {
-            machine: machine.clone(),
-            address: address.to_owned(),
-        }],
-        members: [(machine.clone(), true)].into(),
-        ..Home::load(dir)?
-    }
-    .save(dir)?;
-    recovering.ca_made = true;
-    Ok(recovering.save(dir)?)
 }
 
 impl Cluster {
@@ -158,8 +176,13 @@ impl Cluster {
         })
     }
 
+    /// Whether one is on its way.
+    pub(super) fn is_recovering(&self) -> bool {
+        Recovering::load(&self.dir).is_ok_and(|found| found.is_some())
+    }
+
     /// As it is shown to who decides.
-    pub(super) fn shown(&self, plan: &Plan) -> Value {
+    pub(super) fn shown_plan(&self, plan: &Plan) -> Value {
         let called = |ids: &[MachineId]| -> Vec<String> {
             ids.iter().map(|id| self.called(id.as_str())).collect()
         };
@@ -187,32 +210,26 @@ impl Cluster {
     ) -> Result<Value, ClusterError> {
         let _one = self.change.lock().await;
         let plan = self.plan(from).await?;
-        let program = self.options.program.clone();
         let found = self.find_etcd().await?;
         let known = self.epoch.borrow().as_ref().map_or(0, |epoch| epoch.number);
         let number = known + 1;
         if let Some(authority) = Authority::open(&self.keys)? {
             self.certified(&authority, Kind::Peer)?;
         }
-        let config = MemberConfig {
-            cluster: token(&self.machine, number),
-            program,
-            ..MemberConfig::first(
-                &self.dir,
-                self.machine.clone(),
-                self.advertise.ip(),
-                self.advertise.port(),
-                Some(peer_tls(&self.keys)),
-            )
+        let own = Own {
+            dir: &self.dir,
+            keys: &self.keys,
+            machine: &self.machine,
+            options: &self.options,
         };
+        let config = own.config(number);
         Recovering::new(number, plan.new_ca).save(&self.dir)?;
         tracing::warn!(path = %plan.path.display(), revision = plan.revision, "the store is made anew");
-        let member = self.member().take();
+        let _part = self.part.lock().await;
         let restored = async {
-            if let Some(member) = member {
-                member.stop().await?;
-            }
-            restore(&self.engine, &found, &config, &self.dir, &plan.source).await
+            self.stop_own().await?;
+            let restored = restore(&self.engine, &found, &config, &self.dir, &plan.source);
+            Ok::<_, ClusterError>(restored.await?)
         };
         let restored = restored.await;
         // Whatever came of it, the next daemon goes by the files.
@@ -222,6 +239,12 @@ impl Cluster {
             self.discard().await?;
         }
         if !plan.new_ca {
+            // Nobody has a vote until the list in the new store says so; see `try_to_finish`.
+            let members = self.members.borrow().clone();
+            let all = members
+                .iter()
+                .map(|(id, _)| (id.clone(), Standing::Machine));
+            self.members.send_replace(all.collect());
             self.voters.send_replace(vec![Voter {
                 machine: self.machine.clone(),
                 address: self.advertise.to_string(),
@@ -253,55 +276,71 @@ impl Cluster {
         }
     }
 
+    /// Who led the store before does not lead this one, though its lease may go on when it comes back.
+    async fn end_of_the_leader(&self) -> Result<(), ClusterError> {
+        let Some(leader) = self.etcd.get(keys::LEADER).await? else {
+            return Ok(());
+        };
+        let record: Option<LeaderRecord> = serde_json::from_slice(&leader.value).ok();
+        if record.is_none_or(|record| record.machine != self.machine.as_str()) {
+            let end = TxnRequest {
+                compare: vec![Compare::unchanged(keys::LEADER, leader.mod_revision)],
+                success: vec![TxnOp::Delete(DeleteRangeRequest::key(keys::LEADER))],
+                failure: vec![],
+            };
+            self.etcd.txn(end).await?;
+        }
+        Ok(())
+    }
+
     /// Whether there is nothing left to do.
     async fn try_to_finish(&self) -> Result<bool, ClusterError> {
         let Some(recovering) = Recovering::load(&self.dir)? else {
             return Ok(true);
         };
-        let url = self.member().as_ref().map(|m| m.config().client_url());
-        let Some(url) = url else {
-            // It was cut short before there was an etcd: it is to be said again.
-            return Ok(false);
-        };
-        let members = Etcds::at(&url)?.list().await?;
-        if members.len() > 1 {
-            if self.answers().await {
-                tracing::warn!(
-                    "the former voters are back, and the recovery that was cut short is given up"
-                );
-                Recovering::remove(&self.dir)?;
-                return Ok(true);
+        let name = cluster_of(&self.machine, recovering.number);
+        if restored(&self.dir) != Some(name) {
+            if !self.answers().await {
+                // It was cut short before there was anything new: it is to be said again.
+                return Ok(false);
             }
-            return Ok(false);
+            tracing::warn!(
+                "the store is back as it was, and the recovery that was cut short is given up"
+            );
+            Recovering::remove(&self.dir)?;
+            self.recovering.store(false, Ordering::Release);
+            self.stand();
+            return Ok(true);
         }
         let authority = Authority::open(&self.keys)?;
         let identity = self.identity.get();
         let (Some(authority), Some(identity)) = (authority, identity) else {
             return Ok(false);
         };
-        let store = self.store();
         let key = identity.request()?.key;
+        // Not by way of the list, which this is to change.
+        let store = self.etcd.clone();
         let mut entry = match members::get(&*store, &self.machine).await? {
             Some((entry, _)) => entry,
             None => Entry::new(key, seconds(SystemTime::now())),
         };
-        (entry.voter, entry.key) = (true, key);
+        (entry.voter, entry.learner, entry.key) = (true, false, key);
         let value = serde_json::to_vec(&entry).map_err(std::io::Error::other)?;
-        store
-            .put(PutRequest::new(members::key(&self.machine), value))
-            .await?;
+        let put = PutRequest::new(members::key(&self.machine), value);
+        store.put(put).await?;
         let listed = members::list(&*store).await?;
         for (machine, standing) in listed.iter().filter(|(id, _)| **id != self.machine) {
             if recovering.new_ca {
                 // Its certificate is of a CA that is gone.
                 self.strike(machine).await?;
-            } else if standing == Standing::Voter {
-                members::set_voter(&*store, machine, false).await?;
+            } else if standing != Standing::Machine {
+                members::set_standing(&*store, machine, Standing::Machine).await?;
             }
         }
         store
             .delete_range(DeleteRangeRequest::prefix(ETCDS))
             .await?;
+        self.end_of_the_leader().await?;
         let epoch = Epoch::new(
             &authority,
             recovering.number,
@@ -312,7 +351,17 @@ impl Cluster {
         store.put_json(KEY, &epoch).await?;
         epoch.save(&self.dir)?;
         self.epoch.send_replace(Some(epoch));
+        // As soon as that is known here, it is the list that says whom this machine asks. It may have been read before what was
+        // written above; so what counts is that it says now what it did not say in the beginning.
+        let mut known = self.members.subscribe();
+        let votes = known.wait_for(|known| known.standing(&self.machine) == Some(Standing::Voter));
+        if tokio::time::timeout(KNOWN, votes).await.is_err() {
+            return Ok(false);
+        }
+        self.write_home();
         Recovering::remove(&self.dir)?;
+        self.recovering.store(false, Ordering::Release);
+        self.stand();
         tracing::info!(number = recovering.number, "the store is recovered");
         Ok(true)
     }

@@ -10,7 +10,7 @@ use coracle_cluster::door::{Door, Limits, Paths};
 use coracle_cluster::guard::Faces;
 use coracle_cluster::join::{Reception, Voter, renew};
 use coracle_cluster::members::{self, Members, Standing};
-use coracle_cluster::pki::{Identity, Kind, keep_renewed};
+use coracle_cluster::pki::{Authority, Identity, Kind, keep_renewed};
 use coracle_engine::full_error;
 use coracle_fleet::model::keys;
 use coracle_fleet::presence::Seen;
@@ -19,9 +19,11 @@ use coracle_gateway::Identity as StoreIdentity;
 use coracle_store::WatchRequest;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 /// How long a store that does not answer is left alone.
@@ -80,7 +82,7 @@ impl Cluster {
         let paths =
             Paths::new(by_header(inside)).with_open(reception.router().merge(self.epoch_router()));
         let paths = paths.with_store(Faces::new(
-            self.store(),
+            self.at_door.clone(),
             inside.store,
             self.members.subscribe(),
         ));
@@ -95,13 +97,31 @@ impl Cluster {
         tokio::spawn(self.clone().follow_machines());
         tokio::spawn(self.clone().follow_epochs());
         tokio::spawn(self.clone().finish_recovery());
-        tokio::spawn(self.clone().look_after_certificates(identity.clone()));
-        if self.member().is_some()
+        let renewed = self.clone();
+        tokio::spawn(renewed.look_after_certificates(
+            identity.clone(),
+            Kind::Machine,
+            self.stop.clone(),
+        ));
+        if *self.keeps.borrow()
             && let Ok(Some(peer)) = Identity::open(&self.keys, Kind::Peer, &self.machine)
         {
-            tokio::spawn(self.clone().look_after_certificates(peer));
+            self.renew_peer(peer);
         }
+        self.follow_etcd();
         Ok(())
+    }
+
+    /// Begins what there is to do once the store is in etcd; nothing where it is not yet, or where that was begun.
+    pub(super) fn follow_etcd(self: &Arc<Self>) {
+        if *self.alone.borrow() || self.followed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tokio::spawn(self.clone().follow_standing());
+        tokio::spawn(self.clone().follow_own());
+        tokio::spawn(self.clone().look_after_voters());
+        tokio::spawn(self.clone().follow_leaving());
+        tokio::spawn(self.clone().seek_voters());
     }
 
     /// Keeps the list of machines and voters as the store has it, on disk too.
@@ -143,6 +163,7 @@ impl Cluster {
                 hostname: seen.machine.hostname,
                 door: seen.machine.door,
                 alive: seen.alive,
+                can_vote: seen.machine.can_vote,
             };
             self.learn(
                 seen.map(|seen| (seen.machine.id.clone(), neighbour(seen)))
@@ -182,15 +203,20 @@ impl Cluster {
                 })
             })
             .collect();
-        let other_voters = !voters.is_empty() && *self.voters.borrow() != voters;
-        let other_machines = *self.neighbours.borrow() != now;
-        if !other_voters && !other_machines {
-            return;
+        if !voters.is_empty() {
+            self.voters.send_if_modified(|known| {
+                *known != voters && {
+                    *known = voters;
+                    true
+                }
+            });
         }
-        if other_voters {
-            self.voters.send_replace(voters);
-        }
-        self.neighbours.send_replace(now);
+        self.neighbours.send_if_modified(|known| {
+            *known != now && {
+                *known = now;
+                true
+            }
+        });
         self.write_home();
     }
 
@@ -215,23 +241,38 @@ impl Cluster {
         }
     }
 
-    /// Writes that down.
+    /// Writes that down, if it is not written yet.
     pub(super) fn write_home(&self) {
         let home = self.home();
-        if let Err(error) = home.save(&self.dir) {
-            tracing::warn!(%error, "which machines there are could not be written down");
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if *written == home {
+            return;
+        }
+        match home.save(&self.dir) {
+            Ok(()) => *written = home,
+            Err(error) => {
+                tracing::warn!(%error, "which machines there are could not be written down");
+            }
         }
     }
 
     /// New certificates, long before the old ones end.
-    async fn look_after_certificates(self: Arc<Self>, identity: Arc<Identity>) {
-        let stop = self.stop.clone();
-        let kind_peer = self.keys.path(coracle_cluster::pki::Item::PeerCertificate);
-        let is_peer = identity.files()[0] == kind_peer;
+    pub(super) async fn look_after_certificates(
+        self: Arc<Self>,
+        identity: Arc<Identity>,
+        kind: Kind,
+        stop: CancellationToken,
+    ) {
+        let is_peer = kind == Kind::Peer;
         let ask = |asked: coracle_cluster::pki::Asked| {
             let cluster = self.clone();
             async move {
-                let authority = cluster.authority.borrow().clone();
+                let mut authority = cluster.authority.borrow().clone();
+                if is_peer && authority.is_none() {
+                    // A learner has the CA's key for what is its own.
+                    let own = Authority::open(&cluster.keys).map_err(|e| full_error(&e))?;
+                    authority = own.map(Arc::new);
+                }
                 let addresses = cluster.addresses();
                 if let Some(authority) = authority {
                     let made = match is_peer {

@@ -3,6 +3,7 @@
 use super::{Cluster, ClusterError};
 use coracle_cluster::member::run::State;
 use coracle_cluster::member::snapshots::Taken;
+use coracle_cluster::members::Standing;
 use coracle_engine::full_error;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -31,7 +32,12 @@ impl Cluster {
     /// Takes copies whenever this machine runs etcd, for as long as the daemon lives.
     pub(super) async fn keep_copies(self: Arc<Self>) {
         loop {
-            let found = self.member().as_ref().map(|m| (m.store(), m.state()));
+            // An etcd that only learns gives none; its own data is the copy.
+            let learns = self.standing() == Some(Standing::Learner);
+            let found = match learns {
+                true => None,
+                false => self.member().as_ref().map(|m| (m.store(), m.state())),
+            };
             if let Some((Ok(store), mut state)) = found {
                 let (stop, stopped) = tokio::sync::watch::channel(false);
                 // Also when nobody looks after it any more.

@@ -111,7 +111,7 @@ async fn token(client: &Client, ttl: &str, uses: u32, quiet: bool) -> Result<()>
 }
 
 async fn status(client: &Client, format: Option<&str>) -> Result<()> {
-    let found = client.get("/v1/cluster").await?;
+    let found = client.get("/v1/cluster/status").await?;
     match format {
         Some("json") => return out(&format!("{found:#}\n")),
         None | Some("table") => {}
@@ -143,29 +143,49 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
             } else {
                 "gone"
             },
-            if machine["voter"] == true {
-                "voter"
-            } else {
-                ""
-            },
+            has(machine, machine["id"] == found["leader"]),
         );
     }
     text += &standing(&found);
+    if let Some(voting) = found["voting"].as_str().filter(|text| !text.is_empty()) {
+        text += &format!("\nVoters: {voting}.\n");
+    }
     if let Some(caution) = found["caution"].as_str() {
         text += &format!("\n{caution}\n");
     }
     out(&text)
 }
 
+/// What a machine has of the store.
+fn has(machine: &Value, leads: bool) -> String {
+    let mut words = Vec::new();
+    if let Some(part) = machine["store"].as_str() {
+        words.push(part.to_owned());
+        match (&machine["etcdError"], &machine["inStep"]) {
+            (Value::String(error), _) => words.push(format!("its etcd cannot be asked: {error}")),
+            (_, Value::Bool(true)) if part == "learner" => words.push("in step".to_owned()),
+            (_, Value::Bool(false)) => words.push("behind".to_owned()),
+            _ => {}
+        }
+    } else if machine["alive"] == true && machine["canVote"] == false {
+        words.push("no etcd".to_owned());
+    }
+    if leads {
+        words.push("leads".to_owned());
+    }
+    words.join(", ")
+}
+
 /// Waits until the daemon is what it is to be.
 pub(super) async fn until(
     client: &Client,
+    path: &str,
     what: &str,
     is: impl Fn(&Value) -> bool,
 ) -> Result<Value> {
     let end = tokio::time::Instant::now() + ANEW;
     loop {
-        let found = client.get("/v1/cluster").await;
+        let found = client.get(path).await;
         match found {
             Ok(found) if is(&found) => return Ok(found),
             Ok(_) | Err(_) if tokio::time::Instant::now() < end => {
@@ -192,7 +212,7 @@ pub async fn join(client: &Client, args: &Join) -> Result<()> {
         let mut all = found["machines"].as_array().into_iter().flatten();
         found["store"] == "etcd" && all.any(|m| m["id"] == *own && m["alive"] == true)
     };
-    let found = until(client, "joined", is_in).await?;
+    let found = until(client, "/v1/cluster", "joined", is_in).await?;
     let machines = found["machines"].as_array().map_or(0, Vec::len);
     out(&format!(
         "This machine is in the cluster, as one of {machines}.\n"
@@ -204,6 +224,9 @@ pub async fn leave(client: &Client, args: &Leave) -> Result<()> {
     client
         .json(Method::POST, "/v1/cluster/leave", Some(&body))
         .await?;
-    until(client, "left", |found| found["founded"] == false).await?;
+    until(client, "/v1/cluster", "left", |found| {
+        found["founded"] == false
+    })
+    .await?;
     out("This machine is alone again.\n")
 }

@@ -46,7 +46,7 @@ pub fn standing(found: &Value) -> String {
     }
     if found["recovering"] == true {
         said += "\nA recovery of the store is not finished; if that stays so, say `coracle cluster recover` again.\n";
-    } else if found["answers"] == false && found["store"] == "etcd" {
+    } else if found["answers"] == false && found["store"] == "etcd" && found["caution"].is_null() {
         said += "\nThe cluster's store does not answer: what runs runs on, changes wait. If too many of those who have it are lost for good, `coracle cluster recover` makes it anew on a machine that has a copy.\n";
     }
     if found["snapshot"].is_object() {
@@ -155,7 +155,7 @@ pub async fn recover(client: &Client, args: &Recover) -> Result<()> {
         .json(Method::POST, "/v1/cluster/recover", Some(&body))
         .await?;
     let is_done = |found: &Value| found["recovering"] == false && found["answers"] == true;
-    until(client, "recovered the store", is_done).await?;
+    until(client, "/v1/cluster/status", "recovered the store", is_done).await?;
     out(&format!(
         "The store is there again, at revision {}; this machine is the only one that has it.\n",
         done["revision"]

@@ -25,7 +25,7 @@ mod tls;
 pub use client::{Body, DoorClient, DoorOptions, Stranger, Target, endpoint};
 pub use error::DoorError;
 pub(crate) use layer::stranger;
-pub use layer::{members_only, voters_only};
+pub use layer::{keepers_only, members_only};
 pub use pin::WrongCluster;
 pub use server::{Door, Limits, Paths};
 

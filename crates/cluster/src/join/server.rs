@@ -19,7 +19,7 @@ use super::{
     CertificateAnswer, CertificateRequest, JoinAnswer, JoinRequest, LARGEST, Newcomer, Refusal,
     VERSION, Voter, VoterAnswer, Why,
 };
-use crate::door::{Peer, members_only, voters_only};
+use crate::door::{Peer, keepers_only, members_only};
 use crate::members;
 use crate::pki::{Authority, PkiError, requested_key};
 use crate::token::{Redeem, RedeemError, Secret, redeem};
@@ -53,7 +53,7 @@ impl Reception {
         Router::new()
             .route("/v1/cluster/join", post(join))
             .merge(members_only(members))
-            .merge(voters_only(voters))
+            .merge(keepers_only(voters))
             .layer(DefaultBodyLimit::max(LARGEST))
             .with_state(self)
     }

@@ -62,6 +62,20 @@ pub struct MemberConfig {
     pub tls: Option<PeerTls>,
     /// The program.
     pub program: Program,
+    /// etcd's id for the member that this is, once it is known: a machine that was taken out and comes back is another one.
+    #[serde(default)]
+    pub member: Option<u64>,
+}
+
+/// Where the etcd of a machine with that door is reached by its peers, with certificates.
+pub fn peer_url_beside(door: SocketAddr) -> String {
+    let port = door.port().saturating_add(1);
+    format!("https://{}", SocketAddr::new(door.ip(), port))
+}
+
+/// Where clients of the machine itself reach an etcd beside that door.
+pub fn client_url_beside(door: SocketAddr) -> String {
+    format!("http://127.0.0.1:{}", door.port().saturating_add(2))
 }
 
 impl MemberConfig {
@@ -85,6 +99,7 @@ impl MemberConfig {
             initial: Initial::New,
             tls,
             program: Program::Host { path: None },
+            member: None,
         };
         config.initial_cluster = vec![(config.name.to_string(), config.peer_url())];
         config

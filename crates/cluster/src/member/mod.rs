@@ -3,8 +3,8 @@
 //! ```text
 //!            find: /usr/bin/etcd ──┐
 //! one machine ── moving ──▶ member.json ──▶ run: a process of the engine's, outlives daemons
-//! joins ── api: add a learner ──▶ member.json ──┘        │
-//!            voters: who is to be one, one step at a time ┤ api: add, promote, remove
+//! told so ── record ──▶ member.json ───────────┘        │
+//!  leads ── keeping: what is to be done ── voters: one step at a time ── api: add, promote, remove
 //!            snapshots: a copy now and then, read back ───┘
 //! majority lost ── recover ──▶ a new etcd of this machine alone; epoch: the others learn of it
 //! ```
@@ -19,7 +19,9 @@ pub mod epoch;
 mod error;
 mod files;
 pub mod find;
+pub mod keeping;
 pub mod moving;
+pub mod record;
 pub mod recover;
 pub mod run;
 pub mod snapshots;

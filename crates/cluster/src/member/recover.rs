@@ -7,7 +7,7 @@
 //! Killed at any point it can be done again: `etcd/data` is at each moment the old one or the new one, or not there between two
 //! renamings, when the newest of those beside is taken.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use coracle_engine::Engine;
@@ -22,6 +22,8 @@ use super::{MemberError, files};
 /// How far revisions go forward: more than a store counts between its last copy and its loss.
 const AHEAD: Revision = 1_000_000_000;
 const DATABASE: &str = "member/snap/db";
+/// Says in the data of whose recovery it is.
+const NAME: &str = "recovered";
 
 /// What the store is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +85,24 @@ pub async fn restore(
     };
     found.restore(&file, &elsewhere).await?;
     files::remove(&file)?;
+    // In its place with the data: which one it is. etcd passes over it.
+    let name = fresh.join(NAME);
+    fs::write(&name, &config.cluster).map_err(MemberError::file("writing", &name))?;
+    File::open(&name)
+        .and_then(|file| file.sync_all())
+        .map_err(MemberError::file("syncing", &name))?;
     put_aside(&data)?;
     fs::rename(&fresh, &data).map_err(MemberError::file("naming", &data))?;
     files::sync_dir(&dir.join("etcd"))?;
     config.save(dir)?;
     set_mode(dir, Mode::Etcd)?;
     Ok(recovered)
+}
+
+/// The name of the etcd cluster ([`MemberConfig::cluster`]) that a recovery made of what was here; None where this machine's etcd is of
+/// none. `dir` is `STATE_DIR/cluster`.
+pub fn restored(dir: &Path) -> Option<String> {
+    fs::read_to_string(data_dir(dir).join(NAME)).ok()
 }
 
 /// Ends this machine's etcd and puts its data aside, as `etcd/data.before-N`: the store goes on elsewhere. `dir` is

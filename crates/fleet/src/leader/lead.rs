@@ -1,5 +1,6 @@
 //! How a machine comes to lead, and what it does while it does.
 
+use super::events::until;
 use super::{Leader, Needs, Placed, Roll, Target, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
@@ -11,8 +12,9 @@ use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
 use coracle_store::{
-    Compare, EventKind, KeyValue, LeaseId, PutRequest, RangeRequest, Revision, Store, StoreError,
-    StoreExt as _, TxnOp, TxnRequest, WatchRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, EventKind, KeyValue, LeaseId,
+    PutRequest, RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
+    WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ use tokio::sync::watch;
 const REST: Duration = Duration::from_secs(1);
 /// How long after its own start a leader waits for machines that do not give signs before it takes them for lost.
 const GRACE: Duration = Duration::from_secs(15);
+/// How often it is tried to give up the lead.
+const RESIGN: usize = 30;
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -118,6 +122,13 @@ async fn campaign(
             let Some(inner) = weak.upgrade() else { return };
             inner.leader.send_replace(None);
             tracing::info!("this machine does not lead any more");
+            if !*may_lead.borrow() {
+                let resigning = leader.resign();
+                tokio::select! {
+                    () = resigning => {}
+                    () = until(&mut may_lead, |may| *may) => {}
+                }
+            }
             continue;
         }
         if !*may_lead.borrow_and_update() {
@@ -157,6 +168,29 @@ async fn campaign(
                 drop(inner);
                 tokio::time::sleep(REST).await;
             }
+        }
+    }
+}
+
+impl Leader {
+    /// Leaves the lead to another machine at once; this one's lease is kept, so that its key would stay. A store that cannot be asked is asked
+    /// a few times.
+    async fn resign(&self) {
+        let own = CompareTarget::Create(self.fence);
+        let txn = TxnRequest {
+            compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, own)],
+            success: vec![TxnOp::Delete(DeleteRangeRequest::key(keys::LEADER))],
+            failure: Vec::new(),
+        };
+        for _ in 0..RESIGN {
+            match self.store.txn(txn.clone()).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(
+                    error = full_error(&error),
+                    "the lead could not be given up yet"
+                ),
+            }
+            tokio::time::sleep(REST).await;
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::convert::{self, Of, revision};
-use super::members::Members;
+use super::members::{Member, Members};
 use crate::error::StoreError;
 use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
 use crate::types::*;
@@ -45,7 +45,7 @@ impl WatchControl for Handle {
 struct Stream {
     ask: mpsc::Sender<pb::WatchRequest>,
     answers: Streaming<pb::WatchResponse>,
-    member: usize,
+    member: Arc<Member>,
 }
 
 pub(super) struct Watch {
@@ -112,7 +112,7 @@ impl Watch {
         };
         let (ask, asked) = mpsc::channel(8);
         let broken = |status: tonic::Status| {
-            self.members.broke(member);
+            self.members.broke(&member);
             convert::error(status, Of::default(), "etcd", false)
         };
         let create = pb::WatchRequest {
@@ -121,7 +121,11 @@ impl Watch {
         // The other end is here until the stream is made.
         let _ = ask.send(create).await;
         let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
-        let answers = client.watch(ReceiverStream::new(asked)).await;
+        let mut request = tonic::Request::new(ReceiverStream::new(asked));
+        // A member that has lost its leader, as one that is cut off, says so and is left, in place of telling nothing for ever.
+        let required = tonic::metadata::MetadataValue::from_static("true");
+        request.metadata_mut().insert("hasleader", required);
+        let answers = client.watch(request).await;
         let mut answers = answers.map_err(broken)?.into_inner();
         let created = answers.message().await.map_err(broken)?;
         let created = created.unwrap_or_default();
@@ -133,6 +137,7 @@ impl Watch {
             });
         }
         if created.canceled || !created.created {
+            self.members.broke(&member);
             return Err(StoreError::Unreachable {
                 why: "etcd ended the watch before it began".to_owned(),
                 sent: false,
@@ -163,7 +168,13 @@ impl Watch {
                     ..Default::default()
                 }));
             }
-            if self.stream.is_none() && self.connect().await.is_err() {
+            if self.stream.is_none()
+                && let Err(error) = self.connect().await
+            {
+                if !self.members.lasting() {
+                    self.over = true;
+                    return Some(Err(error));
+                }
                 // As long as there is nobody to ask, it is asked: a watch is not over because a machine is away.
                 let asked = self.asked.clone();
                 let _ = tokio::time::timeout(self.members.rest(), asked.wake.notified()).await;
@@ -194,9 +205,9 @@ impl Watch {
                     }
                 }
                 Ok(None) | Err(_) => {
-                    let member = stream.member;
+                    let member = stream.member.clone();
                     self.stream = None;
-                    self.members.broke(member);
+                    self.members.broke(&member);
                 }
             }
         }
@@ -216,7 +227,7 @@ impl Watch {
         if told.canceled {
             // The member stops, or lost its leader: another goes on.
             let member = self.stream.take().map(|stream| stream.member);
-            self.members.broke(member?);
+            self.members.broke(&member?);
             return None;
         }
         self.pieces
