@@ -49,10 +49,12 @@ test: ## install what the tests need, then run every test
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo test --locked --workspace
 
-soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10)
+soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, MACHINES=5)
 	@scripts/deps build run test
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle --test lifecycle
+	@scripts/debian $(dir $(TARGET))tmp/debian
 	CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked -p coracle --test machines
+	CORACLE_MACHINES=$(or $(MACHINES),5) CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked -p coracle --test soak -- --nocapture
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle-gateway --test differential
 	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-gateway --test linearizable
 	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-store --test crash

@@ -8,10 +8,11 @@ use coracle_cluster::member::snapshots::Schedule;
 use coracle_engine::EngineOptions;
 use coracle_image::RegistryConfig;
 use coracle_network::DOOR_PORT;
+use coracle_network::overlay::Ipv4Net;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,8 +46,18 @@ pub(crate) struct Config {
     advertise: Option<String>,
     /// This machine.
     machine: MachineOf,
-    /// Machines that are one place.
+    /// What there are many machines for.
     cluster: ClusterOf,
+    /// The network between machines.
+    network: NetworkOf,
+}
+
+/// `[network]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NetworkOf {
+    /// Where the subnets of a cluster's machines are taken from, for a cluster that begins here.
+    overlay_pool: Option<String>,
 }
 
 /// `[machine]`
@@ -132,6 +143,8 @@ pub(crate) struct Settings {
     /// Where other machines reach this one (an address of 0.0.0.0 where that is not known), and what it does with others.
     pub(crate) cluster: crate::cluster::Options,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The configuration file, of which errors speak.
+    pub(crate) config: PathBuf,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -210,18 +223,39 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
     }
     let listen = args.store_listen.clone().or(config.store_listen);
     let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{DOOR_PORT}"));
+    let advertise = advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?;
+    let overlay_pool = match config.network.overlay_pool {
+        Some(text) => Some(
+            overlay_pool(&text, options.network.default_pool, advertise)
+                .map_err(|why| bad(format!("network: overlay_pool = \"{text}\": {why}")))?,
+        ),
+        None => None,
+    };
     Ok(Settings {
+        config: args.config.clone().unwrap_or_else(|| CONFIG.into()),
         engine: options,
         marks,
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
-        cluster: cluster(
-            config.cluster,
-            advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
-        )
-        .map_err(bad)?,
+        cluster: cluster(config.cluster, advertise, overlay_pool).map_err(bad)?,
     })
+}
+
+/// Machines' subnets must not be in the way of their networks, nor of their own addresses.
+fn overlay_pool(text: &str, networks: Ipv4Net, advertise: SocketAddr) -> Result<Ipv4Net, String> {
+    let pool = coracle_fleet::overlay::read_pool(text)?;
+    if pool.contains(&networks) || networks.contains(&pool) {
+        return Err(format!(
+            "networks that are made on a machine take their subnets from default_pool, {networks}; write a range beside that"
+        ));
+    }
+    match advertise.ip() {
+        IpAddr::V4(own) if pool.contains(&own) => Err(format!(
+            "it contains {own}, this machine's own address; write another range"
+        )),
+        _ => Ok(pool),
+    }
 }
 
 fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
@@ -286,10 +320,15 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
     Ok(options)
 }
 
-fn cluster(given: ClusterOf, advertise: SocketAddr) -> Result<crate::cluster::Options, String> {
+fn cluster(
+    given: ClusterOf,
+    advertise: SocketAddr,
+    overlay_pool: Option<Ipv4Net>,
+) -> Result<crate::cluster::Options, String> {
     let mut options = crate::cluster::Options {
         advertise,
         replace_after: replace_after(given.replace_after.as_deref())?,
+        overlay_pool,
         snapshots: Schedule::default(),
         program: Program::Host { path: None },
     };

@@ -22,8 +22,7 @@ use crate::supervise::Supervised;
 use chrono::Utc;
 use coracle_engine::full_error;
 use coracle_store::{
-    DeleteRangeRequest, EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest,
-    WatchRequest,
+    EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest, WatchRequest,
 };
 use coracle_unit::Unit;
 pub(crate) use report::Reports;
@@ -73,6 +72,7 @@ impl Fleet {
         for name in names {
             agent.reconcile(self, &name).await;
         }
+        agent.begin(self);
         Ok(())
     }
 
@@ -142,15 +142,10 @@ impl Fleet {
         if !alone {
             gone.push(keys::desired(machine, instance));
             gone.push(keys::revisions(&instance.uid));
+            gone.push(keys::fence(instance));
         }
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
         let all = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
+            success: gone.into_iter().map(TxnOp::delete).collect(),
             ..TxnRequest::default()
         };
         if alone {
@@ -177,7 +172,11 @@ impl Fleet {
     }
 
     /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.
-    async fn text(&self, uid: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+    pub(crate) async fn text(
+        &self,
+        uid: &str,
+        number: u64,
+    ) -> Result<Option<RevisionRecord>, StoreError> {
         let key = keys::revision(uid, number);
         if let Some((found, _)) = self.0.local.get_json::<RevisionRecord>(&key).await? {
             return Ok(Some(found));
@@ -243,6 +242,8 @@ struct Agent {
     unread: BTreeSet<String>,
     /// What was asked of those of them of which that was said.
     told: BTreeMap<String, DesiredRecord>,
+    /// Those that came, and are not driven yet: a unit's text may name another that comes with it, so all are known before any begins.
+    come: Vec<Arc<Supervised>>,
 }
 
 impl Agent {
@@ -254,6 +255,13 @@ impl Agent {
             retired: JoinSet::new(),
             unread: BTreeSet::new(),
             told: BTreeMap::new(),
+            come: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, fleet: &Fleet) {
+        for unit in self.come.drain(..) {
+            fleet.drive(&unit);
         }
     }
 
@@ -299,9 +307,11 @@ impl Agent {
                 }
                 () = tokio::time::sleep(REST), if !self.unread.is_empty() => {
                     let Some(inner) = self.fleet.upgrade() else { return Ok(()) };
+                    let fleet = Fleet(inner);
                     for name in std::mem::take(&mut self.unread) {
-                        self.reconcile(&Fleet(inner.clone()), &name).await;
+                        self.reconcile(&fleet, &name).await;
                     }
+                    self.begin(&fleet);
                     continue;
                 }
             };
@@ -336,6 +346,7 @@ impl Agent {
                 };
                 self.reconcile(&fleet, &name).await;
             }
+            self.begin(&fleet);
         }
     }
 
@@ -376,6 +387,7 @@ impl Agent {
         for name in names {
             self.reconcile(fleet, &name).await;
         }
+        self.begin(fleet);
         fleet.collect(&self.wanted).await
     }
 
@@ -384,7 +396,9 @@ impl Agent {
         let Ok(name) = done else { return };
         self.retiring.remove(&name);
         if let Some(inner) = self.fleet.upgrade() {
-            self.reconcile(&Fleet(inner), &name).await;
+            let fleet = Fleet(inner);
+            self.reconcile(&fleet, &name).await;
+            self.begin(&fleet);
         }
     }
 
@@ -427,7 +441,7 @@ impl Agent {
                     units.insert(name.to_owned(), unit.clone());
                     drop(units);
                     self.told.remove(name);
-                    fleet.drive(&unit);
+                    self.come.push(unit);
                 }
                 // Its text went with it: that it is wanted no more comes next.
                 Ok(None) => {}

@@ -8,12 +8,13 @@ use crate::model::{Dropin, Machine};
 use crate::order::Units;
 use crate::supervise::Supervised;
 use coracle_engine::Engine;
-use coracle_store::Store;
+use coracle_engine::exclusive::Permit;
+use coracle_store::{LeaseId, Store};
 use coracle_unit::{Unit, UnitName, load};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The units of one machine, and of all while it leads. Cheap to clone; all clones are one fleet.
 #[derive(Clone)]
@@ -35,8 +36,14 @@ pub(crate) struct Inner {
     pub reports: Arc<Reports>,
     /// There while this machine leads.
     pub leader: watch::Sender<Option<Arc<Leader>>>,
+    /// The lease of this machine's key, 0 while it has none.
+    pub signs: watch::Sender<LeaseId>,
+    /// Told when something exclusive is started.
+    pub held: Arc<Notify>,
     /// Whether the default network may be about to get another subnet.
     pub renumbering: watch::Sender<bool>,
+    /// Whether the cluster has said that it does not know this machine any more.
+    pub removed: watch::Sender<bool>,
     /// Set when everything goes down: the longest wait for one that is to end, if it is not as its unit says.
     pub leaving: OnceLock<Option<Duration>>,
 }
@@ -133,12 +140,19 @@ impl Fleet {
             opened: Instant::now(),
             units: RwLock::default(),
             leader: watch::Sender::new(None),
+            signs: watch::Sender::new(0),
+            held: Arc::default(),
             renumbering: watch::Sender::new(false),
+            removed: watch::Sender::new(false),
             leaving: OnceLock::new(),
         }));
         let lease = fleet.be_there(alone).await?;
         fleet.announce(lease.clone());
+        if alone {
+            fleet.engine().permit(Permit::Unlimited);
+        }
         fleet.take_up().await?;
+        fleet.hold();
         if alone {
             // Not kept borrowed while it is waited.
             let id = *lease.borrow();

@@ -10,6 +10,7 @@
 //! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, asked of the machine that leads |
+//! | `answers` | until when a request waits |
 //! | `destroy` | a unit is forgotten everywhere |
 //! | `leader` | one machine leads: what runs where, written down for each machine |
 //! | `agent` | what this machine must run, learnt from the store |
@@ -26,6 +27,7 @@
 //! | [`fleet`] | open, list, show |
 
 mod agent;
+mod answers;
 mod destroy;
 mod discovery;
 mod down;
@@ -34,6 +36,7 @@ mod environment;
 pub mod error;
 pub mod explain;
 pub mod fleet;
+mod hold;
 mod honour;
 mod leader;
 mod load;

@@ -81,7 +81,7 @@ impl Fleet {
                 code: state.exit_code,
                 // One that never ran has no such time; the wait for its next start began when that was seen.
                 at: state.finished_at.unwrap_or_else(|| unit.actual().since),
-                cause: cause(state.oom_killed, Some(state.error)),
+                cause: cause(state.watchdog, state.oom_killed, Some(state.error)),
             },
         }
     }
@@ -96,7 +96,7 @@ impl Fleet {
             Some(State::Exited { status }) => Seen::Ended {
                 code: status.code,
                 at: status.finished_at,
-                cause: cause(status.oom_killed, status.error),
+                cause: cause(status.watchdog, status.oom_killed, status.error),
             },
             // A daemon that was killed on the way of starting it: nobody will start it any more.
             Some(State::Prepared) => Seen::Ended {
@@ -108,8 +108,9 @@ impl Fleet {
     }
 }
 
-fn cause(oom_killed: bool, error: Option<String>) -> Cause {
+fn cause(watchdog: bool, oom_killed: bool, error: Option<String>) -> Cause {
     match error.filter(|e| !e.is_empty()) {
+        Some(error) if watchdog => Cause::Watchdog(error),
         _ if oom_killed => Cause::Memory,
         Some(error) => Cause::Told(error),
         None => Cause::Itself,

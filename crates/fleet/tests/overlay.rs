@@ -177,6 +177,7 @@ impl Others<'_> {
             version: 1,
             subnet: subnet.parse().unwrap(),
             underlay: underlay.parse().unwrap(),
+            mtu: None,
             kind: Some(OverlayKind::default()),
         };
         let value = serde_json::to_vec(&record).unwrap();
@@ -242,7 +243,6 @@ async fn join(engine: &Engine, local: &Arc<dyn Store>, cluster: &Arc<dyn Store>)
     };
     let fleet = Fleet::join(stores, engine.clone()).await.unwrap();
     fleet.connect_machines(ConnectOptions {
-        pool: None,
         underlay: Ipv4Addr::new(192, 0, 2, 1),
     });
     fleet

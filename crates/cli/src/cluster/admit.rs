@@ -1,15 +1,16 @@
 //! How a cluster begins, how machines come in, and how they leave.
 
+use super::address::door_of;
 use super::certify::{certify, peer_tls};
+use super::error::ClusterError;
 use super::{Cluster, home::Home};
-use crate::server::DaemonError;
 use coracle_cluster::door::DoorOptions;
-use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
+use coracle_cluster::join::{Admit, Join, Newcomer, Voter, join};
 use coracle_cluster::member::config::MemberConfig;
+use coracle_cluster::member::epoch;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
-use coracle_cluster::member::{MemberError, epoch};
 use coracle_cluster::members;
-use coracle_cluster::pki::{Authority, Identity, Kind, PkiError};
+use coracle_cluster::pki::{Authority, Identity, Kind};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use serde_json::{Value, json};
@@ -19,66 +20,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long etcd may take to start and to be compared when the store moves.
 const MOVE: Duration = Duration::from_secs(60);
 
-/// Why something about the cluster was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// There is something here that would be lost.
-    #[error(
-        "this machine is not empty ({what}): joining would lose it; stop and destroy it first, or say --discard"
-    )]
-    NotEmpty {
-        /// What.
-        what: String,
-    },
-    /// It is in a cluster.
-    #[error("this machine is in a cluster already; `coracle leave` takes it out")]
-    Member,
-    /// It is in none.
-    #[error(
-        "this machine is in no cluster; `coracle cluster token` begins one, `coracle join` joins one"
-    )]
-    NoMember,
-    /// It has none of the keys.
-    #[error("this machine is no voter, and only voters give tokens: ask one of {voters}")]
-    NoVoter {
-        /// Those.
-        voters: String,
-    },
-    /// It cannot go.
-    #[error("{0}")]
-    CannotLeave(String),
-    /// There is nothing to recover, or nothing to recover from.
-    #[error("{0}")]
-    CannotRecover(String),
-    /// No copy of the store can be taken here.
-    #[error("{0}")]
-    CannotCopy(String),
-    /// No address.
-    #[error(
-        "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
-    )]
-    NoAddress,
-    /// A token that cannot be read.
-    #[error(transparent)]
-    Token(#[from] coracle_cluster::token::TokenError),
-    /// The cluster said no, or was not reached.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// Keys.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// etcd.
-    #[error(transparent)]
-    Etcd(#[from] MemberError),
-    /// The store.
-    #[error("the store cannot be used")]
-    Store(#[from] coracle_store::StoreError),
-    /// The daemon.
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    /// A file.
-    #[error("a file of the cluster's could not be written")]
-    File(#[from] std::io::Error),
+/// What a machine has that joining takes from it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Discarded {
+    /// Units.
+    pub units: usize,
+    /// Keys of apps.
+    pub keys: usize,
+    /// Containers, those of units among them.
+    pub containers: usize,
 }
 
 fn now() -> u64 {
@@ -105,6 +55,9 @@ impl Cluster {
         who: &str,
     ) -> Result<Token, ClusterError> {
         self.has_address()?;
+        if uses == 0 || ttl.is_zero() {
+            return Err(ClusterError::Useless);
+        }
         let _one = self.change.lock().await;
         if !self.is_founded() {
             self.found().await?;
@@ -129,7 +82,10 @@ impl Cluster {
     async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
         let authority = Authority::found(&self.keys)?;
         let identity = self.certified(&authority, Kind::Machine)?;
+        let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
+        let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
+        self.agree().await?;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
             machine: self.machine.clone(),
@@ -141,7 +97,7 @@ impl Cluster {
         let _ = self.client.set(client);
         let _ = self.identity.set(identity);
         self.write_home();
-        self.open_up().await?;
+        self.open_up(Some(listener))?;
         Ok(())
     }
 
@@ -177,7 +133,7 @@ impl Cluster {
                 self.move_store().await.map_err(|e| full_error(&e))?;
             }
             tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
-            Ok(json!({}))
+            self.told().await.map_err(|e| full_error(&e))
         });
         moved.await.map_err(|e| e.to_string())?
     }
@@ -247,8 +203,9 @@ impl Cluster {
         address: &str,
         token: &str,
         discard: bool,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Discarded, ClusterError> {
         self.has_address()?;
+        let address = door_of(address)?;
         let token: Token = token.parse()?;
         let _one = self.change.lock().await;
         // Also of one that is alone there: what is refused must not have cost it its keys.
@@ -258,11 +215,6 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let address = match address.parse::<std::net::IpAddr>() {
-            Ok(ip) => std::net::SocketAddr::new(ip, super::DOOR_PORT).to_string(),
-            Err(_) if !address.contains(':') => format!("{address}:{}", super::DOOR_PORT),
-            Err(_) => address.to_owned(),
-        };
         let can_vote = self.has_etcd().await;
         let newcomer = Newcomer {
             machine: self.machine.clone(),
@@ -277,7 +229,8 @@ impl Cluster {
             addresses: self.addresses(),
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
-        self.discard().await?;
+        self.fits(&joined.answer.extra)?;
+        let gone = self.discard().await?;
         self.learn_epoch(&joined.answer.voters).await?;
         let home = Home {
             voters: joined.answer.voters,
@@ -286,30 +239,40 @@ impl Cluster {
         home.save(&self.dir)?;
         set_mode(&self.dir, Mode::Etcd)?;
         self.again.notify_one();
-        Ok(())
+        Ok(gone)
     }
 
     /// What would be lost if this machine joined others.
     pub(super) async fn holds(&self) -> Result<Option<String>, ClusterError> {
+        let here = self.counted().await?;
+        if here.units > 0 {
+            return Ok(Some(format!("it has {} units", here.units)));
+        }
+        if here.keys > 0 {
+            let keys = here.keys;
+            return Ok(Some(format!("apps have {keys} keys in its store")));
+        }
+        let containers = here.containers;
+        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+    }
+
+    async fn counted(&self) -> Result<Discarded, ClusterError> {
         use coracle_fleet::model::keys;
         use coracle_store::StoreExt as _;
         let store = self.store();
         let units = store.list(keys::UNITS).await?.kvs.len();
-        if units > 0 {
-            return Ok(Some(format!("it has {units} units")));
-        }
         let app = |kv: &&coracle_store::KeyValue| !kv.key.starts_with(keys::DISCOVERY.as_bytes());
         let found = store.list(keys::APPS).await?.kvs;
-        let apps = found.iter().filter(app).count();
-        if apps > 0 {
-            return Ok(Some(format!("apps have {apps} keys in its store")));
-        }
-        let containers = self.engine.list().len();
-        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+        Ok(Discarded {
+            units,
+            keys: found.iter().filter(app).count(),
+            containers: self.engine.list().len(),
+        })
     }
 
     /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
-    pub(super) async fn discard(&self) -> Result<(), ClusterError> {
+    pub(super) async fn discard(&self) -> Result<Discarded, ClusterError> {
+        let gone = self.counted().await?;
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
@@ -336,7 +299,7 @@ impl Cluster {
         }
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         coracle_store::Store::delete_range(&*self.embedded, all).await?;
-        Ok(())
+        Ok(gone)
     }
 
     /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.
@@ -354,7 +317,7 @@ impl Cluster {
                 .filter(|(id, _)| **id != self.machine)
                 .count()
         };
-        if !*self.alone.borrow() && others() > 0 {
+        if !*self.alone.borrow() && others() > 0 && !self.is_struck().await {
             if let Err(error) = self.hand_over(&self.machine).await {
                 if !force {
                     return Err(error);
@@ -368,13 +331,13 @@ impl Cluster {
         let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
-            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
+            for family in super::agreed::OWN {
                 let all = coracle_store::DeleteRangeRequest::prefix(family);
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
             self.keys.clear()?;
             epoch::forget(&self.dir)?;
-            Home::remove(&self.dir)?;
+            self.forget_home()?;
             self.again.notify_one();
             return Ok(());
         }
@@ -401,7 +364,7 @@ impl Cluster {
         clear(&self.engine, &self.dir).await?;
         self.keys.clear()?;
         epoch::forget(&self.dir)?;
-        Home::remove(&self.dir)?;
+        self.forget_home()?;
         self.again.notify_one();
         Ok(())
     }
@@ -425,67 +388,5 @@ impl Cluster {
                 "this machine's own store could not be emptied"
             );
         }
-    }
-
-    /// Strikes a machine off: its door is shut for it at once, and what it had goes elsewhere.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
-    pub async fn strike(&self, machine: &coracle_cluster::MachineId) -> Result<(), ClusterError> {
-        use coracle_fleet::model::keys;
-        use coracle_store::{DeleteRangeRequest, TxnOp, TxnRequest};
-        let id = machine.as_str();
-        let store = self.store();
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
-        // A voter's door does the rest for a machine that may not write the list itself.
-        let voter = self.authority.borrow().is_some();
-        if !voter {
-            let client = self.client.get().ok_or(ClusterError::NoMember)?;
-            let mut last = None;
-            // With the word the door is shut, which may be before its answer is here: then it is asked once more.
-            let twice = self.targets().into_iter().flat_map(|t| [t.clone(), t]);
-            for target in twice {
-                let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
-                    .body(axum::body::Body::empty());
-                let Ok(request) = request else { continue };
-                match client.send(&target, request).await {
-                    Ok(answer) if answer.status().is_success() => return Ok(()),
-                    // It knows us no more: that is what was asked.
-                    Ok(answer) if answer.status() == axum::http::StatusCode::UNAUTHORIZED => {
-                        return Ok(());
-                    }
-                    Ok(answer) => {
-                        last = Some(format!("{} answered {}", target.machine, answer.status()))
-                    }
-                    Err(error) => last = Some(full_error(&error)),
-                }
-            }
-            return Err(ClusterError::CannotLeave(format!(
-                "no voter took machine {id} off the list: {}; ask again when one can be reached, or say --force to leave all the same",
-                last.unwrap_or_else(|| "none is known".into())
-            )));
-        }
-        members::remove(&*store, machine).await?;
-        let gone = [
-            keys::alive(id),
-            keys::machine(id),
-            keys::marks(id),
-            keys::desired_of(id),
-            keys::actual_of(id),
-            keys::subnet(id),
-            coracle_cluster::member::record::key(machine),
-            coracle_cluster::member::record::leaving(machine),
-        ];
-        let txn = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
-            ..TxnRequest::default()
-        };
-        store.txn(txn).await?;
-        Ok(())
     }
 }

@@ -27,6 +27,7 @@ impl Cluster {
     pub(super) async fn follow_standing(self: Arc<Self>) {
         let (mut members, mut voters) = (self.members.subscribe(), self.voters.subscribe());
         let (mut keeps, mut leaving) = (self.keeps.subscribe(), self.leaving.subscribe());
+        let mut ailing = self.ailing.subscribe();
         loop {
             self.stand();
             let changed = tokio::select! {
@@ -34,6 +35,7 @@ impl Cluster {
                 changed = voters.changed() => changed,
                 changed = keeps.changed() => changed,
                 changed = leaving.changed() => changed,
+                changed = ailing.changed() => changed,
                 () = self.stop.cancelled() => return,
             };
             if changed.is_err() {
@@ -65,8 +67,9 @@ impl Cluster {
         } else if !votes && known {
             self.authority.send_replace(None);
         }
-        // One that leaves stays at the head until there is another one.
-        let goes = *self.leaving.borrow() && !self.targets().is_empty();
+        // One that leaves, or has no etcd that answers, stays at the head until there is another one.
+        let goes = *self.leaving.borrow() || *self.ailing.borrow();
+        let goes = goes && !self.targets().is_empty();
         let may = votes && *self.keeps.borrow() && !goes;
         self.may_lead
             .send_if_modified(|known| std::mem::replace(known, may) != may);

@@ -1,7 +1,7 @@
 //! Before a machine that has the store goes, another takes its place.
 
 use super::Cluster;
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use coracle_cluster::MachineId;
 use coracle_cluster::member::record::leaving;
 use coracle_cluster::member::voters::may_go;
@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Seconds that the word of it stays when nobody waits any more.
 const LEASE: i64 = 15;
 const BEAT: Duration = Duration::from_secs(3);
+/// How long a voter may take to say whether this machine belongs to its cluster.
+const WORD: Duration = Duration::from_secs(5);
 
 impl Cluster {
     /// Has a machine taken out of etcd's members, in whatever order keeps a majority; answers when that is done. Of one that is none of them
@@ -43,6 +45,24 @@ impl Cluster {
             self.leaving.send_replace(false);
         }
         done
+    }
+
+    /// Whether this machine was taken off the list, by a voter's word; then its own list does not follow any more.
+    pub(super) async fn is_struck(&self) -> bool {
+        let Some(client) = self.client.get() else {
+            return false;
+        };
+        for target in self.targets() {
+            let request = axum::http::Request::get("/v1/cluster/voters");
+            let Ok(request) = request.body(axum::body::Body::empty()) else {
+                continue;
+            };
+            let asked = tokio::time::timeout(WORD, client.send(&target, request)).await;
+            if let Ok(Ok(answer)) = asked {
+                return answer.status() == axum::http::StatusCode::UNAUTHORIZED;
+            }
+        }
+        false
     }
 
     /// Whether a voter can go.

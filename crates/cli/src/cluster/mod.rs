@@ -10,31 +10,37 @@
 //! What decides is on disk below `STATE_DIR/cluster`: `mode.json` says which store holds, `etcd/member.json` whether this machine runs etcd,
 //! `home.json` which doors to ask.
 
+mod address;
 mod admit;
+mod agreed;
 mod aim;
 mod api;
 mod certify;
 mod elsewhere;
 mod epochs;
+mod error;
 mod etcd;
 mod home;
 mod lead;
 mod leave;
 mod own;
+mod places;
 mod recover;
 mod seek;
 mod serve;
 mod snapshots;
 mod status;
+mod strike;
 mod voters;
 
 pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
 pub use lead::led;
+pub use places::Places;
 pub use serve::Inside;
 
-use admit::ClusterError;
+use error::ClusterError;
 
 use crate::server::DaemonError;
 use coracle_cluster::MachineId;
@@ -50,6 +56,7 @@ use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
+use coracle_network::overlay::Ipv4Net;
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Store, Switch};
 use home::Home;
 use std::collections::BTreeMap;
@@ -88,6 +95,8 @@ pub struct Options {
     pub snapshots: Schedule,
     /// Which etcd is run.
     pub program: Program,
+    /// Where machines' subnets are to be taken from, if that is said.
+    pub overlay_pool: Option<Ipv4Net>,
 }
 
 /// See the module.
@@ -97,6 +106,8 @@ pub struct Cluster {
     keys: Directory,
     machine: MachineId,
     advertise: SocketAddr,
+    /// Where machines' subnets are to be taken from, as this machine's configuration says.
+    overlay_pool: Option<Ipv4Net>,
     engine: Engine,
     options: Options,
     embedded: Arc<EmbeddedStore>,
@@ -136,18 +147,20 @@ pub struct Cluster {
     can_vote: bool,
     /// This machine is about to leave.
     leaving: watch::Sender<bool>,
+    /// Its etcd does not answer.
+    ailing: watch::Sender<bool>,
     /// Told when voters are to be looked at.
     look: Notify,
     /// What was decided of them last, while this machine leads.
     decided: Mutex<String>,
     /// Voters that others name, while none of those that are known answers.
     heard: Mutex<Vec<Voter>>,
-    /// What is written in `home.json`.
-    written: Mutex<Home>,
     /// What runs once the store is in etcd is started.
     followed: AtomicBool,
     /// What the door needs of the rest of the daemon.
     inside: OnceLock<serve::Inside>,
+    /// What `home.json` says; none once this machine has left.
+    written: Mutex<Option<Home>>,
     /// One change of what this machine is at a time.
     change: tokio::sync::Mutex<()>,
     /// Told when the daemon is to begin anew.
@@ -171,7 +184,7 @@ impl Cluster {
         embedded: Arc<EmbeddedStore>,
         options: Options,
     ) -> Result<Arc<Self>, DaemonError> {
-        let advertise = options.advertise;
+        let (advertise, overlay_pool) = (options.advertise, options.overlay_pool);
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
             .machine_id()
@@ -252,6 +265,7 @@ impl Cluster {
             keys,
             machine,
             advertise,
+            overlay_pool,
             engine: engine.clone(),
             options,
             embedded,
@@ -277,12 +291,13 @@ impl Cluster {
             peer_stop: Mutex::default(),
             can_vote,
             leaving: watch::Sender::new(false),
+            ailing: watch::Sender::new(false),
             look: Notify::new(),
             decided: Mutex::default(),
             heard: Mutex::default(),
-            written: Mutex::new(home),
             followed: AtomicBool::new(false),
             inside: OnceLock::new(),
+            written: Mutex::new(Some(home)),
             change: tokio::sync::Mutex::default(),
             again: Arc::default(),
             stop: CancellationToken::new(),

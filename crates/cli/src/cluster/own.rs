@@ -8,8 +8,8 @@
 //! Killed anywhere on the way, the next daemon finds the entry and what is on disk, and goes on from there.
 
 use super::Cluster;
-use super::admit::ClusterError;
 use super::certify::peer_tls;
+use super::error::ClusterError;
 use coracle_cluster::join::become_voter;
 use coracle_cluster::member::api::Members;
 use coracle_cluster::member::config::{Initial, MemberConfig};
@@ -24,6 +24,9 @@ use std::time::Duration;
 
 /// How long what could not be done is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// How often this machine's etcd is asked how it stands, and after how many questions in vain another machine is to lead.
+const HEALTH: Duration = Duration::from_secs(5);
+const AILING: u32 = 3;
 
 impl Cluster {
     /// Follows what this machine is told of its etcd.
@@ -42,6 +45,27 @@ impl Cluster {
                 said = error;
             }
             tokio::time::sleep(REST).await;
+        }
+    }
+
+    /// Notices when this machine's etcd does not answer any more, as who has none cannot look after voters.
+    pub(super) async fn follow_own_health(self: Arc<Self>) {
+        let mut failed = 0;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(HEALTH) => {}
+                () = self.stop.cancelled() => return,
+            }
+            failed = match *self.keeps.borrow() {
+                true => failed + 1,
+                false => 0,
+            };
+            if failed > 0 && self.own_health().await.is_ok() {
+                failed = 0;
+            }
+            let ailing = failed >= AILING;
+            self.ailing
+                .send_if_modified(|known| std::mem::replace(known, ailing) != ailing);
         }
     }
 

@@ -10,6 +10,7 @@
 
 use super::certify::{certify, peer_tls};
 use super::snapshots::seconds;
+use super::strike::gone;
 use super::{Cluster, ClusterError, Home, Options};
 use coracle_cluster::join::Voter;
 use coracle_cluster::member::MemberError;
@@ -19,7 +20,7 @@ use coracle_cluster::member::moving::{Mode, set_mode};
 use coracle_cluster::member::record::{PREFIX as ETCDS, cluster_of};
 use coracle_cluster::member::recover::{Source, own_database, restore, restored};
 use coracle_cluster::member::snapshots::verify;
-use coracle_cluster::members::{self, Member as Entry, Standing};
+use coracle_cluster::members::{self, Listed, Member as Entry, Standing};
 use coracle_cluster::pki::{Authority, Directory, Kind};
 use coracle_cluster::{MachineId, member};
 use coracle_engine::full_error;
@@ -106,6 +107,7 @@ impl Own<'_> {
                 address: door.to_string(),
             }],
             members: [(self.machine.clone(), false)].into(),
+            keys: Default::default(),
             ..Home::load(self.dir)?
         }
         .save(self.dir)?;
@@ -228,30 +230,39 @@ impl Cluster {
         let _part = self.part.lock().await;
         let restored = async {
             self.stop_own().await?;
-            let restored = restore(&self.engine, &found, &config, &self.dir, &plan.source);
-            Ok::<_, ClusterError>(restored.await?)
+            let restored = restore(&self.engine, &found, &config, &self.dir, &plan.source).await?;
+            if *self.alone.borrow() {
+                self.discard().await?;
+            }
+            if !plan.new_ca {
+                self.forget_votes();
+            }
+            Ok::<_, ClusterError>(restored)
         };
         let restored = restored.await;
         // Whatever came of it, the next daemon goes by the files.
         self.again.notify_one();
         let restored = restored?;
-        if *self.alone.borrow() {
-            self.discard().await?;
-        }
-        if !plan.new_ca {
-            // Nobody has a vote until the list in the new store says so; see `try_to_finish`.
-            let members = self.members.borrow().clone();
-            let all = members
-                .iter()
-                .map(|(id, _)| (id.clone(), Standing::Machine));
-            self.members.send_replace(all.collect());
-            self.voters.send_replace(vec![Voter {
-                machine: self.machine.clone(),
-                address: self.advertise.to_string(),
-            }]);
-            self.write_home();
-        }
         Ok(json!({ "revision": restored.revision, "former": restored.former }))
+    }
+
+    /// Nobody has a vote until the list in the new store says so; see [`Self::try_to_finish`].
+    fn forget_votes(&self) {
+        let members = self.members.borrow().clone();
+        let plain = |listed: Listed| Listed {
+            standing: Standing::Machine,
+            ..listed
+        };
+        let all = members.listed();
+        self.members.send_replace(
+            all.map(|(id, listed)| (id.clone(), plain(listed)))
+                .collect(),
+        );
+        self.voters.send_replace(vec![Voter {
+            machine: self.machine.clone(),
+            address: self.advertise.to_string(),
+        }]);
+        self.write_home();
     }
 
     /// Writes into the new store who has it, as soon as that answers, and lets the others know.
@@ -331,8 +342,12 @@ impl Cluster {
         let listed = members::list(&*store).await?;
         for (machine, standing) in listed.iter().filter(|(id, _)| **id != self.machine) {
             if recovering.new_ca {
-                // Its certificate is of a CA that is gone.
-                self.strike(machine).await?;
+                // Its certificate is of a CA that is gone. Nobody else can lead here.
+                let out = TxnRequest {
+                    success: gone(machine),
+                    ..TxnRequest::default()
+                };
+                store.txn(out).await?;
             } else if standing != Standing::Machine {
                 members::set_standing(&*store, machine, Standing::Machine).await?;
             }

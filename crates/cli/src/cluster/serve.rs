@@ -22,12 +22,15 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// Between two tries to have the door's address.
+const DOOR: Duration = Duration::from_secs(5);
 
 /// What the door needs of the rest of the daemon.
 pub struct Inside {
@@ -47,21 +50,50 @@ impl Cluster {
     /// The rest of the daemon is there; what this machine is begins to be served.
     ///
     /// # Errors
-    /// When the door's address cannot be had.
+    /// When TLS cannot be spoken with this machine's certificate. An address that cannot be had is waited for: what runs here is to
+    /// be looked after, whatever the network does.
     pub async fn begin(self: &Arc<Self>, inside: Inside) -> Result<(), DaemonError> {
         let _ = self.inside.set(inside);
-        if self.is_founded() {
-            self.open_up().await?;
-        }
         tokio::spawn(self.clone().keep_copies());
         if self.no_etcd.is_some() {
             tokio::spawn(self.clone().look_for_etcd());
         }
-        Ok(())
+        let Some(inside) = self.inside.get().filter(|_| self.is_founded()) else {
+            return Ok(());
+        };
+        let listener = match doors::listen(&inside.run_dir, self.advertise).await {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::error!(
+                    error = full_error(&error),
+                    "the door to other machines cannot be opened yet; it is tried again. --advertise says which address it has"
+                );
+                None
+            }
+        };
+        self.open_up(listener)
     }
 
-    /// Opens the door, and follows who belongs here.
-    pub(super) async fn open_up(self: &Arc<Self>) -> Result<(), DaemonError> {
+    /// The door's address, when it can be had; none if the daemon stops before.
+    async fn listen_later(&self) -> Option<TcpListener> {
+        let run_dir = &self.inside.get()?.run_dir;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(DOOR) => {}
+                () = self.stop.cancelled() => return None,
+            }
+            if let Ok(listener) = doors::listen(run_dir, self.advertise).await {
+                tracing::info!("the door to other machines is open");
+                return Some(listener);
+            }
+        }
+    }
+
+    /// Opens the door, here or when its address can be had, and follows who belongs here.
+    pub(super) fn open_up(
+        self: &Arc<Self>,
+        listener: Option<TcpListener>,
+    ) -> Result<(), DaemonError> {
         let (Some(identity), Some(inside)) = (self.identity.get(), self.inside.get()) else {
             return Ok(());
         };
@@ -71,7 +103,6 @@ impl Cluster {
             Limits::default(),
         );
         let door = door.map_err(|e| failed("opening the door")(Box::new(e)))?;
-        let listener = doors::listen(&inside.run_dir, self.advertise).await?;
         let reception = Reception {
             store: self.store(),
             authority: self.authority.subscribe(),
@@ -79,16 +110,23 @@ impl Cluster {
             voters: self.voters.subscribe(),
             admit: self.admission(),
         };
-        let paths =
-            Paths::new(by_header(inside)).with_open(reception.router().merge(self.epoch_router()));
+        let open = reception.router().merge(self.epoch_router());
+        let paths = Paths::new(by_header(self, inside)).with_open(open);
         let paths = paths.with_store(Faces::new(
             self.at_door.clone(),
             inside.store,
             self.members.subscribe(),
         ));
-        let stop = self.stop.clone();
+        let cluster = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = door.serve(listener, paths, stop).await {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => match cluster.listen_later().await {
+                    Some(listener) => listener,
+                    None => return,
+                },
+            };
+            if let Err(error) = door.serve(listener, paths, cluster.stop.clone()).await {
                 tracing::error!(%error, "the door to other machines is shut");
             }
         });
@@ -97,6 +135,7 @@ impl Cluster {
         tokio::spawn(self.clone().follow_machines());
         tokio::spawn(self.clone().follow_epochs());
         tokio::spawn(self.clone().finish_recovery());
+        tokio::spawn(self.clone().cut_removed());
         let renewed = self.clone();
         tokio::spawn(renewed.look_after_certificates(
             identity.clone(),
@@ -122,6 +161,27 @@ impl Cluster {
         tokio::spawn(self.clone().look_after_voters());
         tokio::spawn(self.clone().follow_leaving());
         tokio::spawn(self.clone().seek_voters());
+        tokio::spawn(self.clone().follow_own_health());
+    }
+
+    /// Cuts every connection to machines that are no members any more. Their own to this one are the door's to cut.
+    async fn cut_removed(self: Arc<Self>) {
+        let Some(client) = self.client.get() else {
+            return;
+        };
+        let mut members = self.members.subscribe();
+        let mut before = members.borrow_and_update().clone();
+        loop {
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                () = self.stop.cancelled() => return,
+            }
+            let now = members.borrow_and_update().clone();
+            for (machine, _) in before.iter().filter(|(id, _)| now.standing(id).is_none()) {
+                client.cut(machine);
+            }
+            before = now;
+        }
     }
 
     /// Keeps the list of machines and voters as the store has it, on disk too.
@@ -172,7 +232,10 @@ impl Cluster {
             let told = tokio::select! {
                 told = facts.next() => told,
                 told = signs.next() => told,
-                _ = members.changed() => continue,
+                _ = members.changed() => {
+                    self.write_home();
+                    continue;
+                }
             };
             match told {
                 Some(Ok(answer)) if !answer.canceled => {}
@@ -203,6 +266,7 @@ impl Cluster {
                 })
             })
             .collect();
+        self.heard().clear();
         if !voters.is_empty() {
             self.voters.send_if_modified(|known| {
                 *known != voters && {
@@ -222,15 +286,18 @@ impl Cluster {
 
     /// Whom to ask after a restart.
     pub(super) fn home(&self) -> super::home::Home {
+        let members = self.members.borrow().clone();
         super::home::Home {
             version: 1,
             store: self.inside.get().map(|inside| inside.store.cluster),
             voters: self.voters.borrow().clone(),
-            members: self
-                .members
-                .borrow()
+            members: members
                 .iter()
                 .map(|(id, standing)| (id.clone(), standing == Standing::Voter))
+                .collect(),
+            keys: members
+                .listed()
+                .filter_map(|(id, listed)| Some((id.clone(), listed.key?)))
                 .collect(),
             machines: self
                 .neighbours
@@ -241,19 +308,26 @@ impl Cluster {
         }
     }
 
-    /// Writes that down, if it is not written yet.
+    /// Writes that down, and who may come in then, unless it stands there already.
     pub(super) fn write_home(&self) {
         let home = self.home();
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if *written == home {
+        if written.is_none() || *written == Some(home.clone()) {
             return;
         }
         match home.save(&self.dir) {
-            Ok(()) => *written = home,
+            Ok(()) => *written = Some(home),
             Err(error) => {
                 tracing::warn!(%error, "which machines there are could not be written down");
             }
         }
+    }
+
+    /// Removes what was written down, for good.
+    pub(super) fn forget_home(&self) -> std::io::Result<()> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        *written = None;
+        super::home::Home::remove(&self.dir)
     }
 
     /// New certificates, long before the old ones end.
@@ -293,8 +367,10 @@ impl Cluster {
 }
 
 /// What came to the leader may be for a third machine; what came from another door is answered here.
-fn by_header(inside: &Inside) -> Router {
+fn by_header(cluster: &Arc<Cluster>, inside: &Inside) -> Router {
     let (own, all) = (inside.own.clone(), inside.all.clone());
+    let removal = super::api::door_routes(cluster.clone());
+    let (own, all) = (own.merge(removal.clone()), all.merge(removal));
     Router::new().fallback(move |request: Request| {
         let led = request.headers().contains_key(super::lead::LED);
         let mut router = if led { all.clone() } else { own.clone() };

@@ -155,6 +155,7 @@ pub(super) async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
         true => Value::Null,
         false => json!(caution(&rows)),
     };
+    shown["trouble"] = json!(cluster.trouble().await);
     let leads = cluster
         .inside
         .get()

@@ -5,7 +5,7 @@
 //! the member that it saw or about none.
 
 use super::Cluster;
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use coracle_cluster::MachineId;
 use coracle_cluster::member::api::{Health, MemberId, Members};
 use coracle_cluster::member::config::peer_url_beside;

@@ -66,7 +66,7 @@ pub struct Join {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  coracle leave")]
 pub struct Leave {
-    /// Even if no other machine can be told, or if this one has the cluster's store, which is lost then with all units
+    /// Even if no other machine can be told, or none can take over the store that this one has, which is lost then with all units
     #[arg(long)]
     pub force: bool,
 }
@@ -150,8 +150,10 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
     if let Some(voting) = found["voting"].as_str().filter(|text| !text.is_empty()) {
         text += &format!("\nVoters: {voting}.\n");
     }
-    if let Some(caution) = found["caution"].as_str() {
-        text += &format!("\n{caution}\n");
+    for said in ["caution", "trouble"] {
+        if let Some(said) = found[said].as_str() {
+            text += &format!("\n{said}\n");
+        }
     }
     out(&text)
 }
@@ -204,7 +206,7 @@ pub(super) async fn until(
 
 pub async fn join(client: &Client, args: &Join) -> Result<()> {
     let body = json!({ "address": args.address, "token": args.token, "discard": args.discard });
-    client
+    let gone = client
         .json(Method::POST, "/v1/cluster/enter", Some(&body))
         .await?;
     let is_in = |found: &Value| {
@@ -215,8 +217,31 @@ pub async fn join(client: &Client, args: &Join) -> Result<()> {
     let found = until(client, "/v1/cluster", "joined", is_in).await?;
     let machines = found["machines"].as_array().map_or(0, Vec::len);
     out(&format!(
-        "This machine is in the cluster, as one of {machines}.\n"
+        "This machine is in the cluster, as one of {machines}.\n{}",
+        lost(&gone)
     ))
+}
+
+/// What joining has taken from the machine, in words.
+fn lost(gone: &Value) -> String {
+    let named = [
+        ("units", "unit", "units"),
+        ("containers", "container", "containers"),
+        ("keys", "key of apps", "keys of apps"),
+    ];
+    let part = |(key, one, several): &(&str, &str, &str)| match gone[key].as_u64() {
+        None | Some(0) => None,
+        Some(1) => Some(format!("1 {one}")),
+        Some(many) => Some(format!("{many} {several}")),
+    };
+    let parts: Vec<String> = named.iter().filter_map(part).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!(
+            "What it had is gone: {}; volumes and images are still here.\n",
+            parts.join(", ")
+        ),
+    }
 }
 
 pub async fn leave(client: &Client, args: &Leave) -> Result<()> {

@@ -20,7 +20,7 @@ use super::{
     VERSION, Voter, VoterAnswer, Why,
 };
 use crate::door::{Peer, keepers_only, members_only};
-use crate::members;
+use crate::members::{self, Standing};
 use crate::pki::{Authority, PkiError, requested_key};
 use crate::token::{Redeem, RedeemError, Secret, redeem};
 
@@ -218,6 +218,14 @@ async fn voter(
         )
     };
     let machine = peer.machine.ok_or_else(unknown)?;
+    // The list in memory may be old; the CA's key is not given away by that.
+    let known = members::get(&*here.store, &machine).await;
+    let known =
+        known.map_err(|e| No::new(StatusCode::SERVICE_UNAVAILABLE, Why::NotNow, full(&e)))?;
+    if !known.is_some_and(|(member, _)| member.standing() >= Standing::Learner) {
+        let message = format!("machine {machine} is no voter any more, nor about to be one");
+        return Err(No::new(StatusCode::FORBIDDEN, Why::Other, message));
+    }
     let certificate = authority.peer(&request.request, &machine, &request.addresses)?;
     tracing::info!(%machine, "a voter is given the CA's key");
     Ok(Json(VoterAnswer {

@@ -153,11 +153,15 @@ impl Leader {
                 self.machine_is(id, put);
             } else if let Some(id) = key.strip_prefix(keys::MACHINES) {
                 match serde_json::from_slice::<Machine>(&event.kv.value) {
-                    Ok(machine) if put => roll.facts(id, machine),
-                    _ => {
+                    _ if !put => {
                         roll.remove(id);
                         drop(roll);
                         self.tell_removed(id);
+                    }
+                    Ok(machine) => roll.facts(id, machine),
+                    // Perhaps of a newer release; what was known of it holds.
+                    Err(error) => {
+                        tracing::error!(key, %error, "what a machine says of itself cannot be read");
                     }
                 }
             } else if let Some(id) = key.strip_prefix(keys::MARKS) {
@@ -169,7 +173,7 @@ impl Leader {
     }
 
     /// A machine gives signs, or does not.
-    fn machine_is(&self, id: &str, alive: bool) {
+    pub(super) fn machine_is(&self, id: &str, alive: bool) {
         let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
         for target in self.all().into_iter().chain(leaving) {
             if target.placed().contains_key(id) {
@@ -188,6 +192,7 @@ impl Leader {
             return Ok(());
         }
         let _one = self.change_lock.lock().await;
+        self.let_go().await?;
         let units: Vec<String> = if todo.all {
             let all = self.all().into_iter();
             all.map(|t| t.unit().name.to_string()).collect()
@@ -206,8 +211,14 @@ impl Leader {
         if self.with_planner(|planner| planner.pending()) {
             self.place_anew().await?;
         }
+        let awaited = match todo.machines {
+            // What is lost is down for those that wait for its end.
+            true => locked(&self.needs).all_awaited(),
+            false => BTreeSet::new(),
+        };
         let statuses: Vec<Group> = units
             .iter()
+            .chain(awaited.iter().filter(|name| !todo.units.contains(*name)))
             .filter_map(|name| {
                 let target = self.target(name)?;
                 self.status(name, &target, &target.record())
@@ -240,7 +251,8 @@ impl Leader {
 
 /// Whether what is bound to a unit has lost it.
 fn is_gone(target: &Target) -> bool {
-    let (goal, there) = (*target.goal.borrow(), target.actual());
+    let goal = *target.goal.borrow();
+    let there = target.actual();
     goal.desired != Desired::Active
         || (there.generation == goal.generation && there.settled && there.active != Active::Active)
 }

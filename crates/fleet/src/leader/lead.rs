@@ -297,6 +297,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         // Who has just come up itself gives the others time to come up too.
         grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
+        answered: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
     });
@@ -334,6 +335,7 @@ impl Leader {
         });
         for target in self.all() {
             self.tell_unit(&target, &target.record(), &target.unit());
+            self.tell_failures(&target);
             self.tell_placed(&target);
         }
     }
@@ -344,7 +346,7 @@ impl Leader {
         for target in self.all() {
             let placed = target.placed();
             for id in placed.keys().filter(|id| !known.contains_key(*id)) {
-                locked(&self.lost).away(id, now);
+                locked(&self.lost).away(id, now, || Duration::ZERO);
             }
         }
     }
@@ -365,9 +367,12 @@ impl Leader {
                 continue;
             };
             if let Some(target) = self.of_uid(&instance.uid) {
-                let placed = Placed {
-                    alive: alive(&machine),
-                    ..Placed::new(instance, record)
+                let placed = match record.leaving {
+                    true => Placed::leaving(instance, alive(&machine)),
+                    false => Placed {
+                        alive: alive(&machine),
+                        ..Placed::new(instance, record)
+                    },
                 };
                 self.change(&target, |all| drop(all.insert(machine, placed)));
             }
@@ -402,7 +407,12 @@ impl Leader {
         let target = self.of_uid(&instance.uid)?;
         let uid = instance.uid.clone();
         self.change(&target, |all| match all.get_mut(machine) {
-            Some(placed) if placed.instance == instance => placed.actual = actual,
+            Some(placed) if placed.instance == instance => {
+                if actual.is_some() && std::mem::take(&mut placed.leaving) {
+                    locked(&self.answered).push(keys::desired(machine, &instance));
+                }
+                placed.actual = actual;
+            }
             // Of one that was there before, while the next is asked for.
             Some(_) => {}
             None if actual.is_some() => {
@@ -411,6 +421,7 @@ impl Leader {
                     desired: None,
                     actual,
                     alive,
+                    leaving: false,
                 };
                 all.insert(machine.to_owned(), placed);
             }
@@ -433,7 +444,14 @@ impl Leader {
             {
                 continue;
             }
+            let leaves = |machine: &str, placed: &Placed| {
+                let key = keys::desired(machine, &placed.instance);
+                locked(&self.answered).contains(&key)
+            };
             for (machine, placed) in left.into_iter().filter(|(_, p)| p.actual.is_some()) {
+                if leaves(&machine, &placed) {
+                    continue;
+                }
                 let desired = self.desired(&name, &record);
                 let mut group = super::Group::default();
                 group.put(keys::desired(&machine, &placed.instance), &desired)?;

@@ -9,9 +9,12 @@
 //! followed by another changes nothing any more. What is decided is in the store before anybody acts; a leader that takes over
 //! reads everything, then watches from the revision that it has read.
 
+mod away;
 mod commit;
 mod events;
+mod failures;
 mod lead;
+mod leave;
 mod lost;
 mod needs;
 mod operator;
@@ -20,6 +23,7 @@ mod roll;
 mod spec;
 mod status;
 mod target;
+mod waits;
 
 use crate::error::{FleetError, Result};
 use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
@@ -37,9 +41,12 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 pub(crate) use commit::Group;
+pub(crate) use failures::keeps_failing;
 pub(crate) use place::Change;
 pub(crate) use roll::Roll;
+pub(crate) use spec::is_resource;
 pub(crate) use target::{Placed, Target};
+pub(crate) use waits::Waits;
 
 /// See the module.
 pub(crate) struct Leader {
@@ -69,6 +76,8 @@ pub(crate) struct Leader {
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
+    answered: Mutex<Vec<String>>,
     /// Set once somebody else may lead.
     over: watch::Sender<bool>,
     /// Ticks with everything that happens to units.
@@ -172,6 +181,7 @@ impl Leader {
 
     /// What a machine is asked of a unit now.
     fn desired(&self, name: &str, record: &UnitRecord) -> DesiredRecord {
+        let needs = locked(&self.needs);
         DesiredRecord {
             version: crate::model::VERSION,
             unit: name.to_owned(),
@@ -179,7 +189,9 @@ impl Leader {
             generation: record.generation,
             order: record.order,
             desired: record.desired,
-            after: locked(&self.needs).before(name),
+            after: needs.before(name),
+            conflicts: needs.conflicts(name),
+            leaving: false,
         }
     }
 }

@@ -3,20 +3,24 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
-use super::spec::{is_placed, is_resource, machine, spec};
-use super::{Group, Leader, Placed, Target, locked};
-use crate::error::Result;
+use super::failures::keeps_failing;
+use super::leave::leaving;
+use super::spec::{is_exclusive, is_placed, is_resource, spec};
+use super::{Group, Leader, Placed, Target, Waits, locked};
+use crate::error::{FleetError, Result};
 use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
     VolumeRecord, keys,
 };
 use coracle_planner::{
-    Condition, Decision, MachineId, Placed as Planned, Placement, Planner, Timestamp, UnitName,
+    Condition, Decision, Placed as Planned, Placement, Planner, Timestamp, UnitName,
 };
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+
+/// How often it is planned anew for machines that came back in the same moment.
+const MOST_TRIES: usize = 5;
 
 /// A unit that is to have another record.
 pub(crate) struct Change {
@@ -54,9 +58,11 @@ struct Write {
     add: BTreeMap<String, Instance>,
     /// Machines that lose it.
     drop: BTreeSet<String>,
+    /// Machines that must not be back.
+    given_up: BTreeSet<String>,
     binds: Vec<(String, String)>,
     /// What it waits for; Some(None) is that it waits no more.
-    waits: Option<Option<String>>,
+    waits: Option<Option<Waits>>,
 }
 
 impl Write {
@@ -68,6 +74,7 @@ impl Write {
             changed: false,
             add: BTreeMap::new(),
             drop: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             binds: Vec::new(),
             waits: None,
         }
@@ -142,8 +149,7 @@ impl Leader {
                 };
                 planner.set_placed(&placement, Some(state));
                 let fails = placed.actual.as_ref().filter(|actual| {
-                    let keeps = matches!(actual.sub.as_str(), "start-limit-hit" | "unreadable");
-                    keeps && actual.generation == record.generation
+                    keeps_failing(actual) && actual.generation == record.generation
                 });
                 if fails.is_some() && record.desired == Desired::Active && placed.desired.is_some()
                 {
@@ -162,35 +168,6 @@ impl Leader {
         }
     }
 
-    /// Tells the planner of all machines. Answers whether time alone will change something.
-    pub(super) fn tell_machines(&self) -> bool {
-        let machines = self.machines();
-        let grace = self.grace.is_some_and(|end| Instant::now() < end);
-        let (now, mut lost) = (Instant::now(), locked(&self.lost));
-        self.with_planner(|planner| {
-            for (id, seen) in &machines {
-                let gone = !seen.alive && !grace;
-                let machine_id = MachineId::from(id.as_str());
-                planner.set_machine(&machine_id, Some(machine(seen, gone)));
-                match gone {
-                    true => lost.away(id, now),
-                    false => lost.back(id),
-                }
-            }
-            for id in lost.fenced(now) {
-                planner.fenced(&MachineId::from(id.as_str()));
-            }
-        });
-        let absent = machines.values().any(|m| !m.alive);
-        grace && absent || lost.waits()
-    }
-
-    /// Tells the planner that a machine is no more. What is exclusive may run there still.
-    pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).away(id, Instant::now());
-        self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
-    }
-
     /// Writes units' records, and what follows for machines.
     ///
     /// # Errors
@@ -199,10 +176,15 @@ impl Leader {
         for change in &changes {
             self.tell_unit(&change.target, &change.record, &change.unit());
         }
-        let decisions = self.with_planner(|planner| planner.plan(now()));
-        let written = self.carry_out(&changes, &decisions).await;
-        if written.is_err() {
-            for change in &changes {
+        let mut tries = 0;
+        loop {
+            let decisions = self.with_planner(|planner| planner.plan(now()));
+            let written = self.carry_out(&changes, &decisions).await;
+            let Err(error) = written else {
+                return Ok(());
+            };
+            let again = matches!(error, FleetError::Back(_)) && tries < MOST_TRIES;
+            for change in changes.iter().filter(|_| !again) {
                 let (record, unit) = (change.target.record(), change.target.unit());
                 self.tell_unit(&change.target, &record, &unit);
             }
@@ -211,8 +193,14 @@ impl Leader {
                     planner.take_back(decision);
                 }
             });
+            if let FleetError::Back(machines) = &error {
+                machines.iter().for_each(|id| self.is_back(id));
+            }
+            if !again {
+                return Err(error);
+            }
+            tries += 1;
         }
-        written
     }
 
     /// What follows from what happened on machines.
@@ -250,6 +238,11 @@ impl Leader {
                 } => {
                     tracing::info!(unit = name, machine = %placement.machine, %reason, "placed");
                     let machine = placement.machine.to_string();
+                    let unit = write.target.unit();
+                    let named = |name: &coracle_unit::UnitName| self.volume_of(name);
+                    if is_exclusive(&unit, &named) {
+                        write.given_up = self.given_up(name, &write.target, &machine);
+                    }
                     let instance = Instance {
                         uid: placement.uid.to_string(),
                         slot: 1,
@@ -270,10 +263,16 @@ impl Leader {
                     write.add.remove(placement.machine.as_str());
                 }
                 Decision::Wait { reason, .. } => {
-                    write.waits = Some(Some(self.in_words(&reason.to_string())))
+                    let waits = Waits::new(reason, self.in_words(&reason.to_string()));
+                    // Alone there is nowhere else, which nobody need be told.
+                    let alone = waits.failing() && locked(&self.machines).len() < 2;
+                    write.waits = Some(Some(waits).filter(|_| !alone));
                 }
                 Decision::Settled { .. } => write.waits = Some(None),
             }
+        }
+        for (name, write) in &mut writes {
+            write.changed |= self.note_failures(name, &mut write.record);
         }
         self.resources(&mut writes);
         let (first, then): (Vec<_>, Vec<_>) = writes
@@ -372,6 +371,7 @@ impl Leader {
         if write.changed {
             group.put(keys::unit(name), record)?;
         }
+        group.only_if_absent(&write.given_up);
         if let Some((text, _)) = &write.text {
             group.put(keys::revision(&record.uid, record.revision), text)?;
         }
@@ -382,12 +382,15 @@ impl Leader {
             };
             group.put(keys::volume(volume), &record)?;
         }
+        let desired = self.desired(name, record);
         for (machine, placed) in write.target.placed() {
-            if write.drop.contains(&machine) || write.add.contains_key(&machine) {
-                group.delete(keys::desired(&machine, &placed.instance));
+            let key = keys::desired(&machine, &placed.instance);
+            if write.drop.contains(&machine) && self.is_unheard(&machine, &placed) {
+                group.put(key, &leaving(desired.clone()))?;
+            } else if write.drop.contains(&machine) || write.add.contains_key(&machine) {
+                group.delete(key);
             }
         }
-        let desired = self.desired(name, record);
         for (machine, instance) in self.asked(write) {
             if write.changed {
                 group.put(keys::desired(&machine, &instance), &desired)?;
@@ -418,10 +421,12 @@ impl Leader {
             ..
         } = write;
         let machines = self.machines();
+        let unheard = self.unheard(&target);
         // Who waits for its goal sees what is known of its instances by then.
         self.change(&target, |all| {
             for machine in &drop {
                 if let Some(placed) = all.get_mut(machine) {
+                    placed.leaving |= unheard.contains(machine);
                     placed.desired = None;
                 }
             }

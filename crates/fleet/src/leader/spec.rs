@@ -36,6 +36,15 @@ pub(crate) fn spec(record: &UnitRecord, unit: &Unit, named: Named<'_>, placed: b
     }
 }
 
+/// Whether there must never be two of it, as the planner has it.
+pub(crate) fn is_exclusive(unit: &Unit, named: Named<'_>) -> bool {
+    let has_data = || match &unit.kind {
+        Kind::Container { container, .. } => !volumes(container, named).is_empty(),
+        _ => false,
+    };
+    !unit.fleet.global && (unit.deploy.exclusive == Some(true) || has_data())
+}
+
 fn needs(unit: &Unit, named: Named<'_>) -> Needs {
     let deploy = &unit.deploy;
     let template = unit.name.template().filter(|_| deploy.spread);
@@ -46,7 +55,7 @@ fn needs(unit: &Unit, named: Named<'_>) -> Needs {
         ports: BTreeSet::new(),
         spread: template.map(|t| t.to_string()),
         volumes: BTreeSet::new(),
-        exclusive: deploy.exclusive,
+        exclusive: deploy.exclusive == Some(true),
     };
     if let Kind::Container { container, .. } = &unit.kind {
         needs.ports = ports(container);

@@ -1,0 +1,77 @@
+//! Machines that are there, away, lost and back, as the planner is told of them.
+
+use super::spec::machine;
+use super::{Leader, Placed, Target, locked};
+use crate::hold::Signs;
+use coracle_planner::MachineId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+impl Leader {
+    /// Tells the planner of all machines. Answers whether time alone will change something.
+    pub(super) fn tell_machines(&self) -> bool {
+        let machines = self.machines();
+        let grace = self.grace.is_some_and(|end| Instant::now() < end);
+        let (now, mut lost) = (Instant::now(), locked(&self.lost));
+        let mut fenced = Vec::new();
+        self.with_planner(|planner| {
+            for (id, seen) in &machines {
+                match seen.alive {
+                    true => lost.back(id),
+                    false => lost.away(id, now, || self.signs_of(id).patience),
+                }
+                let gone = !grace && lost.is_lost(id, now);
+                let machine_id = MachineId::from(id.as_str());
+                planner.set_machine(&machine_id, Some(machine(seen, gone)));
+            }
+            // The planner hears of a fence of those only that it knows to be lost.
+            if !grace {
+                fenced = lost.fenced(now);
+            }
+            for id in &fenced {
+                planner.fenced(&MachineId::from(id.as_str()));
+            }
+        });
+        let absent = machines.values().any(|m| !m.alive);
+        let later = grace && absent || lost.waits();
+        drop(lost);
+        for id in fenced.iter().filter(|id| !machines.contains_key(*id)) {
+            self.never_answers(id);
+        }
+        later
+    }
+
+    /// What the units of a machine ask of its signs.
+    fn signs_of(&self, id: &str) -> Signs {
+        let here = |target: &Arc<Target>| {
+            let placed = target.placed();
+            placed.get(id).is_some_and(Placed::runs)
+        };
+        Signs::of(self.all().iter().filter(|t| here(t)).map(|t| t.unit()))
+    }
+
+    /// Machines on which something exclusive ran that may be back before its successor is written down, though they were given up.
+    pub(super) fn given_up(&self, name: &str, target: &Target, machine: &str) -> BTreeSet<String> {
+        let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
+        let former = leaving.iter().filter(|t| t.unit().name.as_str() == name);
+        let all = former.flat_map(|t| t.placed()).chain(target.placed());
+        let machines = self.machines();
+        let absent = |id: &String| machines.get(id).is_some_and(|m| !m.alive);
+        let ids = all.map(|(id, _)| id);
+        ids.filter(|id| id != machine && absent(id)).collect()
+    }
+
+    /// A machine is there, which no watch has told yet.
+    pub(super) fn is_back(&self, id: &str) {
+        locked(&self.machines).signs(id, true);
+        self.machine_is(id, true);
+        self.tell_machines();
+    }
+
+    /// Tells the planner that a machine is no more. What is exclusive may run there still.
+    pub(super) fn tell_removed(&self, id: &str) {
+        locked(&self.lost).away(id, Instant::now(), || Duration::ZERO);
+        self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
+    }
+}
