@@ -61,7 +61,7 @@ soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, M
 	CORACLE_ROUNDS=$(or $(ROUNDS),20000) cargo test --locked -p coracle-planner --test model
 	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked -p coracle-image --test fuzz -p coracle-unit --test tables
 
-bench: ## docker, podman, runc and etcd beside us, turn by turn; writes docs/benchmarks.md
+bench: ## docker, podman, runc and etcd beside us, and simulated machines; writes docs/benchmarks.md
 	@scripts/deps build run bench
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo build --locked -p coracle -p coracle-shim
@@ -69,6 +69,8 @@ bench: ## docker, podman, runc and etcd beside us, turn by turn; writes docs/ben
 	@scripts/bench-images $(TARGET)/coracle $(dir $(TARGET))tmp/debian
 	cargo build --locked -p coracle-gateway --example store-load
 	@scripts/bench-store $(TARGET)/examples/store-load
+	cargo build --locked --workspace --example fleet-load
+	@scripts/bench-fleet $(TARGET)/examples/fleet-load
 
 lint: ## formatting and clippy, warnings denied
 	@scripts/deps build election

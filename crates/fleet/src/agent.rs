@@ -14,6 +14,7 @@
 
 mod own;
 mod report;
+mod texts;
 
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
@@ -322,6 +323,9 @@ impl Agent {
             if answer.canceled {
                 return Ok(());
             }
+            let puts = answer.events.iter().filter(|e| e.kind == EventKind::Put);
+            let wanted = puts.filter_map(|e| instance(&e.kv.key).zip(read(&e.kv)));
+            fleet.have_texts(wanted).await?;
             for event in answer.events {
                 let key = event.kv.key.clone();
                 let Some(instance) = instance(&key) else {
@@ -377,6 +381,8 @@ impl Agent {
                 fleet.copy(key, None).await?;
             }
         }
+        let all = kvs.iter().filter_map(|kv| instance(&kv.key).zip(read(kv)));
+        fleet.have_texts(all).await?;
         self.wanted = wanted(&kvs);
         let here = fleet.all();
         let names: BTreeSet<String> = here

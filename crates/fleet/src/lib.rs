@@ -61,6 +61,7 @@ pub use discovery::Announced;
 pub use error::{FleetError, Result};
 pub use explain::Explained;
 pub use fleet::{Fleet, Stores, UnitText};
+pub use leader::Tally;
 pub use machines::{DrainView, MachineView, Mark};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};
 pub use overlay::ConnectOptions;

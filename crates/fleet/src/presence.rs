@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 /// Seconds of the machine's lease: after this time without a sign a machine is taken for lost, and what it leads and announces goes.
 pub const LEASE: i64 = 10;
-/// How often the lease is kept.
-const BEAT: Duration = Duration::from_secs(3);
+/// How often a sign is given.
+pub const BEAT: Duration = Duration::from_secs(3);
 /// How soon it is tried again after a failure, so that one does not cost the lease.
 const AGAIN: Duration = Duration::from_secs(1);
 

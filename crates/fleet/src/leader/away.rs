@@ -11,15 +11,21 @@ use std::time::{Duration, Instant};
 impl Leader {
     /// Tells the planner of all machines. Answers whether time alone will change something.
     pub(super) fn tell_machines(&self) -> bool {
-        let machines = self.machines();
         let grace = self.grace.is_some_and(|end| Instant::now() < end);
-        let (now, mut lost) = (Instant::now(), locked(&self.lost));
+        let now = Instant::now();
+        // Units are asked without the machines held, as whoever holds a unit may ask for machines.
+        for id in self.newly_absent() {
+            let patience = self.signs_of(&id).patience;
+            locked(&self.lost).away(&id, now, || patience);
+        }
+        let (machines, mut lost) = (locked(&self.machines), locked(&self.lost));
         let mut fenced = Vec::new();
         self.with_planner(|planner| {
-            for (id, seen) in &machines {
+            for (id, seen) in machines.iter() {
                 match seen.alive {
                     true => lost.back(id),
-                    false => lost.away(id, now, || self.signs_of(id).patience),
+                    // Since a moment ago.
+                    false => lost.away(id, now, || Signs::USUAL.patience),
                 }
                 let gone = !grace && lost.is_lost(id, now);
                 let machine_id = MachineId::from(id.as_str());
@@ -33,13 +39,22 @@ impl Leader {
                 planner.fenced(&MachineId::from(id.as_str()));
             }
         });
-        let absent = machines.values().any(|m| !m.alive);
+        let absent = machines.iter().any(|(_, seen)| !seen.alive);
         let later = grace && absent || lost.waits();
-        drop(lost);
-        for id in fenced.iter().filter(|id| !machines.contains_key(*id)) {
+        fenced.retain(|id| machines.get(id).is_none());
+        drop((machines, lost));
+        for id in &fenced {
             self.never_answers(id);
         }
         later
+    }
+
+    /// Machines that give no signs, which is not noted yet.
+    fn newly_absent(&self) -> Vec<String> {
+        let (machines, lost) = (locked(&self.machines), locked(&self.lost));
+        let absent = machines.iter().filter(|(_, seen)| !seen.alive);
+        let ids = absent.map(|(id, _)| id.clone());
+        ids.filter(|id| !lost.is_away(id)).collect()
     }
 
     /// What the units of a machine ask of its signs.

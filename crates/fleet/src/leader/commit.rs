@@ -1,4 +1,8 @@
 //! A leader's writes: whole groups of steps, each transaction fenced by the leader's key.
+//!
+//! Groups that have nothing to do with each other are written several transactions at a time ([`Leader::commit_each`]): the store
+//! answers one while the next are on their way. Each says by itself whether it was done, so that what is in memory follows what is in
+//! the store, also where some were written and others were not.
 
 use super::{Leader, locked};
 use crate::error::{FleetError, Result};
@@ -7,12 +11,16 @@ use coracle_store::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, Revision,
     Store, StoreError, TxnOp, TxnOpResponse, TxnRequest,
 };
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Steps of one transaction, below etcd's own bound of 128.
 const AT_ONCE: usize = 100;
+/// Transactions that are on their way at a time.
+const ON_THE_WAY: usize = 8;
 
 /// Steps that are done at one revision of the store.
 #[derive(Default, Clone)]
@@ -47,10 +55,6 @@ impl Group {
     /// It is done only if these machines do not count as there.
     pub fn only_if_absent(&mut self, machines: &BTreeSet<String>) {
         self.absent.extend(machines.iter().cloned());
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 
     /// Does all of it, or nothing. `fence` is the revision at which the key of who leads was made.
@@ -92,6 +96,32 @@ enum Done {
     Back(Vec<String>),
 }
 
+/// Whether they go into one transaction.
+pub(super) fn fits<'a>(groups: impl Iterator<Item = &'a Group>) -> bool {
+    let (mut steps, mut absent) = (0, 0);
+    for group in groups {
+        steps += group.steps.len();
+        absent += group.absent.len();
+    }
+    steps <= AT_ONCE && absent <= AT_ONCE
+}
+
+/// Groups that go into one transaction, with what each is of; one group that is too large for a transaction is alone.
+fn bundles<T>(groups: impl IntoIterator<Item = (T, Group)>) -> Vec<(Vec<T>, Group)> {
+    let mut bundles: Vec<(Vec<T>, Group)> = Vec::new();
+    for (of, group) in groups {
+        match bundles.last_mut() {
+            Some((those, all)) if fits([&*all, &group].into_iter()) => {
+                those.push(of);
+                all.steps.extend(group.steps);
+                all.absent.extend(group.absent);
+            }
+            _ => bundles.push((vec![of], group)),
+        }
+    }
+    bundles
+}
+
 impl Leader {
     /// Does these groups in their order, as many at once as a transaction holds.
     ///
@@ -99,26 +129,67 @@ impl Leader {
     /// [`FleetError::NotLeader`] if another machine leads by now, [`FleetError::Back`] if a machine is there that must not be; then
     /// nothing of the rest is done.
     pub async fn commit(&self, groups: impl IntoIterator<Item = Group>) -> Result<()> {
-        let mut all = Group::default();
-        for group in groups {
-            let more = all.steps.len() + group.steps.len() > AT_ONCE
-                || all.absent.len() + group.absent.len() > AT_ONCE;
-            if !all.is_empty() && more {
-                self.write(std::mem::take(&mut all)).await?;
-            }
-            all.steps.extend(group.steps);
-            all.absent.extend(group.absent);
-        }
-        if !all.is_empty() {
-            self.write(all).await?;
+        for (_, group) in bundles(groups.into_iter().map(|group| ((), group))) {
+            self.write_all(group).await?;
         }
         Ok(())
+    }
+
+    /// Does these groups in any order, several transactions at a time. `done` is told of each group that was done, as soon as it was.
+    ///
+    /// # Errors
+    /// The first, once nothing is on its way any more; what `done` was not told of was not done.
+    pub async fn commit_each<T>(
+        &self,
+        groups: impl IntoIterator<Item = (T, Group)>,
+        mut done: impl FnMut(T),
+    ) -> Result<()> {
+        let mut waiting = bundles(groups).into_iter();
+        let write =
+            |(those, group): (Vec<T>, Group)| async move { (those, self.write_all(group).await) };
+        let mut on_the_way: FuturesUnordered<_> =
+            waiting.by_ref().take(ON_THE_WAY).map(write).collect();
+        let mut failed = None;
+        while let Some((those, written)) = on_the_way.next().await {
+            match written {
+                Ok(()) => those.into_iter().for_each(&mut done),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+            if failed.is_none() {
+                on_the_way.extend(waiting.next().map(write));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// In one transaction, or as many as are needed, one after the other.
+    async fn write_all(&self, Group { steps, absent }: Group) -> Result<()> {
+        let mut steps = steps.into_iter();
+        let mut begun = false;
+        loop {
+            let some: Vec<TxnOp> = steps.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            let some = Group {
+                steps: some,
+                absent: absent.clone(),
+            };
+            let written = self.write(some).await;
+            if begun && written.is_err() {
+                // It is done in part: what is in memory is not to be trusted any more.
+                self.end();
+            }
+            written?;
+            begun = true;
+        }
     }
 
     async fn write(&self, all: Group) -> Result<()> {
         if *self.over.borrow() {
             return Err(FleetError::NotLeader);
         }
+        self.work.writes();
         match all.write(&*self.store, self.fence).await {
             Ok(Done::Yes) => Ok(()),
             Ok(Done::NotLeader) => {

@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How long what could not be done is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// Answers of watches that are taken at once.
+const AT_ONCE: usize = 256;
 /// What is watched.
 const FAMILIES: [&str; 4] = [keys::ACTUAL, keys::ALIVE, keys::MACHINES, keys::MARKS];
 
@@ -83,11 +85,23 @@ pub(super) async fn lead(
         }
         .is_err();
         tokio::select! {
-            told = events.recv() => match told {
-                Some(Some(events)) => leader.take(events, &mut todo),
-                // One watch is over: everything is read anew.
-                Some(None) | None => return,
-            },
+            told = events.recv() => {
+                // What has come meanwhile is one piece of work, up to a bound.
+                let mut told = told;
+                for _ in 0..AT_ONCE {
+                    match told {
+                        Some(Some(events)) => leader.take(events, &mut todo),
+                        // One watch is over: everything is read anew.
+                        Some(None) | None => return,
+                    }
+                    match events.try_recv() {
+                        Ok(next) => told = Some(next),
+                        Err(_) => break,
+                    }
+                }
+            }
+            // Not at once what has just failed.
+            () = leader.wake.notified(), if !failed => {}
             () = tokio::time::sleep(REST), if failed || todo.later() => {}
             () = tokio::time::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
                 todo.machines = true;
@@ -188,7 +202,7 @@ impl Leader {
 
     /// Does what follows from what has happened.
     async fn settle(&self, todo: &mut Todo) -> Result<()> {
-        if !todo.later() {
+        if !todo.later() && !self.with_planner(|planner| planner.pending()) {
             return Ok(());
         }
         let _one = self.change_lock.lock().await;

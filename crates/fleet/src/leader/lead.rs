@@ -1,7 +1,7 @@
 //! How a machine comes to lead, and what it does while it does.
 
 use super::events::until;
-use super::{Leader, Needs, Placed, Roll, Target, events, locked};
+use super::{Leader, Needs, Placed, Roll, Target, Work, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
 use crate::model::{
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
@@ -29,6 +29,8 @@ const REST: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(15);
 /// How often it is tried to give up the lead.
 const RESIGN: usize = 30;
+/// Decisions of one plan: between two, requests are answered and machines listened to.
+const BATCH: usize = 10_000;
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -291,7 +293,10 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         change_lock: tokio::sync::Mutex::default(),
         streams: Mutex::default(),
         leaving: Mutex::default(),
-        planner: Mutex::new(Planner::new(Settings::default())),
+        planner: Mutex::new(Planner::new(Settings {
+            batch: BATCH,
+            ..Settings::default()
+        })),
         lost: Mutex::default(),
         later: AtomicBool::new(false),
         // Who has just come up itself gives the others time to come up too.
@@ -300,6 +305,8 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         answered: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
+        wake: Notify::new(),
+        work: Work::default(),
     });
     for (name, record) in units {
         let text = texts.get(&format!("{}/{}", record.uid, record.revision));
@@ -405,7 +412,7 @@ impl Leader {
         alive: bool,
     ) -> Option<Arc<Target>> {
         let target = self.of_uid(&instance.uid)?;
-        let uid = instance.uid.clone();
+        let (uid, actual) = (instance.uid.clone(), actual.map(Box::new));
         self.change(&target, |all| match all.get_mut(machine) {
             Some(placed) if placed.instance == instance => {
                 if actual.is_some() && std::mem::take(&mut placed.leaving) {
@@ -433,32 +440,34 @@ impl Leader {
         Some(target)
     }
 
-    /// A release before this one asked machines for running units only: what has stopped and left its output is theirs still.
+    /// Has every machine asked what the units' records say. A release before this one asked machines for running units only: what
+    /// has stopped and left its output is theirs still. A leader that was cut off may have told a new record to some machines only.
     async fn adopt(&self) -> Result<()> {
         let mut groups = Vec::new();
         for target in self.all() {
             let record = target.record();
             let name = target.unit().name.to_string();
-            let left: Vec<_> = target.placed().into_iter().collect();
-            if record.desired != Desired::Inactive || left.iter().any(|(_, p)| p.desired.is_some())
-            {
-                continue;
-            }
-            let leaves = |machine: &str, placed: &Placed| {
-                let key = keys::desired(machine, &placed.instance);
-                locked(&self.answered).contains(&key)
-            };
-            for (machine, placed) in left.into_iter().filter(|(_, p)| p.actual.is_some()) {
-                if leaves(&machine, &placed) {
+            let placed = target.placed();
+            let left =
+                record.desired == Desired::Inactive && placed.values().all(|p| p.desired.is_none());
+            for (machine, placed) in placed {
+                let desired = self.desired(&name, &record);
+                let key = keys::desired(&machine, &placed.instance);
+                let is_told = match &placed.desired {
+                    Some(told) => **told == desired,
+                    None => {
+                        !left || placed.actual.is_none() || locked(&self.answered).contains(&key)
+                    }
+                };
+                if is_told {
                     continue;
                 }
-                let desired = self.desired(&name, &record);
                 let mut group = super::Group::default();
-                group.put(keys::desired(&machine, &placed.instance), &desired)?;
+                group.put(key, &desired)?;
                 groups.push(group);
                 self.change(&target, |all| {
                     if let Some(placed) = all.get_mut(&machine) {
-                        placed.desired = Some(desired);
+                        placed.desired = Some(Box::new(desired));
                     }
                 });
             }

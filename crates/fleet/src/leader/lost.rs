@@ -35,6 +35,11 @@ impl Lost {
         }
     }
 
+    /// Whether a machine is noted as away.
+    pub fn is_away(&self, id: &str) -> bool {
+        self.away.contains_key(id)
+    }
+
     /// A machine is there.
     pub fn back(&mut self, id: &str) {
         self.away.remove(id);

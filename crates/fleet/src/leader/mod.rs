@@ -22,6 +22,7 @@ mod place;
 mod roll;
 mod spec;
 mod status;
+mod tally;
 mod target;
 mod waits;
 
@@ -38,13 +39,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
-use tokio::sync::watch;
+use tally::Work;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use commit::Group;
 pub(crate) use failures::keeps_failing;
 pub(crate) use place::Change;
 pub(crate) use roll::Roll;
 pub(crate) use spec::is_resource;
+pub use tally::Tally;
 pub(crate) use target::{Placed, Target};
 pub(crate) use waits::Waits;
 
@@ -82,6 +85,9 @@ pub(crate) struct Leader {
     over: watch::Sender<bool>,
     /// Ticks with everything that happens to units.
     ticks: watch::Sender<u64>,
+    /// Something is left to be decided.
+    wake: Notify,
+    work: Work,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -3,18 +3,18 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
+use super::commit::fits;
 use super::failures::keeps_failing;
 use super::leave::leaving;
-use super::spec::{is_exclusive, is_placed, is_resource, spec};
+use super::spec::{condition, is_exclusive, is_placed, is_resource, spec};
+use super::tally::now;
 use super::{Group, Leader, Placed, Target, Waits, locked};
 use crate::error::{FleetError, Result};
 use crate::model::{
-    Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
-    VolumeRecord, keys,
+    Active, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION, VolumeRecord,
+    keys,
 };
-use coracle_planner::{
-    Condition, Decision, Placed as Planned, Placement, Planner, Timestamp, UnitName,
-};
+use coracle_planner::{Decision, Placed as Planned, Placement, Planner, UnitName};
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,31 +81,9 @@ impl Write {
     }
 }
 
-/// Now, as the planner counts.
-fn now() -> Timestamp {
-    Timestamp(u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default())
-}
-
 /// The unit's own name for the planner.
 fn planned(name: &str) -> UnitName {
     UnitName::from(name)
-}
-
-/// How an instance is, in the planner's words.
-fn condition(record: &UnitRecord, actual: Option<&Actual>, waits_for_health: bool) -> Condition {
-    let Some(actual) = actual.filter(|a| a.generation == record.generation) else {
-        return Condition::Assigned;
-    };
-    match actual.active {
-        _ if record.desired != Desired::Active => Condition::Present,
-        Active::Active if actual.settled => Condition::Done,
-        Active::Active if waits_for_health && actual.health.as_deref() == Some("unhealthy") => {
-            Condition::Present
-        }
-        Active::Active => Condition::Healthy,
-        Active::Inactive if actual.settled => Condition::Done,
-        _ => Condition::Present,
-    }
 }
 
 impl Leader {
@@ -144,7 +122,7 @@ impl Leader {
             for (machine, placed) in &placed {
                 let placement = placement(&unit, machine, &placed.instance);
                 let state = Planned {
-                    condition: condition(&record, placed.actual.as_ref(), tested),
+                    condition: condition(&record, placed.actual.as_deref(), tested),
                     leaving: placed.desired.is_none(),
                 };
                 planner.set_placed(&placement, Some(state));
@@ -171,25 +149,26 @@ impl Leader {
     /// Writes units' records, and what follows for machines.
     ///
     /// # Errors
-    /// As [`Self::commit`]; then nothing is changed in memory.
-    pub async fn write_units(&self, changes: Vec<Change>) -> Result<()> {
+    /// As [`Self::commit_each`]; of units that were not written nothing is changed in memory.
+    pub async fn write_units(&self, mut changes: Vec<Change>) -> Result<()> {
         for change in &changes {
             self.tell_unit(&change.target, &change.record, &change.unit());
         }
+        let mut done = BTreeSet::new();
         let mut tries = 0;
         loop {
-            let decisions = self.with_planner(|planner| planner.plan(now()));
-            let written = self.carry_out(&changes, &decisions).await;
-            let Err(error) = written else {
-                return Ok(());
-            };
+            let decisions = self.plan();
+            let written = self.carry_out(&changes, &decisions, &mut done).await;
+            let Err(error) = written else { break };
             let again = matches!(error, FleetError::Back(_)) && tries < MOST_TRIES;
+            // Of one that was written that is what it is now.
             for change in changes.iter().filter(|_| !again) {
                 let (record, unit) = (change.target.record(), change.target.unit());
                 self.tell_unit(&change.target, &record, &unit);
             }
             self.with_planner(|planner| {
-                for decision in decisions.iter().rev() {
+                let undone = |d: &&Decision| !done.contains(d.unit().as_str());
+                for decision in decisions.iter().rev().filter(undone) {
                     planner.take_back(decision);
                 }
             });
@@ -199,8 +178,14 @@ impl Leader {
             if !again {
                 return Err(error);
             }
+            changes.retain(|change| !done.contains(change.target.unit().name.as_str()));
             tries += 1;
         }
+        // A plan has so many decisions; what is left comes with the next.
+        if self.with_planner(|planner| planner.pending()) {
+            self.wake.notify_one();
+        }
+        Ok(())
     }
 
     /// What follows from what happened on machines.
@@ -208,7 +193,13 @@ impl Leader {
         self.write_units(Vec::new()).await
     }
 
-    async fn carry_out(&self, changes: &[Change], decisions: &[Decision]) -> Result<()> {
+    /// `done` gets the names of the units that were written.
+    async fn carry_out(
+        &self,
+        changes: &[Change],
+        decisions: &[Decision],
+        done: &mut BTreeSet<String>,
+    ) -> Result<()> {
         let mut writes: BTreeMap<String, Write> = BTreeMap::new();
         for change in changes {
             let write = Write {
@@ -275,21 +266,36 @@ impl Leader {
             write.changed |= self.note_failures(name, &mut write.record);
         }
         self.resources(&mut writes);
-        let (first, then): (Vec<_>, Vec<_>) = writes
+        let all = writes.iter();
+        let told = all.map(|(name, w)| (name.as_str(), &*w.target, &w.record));
+        let told = self.statuses(told).into_iter().map(|group| (None, group));
+        let mut stages = vec![told.collect::<Vec<_>>()];
+        // What units need is there before them.
+        let (first, mut then): (Vec<_>, Vec<_>) = writes
             .into_iter()
             .partition(|(_, w)| is_resource(&w.target.unit()));
-        let writes: Vec<(String, Write)> = first.into_iter().chain(then).collect();
-        let mut groups = Vec::new();
-        for (name, write) in &writes {
-            groups.push(self.group(name, write)?);
+        // What one machine gets is told to it together.
+        then.sort_by(|(_, a), (_, b)| a.add.keys().next().cmp(&b.add.keys().next()));
+        for part in [first, then] {
+            let mut stage = Vec::new();
+            for (name, write) in part {
+                let group = self.group(&name, &write)?;
+                stage.push((Some((name, write)), group));
+            }
+            stages.push(stage);
         }
-        let written = writes.iter();
-        let written = written.map(|(name, w)| (name.as_str(), &*w.target, &w.record));
-        groups.splice(0..0, self.statuses(written));
-        self.commit(groups.into_iter().filter(|g| !g.is_empty()))
-            .await?;
-        for (name, write) in writes {
-            self.done(&name, write);
+        // What is small is one transaction.
+        if fits(stages.iter().flatten().map(|(_, group)| group)) {
+            stages = vec![stages.into_iter().flatten().collect()];
+        }
+        for stage in stages {
+            let is_done = |of: Option<(String, Write)>| {
+                if let Some((name, write)) = of {
+                    self.done(&name, write);
+                    done.insert(name);
+                }
+            };
+            self.commit_each(stage, is_done).await?;
         }
         Ok(())
     }
@@ -320,7 +326,13 @@ impl Leader {
                 continue;
             };
             let here = target.machines();
-            for user in locked(&self.needs).users(&name) {
+            // It comes after those that need it; otherwise it is where the others are already.
+            let late = writes.get(&name).is_some_and(|w| w.changed);
+            for user in locked(&self.needs)
+                .users(&name)
+                .into_iter()
+                .filter(|_| late)
+            {
                 if let Some(user) = self
                     .target(&user)
                     .filter(|u| u.record().desired == Desired::Active)
@@ -420,8 +432,15 @@ impl Leader {
             waits,
             ..
         } = write;
-        let machines = self.machines();
         let unheard = self.unheard(&target);
+        let asked: Vec<_> = {
+            let machines = locked(&self.machines);
+            let alive = |machine: &str| machines.gives_signs(machine);
+            let asked = asked.into_iter();
+            asked
+                .map(|(m, instance)| (alive(&m), m, instance))
+                .collect()
+        };
         // Who waits for its goal sees what is known of its instances by then.
         self.change(&target, |all| {
             for machine in &drop {
@@ -430,11 +449,10 @@ impl Leader {
                     placed.desired = None;
                 }
             }
-            for (machine, instance) in asked {
-                let alive = machines.get(&machine).is_some_and(|m| m.alive);
+            for (alive, machine, instance) in asked {
                 match all.get_mut(&machine) {
                     Some(placed) if placed.instance == instance => {
-                        placed.desired = Some(desired.clone());
+                        placed.desired = Some(Box::new(desired.clone()));
                     }
                     _ => {
                         let placed = Placed {

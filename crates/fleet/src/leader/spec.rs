@@ -1,8 +1,8 @@
 //! What of a unit's text bears on its place, in the planner's words. Pure.
 
-use crate::model::{Desired, UnitRecord};
+use crate::model::{Active, Actual, Desired, UnitRecord};
 use crate::presence::Seen;
-use coracle_planner::{MachineState, Needs, Protocol, UnitSpec, VolumeName, Wanted};
+use coracle_planner::{Condition, MachineState, Needs, Protocol, UnitSpec, VolumeName, Wanted};
 use coracle_unit::container::{ContainerUnit, MountSource};
 use coracle_unit::{Kind, Unit, UnitKind, UnitName};
 use std::collections::BTreeSet;
@@ -110,5 +110,26 @@ pub(crate) fn machine(seen: &Seen, lost: bool) -> MachineState {
         labels: seen.machine.labels.clone(),
         cpu_millis: u64::from(seen.machine.cpus) * 1000,
         memory: seen.machine.memory,
+    }
+}
+
+/// How an instance is, in the planner's words.
+pub(crate) fn condition(
+    record: &UnitRecord,
+    actual: Option<&Actual>,
+    waits_for_health: bool,
+) -> Condition {
+    let Some(actual) = actual.filter(|a| a.generation == record.generation) else {
+        return Condition::Assigned;
+    };
+    match actual.active {
+        _ if record.desired != Desired::Active => Condition::Present,
+        Active::Active if actual.settled => Condition::Done,
+        Active::Active if waits_for_health && actual.health.as_deref() == Some("unhealthy") => {
+            Condition::Present
+        }
+        Active::Active => Condition::Healthy,
+        Active::Inactive if actual.settled => Condition::Done,
+        _ => Condition::Present,
     }
 }

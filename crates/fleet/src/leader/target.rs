@@ -32,9 +32,9 @@ struct State {
 pub(crate) struct Placed {
     pub instance: Instance,
     /// What the machine is asked; None once it is asked nothing more and has still to forget it.
-    pub desired: Option<DesiredRecord>,
-    /// What the machine says.
-    pub actual: Option<Actual>,
+    pub desired: Option<Box<DesiredRecord>>,
+    /// What the machine says. Kept apart, as the above: a map of one has room for eleven.
+    pub actual: Option<Box<Actual>>,
     /// Whether the machine gives signs.
     pub alive: bool,
     /// It is to go, and its machine has not said anything of it yet.
@@ -95,6 +95,25 @@ impl Target {
         let state = self.state();
         let asked = state.placed.iter().filter(|(_, p)| p.desired.is_some());
         asked.map(|(machine, _)| machine.clone()).collect()
+    }
+
+    /// How many instances: asked for on machines that give signs, answered, running.
+    pub fn tally(&self) -> (usize, usize, usize) {
+        let state = self.state();
+        let asked = state
+            .placed
+            .values()
+            .filter(|p| p.desired.is_some() && p.alive);
+        let (mut placed, mut answered, mut running) = (0, 0, 0);
+        for one in asked {
+            placed += 1;
+            let order = one.desired.as_ref().map(|d| d.order);
+            if let Some(actual) = one.actual.as_ref().filter(|a| Some(a.order) == order) {
+                answered += 1;
+                running += usize::from(actual.active == Active::Active);
+            }
+        }
+        (placed, answered, running)
     }
 
     /// The number that the next instance of it gets: greater than any that is known.
@@ -212,7 +231,7 @@ fn together(
         }
     };
     let worst = those.into_iter().min_by_key(|p| rank(p));
-    let mut actual = match worst.map(|p| (p.actual.clone(), p.runs())) {
+    let mut actual = match worst.map(|p| (p.actual.as_deref().cloned(), p.runs())) {
         Some((Some(actual), _)) => actual,
         Some((None, true)) => Actual {
             active: Active::Activating,
@@ -238,7 +257,7 @@ impl Placed {
     pub fn new(instance: Instance, desired: DesiredRecord) -> Self {
         Self {
             instance,
-            desired: Some(desired),
+            desired: Some(Box::new(desired)),
             actual: None,
             alive: true,
             leaving: false,
