@@ -19,10 +19,14 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// Where the store's own name is.
 const CLUSTER: &str = "/coracle/v1/cluster";
+
+/// How long a store is asked for a name that is known.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// The entry of the cluster: which one this store is.
 #[derive(Serialize, Deserialize)]
@@ -59,14 +63,19 @@ impl Doors {
         };
         let machine = engine.machine_id();
         let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        // What is known need not be waited for: a machine comes up without the cluster's store too.
+        let named = match known {
+            Some(_) => tokio::time::timeout(MOMENT, cluster(&*store)).await.ok(),
+            None => Some(cluster(&*store).await),
+        };
         let identity = Identity {
-            cluster: match cluster(&*store).await {
-                Ok(found) => number(&found).unwrap_or(1),
-                // A machine comes up without the cluster's store too, also one that was removed meanwhile.
-                Err(StoreError::Unreachable { .. } | StoreError::Refused { .. }) => {
+            cluster: match named {
+                Some(Ok(found)) => number(&found).unwrap_or(1),
+                // Also one that was removed meanwhile.
+                None | Some(Err(StoreError::Unreachable { .. } | StoreError::Refused { .. })) => {
                     known.unwrap_or(1)
                 }
-                Err(error) => return Err(error),
+                Some(Err(error)) => return Err(error),
             },
             member: machine.get(..16).and_then(number).unwrap_or(1),
         };

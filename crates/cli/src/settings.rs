@@ -3,6 +3,8 @@
 use crate::run_args::values;
 use crate::server::{DaemonArgs, DaemonError, RUN_DIR, STATE_DIR, file};
 use coracle_build::Marks;
+use coracle_cluster::member::find::Program;
+use coracle_cluster::member::snapshots::Schedule;
 use coracle_engine::EngineOptions;
 use coracle_image::RegistryConfig;
 use coracle_network::DOOR_PORT;
@@ -20,6 +22,7 @@ const SMALLEST_STORE: u64 = 8 << 20;
 /// Revisions.
 const LEAST_HISTORY: i64 = 100;
 const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
+const SHORTEST_SNAPSHOTS: Duration = Duration::from_secs(1);
 const SHORTEST_ABSENCE: Duration = Duration::from_secs(5);
 
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
@@ -73,6 +76,12 @@ struct ClusterOf {
     replace_after: Option<String>,
     /// Whether this machine may have the store if it has etcd; true if nothing is said.
     votes: Option<bool>,
+    /// Time between two copies of the store: `1h`.
+    snapshot_every: Option<String>,
+    /// How many copies are kept.
+    snapshot_keep: Option<usize>,
+    /// The path of etcd's server, or `image:NAME`.
+    etcd: Option<String>,
 }
 
 /// `[[registry]]`
@@ -231,12 +240,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
-        cluster: crate::cluster::Options {
-            advertise,
-            votes: config.cluster.votes.unwrap_or(true),
-            replace_after: replace_after(config.cluster).map_err(bad)?,
-            overlay_pool,
-        },
+        cluster: cluster(config.cluster, advertise, overlay_pool).map_err(bad)?,
     })
 }
 
@@ -273,11 +277,11 @@ fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
     })
 }
 
-fn replace_after(given: ClusterOf) -> Result<Duration, String> {
-    let Some(text) = given.replace_after else {
+fn replace_after(given: Option<&str>) -> Result<Duration, String> {
+    let Some(text) = given else {
         return Ok(coracle_cluster::member::voters::PATIENCE);
     };
-    let found = duration("cluster: replace_after", &text)?;
+    let found = duration("cluster: replace_after", text)?;
     match found >= SHORTEST_ABSENCE {
         true => Ok(found),
         false => Err(format!(
@@ -314,6 +318,53 @@ fn store(given: StoreOf) -> Result<coracle_store::Options, String> {
             ));
         }
         options.keep_for = Some(keep);
+    }
+    Ok(options)
+}
+
+fn cluster(
+    given: ClusterOf,
+    advertise: SocketAddr,
+    overlay_pool: Option<Ipv4Net>,
+) -> Result<crate::cluster::Options, String> {
+    let mut options = crate::cluster::Options {
+        advertise,
+        replace_after: replace_after(given.replace_after.as_deref())?,
+        votes: given.votes.unwrap_or(true),
+        overlay_pool,
+        snapshots: Schedule::default(),
+        program: Program::Host { path: None },
+    };
+    if let Some(text) = given.snapshot_every {
+        let every = duration("cluster: snapshot_every", &text)?;
+        if every < SHORTEST_SNAPSHOTS {
+            return Err(format!(
+                "cluster: snapshot_every = \"{text}\" is too short, since each copy is the whole store; write 1s or more"
+            ));
+        }
+        options.snapshots.every = every;
+    }
+    if let Some(keep) = given.snapshot_keep {
+        if keep == 0 {
+            return Err("cluster: snapshot_keep = 0 would keep no copy; write 1 or more".into());
+        }
+        options.snapshots.keep = keep;
+    }
+    if let Some(text) = given.etcd {
+        options.program = match text.strip_prefix("image:") {
+            Some("") => {
+                return Err("cluster: etcd = \"image:\" names no image; write for example image:localhost/etcd".into());
+            }
+            Some(image) => Program::Image(image.to_owned()),
+            None if text.starts_with('/') => Program::Host {
+                path: Some(text.into()),
+            },
+            None => {
+                return Err(format!(
+                    "cluster: etcd = \"{text}\" is neither the path of a program nor image:NAME; write for example /usr/local/bin/etcd"
+                ));
+            }
+        };
     }
     Ok(options)
 }

@@ -1,7 +1,7 @@
 //! What people write of a machine's address. Pure.
 
 use super::DOOR_PORT;
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use std::net::{IpAddr, SocketAddr};
 
 /// `HOST:PORT` of what a person writes: an address or a host name, with a port or without.

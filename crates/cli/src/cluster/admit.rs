@@ -1,104 +1,23 @@
 //! How a cluster begins, how machines come in, and how they leave.
 
 use super::address::door_of;
+use super::certify::{certify, peer_tls};
+use super::error::ClusterError;
 use super::{Cluster, home::Home};
-use crate::server::DaemonError;
 use coracle_cluster::door::DoorOptions;
-use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
-use coracle_cluster::member::MemberError;
-use coracle_cluster::member::config::{MemberConfig, PeerTls};
+use coracle_cluster::join::{Admit, Join, Newcomer, Voter, join};
+use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::moving::{Mode, Move, set_mode};
 use coracle_cluster::members;
-use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
+use coracle_cluster::pki::{Authority, Identity, Kind};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
-use coracle_network::overlay::Ipv4Net;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long etcd may take to start and to be compared when the store moves.
 const MOVE: Duration = Duration::from_secs(60);
-
-/// Why something about the cluster was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// There is something here that would be lost.
-    #[error(
-        "this machine is not empty ({what}): joining would lose it; stop and destroy it first, or say --discard"
-    )]
-    NotEmpty {
-        /// What.
-        what: String,
-    },
-    /// It is in a cluster.
-    #[error("this machine is in a cluster already; `coracle leave` takes it out")]
-    Member,
-    /// It is in none.
-    #[error(
-        "this machine is in no cluster; `coracle cluster token` begins one, `coracle join` joins one"
-    )]
-    NoMember,
-    /// It has none of the keys.
-    #[error("this machine is no voter, and only voters give tokens: ask one of {voters}")]
-    NoVoter {
-        /// Those.
-        voters: String,
-    },
-    /// It cannot go.
-    #[error("{0}")]
-    CannotLeave(String),
-    /// No such machine.
-    #[error("{0}")]
-    Unknown(String),
-    /// Nobody may change what is written of machines.
-    #[error("machine {0} cannot be taken off the list now: no machine leads; ask again")]
-    NoLeader(coracle_cluster::MachineId),
-    /// No address.
-    #[error(
-        "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
-    )]
-    NoAddress,
-    /// An address that cannot be read.
-    #[error(
-        "\"{0}\" is no address of a machine: write one as `coracle cluster token` shows it, for example 192.0.2.7 or 192.0.2.7:7373"
-    )]
-    Address(String),
-    /// A token for nobody, or that runs out at once.
-    #[error("a token is for one machine at least, and for one second")]
-    Useless,
-    /// Another range for machines' subnets than the cluster's.
-    #[error(
-        "this machine's configuration says overlay_pool = \"{own}\" and the cluster takes machines' subnets from {agreed}, since it began; take that line out, start the daemon anew and join again with the same token"
-    )]
-    Pool {
-        /// The configuration's.
-        own: Ipv4Net,
-        /// The cluster's.
-        agreed: Ipv4Net,
-    },
-    /// A token that cannot be read.
-    #[error(transparent)]
-    Token(#[from] coracle_cluster::token::TokenError),
-    /// The cluster said no, or was not reached.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// Keys.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// etcd.
-    #[error(transparent)]
-    Etcd(#[from] MemberError),
-    /// The store.
-    #[error("the store cannot be used")]
-    Store(#[from] coracle_store::StoreError),
-    /// The daemon.
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    /// A file.
-    #[error("a file of the cluster's could not be written")]
-    File(#[from] std::io::Error),
-}
 
 /// What a machine has that joining takes from it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,7 +36,7 @@ fn now() -> u64 {
 }
 
 impl Cluster {
-    fn has_address(&self) -> Result<(), ClusterError> {
+    pub(super) fn has_address(&self) -> Result<(), ClusterError> {
         match self.advertise.ip().is_unspecified() {
             true => Err(ClusterError::NoAddress),
             false => Ok(()),
@@ -182,19 +101,18 @@ impl Cluster {
     }
 
     /// A certificate of our own CA.
-    fn certified(&self, authority: &Authority, kind: Kind) -> Result<Arc<Identity>, ClusterError> {
-        if let Some(known) = Identity::open(&self.keys, kind, &self.machine)? {
-            return Ok(known);
-        }
-        let asked = Identity::ask(&self.keys, kind, &self.machine)?;
-        let addresses = self.addresses();
-        let certificate = match kind {
-            Kind::Machine => authority.machine(&asked.pem, &self.machine, &addresses)?,
-            Kind::Peer => authority.peer(&asked.pem, &self.machine, &addresses)?,
-        };
-        let (pin, ca) = (authority.pin(), authority.certificate_pem());
-        let identity = Identity::install(&self.keys, kind, &self.machine, &pin, ca, &certificate)?;
-        Ok(identity)
+    pub(super) fn certified(
+        &self,
+        authority: &Authority,
+        kind: Kind,
+    ) -> Result<Arc<Identity>, ClusterError> {
+        certify(
+            &self.keys,
+            &self.machine,
+            &self.addresses(),
+            authority,
+            kind,
+        )
     }
 
     /// What is done for newcomers: the first one has the store moved.
@@ -221,7 +139,8 @@ impl Cluster {
 
     /// Moves the store into an etcd of this machine's, while everything runs on.
     async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
-        let found = self.program.find().await?;
+        let program = self.options.program.clone();
+        let found = self.find_etcd().await?;
         let authority = self
             .authority
             .borrow()
@@ -233,8 +152,9 @@ impl Cluster {
             self.machine.clone(),
             self.advertise.ip(),
             self.advertise.port(),
-            Some(peer_tls(&peer)),
+            Some(peer_tls(&self.keys)),
         );
+        let config = MemberConfig { program, ..config };
         tracing::info!("the store moves into etcd");
         let moving = Move {
             engine: self.engine.clone(),
@@ -294,7 +214,7 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let can_vote = self.program.find().await.is_ok();
+        let can_vote = self.has_etcd().await;
         let newcomer = Newcomer {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
@@ -310,6 +230,7 @@ impl Cluster {
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
         self.fits(&joined.answer.extra)?;
         let gone = self.discard().await?;
+        self.learn_epoch(&joined.answer.voters).await?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -321,7 +242,7 @@ impl Cluster {
     }
 
     /// What would be lost if this machine joined others.
-    async fn holds(&self) -> Result<Option<String>, ClusterError> {
+    pub(super) async fn holds(&self) -> Result<Option<String>, ClusterError> {
         let here = self.counted().await?;
         if here.units > 0 {
             return Ok(Some(format!("it has {} units", here.units)));
@@ -349,7 +270,7 @@ impl Cluster {
     }
 
     /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
-    async fn discard(&self) -> Result<Discarded, ClusterError> {
+    pub(super) async fn discard(&self) -> Result<Discarded, ClusterError> {
         let gone = self.counted().await?;
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
@@ -378,16 +299,5 @@ impl Cluster {
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         coracle_store::Store::delete_range(&*self.embedded, all).await?;
         Ok(gone)
-    }
-}
-
-/// Where etcd finds the certificates for its peers.
-pub(super) fn peer_tls(peer: &Identity) -> PeerTls {
-    let [certificate, key, ca] = peer.files();
-    PeerTls {
-        ca,
-        certificate,
-        key,
-        allowed_name: Some(PEER_NAME.to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! What a cluster's machines agreed on when it began, held against this machine's configuration.
 
 use super::Cluster;
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use coracle_fleet::overlay::{agree_on_pool, agreed_pool};
 use coracle_network::overlay::{DEFAULT_POOL, Ipv4Net};
 use coracle_store::StoreError;

@@ -6,6 +6,7 @@ use coracle_cluster::members::Standing;
 use coracle_cluster::pki::Authority;
 use coracle_engine::full_error;
 use coracle_store::etcd::{Dial, Reached};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 impl Cluster {
@@ -14,9 +15,12 @@ impl Cluster {
         self.members.borrow().standing(&self.machine)
     }
 
-    /// Whether this machine's own etcd is asked first: it has a vote, or nothing is known yet.
+    /// Whether this machine's own etcd is asked first: it has a vote, or nothing is known yet, or is not said yet in a store that was
+    /// made anew.
     fn asks_its_own(&self) -> bool {
-        *self.keeps.borrow() && matches!(self.standing(), Some(Standing::Voter) | None)
+        let recovering = self.recovering.load(Ordering::Acquire);
+        let votes = matches!(self.standing(), Some(Standing::Voter) | None);
+        *self.keeps.borrow() && (votes || recovering)
     }
 
     /// Keeps up with the list.

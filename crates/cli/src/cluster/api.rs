@@ -1,9 +1,10 @@
 //! What our own socket has about the cluster.
 
 use super::Cluster;
-use super::admit::ClusterError;
+use super::error::ClusterError;
+use super::snapshots::shown;
 use super::status::{brief, status};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -15,6 +16,7 @@ use coracle_cluster::join::Voter;
 use coracle_engine::full_error;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/v1/cluster/token", post(token))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
+        .route("/v1/cluster/snapshots", get(snapshots).post(snapshot))
+        .route("/v1/cluster/recover", get(plan).post(recover))
         .route("/v1/cluster/etcd", get(etcd))
         .route("/v1/cluster/voters", get(voters))
         .route("/v1/machines/{name}", delete(remove))
@@ -52,7 +56,9 @@ impl IntoResponse for ClusterError {
             | Self::Pool { .. }
             | Self::Member
             | Self::NoMember
-            | Self::CannotLeave(_) => StatusCode::CONFLICT,
+            | Self::CannotLeave(_)
+            | Self::CannotRecover(_)
+            | Self::CannotCopy(_) => StatusCode::CONFLICT,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NoLeader(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
@@ -132,6 +138,40 @@ async fn leave(
     task.await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn snapshots(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
+    let list: Vec<Value> = cluster.copies().iter().map(shown).collect();
+    Json(json!({ "snapshots": list }))
+}
+
+async fn snapshot(State(cluster): State<Arc<Cluster>>) -> Result<Json<Value>, ClusterError> {
+    Ok(Json(shown(&cluster.take_copy().await?)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recover {
+    from: Option<PathBuf>,
+}
+
+async fn plan(
+    State(cluster): State<Arc<Cluster>>,
+    Query(asked): Query<Recover>,
+) -> Result<Json<Value>, ClusterError> {
+    let plan = cluster.plan(asked.from.as_deref()).await?;
+    Ok(Json(cluster.shown_plan(&plan)))
+}
+
+async fn recover(
+    State(cluster): State<Arc<Cluster>>,
+    Json(asked): Json<Recover>,
+) -> Result<Json<Value>, ClusterError> {
+    let task = tokio::spawn(async move { cluster.recover(asked.from.as_deref()).await });
+    let done = task.await;
+    Ok(Json(done.map_err(|e| {
+        ClusterError::File(std::io::Error::other(e))
+    })??))
 }
 
 async fn remove(

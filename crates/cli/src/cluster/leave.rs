@@ -1,8 +1,9 @@
 //! How a machine leaves its cluster. Before one that has the store goes, another takes its place.
 
 use super::Cluster;
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use coracle_cluster::MachineId;
+use coracle_cluster::member::epoch;
 use coracle_cluster::member::moving::{Mode, clear, set_mode};
 use coracle_cluster::member::record::leaving;
 use coracle_cluster::member::voters::may_go;
@@ -58,6 +59,7 @@ impl Cluster {
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
             self.keys.clear()?;
+            epoch::forget(&self.dir)?;
             self.forget_home()?;
             self.again.notify_one();
             return Ok(());
@@ -84,6 +86,7 @@ impl Cluster {
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;
         self.keys.clear()?;
+        epoch::forget(&self.dir)?;
         self.forget_home()?;
         self.again.notify_one();
         Ok(())

@@ -15,14 +15,20 @@ mod admit;
 mod agreed;
 mod aim;
 mod api;
+mod certify;
 mod elsewhere;
+mod epochs;
+mod error;
+mod etcd;
 mod home;
 mod lead;
 mod leave;
 mod own;
 mod places;
+mod recover;
 mod seek;
 mod serve;
+mod snapshots;
 mod status;
 mod strike;
 mod voters;
@@ -34,14 +40,18 @@ pub use lead::led;
 pub use places::Places;
 pub use serve::Inside;
 
+use error::ClusterError;
+
 use crate::server::DaemonError;
 use coracle_cluster::MachineId;
 use coracle_cluster::door::{DoorClient, DoorOptions, Target};
 use coracle_cluster::join::Voter;
-use coracle_cluster::member::config::{MemberConfig, client_url_beside};
+use coracle_cluster::member::config::client_url_beside;
+use coracle_cluster::member::epoch::{Epoch, Recovering};
 use coracle_cluster::member::find::Program;
-use coracle_cluster::member::moving::{Mode, settle};
+use coracle_cluster::member::moving::{self, Mode, settle};
 use coracle_cluster::member::run::Member;
+use coracle_cluster::member::snapshots::{Schedule, Snapshots};
 use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
@@ -81,6 +91,10 @@ pub struct Options {
     pub advertise: SocketAddr,
     /// How long a voter is dead before another machine takes its place.
     pub replace_after: Duration,
+    /// When copies of the store are taken.
+    pub snapshots: Schedule,
+    /// Which etcd is run.
+    pub program: Program,
     /// Where machines' subnets are to be taken from, if that is said.
     pub overlay_pool: Option<Ipv4Net>,
     /// Whether this machine may become one of those that have the store.
@@ -97,6 +111,7 @@ pub struct Cluster {
     /// Where machines' subnets are to be taken from, as this machine's configuration says.
     overlay_pool: Option<Ipv4Net>,
     engine: Engine,
+    options: Options,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
     /// The store in etcd, wherever it can be asked.
@@ -116,6 +131,14 @@ pub struct Cluster {
     client: OnceLock<Arc<DoorClient>>,
     /// This machine's etcd.
     member: Mutex<Option<Member>>,
+    /// Why it does not run though it should.
+    no_etcd: Option<String>,
+    /// Copies of the store.
+    snapshots: Snapshots,
+    /// The store is being made anew, and its list does not say yet who has it.
+    recovering: AtomicBool,
+    /// The store that was made anew, if one was.
+    epoch: watch::Sender<Option<Epoch>>,
     /// Whether there is one.
     keeps: watch::Sender<bool>,
     /// One change of this machine's etcd at a time.
@@ -124,8 +147,6 @@ pub struct Cluster {
     peer_stop: Mutex<CancellationToken>,
     /// Its program can be run.
     can_vote: bool,
-    program: Program,
-    replace_after: Duration,
     /// This machine is about to leave.
     leaving: watch::Sender<bool>,
     /// Its etcd does not answer.
@@ -159,30 +180,37 @@ impl Cluster {
     /// Finds out what this machine is, and opens the store that holds.
     ///
     /// # Errors
-    /// When files cannot be read, or the machine's etcd cannot be found.
+    /// When files cannot be read. That the machine's etcd cannot be found is no error: see [`etcd`].
     pub async fn open(
         engine: &Engine,
         embedded: Arc<EmbeddedStore>,
         options: Options,
     ) -> Result<Arc<Self>, DaemonError> {
-        let Options {
-            advertise,
-            replace_after,
-            overlay_pool,
-            votes,
-        } = options;
+        let (advertise, overlay_pool) = (options.advertise, options.overlay_pool);
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
             .machine_id()
             .parse()
             .map_err(|e| failed("reading the machine's id")(Box::new(e)))?;
         let keys = Directory::open(&dir).map_err(|e| failed("opening its keys")(Box::new(e)))?;
-        let mode = settle(engine, &dir)
+        settle(engine, &dir)
             .await
             .map_err(|e| failed("finding out which store holds")(Box::new(e)))?;
-        let home = Home::load(&dir).map_err(|e| failed("reading home.json")(Box::new(e)))?;
+        let own = recover::Own {
+            dir: &dir,
+            keys: &keys,
+            machine: &machine,
+            options: &options,
+        };
+        own.make_whole()
+            .map_err(|e| failed("finishing a recovery")(Box::new(e)))?;
+        let mode =
+            moving::mode(&dir).map_err(|e| failed("finding out which store holds")(Box::new(e)))?;
+        let mut home = Home::load(&dir).map_err(|e| failed("reading home.json")(Box::new(e)))?;
         let identity = Identity::open(&keys, Kind::Machine, &machine)
             .map_err(|e| failed("reading its certificate")(Box::new(e)))?;
+        let snapshots = Snapshots::open(&dir, options.snapshots.keep)
+            .map_err(|e| failed("opening its snapshots")(Box::new(e)))?;
         let authority =
             Authority::open(&keys).map_err(|e| failed("reading the CA")(Box::new(e)))?;
         // A join that was cut short leaves a certificate, and the machine alone; asked again it goes on with the same key.
@@ -192,8 +220,20 @@ impl Cluster {
             Some(identity) => Some(client(identity)?),
             None => None,
         };
-        let program = Program::Host { path: None };
-        let can_vote = votes && mode == Mode::Etcd && program.find().await.is_ok();
+        let mut epoch = None;
+        if let (Mode::Etcd, Some(identity), Some(client)) = (mode, &identity, &client) {
+            let early = epochs::Early {
+                engine,
+                dir: &dir,
+                keys: &keys,
+                client,
+                identity,
+            };
+            epoch = early.check(&mut home).await?;
+        }
+        // What was given up is given up with the CA's key.
+        let authority =
+            Authority::open(&keys).map_err(|e| failed("reading the CA")(Box::new(e)))?;
         let local = client_url_beside(advertise);
         let etcd_at = |lasting| {
             let options = EtcdOptions {
@@ -203,16 +243,12 @@ impl Cluster {
             EtcdStore::new(options).map(Arc::new)
         };
         let (in_etcd, at_door) = (etcd_at(true)?, etcd_at(false)?);
-        let mut member = None;
+        let can_vote =
+            options.votes && mode == Mode::Etcd && options.find(engine, &dir, false).await.is_ok();
+        let mut own = etcd::Own::default();
         let store: Arc<dyn Store> = match (mode, &client) {
             (Mode::Etcd, Some(_)) => {
-                let config = MemberConfig::load(&dir)
-                    .map_err(|e| failed("reading member.json")(Box::new(e)))?;
-                if let Some(config) = config {
-                    let found = config.program.find().await;
-                    let found = found.map_err(|e| failed("finding etcd")(Box::new(e)))?;
-                    member = Some(Member::start(engine.clone(), &found, config, &dir));
-                }
+                own = etcd::own(engine, &options, &dir).await?;
                 in_etcd.clone()
             }
             (Mode::Etcd, None) => {
@@ -224,7 +260,9 @@ impl Cluster {
             _ => embedded.clone(),
         };
         let etcd = mode == Mode::Etcd;
-        let voter = !etcd || member.is_some();
+        let recovering = Recovering::load(&dir)
+            .map_err(|e| failed("reading recovering.json")(Box::new(e)))?
+            .is_some();
         let cluster = Arc::new(Self {
             dir,
             keys,
@@ -232,12 +270,13 @@ impl Cluster {
             advertise,
             overlay_pool,
             engine: engine.clone(),
+            options,
             embedded,
             switch: Arc::new(Switch::new(store)),
             etcd: in_etcd,
             at_door,
             alone: watch::Sender::new(!etcd),
-            may_lead: watch::Sender::new(voter),
+            may_lead: watch::Sender::new(!etcd || own.here),
             members: watch::Sender::new(home.members()),
             authority: watch::Sender::new(authority.map(Arc::new)),
             voters: watch::Sender::new(home.voters.clone()),
@@ -245,13 +284,15 @@ impl Cluster {
             store_number: home.store,
             identity: OnceLock::new(),
             client: OnceLock::new(),
-            keeps: watch::Sender::new(member.is_some()),
-            member: Mutex::new(member),
+            keeps: watch::Sender::new(own.here),
+            member: Mutex::new(own.member),
+            no_etcd: own.missing,
+            snapshots,
+            recovering: AtomicBool::new(recovering),
+            epoch: watch::Sender::new(epoch),
             part: tokio::sync::Mutex::default(),
             peer_stop: Mutex::default(),
             can_vote,
-            program,
-            replace_after,
             leaving: watch::Sender::new(false),
             ailing: watch::Sender::new(false),
             look: Notify::new(),

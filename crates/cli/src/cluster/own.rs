@@ -8,7 +8,8 @@
 //! Killed anywhere on the way, the next daemon finds the entry and what is on disk, and goes on from there.
 
 use super::Cluster;
-use super::admit::{ClusterError, peer_tls};
+use super::certify::peer_tls;
+use super::error::ClusterError;
 use coracle_cluster::join::become_voter;
 use coracle_cluster::member::api::Members;
 use coracle_cluster::member::config::{Initial, MemberConfig};
@@ -110,7 +111,7 @@ impl Cluster {
 
     /// Begins an etcd that the others have added.
     async fn begin_own(self: &Arc<Self>, entry: Record) -> Result<(), ClusterError> {
-        let found = self.program.find().await?;
+        let found = self.find_etcd().await?;
         let client = self.client.get().ok_or(ClusterError::NoMember)?;
         let identity = self.identity.get().ok_or(ClusterError::NoMember)?;
         let (keys, addresses) = (&self.keys, self.addresses());
@@ -122,13 +123,13 @@ impl Cluster {
             initial_cluster: entry.peers,
             cluster: entry.cluster,
             member: Some(entry.member),
-            program: self.program.clone(),
+            program: self.options.program.clone(),
             ..MemberConfig::first(
                 &self.dir,
                 self.machine.clone(),
                 self.advertise.ip(),
                 self.advertise.port(),
-                Some(peer_tls(&peer)),
+                Some(peer_tls(keys)),
             )
         };
         config.save(&self.dir)?;
@@ -153,7 +154,7 @@ impl Cluster {
     }
 
     /// Stops it, if there is one; the store is asked elsewhere first.
-    async fn stop_own(&self) -> Result<(), ClusterError> {
+    pub(super) async fn stop_own(&self) -> Result<(), ClusterError> {
         self.peer_stop
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

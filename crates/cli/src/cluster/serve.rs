@@ -54,6 +54,10 @@ impl Cluster {
     /// be looked after, whatever the network does.
     pub async fn begin(self: &Arc<Self>, inside: Inside) -> Result<(), DaemonError> {
         let _ = self.inside.set(inside);
+        tokio::spawn(self.clone().keep_copies());
+        if self.no_etcd.is_some() {
+            tokio::spawn(self.clone().look_for_etcd());
+        }
         let Some(inside) = self.inside.get().filter(|_| self.is_founded()) else {
             return Ok(());
         };
@@ -106,7 +110,8 @@ impl Cluster {
             voters: self.voters.subscribe(),
             admit: self.admission(),
         };
-        let paths = Paths::new(by_header(self, inside)).with_open(reception.router());
+        let open = reception.router().merge(self.epoch_router());
+        let paths = Paths::new(by_header(self, inside)).with_open(open);
         let paths = paths.with_store(Faces::new(
             self.at_door.clone(),
             inside.store,
@@ -128,6 +133,8 @@ impl Cluster {
         let known = self.members.clone();
         tokio::spawn(members::follow(self.store(), known, self.stop.clone()));
         tokio::spawn(self.clone().follow_machines());
+        tokio::spawn(self.clone().follow_epochs());
+        tokio::spawn(self.clone().finish_recovery());
         tokio::spawn(self.clone().cut_removed());
         let renewed = self.clone();
         tokio::spawn(renewed.look_after_certificates(
@@ -277,10 +284,10 @@ impl Cluster {
         self.write_home();
     }
 
-    /// Writes down whom to ask after a restart, and who may come in then, unless that stands there already.
-    pub(super) fn write_home(&self) {
+    /// Whom to ask after a restart.
+    pub(super) fn home(&self) -> super::home::Home {
         let members = self.members.borrow().clone();
-        let home = super::home::Home {
+        super::home::Home {
             version: 1,
             store: self.inside.get().map(|inside| inside.store.cluster),
             voters: self.voters.borrow().clone(),
@@ -298,7 +305,12 @@ impl Cluster {
                 .iter()
                 .map(|(id, n)| (id.clone(), (n.hostname.clone(), n.door.clone())))
                 .collect(),
-        };
+        }
+    }
+
+    /// Writes that down, and who may come in then, unless it stands there already.
+    pub(super) fn write_home(&self) {
+        let home = self.home();
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.is_none() || *written == Some(home.clone()) {
             return;

@@ -108,6 +108,8 @@ impl Cluster {
             "store": if *self.alone.borrow() { "embedded" } else { "etcd" },
             "machines": rows.iter().map(row).collect::<Vec<_>>(),
             "voters": rows.iter().filter(|row| row.votes()).count(),
+            "etcd": self.etcd_status(),
+            "recovering": self.is_recovering(),
         })
     }
 
@@ -147,6 +149,8 @@ pub(super) async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
     }
     let mut shown = cluster.shown(&rows);
     shown["leader"] = json!(cluster.leads_now().await);
+    shown["answers"] = json!(cluster.answers().await);
+    shown["snapshot"] = json!(cluster.copies().first().map(super::snapshots::shown));
     shown["caution"] = match *cluster.alone.borrow() {
         true => Value::Null,
         false => json!(caution(&rows)),

@@ -1,6 +1,6 @@
 //! A machine is taken off the list. The machine that leads does it, in one transaction that its key fences.
 
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use super::lead::{LED, LOOK, PATIENCE};
 use super::{Cluster, MachineId};
 use axum::body::Body;
@@ -54,22 +54,10 @@ impl Cluster {
 
     /// Does it as the leader since that revision; whether this machine still was.
     async fn struck(&self, machine: &MachineId, since: Revision) -> Result<bool, StoreError> {
-        let id = machine.as_str();
-        let gone = [
-            members::key(machine),
-            keys::alive(id),
-            keys::machine(id),
-            keys::marks(id),
-            keys::desired_of(id),
-            keys::actual_of(id),
-            keys::subnet(id),
-            record::key(machine),
-            record::leaving(machine),
-        ];
         let lead = CompareTarget::Create(since);
         let txn = TxnRequest {
             compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, lead)],
-            success: gone.into_iter().map(TxnOp::delete).collect(),
+            success: gone(machine),
             failure: vec![],
         };
         Ok(self.store().txn(txn).await?.succeeded)
@@ -143,4 +131,21 @@ impl Cluster {
             last.unwrap_or_else(|| "none is known".into())
         )))
     }
+}
+
+/// What goes with a machine.
+pub(super) fn gone(machine: &MachineId) -> Vec<TxnOp> {
+    let id = machine.as_str();
+    let keys = [
+        members::key(machine),
+        keys::alive(id),
+        keys::machine(id),
+        keys::marks(id),
+        keys::desired_of(id),
+        keys::actual_of(id),
+        keys::subnet(id),
+        record::key(machine),
+        record::leaving(machine),
+    ];
+    keys.into_iter().map(TxnOp::delete).collect()
 }

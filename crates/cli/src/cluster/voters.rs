@@ -5,7 +5,7 @@
 //! the member that it saw or about none.
 
 use super::Cluster;
-use super::admit::ClusterError;
+use super::error::ClusterError;
 use coracle_cluster::MachineId;
 use coracle_cluster::member::api::{Health, MemberId, Members};
 use coracle_cluster::member::config::peer_url_beside;
@@ -96,7 +96,7 @@ impl Cluster {
     /// Looks once; answers whether something is under way.
     async fn round(&self, silent: &mut Silent) -> Result<bool, ClusterError> {
         let seen = self.see(silent).await?;
-        let plan = seen.plan(&self.machine, self.replace_after);
+        let plan = seen.plan(&self.machine, self.options.replace_after);
         plan.reason
             .clone_into(&mut self.decided.lock().unwrap_or_else(PoisonError::into_inner));
         let learns = seen.etcd.iter().any(|member| member.learner) && seen.list.len() > 2;

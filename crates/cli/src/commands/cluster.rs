@@ -1,5 +1,6 @@
 //! `coracle cluster`, `coracle join`, `coracle leave`: machines become one place.
 
+use super::recover::{Recover, recover, snapshot, snapshots, standing};
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::format::out;
@@ -30,6 +31,21 @@ pub enum Cluster {
         #[arg(long)]
         format: Option<String>,
     },
+    /// Take a copy of the cluster's store now, on a machine that has it
+    #[command(after_help = "Example:\n  coracle cluster snapshot")]
+    Snapshot,
+    /// List the copies of the cluster's store that this machine has
+    #[command(after_help = "Example:\n  coracle cluster snapshots")]
+    Snapshots {
+        /// table or json
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Make the cluster's store anew on this machine, when most of those who had it are lost for good
+    #[command(
+        after_help = "Example:\n  coracle cluster recover\n  coracle cluster recover --from /backup/store.db --yes"
+    )]
+    Recover(Recover),
 }
 
 /// `coracle join`
@@ -63,6 +79,9 @@ pub async fn cluster(client: &Client, command: &Cluster) -> Result<()> {
     match command {
         Cluster::Token { ttl, uses, quiet } => token(client, ttl, *uses, *quiet).await,
         Cluster::Status { format } => status(client, format.as_deref()).await,
+        Cluster::Snapshot => snapshot(client).await,
+        Cluster::Snapshots { format } => snapshots(client, format.as_deref()).await,
+        Cluster::Recover(args) => recover(client, args).await,
     }
 }
 
@@ -127,6 +146,7 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
             has(machine, machine["id"] == found["leader"]),
         );
     }
+    text += &standing(&found);
     if let Some(voting) = found["voting"].as_str().filter(|text| !text.is_empty()) {
         text += &format!("\nVoters: {voting}.\n");
     }
@@ -159,10 +179,15 @@ fn has(machine: &Value, leads: bool) -> String {
 }
 
 /// Waits until the daemon is what it is to be.
-async fn until(client: &Client, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(super) async fn until(
+    client: &Client,
+    path: &str,
+    what: &str,
+    is: impl Fn(&Value) -> bool,
+) -> Result<Value> {
     let end = tokio::time::Instant::now() + ANEW;
     loop {
-        let found = client.get("/v1/cluster").await;
+        let found = client.get(path).await;
         match found {
             Ok(found) if is(&found) => return Ok(found),
             Ok(_) | Err(_) if tokio::time::Instant::now() < end => {
@@ -189,7 +214,7 @@ pub async fn join(client: &Client, args: &Join) -> Result<()> {
         let mut all = found["machines"].as_array().into_iter().flatten();
         found["store"] == "etcd" && all.any(|m| m["id"] == *own && m["alive"] == true)
     };
-    let found = until(client, "joined", is_in).await?;
+    let found = until(client, "/v1/cluster", "joined", is_in).await?;
     let machines = found["machines"].as_array().map_or(0, Vec::len);
     out(&format!(
         "This machine is in the cluster, as one of {machines}.\n{}",
@@ -224,6 +249,9 @@ pub async fn leave(client: &Client, args: &Leave) -> Result<()> {
     client
         .json(Method::POST, "/v1/cluster/leave", Some(&body))
         .await?;
-    until(client, "left", |found| found["founded"] == false).await?;
+    until(client, "/v1/cluster", "left", |found| {
+        found["founded"] == false
+    })
+    .await?;
     out("This machine is alone again.\n")
 }

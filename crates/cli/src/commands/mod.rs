@@ -15,6 +15,7 @@ pub mod login;
 pub mod machines;
 pub mod networks;
 pub mod prune;
+pub mod recover;
 pub mod registries;
 pub mod run;
 pub mod stats;

@@ -197,6 +197,12 @@ fn a_registry_stands_for_another() {
         ("[store]\nquota = \"1m\"\n", "quota = \"1m\""),
         ("[store]\nkeep_revisions = -1\n", "keep_revisions = -1"),
         ("[store]\nkeep_for = \"1s\"\n", "keep_for = \"1s\""),
+        (
+            "[cluster]\nsnapshot_every = \"1ms\"\n",
+            "snapshot_every = \"1ms\"",
+        ),
+        ("[cluster]\nsnapshot_keep = 0\n", "snapshot_keep = 0"),
+        ("[cluster]\netcd = \"etcd\"\n", "etcd = \"etcd\""),
     ] {
         fs::write(&config, text).unwrap();
         let refused = d

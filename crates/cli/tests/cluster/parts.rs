@@ -130,6 +130,17 @@ pub fn nginx() -> PathBuf {
     })
 }
 
+/// Debian's etcd and etcdctl with the libraries they load, and nothing else.
+pub fn etcd() -> PathBuf {
+    cached("etcd-1.tar", |archive| {
+        let dir = tempfile::tempdir().unwrap();
+        for program in ["/usr/bin/etcd", "/usr/bin/etcdctl"] {
+            install(program, dir.path());
+        }
+        pack(dir.path(), archive);
+    })
+}
+
 /// Writes the program `start`, which units of the image run.
 fn start(root: &Path, line: &str) {
     let path = root.join("bin/start");

@@ -55,11 +55,31 @@ pub enum MemberError {
         /// Where it was looked for.
         looked: String,
     },
-    /// It is of a kind that is not run yet.
+    /// It is an image's, which is not here.
     #[error(
-        "etcd of image {0} cannot be run by this release: install the packages etcd-server and etcd-client, or give the path of its program"
+        "image {0}, which etcd is to be run of, is not here: pull or load it, or install the packages etcd-server and etcd-client (Debian's names) and say nothing of an image"
     )]
     Image(String),
+    /// The image has no such program.
+    #[error(
+        "image {image} has no {name} (looked at {looked}): name one that has etcd and etcdctl, such as etcd's own"
+    )]
+    NotInImage {
+        /// The program.
+        name: &'static str,
+        /// The image's name.
+        image: String,
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// The image has not all that its program needs.
+    #[error("{program} is loaded by {loader}, which its image does not have: name a whole image")]
+    Loader {
+        /// The program.
+        program: PathBuf,
+        /// What it asks for.
+        loader: String,
+    },
     /// An etcd that cannot be used.
     #[error(
         "{path} is etcd {found}; 3.4 or a later 3 is needed: install a newer one, or give another path"

@@ -81,3 +81,13 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), MemberError> {
         _ => Ok(()),
     }
 }
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), MemberError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(MemberError::file("removing", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::MemberError;
 use super::config::MemberConfig;
+use super::{MemberError, unpacked};
 
 /// Where they are looked for before `PATH`.
 const PLACES: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
@@ -26,7 +26,7 @@ pub enum Program {
         /// Its path; without, it is looked for.
         path: Option<PathBuf>,
     },
-    /// One out of an image, by the image's name. Not run by this release.
+    /// One out of an image, by the image's name; see [`super::unpacked`].
     Image(String),
 }
 
@@ -37,12 +37,15 @@ pub struct Found {
     pub etcd: PathBuf,
     /// What restores snapshots: `etcdutl` where there is one, else `etcdctl`.
     pub tool: PathBuf,
+    /// What stands before both to run them; nothing but for those of an image.
+    pub loader: Vec<String>,
     /// The server's version: major, minor, patch.
     pub version: (u32, u32, u32),
 }
 
 impl Program {
-    /// Looks for the programs, and asks the server for its version.
+    /// Looks for the programs on the host, and asks the server for its version. Those of an image are found by
+    /// [`Found::in_image`].
     ///
     /// # Errors
     /// `NotFound`, `Image`, `Version`, `Program`; each says the way out.
@@ -72,24 +75,58 @@ impl Program {
             // One that was unpacked somewhere has its tools with it.
             places.insert(0, beside.to_owned());
         }
-        let said = run(&etcd, &["--version".into()], MOMENT).await?;
-        let version = version(&said).filter(|(major, minor, _)| *major == 3 && *minor >= 4);
-        let Some(version) = version else {
-            return Err(MemberError::Version {
-                path: etcd,
-                found: said.lines().next().unwrap_or("of no version").to_owned(),
-            });
-        };
-        let tool = look("etcdutl", &places).or_else(|_| look("etcdctl", &places))?;
+        let tool =
+            |places: &[PathBuf]| look("etcdutl", places).or_else(|_| look("etcdctl", places));
+        let version = version_of(&[], &etcd).await?;
         Ok(Found {
+            tool: tool(&places)?,
             etcd,
-            tool,
+            loader: Vec::new(),
             version,
         })
     }
 }
 
+async fn version_of(loader: &[String], etcd: &Path) -> Result<(u32, u32, u32), MemberError> {
+    let said = run(loader, etcd, &["--version".into()], MOMENT).await?;
+    let version = version(&said).filter(|(major, minor, _)| *major == 3 && *minor >= 4);
+    version.ok_or_else(|| MemberError::Version {
+        path: etcd.to_owned(),
+        found: said.lines().next().unwrap_or("of no version").to_owned(),
+    })
+}
+
 impl Found {
+    /// The programs of an image that was unpacked at `root`.
+    ///
+    /// # Errors
+    /// `NotInImage`, `Loader`, `Version`, `Program`; each says the way out.
+    pub async fn in_image(image: &str, root: &Path) -> Result<Self, MemberError> {
+        let program = |name: &'static str| {
+            unpacked::program(root, name).ok_or_else(|| MemberError::NotInImage {
+                name,
+                image: image.to_owned(),
+                looked: unpacked::looked(),
+            })
+        };
+        let etcd = program("etcd")?;
+        let tool = program("etcdutl").or_else(|_| program("etcdctl"))?;
+        let loader = unpacked::loader(root, &etcd)?;
+        Ok(Self {
+            version: version_of(&loader, &etcd).await?,
+            etcd,
+            tool,
+            loader,
+        })
+    }
+
+    /// The server's program and what stands before it.
+    pub fn command(&self) -> Vec<String> {
+        let mut command = self.loader.clone();
+        command.push(self.etcd.display().to_string());
+        command
+    }
+
     /// Makes the member's data directory, which must not be there, of a snapshot's file.
     ///
     /// # Errors
@@ -98,11 +135,13 @@ impl Found {
         let mut arguments = vec!["snapshot".to_owned(), "restore".to_owned()];
         arguments.push(file.display().to_string());
         arguments.extend(config.identity());
-        run(&self.tool, &arguments, RESTORE).await.map(drop)
+        run(&self.loader, &self.tool, &arguments, RESTORE)
+            .await
+            .map(drop)
     }
 }
 
-fn is_program(path: &Path) -> bool {
+pub(super) fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     path.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
@@ -123,12 +162,21 @@ fn look(name: &'static str, places: &[PathBuf]) -> Result<PathBuf, MemberError> 
 }
 
 /// Runs a program to its end; answers what it printed.
-async fn run(program: &Path, arguments: &[String], limit: Duration) -> Result<String, MemberError> {
+async fn run(
+    loader: &[String],
+    program: &Path,
+    arguments: &[String],
+    limit: Duration,
+) -> Result<String, MemberError> {
+    let shown = program;
     let failed = |said: String| MemberError::Program {
-        program: format!("{} {}", program.display(), arguments.join(" ")),
+        program: format!("{} {}", shown.display(), arguments.join(" ")),
         said,
     };
-    let output = tokio::process::Command::new(program)
+    let program = program.display().to_string();
+    let mut command = loader.iter().chain([&program]);
+    let output = tokio::process::Command::new(command.next().unwrap_or(&program))
+        .args(command)
         .args(arguments)
         // etcdctl before 3.4 speaks another language without it.
         .env("ETCDCTL_API", "3")

@@ -6,6 +6,7 @@
 //! told so ── record ──▶ member.json ───────────┘        │
 //!  leads ── keeping: what is to be done ── voters: one step at a time ── api: add, promote, remove
 //!            snapshots: a copy now and then, read back ───┘
+//! majority lost ── recover ──▶ a new etcd of this machine alone; epoch: the others learn of it
 //! ```
 //! All of it is in files of the machine, `STATE_DIR/cluster/`, since the store cannot be asked before it runs:
 //! `mode.json` (what holds the store, see [`moving`]), `etcd/member.json` ([`config`]), `etcd/data/`, `snapshots/`.
@@ -14,6 +15,7 @@
 
 pub mod api;
 pub mod config;
+pub mod epoch;
 mod error;
 mod files;
 pub mod find;
@@ -23,6 +25,7 @@ pub mod record;
 pub mod recover;
 pub mod run;
 pub mod snapshots;
+pub mod unpacked;
 pub mod voters;
 
 pub use error::MemberError;

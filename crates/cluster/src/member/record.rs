@@ -84,6 +84,18 @@ pub enum Act {
     End,
 }
 
+/// The name of the etcd cluster that a machine begins, made anew for the `number`th time ([`super::epoch`]).
+pub fn cluster_of(machine: &MachineId, number: u64) -> String {
+    format!("coracle-{machine}-{number}")
+}
+
+/// How often the store of that cluster was made anew.
+fn epoch_of(cluster: &str) -> u64 {
+    // A first one's name ends with the machine's id, which is too long for a number.
+    let last = cluster.rsplit_once('-').map(|(_, last)| last.parse());
+    last.and_then(Result::ok).unwrap_or(0)
+}
+
 /// What to do, when that is the entry and `config` how this machine's etcd is run; `begun` if that has data. Pure.
 ///
 /// Without an entry nothing is done: who began the cluster has none at first.
@@ -91,6 +103,10 @@ pub fn act(entry: Option<&Record>, config: Option<&MemberConfig>, begun: bool) -
     let Some(entry) = entry else {
         return Act::Rest;
     };
+    // One of the store that this machine's was made anew of: nothing of it is so any more.
+    if config.is_some_and(|config| epoch_of(&entry.cluster) < epoch_of(&config.cluster)) {
+        return Act::Rest;
+    }
     match (entry.part, config) {
         (Part::In, None) => Act::Begin,
         (Part::Out, None) => Act::Rest,
@@ -112,6 +128,29 @@ pub fn act(entry: Option<&Record>, config: Option<&MemberConfig>, begun: bool) -
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_etcd_of_before_was_told_counts_no_more() {
+        let id: MachineId = "11111111111111111111111111111111".parse().unwrap();
+        let first = MemberConfig::first("/s".as_ref(), id.clone(), [192, 0, 2, 1].into(), 1, None);
+        let config = MemberConfig {
+            cluster: cluster_of(&id, 2),
+            ..first.clone()
+        };
+        let of = |cluster: String| Record::new(1, cluster, Vec::new());
+        for old in [of(first.cluster.clone()), of(cluster_of(&id, 1))] {
+            assert_eq!(act(Some(&old), Some(&config), true), Act::Rest);
+            assert_eq!(act(Some(&old.out()), Some(&config), true), Act::Rest);
+        }
+        let own = of(config.cluster.clone());
+        assert_eq!(act(Some(&own), Some(&config), true), Act::Note);
+        let later = of(cluster_of(&id, 3));
+        let old = MemberConfig {
+            member: Some(7),
+            ..config
+        };
+        assert_eq!(act(Some(&later), Some(&old), true), Act::Begin);
+    }
 
     #[test]
     fn the_table() {

@@ -7,7 +7,7 @@
 //! Killed at any point it can be done again: `etcd/data` is at each moment the old one or the new one, or not there between two
 //! renamings, when the newest of those beside is taken.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use coracle_engine::Engine;
@@ -22,6 +22,8 @@ use super::{MemberError, files};
 /// How far revisions go forward: more than a store counts between its last copy and its loss.
 const AHEAD: Revision = 1_000_000_000;
 const DATABASE: &str = "member/snap/db";
+/// Says in the data of whose recovery it is.
+const NAME: &str = "recovered";
 
 /// What the store is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub enum Source {
 /// `STATE_DIR/cluster`. The caller sees to it that the old members do not come back.
 ///
 /// # Errors
-/// `Store` (`Corrupt`, or `Io` where there is nothing to read); `Program`, `File`, `Engine`.
+/// As [`restore`].
 pub async fn recover(
     engine: &Engine,
     found: &Found,
@@ -44,19 +46,35 @@ pub async fn recover(
     dir: &Path,
     source: &Source,
 ) -> Result<(Member, Recovered), MemberError> {
+    let recovered = restore(engine, found, &config, dir, source).await?;
+    let member = Member::start(engine.clone(), found, config, dir);
+    Ok((member, recovered))
+}
+
+/// As [`recover`], without running it: the files say that it is to be run. No [`Member`] may look after this machine's etcd
+/// meanwhile.
+///
+/// # Errors
+/// `Store` (`Corrupt`, or `Io` where there is nothing to read); `Program`, `File`, `Engine`. What was there is there still then.
+pub async fn restore(
+    engine: &Engine,
+    found: &Found,
+    config: &MemberConfig,
+    dir: &Path,
+    source: &Source,
+) -> Result<Recovered, MemberError> {
     // In order: then its database holds all that it knows.
     stop_all(engine).await?;
     let data = config.data_dir.clone();
+    files::make_dir(&dir.join("etcd"))?;
     let from = match source {
-        Source::Own if data.exists() => data.join(DATABASE),
-        Source::Own => before(&data, last(&data)?).join(DATABASE),
+        Source::Own => own_database(dir)?,
         Source::Snapshot(path) => path.clone(),
     };
     let file = dir.join("etcd/recovered.db");
     let fresh = data.with_extension("new");
-    files::make_dir(&dir.join("etcd"))?;
     files::remove_dir(&fresh)?;
-    remove(&file)?;
+    files::remove(&file)?;
     let written = file.clone();
     let read =
         tokio::task::spawn_blocking(move || coracle_store::recover(&from, &written, AHEAD, true));
@@ -66,17 +84,65 @@ pub async fn recover(
         ..config.clone()
     };
     found.restore(&file, &elsewhere).await?;
-    remove(&file)?;
-    if data.exists() {
-        let aside = before(&data, last(&data)? + 1);
-        fs::rename(&data, &aside).map_err(MemberError::file("keeping", &aside))?;
-    }
+    files::remove(&file)?;
+    // In its place with the data: which one it is. etcd passes over it.
+    let name = fresh.join(NAME);
+    fs::write(&name, &config.cluster).map_err(MemberError::file("writing", &name))?;
+    File::open(&name)
+        .and_then(|file| file.sync_all())
+        .map_err(MemberError::file("syncing", &name))?;
+    put_aside(&data)?;
     fs::rename(&fresh, &data).map_err(MemberError::file("naming", &data))?;
     files::sync_dir(&dir.join("etcd"))?;
     config.save(dir)?;
     set_mode(dir, Mode::Etcd)?;
-    let member = Member::start(engine.clone(), found, config, dir);
-    Ok((member, recovered))
+    Ok(recovered)
+}
+
+/// The name of the etcd cluster ([`MemberConfig::cluster`]) that a recovery made of what was here; None where this machine's etcd is of
+/// none. `dir` is `STATE_DIR/cluster`.
+pub fn restored(dir: &Path) -> Option<String> {
+    fs::read_to_string(data_dir(dir).join(NAME)).ok()
+}
+
+/// Ends this machine's etcd and puts its data aside, as `etcd/data.before-N`: the store goes on elsewhere. `dir` is
+/// `STATE_DIR/cluster`. May be done again.
+///
+/// # Errors
+/// `File`, `Engine`.
+pub async fn stand_down(engine: &Engine, dir: &Path) -> Result<(), MemberError> {
+    stop_all(engine).await?;
+    // First what says that there is one.
+    files::remove(&MemberConfig::path(dir))?;
+    let data = data_dir(dir);
+    files::remove(&data.with_extension("begun"))?;
+    put_aside(&data)
+}
+
+/// The database of this machine's own etcd, or of the one that it had last; there need not be one.
+///
+/// # Errors
+/// `File`.
+pub fn own_database(dir: &Path) -> Result<PathBuf, MemberError> {
+    let data = data_dir(dir);
+    let own = match data.exists() || !dir.join("etcd").exists() {
+        true => data,
+        false => before(&data, last(&data)?),
+    };
+    Ok(own.join(DATABASE))
+}
+
+fn data_dir(dir: &Path) -> PathBuf {
+    dir.join("etcd/data")
+}
+
+fn put_aside(data: &Path) -> Result<(), MemberError> {
+    if !data.exists() {
+        return Ok(());
+    }
+    let aside = before(data, last(data)? + 1);
+    fs::rename(data, &aside).map_err(MemberError::file("keeping", &aside))?;
+    files::sync_dir(data.parent().unwrap_or(Path::new("/")))
 }
 
 fn before(data: &Path, number: u32) -> PathBuf {
@@ -98,13 +164,4 @@ fn last(data: &Path) -> Result<u32, MemberError> {
         }
     }
     Ok(last)
-}
-
-fn remove(file: &Path) -> Result<(), MemberError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(MemberError::file("removing", file)(error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -80,6 +80,7 @@ impl Member {
         let (stop, stopped) = watch::channel(false);
         let keeper = Keeper {
             engine: engine.clone(),
+            command: found.command(),
             etcd: found.etcd.clone(),
             config: config.clone(),
             log: log.clone(),
@@ -159,6 +160,12 @@ impl Member {
     }
 }
 
+/// Whether an etcd of this machine's runs, be it one of a daemon before.
+pub async fn runs(engine: &Engine) -> bool {
+    let mut all = engine.processes().await.into_iter();
+    all.any(|(id, state)| id.starts_with(PREFIX) && matches!(state, ProcessState::Running { .. }))
+}
+
 /// Ends every etcd that the engine runs, also those of a daemon before, and forgets them.
 ///
 /// # Errors
@@ -199,6 +206,7 @@ fn begun(config: &MemberConfig) -> Result<bool, MemberError> {
 /// The task that looks after it.
 struct Keeper {
     engine: Engine,
+    command: Vec<String>,
     etcd: PathBuf,
     config: MemberConfig,
     log: PathBuf,
@@ -280,7 +288,7 @@ impl Keeper {
 
     fn spec(&self, id: String) -> Result<ProcessSpec, MemberError> {
         super::files::make_dir(&self.config.data_dir)?;
-        let mut args = vec![self.etcd.display().to_string()];
+        let mut args = self.command.clone();
         args.extend(self.config.arguments());
         let process = serde_json::json!({
             "user": { "uid": 0, "gid": 0 },

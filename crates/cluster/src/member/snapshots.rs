@@ -7,16 +7,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coracle_store::etcd::bolt::Bolt;
 use coracle_store::{EtcdStore, Revision, Store as _};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::{MemberError, files};
 
 const HALF: &str = "taking.tmp";
 const END: &str = ".db";
+/// How soon it is tried again, and how seldom at last: an etcd that only learns gives none before 3.5.
+const AGAIN: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// When they are taken, and how many are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Taken {
 pub struct Snapshots {
     dir: PathBuf,
     keep: usize,
+    /// One is taken at a time.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Snapshots {
@@ -65,6 +71,7 @@ impl Snapshots {
         let snapshots = Self {
             dir,
             keep: keep.max(1),
+            turn: Arc::default(),
         };
         snapshots.clear()?;
         Ok(snapshots)
@@ -112,6 +119,7 @@ impl Snapshots {
     /// # Errors
     /// `Store` where etcd gives none or what came is damaged; `File`.
     pub async fn take(&self, etcd: &EtcdStore) -> Result<Taken, MemberError> {
+        let _turn = self.turn.lock().await;
         let half = self.clear()?;
         let file = OpenOptions::new()
             .create_new(true)
@@ -148,21 +156,33 @@ impl Snapshots {
         })
     }
 
-    /// Takes one at each interval until told to stop; what fails is said and tried at the next.
+    /// Takes one at each interval until told to stop. What fails is said once and tried again soon: an etcd that starts, or is not in
+    /// step yet, gives none.
     pub async fn run(&self, etcd: &EtcdStore, every: Duration, mut stop: watch::Receiver<bool>) {
         let last = self.list().ok().and_then(|list| list.into_iter().next());
         let age = last.and_then(|last| last.time.elapsed().ok());
         // A daemon that is started often takes none at each start.
         let mut rest = every.saturating_sub(age.unwrap_or(every));
+        let (mut said, mut again) = (false, AGAIN);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            if let Err(error) = self.take(etcd).await {
-                tracing::warn!(error = %coracle_engine::full_error(&error), "no snapshot of the store could be taken");
-            }
-            rest = every;
+            rest = match self.take(etcd).await {
+                Ok(_) => {
+                    (said, again) = (false, AGAIN);
+                    every
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(error = %coracle_engine::full_error(&error), "no snapshot of the store could be taken yet");
+                    }
+                    let rest = again.min(every);
+                    again = (again * 2).min(LONGEST);
+                    rest
+                }
+            };
         }
     }
 }

@@ -345,6 +345,26 @@ fn fits(
     ca: &CertificateDer<'static>,
     leaf: &CertificateDer<'static>,
 ) -> Result<(), PkiError> {
+    is_for(ca, leaf, kind.name(machine))?;
+    if kind == Kind::Machine && Seen::read(leaf)?.machine.as_ref() != Some(machine) {
+        return Err(PkiError::Unfit {
+            why: format!("its common name is not {machine}"),
+        });
+    }
+    Ok(())
+}
+
+/// Whether that certificate, in PEM, is of that CA and for that name: see [`super::Authority::vouch`].
+pub(crate) fn vouched(ca: &CertificateDer<'static>, name: &str, pem: &str) -> Result<(), PkiError> {
+    is_for(ca, &chain(pem)?.swap_remove(0), name.to_owned())
+}
+
+/// Whether a certificate is of that CA, counts now, and is for that name.
+fn is_for(
+    ca: &CertificateDer<'static>,
+    leaf: &CertificateDer<'static>,
+    name: String,
+) -> Result<(), PkiError> {
     let unfit = |source: rustls::Error| PkiError::Unfit {
         why: source.to_string(),
     };
@@ -356,16 +376,10 @@ fn fits(
                 what: "certificate of a CA",
                 source: Some(e.into()),
             })?;
-    let name = ServerName::try_from(kind.name(machine))
-        .map_err(|e| PkiError::Unfit { why: e.to_string() })?;
+    let name = ServerName::try_from(name).map_err(|e| PkiError::Unfit { why: e.to_string() })?;
     use rustls::client::danger::ServerCertVerifier as _;
     verifier
         .verify_server_cert(leaf, &[], &name, &[], UnixTime::now())
         .map_err(unfit)?;
-    if kind == Kind::Machine && Seen::read(leaf)?.machine.as_ref() != Some(machine) {
-        return Err(PkiError::Unfit {
-            why: format!("its common name is not {machine}"),
-        });
-    }
     Ok(())
 }

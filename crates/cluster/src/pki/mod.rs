@@ -37,8 +37,8 @@ pub use authority::{Authority, Lifetimes};
 pub use certificate::{Fingerprint, Seen};
 pub use error::PkiError;
 pub use files::{Directory, Item};
-pub(crate) use identity::roots;
 pub use identity::{Asked, Identity, Kind};
+pub(crate) use identity::{roots, vouched};
 pub use renew::{Due, keep_renewed};
 
 /// What stands after a machine's id in the name that its certificate is for.

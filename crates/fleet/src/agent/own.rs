@@ -1,6 +1,7 @@
 //! What the machine's own store holds of what is wanted: a copy, written before anything is done about it, and what is left over.
 
 use super::{Wanted, instance};
+use crate::error::Result;
 use crate::fleet::Fleet;
 use crate::model::{Desired, DesiredRecord, keys};
 use crate::supervise::Supervised;
@@ -58,6 +59,25 @@ impl Fleet {
     fn supervised_as(&self, key: &[u8]) -> Option<Arc<Supervised>> {
         let instance = instance(key)?;
         self.all().into_iter().find(|u| u.instance == instance)
+    }
+
+    /// Forgets units' texts of which the cluster's store has another or none: it was made anew of an older copy, and gives their
+    /// numbers once more.
+    ///
+    /// # Errors
+    /// [`crate::FleetError::Store`].
+    pub async fn check_texts(&self) -> Result<()> {
+        if self.0.alone() {
+            return Ok(());
+        }
+        for kept in self.0.local.list(keys::REVISIONS).await?.kvs {
+            let told = self.0.cluster.get(kept.key.clone()).await?;
+            if told.is_none_or(|told| told.value != kept.value) {
+                let stale = DeleteRangeRequest::key(kept.key);
+                self.0.local.delete_range(stale).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is left of instances that are wanted no more and that no driver has: their records, and with these their containers.
