@@ -5,6 +5,7 @@
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
 use crate::model::{LeaderRecord, Machine, Marks, keys};
+use crate::pace;
 use coracle_engine::full_error;
 use coracle_store::{LeaseId, PutRequest, StoreError, StoreExt as _, machine_lease};
 use std::collections::BTreeMap;
@@ -113,10 +114,10 @@ impl Fleet {
         let known = watch::Sender::new(presence.lease.unwrap_or(0));
         let follow = known.subscribe();
         let weak = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
+        pace::spawn(async move {
             let (mut rest, mut said) = (if alone { BEAT } else { Duration::ZERO }, false);
             loop {
-                tokio::time::sleep(rest).await;
+                pace::sleep(rest).await;
                 let Some(inner) = weak.upgrade() else { return };
                 rest = AGAIN;
                 match inner.give_sign(&mut presence).await {

@@ -10,8 +10,6 @@ use crate::model::{
 };
 use crate::order;
 use crate::supervise::Supervised;
-use chrono::Utc;
-use coracle_engine::EngineError;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
 use coracle_unit::{Kind, Unit, UnitName};
@@ -64,7 +62,7 @@ impl Fleet {
             version: VERSION,
             text: text.to_owned(),
             dropins,
-            created: Utc::now(),
+            created: crate::pace::utc(),
         };
         let target = self.store_text(&leader, &name, revision, unit).await?;
         Ok(self.view(&target))
@@ -92,7 +90,7 @@ impl Fleet {
             leader.write_units(vec![change]).await?;
             return Ok(target);
         }
-        let uid = coracle_engine::id::random_hex().map_err(EngineError::from)?[..32].to_owned();
+        let uid = crate::pace::new_uid()?;
         let record = UnitRecord {
             version: VERSION,
             uid,
@@ -270,15 +268,14 @@ impl Fleet {
         self.instance(leader, &unit.name).await?;
         let own = unit.name.to_string();
         self.have_instances(leader, &target.unit()).await?;
-        let units = leader.units();
-        let order = order::start(std::slice::from_ref(&own), &units)?;
-        for enemy in order.iter().flat_map(|n| order::conflicts(n, &units)) {
+        let order = order::start(std::slice::from_ref(&own), leader)?;
+        for enemy in order.iter().flat_map(|n| order::conflicts(n, leader)) {
             leader.halt(&enemy).await?;
         }
         let mut again: Vec<String> = Vec::new();
         if anew {
             // Those that need it go down and come up with it.
-            let with = order::stop(std::slice::from_ref(&own), &units);
+            let with = order::stop(std::slice::from_ref(&own), leader);
             let runs = |n: &String| {
                 let target = leader.target(n);
                 target.is_some_and(|t| t.goal.borrow().desired == Desired::Active)
@@ -343,6 +340,7 @@ impl Fleet {
         };
         let mut over = leader.over();
         let ended = tokio::select! {
+            biased;
             ended = actual.wait_for(there) => ended.map(|a| a.clone()),
             _ = over.wait_for(|over| *over) => return Err(FleetError::NotLeader),
         };
@@ -395,7 +393,7 @@ impl Fleet {
             let _one = self.change(&leader).await?;
             let target = self.find(&leader, name).await?;
             let own = target.unit().name.to_string();
-            let order = order::stop(&[own], &leader.units());
+            let order = order::stop(&[own], &*leader);
             for one in &order {
                 leader.halt(one).await?;
             }
@@ -422,6 +420,7 @@ impl Fleet {
         };
         let mut over = leader.over();
         tokio::select! {
+            biased;
             _ = actual.wait_for(down) => Ok(()),
             _ = over.wait_for(|over| *over) => Err(FleetError::NotLeader),
         }

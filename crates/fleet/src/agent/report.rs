@@ -3,6 +3,7 @@
 
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Instance, keys};
+use crate::pace;
 use coracle_engine::full_error;
 use coracle_store::{DeleteRangeRequest, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ impl Fleet {
     /// Reports for as long as there is a fleet.
     pub(crate) fn report(&self) {
         let (weak, mut alone) = (Arc::downgrade(&self.0), self.0.reports.alone.clone());
-        tokio::spawn(async move {
+        pace::spawn(async move {
             if alone.wait_for(|alone| !alone).await.is_ok() {
                 run(weak).await;
             }
@@ -76,7 +77,7 @@ async fn run(weak: Weak<Inner>) {
             Err(error) => {
                 tell_once(&mut said, &error);
                 drop(inner);
-                tokio::time::sleep(REST).await;
+                pace::sleep(REST).await;
             }
         }
     }

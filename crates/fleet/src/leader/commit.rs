@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::sync::Arc;
 
 /// Steps of one transaction, below etcd's own bound of 128.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = if cfg!(test) { 4 } else { 100 };
 
 /// Steps that are done at one revision of the store.
 #[derive(Default, Clone)]
@@ -51,23 +51,36 @@ impl Leader {
     /// [`FleetError::NotLeader`] if another machine leads by now; then nothing of the rest is done.
     pub async fn commit(&self, groups: impl IntoIterator<Item = Group>) -> Result<()> {
         let mut steps: Vec<TxnOp> = Vec::new();
+        let mut some = false;
         for group in groups {
             if !steps.is_empty() && steps.len() + group.0.len() > AT_ONCE {
-                self.write(std::mem::take(&mut steps)).await?;
+                self.write_after(std::mem::take(&mut steps), &mut some)
+                    .await?;
             }
             steps.extend(group.0);
         }
         if !steps.is_empty() {
-            self.write(steps).await?;
+            self.write_after(steps, &mut some).await?;
         }
         Ok(())
+    }
+
+    /// As [`Self::write`], after `some` of what belongs together. If that is all that is done, what is in memory is not to be trusted any
+    /// more: who asked takes all of it for undone.
+    async fn write_after(&self, steps: Vec<TxnOp>, some: &mut bool) -> Result<()> {
+        let written = self.write(steps).await;
+        if written.is_err() && *some {
+            self.over.send_replace(true);
+        }
+        *some = true;
+        written
     }
 
     async fn write(&self, success: Vec<TxnOp>) -> Result<()> {
         if *self.over.borrow() {
             return Err(FleetError::NotLeader);
         }
-        let lead = CompareTarget::Create(self.fence);
+        let lead = CompareTarget::Mod(self.fence);
         let txn = TxnRequest {
             compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, lead)],
             success,

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Active, Actual, Desired, Machine, Marks, keys};
 use crate::order;
+use crate::pace;
 use coracle_engine::full_error;
 use coracle_store::{Event, EventKind, LeaseId, Revision, WatchRequest, WatchStream};
 use std::collections::BTreeSet;
@@ -35,8 +36,9 @@ impl Leader {
 async fn pump(mut watch: WatchStream, to: mpsc::Sender<Option<Vec<Event>>>) {
     loop {
         let answer = tokio::select! {
-            answer = watch.next() => answer,
+            biased;
             () = to.closed() => return,
+            answer = watch.next() => answer,
         };
         let Some(Ok(answer)) = answer else { break };
         if answer.canceled {
@@ -59,13 +61,14 @@ pub(super) async fn lead(
 ) {
     let (to, mut events) = mpsc::channel(64);
     for stream in std::mem::take(&mut *locked(&leader.streams)) {
-        tokio::spawn(pump(stream, to.clone()));
+        pace::spawn(pump(stream, to.clone()));
     }
     drop(to);
     let (mut over, under) = (leader.over(), *lease.borrow_and_update());
     // What the former leader did not come to.
     let mut todo = Todo {
         all: true,
+        removed: leader.unknown(),
         ..Todo::default()
     };
     loop {
@@ -83,19 +86,20 @@ pub(super) async fn lead(
         }
         .is_err();
         tokio::select! {
+            biased;
+            _ = over.wait_for(|over| *over) => return,
+            // The key goes with the former lease.
+            () = until(lease, |now| *now != under) => return,
+            () = until(may_lead, |may| !may) => return,
             told = events.recv() => match told {
                 Some(Some(events)) => leader.take(events, &mut todo),
                 // One watch is over: everything is read anew.
                 Some(None) | None => return,
             },
-            () = tokio::time::sleep(REST), if failed || todo.later() => {}
-            () = tokio::time::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
+            () = pace::sleep(REST), if failed || todo.later() => {}
+            () = pace::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
                 todo.machines = true;
             }
-            _ = over.wait_for(|over| *over) => return,
-            // The key goes with the former lease.
-            () = until(lease, |now| *now != under) => return,
-            () = until(may_lead, |may| !may) => return,
         }
     }
 }
@@ -114,6 +118,8 @@ pub(super) struct Todo {
     units: BTreeSet<String>,
     /// Machines came, went or changed.
     machines: bool,
+    /// Machines that are no more.
+    removed: BTreeSet<String>,
     /// Everything.
     all: bool,
 }
@@ -153,11 +159,18 @@ impl Leader {
                 self.machine_is(id, put);
             } else if let Some(id) = key.strip_prefix(keys::MACHINES) {
                 match serde_json::from_slice::<Machine>(&event.kv.value) {
-                    Ok(machine) if put => roll.facts(id, machine),
+                    Ok(machine) if put => {
+                        roll.facts(id, machine);
+                        let alive = roll.get(id).is_some_and(|seen| seen.alive);
+                        drop(roll);
+                        // Its signs may have come before it was known.
+                        self.machine_is(id, alive);
+                    }
                     _ => {
                         roll.remove(id);
                         drop(roll);
                         self.tell_removed(id);
+                        todo.removed.insert(id.to_owned());
                     }
                 }
             } else if let Some(id) = key.strip_prefix(keys::MARKS) {
@@ -170,15 +183,12 @@ impl Leader {
 
     /// A machine gives signs, or does not.
     fn machine_is(&self, id: &str, alive: bool) {
-        let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
-        for target in self.all().into_iter().chain(leaving) {
-            if target.placed().contains_key(id) {
-                self.change(&target, |all| {
-                    if let Some(placed) = all.get_mut(id) {
-                        placed.alive = alive;
-                    }
-                });
-            }
+        for target in self.on(id) {
+            self.change(&target, |all| {
+                if let Some(placed) = all.get_mut(id) {
+                    placed.alive = alive;
+                }
+            });
         }
     }
 
@@ -199,6 +209,9 @@ impl Leader {
         }
         for target in units.iter().filter_map(|name| self.target(name)) {
             self.tell_placed(&target);
+        }
+        for id in &todo.removed {
+            self.forget_resources(id).await?;
         }
         if todo.machines || todo.all {
             self.later.store(self.tell_machines(), Ordering::Relaxed);
@@ -229,7 +242,7 @@ impl Leader {
                 continue;
             };
             if target.record().desired == Desired::Active {
-                for each in order::stop(&[one], &self.units()) {
+                for each in order::stop(&[one], self) {
                     self.halt(&each).await?;
                 }
             }

@@ -1,5 +1,6 @@
 //! Which unit asks for which: kept as texts change, so that nothing has to look through all units. Pure.
 
+use crate::order::holds_to;
 use coracle_unit::{Unit, implied_dependencies};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,10 @@ struct Said {
     /// Units that are to wait for it.
     before: Names,
     binds: Names,
+    /// Units that it cannot run beside.
+    conflicts: Names,
+    /// Units with which it stops.
+    holds_to: Names,
 }
 
 /// See the module.
@@ -29,6 +34,10 @@ pub(crate) struct Needs {
     earlier: BTreeMap<String, Names>,
     /// Unit to those that are bound to it.
     bound: BTreeMap<String, Names>,
+    /// Unit to those that say that they cannot run beside it.
+    against: BTreeMap<String, Names>,
+    /// Unit to those that stop with it.
+    held: BTreeMap<String, Names>,
 }
 
 fn put(index: &mut BTreeMap<String, Names>, keys: &Names, name: &str) {
@@ -64,6 +73,8 @@ impl Needs {
             take(&mut self.waiters, &former.after, name);
             take(&mut self.earlier, &former.before, name);
             take(&mut self.bound, &former.binds, name);
+            take(&mut self.against, &former.conflicts, name);
+            take(&mut self.held, &former.holds_to, name);
         }
         let Some(unit) = unit else { return };
         let names = |list: &[String]| list.iter().cloned().collect::<Names>();
@@ -75,12 +86,16 @@ impl Needs {
             after: names(&unit.unit.after),
             before: names(&unit.unit.before),
             binds: names(&unit.unit.binds_to),
+            conflicts: names(&unit.unit.conflicts),
+            holds_to: holds_to(unit).cloned().collect(),
             resources,
         };
         put(&mut self.users, &said.resources, name);
         put(&mut self.waiters, &said.after, name);
         put(&mut self.earlier, &said.before, name);
         put(&mut self.bound, &said.binds, name);
+        put(&mut self.against, &said.conflicts, name);
+        put(&mut self.held, &said.holds_to, name);
         self.said.insert(name.to_owned(), said);
     }
 
@@ -113,6 +128,16 @@ impl Needs {
     pub fn is_waited_for(&self, name: &str) -> bool {
         let before = self.said.get(name).is_some_and(|s| !s.before.is_empty());
         before || self.waiters.contains_key(name)
+    }
+
+    /// Who says that it cannot run beside a unit.
+    pub fn against(&self, name: &str) -> Vec<String> {
+        of(&self.against, name)
+    }
+
+    /// Who stops with a unit.
+    pub fn stops_with(&self, name: &str) -> Vec<String> {
+        of(&self.held, name)
     }
 
     /// Who is bound to a unit.

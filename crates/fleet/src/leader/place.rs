@@ -10,13 +10,13 @@ use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
     VolumeRecord, keys,
 };
+use crate::pace;
 use coracle_planner::{
     Condition, Decision, MachineId, Placed as Planned, Placement, Planner, Timestamp, UnitName,
 };
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A unit that is to have another record.
 pub(crate) struct Change {
@@ -76,7 +76,7 @@ impl Write {
 
 /// Now, as the planner counts.
 fn now() -> Timestamp {
-    Timestamp(u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default())
+    Timestamp(u64::try_from(pace::utc().timestamp_millis()).unwrap_or_default())
 }
 
 /// The unit's own name for the planner.
@@ -86,7 +86,12 @@ fn planned(name: &str) -> UnitName {
 
 /// How an instance is, in the planner's words.
 fn condition(record: &UnitRecord, actual: Option<&Actual>, waits_for_health: bool) -> Condition {
-    let Some(actual) = actual.filter(|a| a.generation == record.generation) else {
+    // One that is not to run may never have run where it is: only that it was asked counts.
+    let answers = |a: &&Actual| match record.desired {
+        Desired::Active => a.generation == record.generation,
+        _ => a.order >= record.order,
+    };
+    let Some(actual) = actual.filter(answers) else {
         return Condition::Assigned;
     };
     match actual.active {
@@ -165,8 +170,8 @@ impl Leader {
     /// Tells the planner of all machines. Answers whether time alone will change something.
     pub(super) fn tell_machines(&self) -> bool {
         let machines = self.machines();
-        let grace = self.grace.is_some_and(|end| Instant::now() < end);
-        let (now, mut lost) = (Instant::now(), locked(&self.lost));
+        let grace = self.grace.is_some_and(|end| pace::now() < end);
+        let (now, mut lost) = (pace::now(), locked(&self.lost));
         self.with_planner(|planner| {
             for (id, seen) in &machines {
                 let gone = !seen.alive && !grace;
@@ -187,7 +192,7 @@ impl Leader {
 
     /// Tells the planner that a machine is no more. What is exclusive may run there still.
     pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).away(id, Instant::now());
+        locked(&self.lost).away(id, pace::now());
         self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
     }
 
@@ -332,7 +337,7 @@ impl Leader {
             if machines.is_empty() && here.is_empty() {
                 machines.extend(self.any_machine());
             }
-            machines.retain(|machine| !here.contains(machine));
+            machines.retain(|machine| !here.contains(machine) && self.is_known(machine));
             let asked = writes
                 .get(&name)
                 .map_or_else(|| target.record(), |w| w.record.clone());

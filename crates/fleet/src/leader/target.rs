@@ -2,7 +2,6 @@
 
 use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, UnitRecord};
 use crate::plan::Goal;
-use chrono::Utc;
 use coracle_unit::Unit;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,9 +37,19 @@ pub(crate) struct Placed {
     pub alive: bool,
 }
 
+/// What is another than before.
+pub(crate) struct Changed {
+    /// Instances that are no more, with their machines.
+    pub gone: Vec<(String, Instance)>,
+    /// Machines on which there is one and was none.
+    pub came: Vec<String>,
+    /// Machines on which there was one and is none.
+    pub left: Vec<String>,
+}
+
 impl Target {
     pub fn new(record: UnitRecord, unit: Unit) -> Arc<Self> {
-        let actual = Actual::new(unit.name.as_str(), Utc::now());
+        let actual = Actual::new(unit.name.as_str(), crate::pace::utc());
         Arc::new(Self {
             goal: watch::Sender::new(goal(&record)),
             actual: watch::Sender::new(actual),
@@ -101,11 +110,8 @@ impl Target {
         known.max().unwrap_or(0).max(state.record.incarnation) + 1
     }
 
-    /// Changes what is known of its instances, and says how they stand together. Answers those that are gone by it.
-    pub fn change(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<String, Placed>),
-    ) -> Vec<(String, Instance)> {
+    /// Changes what is known of its instances, and says how they stand together.
+    pub fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Placed>)) -> Changed {
         self.both(|placed, _| change(placed))
     }
 
@@ -117,8 +123,8 @@ impl Target {
     fn both(
         &self,
         change: impl FnOnce(&mut BTreeMap<String, Placed>, &mut Option<String>),
-    ) -> Vec<(String, Instance)> {
-        let gone;
+    ) -> Changed {
+        let changed;
         let together = {
             let mut state = self.state();
             let State { placed, waits, .. } = &mut *state;
@@ -131,7 +137,14 @@ impl Target {
             let there = |(machine, instance): &(String, Instance)| {
                 placed.get(machine).is_some_and(|p| p.instance == *instance)
             };
-            gone = before.into_iter().filter(|one| !there(one)).collect();
+            let is_new = |machine: &&String| before.iter().all(|(before, _)| before != *machine);
+            let came = placed.keys().filter(is_new).cloned().collect();
+            let left = before.iter().map(|(machine, _)| machine.clone());
+            changed = Changed {
+                came,
+                left: left.filter(|m| !placed.contains_key(m)).collect(),
+                gone: before.into_iter().filter(|one| !there(one)).collect(),
+            };
             let name = state.unit.name.as_str();
             together(
                 name,
@@ -145,7 +158,7 @@ impl Target {
             *actual = together;
             news
         });
-        gone
+        changed
     }
 }
 
