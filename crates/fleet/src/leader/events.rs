@@ -219,6 +219,9 @@ impl Leader {
         if self.with_planner(|planner| planner.pending()) {
             self.place_anew().await?;
         }
+        for id in &todo.removed {
+            self.keep_written(id).await?;
+        }
         let statuses: Vec<Group> = units
             .iter()
             .filter_map(|name| {

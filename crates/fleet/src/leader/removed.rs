@@ -1,6 +1,6 @@
 //! What is written of machines that are no more.
 //!
-//! Units that are placed leave such a machine by the planner, once they have ended there for sure. Volumes and networks are no
+//! Units that are placed leave such a machine by the planner, those that are exclusive once they have ended there for sure. Volumes and networks are no
 //! business of the planner's: what is written of them there is taken away here.
 
 use super::spec::is_resource;
@@ -20,6 +20,28 @@ impl Leader {
     /// Whether a machine is one of the cluster's.
     pub(super) fn is_known(&self, id: &str) -> bool {
         locked(&self.machines).contains_key(id)
+    }
+
+    /// Has it written again what may still run on a machine that is no more, and must not run twice: a leader that follows has to
+    /// know of it until it has ended there for sure. With the machine all that was written of it went.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(super) async fn keep_written(&self, id: &str) -> Result<()> {
+        if self.is_known(id) {
+            return Ok(());
+        }
+        let mut groups = Vec::new();
+        for target in self.on(id) {
+            let placed = target.placed().remove(id);
+            let asked = placed.and_then(|placed| Some((placed.instance, placed.desired?)));
+            if let Some((instance, desired)) = asked.filter(|_| target.unit().deploy.exclusive) {
+                let mut group = Group::default();
+                group.put(keys::desired(id, &instance), &desired)?;
+                groups.push(group);
+            }
+        }
+        self.commit(groups).await
     }
 
     /// Takes away what is written of volumes and networks on a machine that is no more.

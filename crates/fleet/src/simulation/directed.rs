@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use super::cluster::{Broken, Cluster};
+use super::data::Data;
 use super::table::Bad;
 use super::world::World;
 use crate::fleet::Fleet;
 use crate::machine::facts;
+use crate::machines::Mark;
 use crate::model::{Active, Actual, Instance, UnitRecord, keys};
 use coracle_store::{DeleteRangeRequest, PutRequest};
 use std::sync::Arc;
@@ -16,14 +18,15 @@ use tokio::sync::oneshot;
 const SECOND: Duration = Duration::from_secs(1);
 const TEXT: &str = "[Container]\nImage=localhost/simulated\n";
 
-/// A cluster whose first machine leads.
+/// A cluster whose first machine leads, with a seed for what is drawn all the same.
 fn live<F: Future<Output = ()> + Send + 'static>(
+    seed: u64,
     machines: usize,
     bad: Bad,
     story: impl FnOnce(Arc<Cluster>) -> F,
 ) {
     let dir = TempDir::new().unwrap();
-    let world = World::new(1, true);
+    let world = World::new(seed, true);
     let cluster = Cluster::new(&world, machines, 1, bad, Broken::Nothing, dir.path());
     let run = story(cluster.clone());
     let (inner, all) = (world.clone(), cluster.clone());
@@ -51,7 +54,7 @@ fn put<T: serde::Serialize>(cluster: &Cluster, key: &str, value: &T) {
 
 #[test]
 fn a_machine_whose_signs_come_before_its_facts_is_waited_for() {
-    live(1, Bad::new(), |cluster| async move {
+    live(1, 1, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
         fleet
             .submit("web-b.container", TEXT, Vec::new())
@@ -99,7 +102,7 @@ fn a_machine_whose_signs_come_before_its_facts_is_waited_for() {
 
 #[test]
 fn volumes_leave_nothing_behind_of_a_machine_that_is_removed() {
-    live(2, Bad::new(), |cluster| async move {
+    live(1, 2, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
         let volume = "[Volume]\nVolumeName=kept\n";
         fleet
@@ -135,10 +138,35 @@ fn volumes_leave_nothing_behind_of_a_machine_that_is_removed() {
 }
 
 #[test]
+fn who_leads_next_knows_what_may_still_run_on_a_machine_that_was_removed() {
+    live(1, 2, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let first = cluster.machines[0].id.clone();
+        fleet.mark(&first, &Mark::Cordon).await.unwrap();
+        let text = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
+        fleet
+            .submit("ex-a.container", &text, Vec::new())
+            .await
+            .unwrap();
+        fleet.start("ex-a.container", true).await.unwrap();
+        fleet.mark(&first, &Mark::Uncordon).await.unwrap();
+        cluster.remove(&cluster.machines[1]);
+        world.sleep(SECOND).await;
+        // It runs on there until its watchdog ends it.
+        fleet.leading().unwrap().end();
+        drop(fleet);
+        world.sleep(40 * SECOND).await;
+        let runs = cluster.books.running();
+        let on: Vec<usize> = runs.iter().map(|ran| ran.machine).collect();
+        assert_eq!(on, [0], "{}", world.trace().join("\n"));
+    });
+}
+
+#[test]
 fn what_fails_everywhere_is_tried_within_its_budget() {
     let everywhere = (0..5).collect();
     let bad = Bad::from([("bad-a.container".to_owned(), everywhere)]);
-    live(5, bad, |cluster| async move {
+    live(1, 5, bad, |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
         let text = format!("{TEXT}[Service]\nRestart=on-failure\nRestartSec=1\n");
         fleet
@@ -162,4 +190,50 @@ fn what_fails_everywhere_is_tried_within_its_budget() {
         let view = fleet.get("bad-a.container").await.unwrap().0;
         assert_eq!(view.active, Active::Failed, "{}", view.reason);
     });
+}
+
+#[test]
+fn a_drain_goes_on_past_what_does_not_run() {
+    live(1, 2, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let id = &cluster.machines[1].id;
+        for (name, runs) in [("web-a.container", false), ("web-b.container", true)] {
+            fleet.submit(name, TEXT, Vec::new()).await.unwrap();
+            // Where it is to be drained.
+            let other = &cluster.machines[0].id;
+            fleet.mark(other, &Mark::Cordon).await.unwrap();
+            fleet.start(name, true).await.unwrap();
+            fleet.mark(other, &Mark::Uncordon).await.unwrap();
+            if !runs {
+                fleet.stop(name, true).await.unwrap();
+            }
+        }
+        fleet.mark(id, &Mark::Drain).await.unwrap();
+        world.sleep(20 * SECOND).await;
+        let view = fleet.machine_named(id).unwrap();
+        assert!(view.drain.unwrap().finished, "{}", world.trace().join("\n"));
+        assert!(view.placed.is_empty());
+    });
+}
+
+#[test]
+fn what_a_former_leader_has_on_its_way_is_known_or_not_done() {
+    // The same machine leads again, and what it has sent comes before it reads, or is refused.
+    for seed in 0..40 {
+        live(seed, 1, Bad::new(), |cluster| async move {
+            let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+            let machine = &cluster.machines[0];
+            machine.line.send_modify(|line| line.slow = 300);
+            let asked = fleet.clone();
+            crate::pace::spawn(async move {
+                let _ = asked.submit("web-a.container", TEXT, Vec::new()).await;
+            });
+            world.sleep(Duration::from_millis(world.below(50))).await;
+            fleet.leading().unwrap().end();
+            world.sleep(40 * SECOND).await;
+            let there = |data: &Data| data.get(&keys::unit("web-a.container")).is_some();
+            let (written, known) = (cluster.shared.look(there), leader(&cluster).list().len());
+            assert_eq!(known, usize::from(written), "{}", world.trace().join("\n"));
+        });
+    }
 }

@@ -105,7 +105,11 @@ impl Shared {
                     self.act(None, Data::expire);
                 }
                 // As etcd: looked at twice a second.
-                _ => self.0.world.sleep(Duration::from_millis(500)).await,
+                _ => {
+                    let half = Duration::from_millis(500);
+                    let rest = next.map_or(10 * half, |end| end.saturating_sub(now));
+                    self.0.world.sleep(rest.max(half)).await;
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// How long it takes at most until all is as it was asked, once nothing fails any more.
 pub(crate) const BOUND: Duration = Duration::from_secs(180);
 /// How long nothing may change then.
-const CALM: Duration = Duration::from_secs(45);
+const CALM: Duration = Duration::from_secs(35);
 
 /// What may be asked for.
 #[derive(Clone, Debug)]
@@ -136,8 +136,8 @@ impl Story {
             troubles_of(&failing).await;
             let _ = done.send(());
         });
-        for _ in 0..2 + world.below(5) {
-            self.wait(0, 12_000).await;
+        for _ in 0..1 + world.below(5) {
+            self.wait(0, 9_000).await;
             let next = self.draw();
             self.ask(next, 1 + world.below(2)).await;
         }
@@ -293,23 +293,31 @@ impl Story {
     }
 
     fn stops_with(&mut self, name: &str) {
-        if name.starts_with("web-a") {
-            if let Some(Some(other)) = self.asked.get_mut("dep-a.container") {
-                *other = Desired::Inactive;
-            }
+        if name.starts_with("web-a")
+            && let Some(Some(other)) = self.asked.get_mut("dep-a.container")
+        {
+            *other = Desired::Inactive;
         }
     }
 
+    /// Waits until all is as it was asked, and nothing moves any more.
     async fn ends_well(&self) {
         let (world, books) = (&self.cluster.world, &self.cluster.books);
         let until = world.now() + BOUND;
         loop {
+            let before = books.changes();
+            let mut left = super::check::differences(&self.cluster, &self.asked);
+            if left.is_empty() {
+                world.note(|| "all is as it should be".into());
+                world.sleep(CALM).await;
+                left = super::check::differences(&self.cluster, &self.asked);
+                if left.is_empty() && books.changes() == before {
+                    return;
+                }
+                left.push("it does not come to rest".into());
+            }
             if !books.wrong().is_empty() {
                 return;
-            }
-            let left = super::check::differences(&self.cluster, &self.asked);
-            if left.is_empty() {
-                break;
             }
             if world.now() >= until {
                 for what in left {
@@ -318,15 +326,6 @@ impl Story {
                 return;
             }
             world.sleep(Duration::from_secs(1)).await;
-        }
-        world.note(|| "all is as it should be".into());
-        let before = books.changes();
-        world.sleep(CALM).await;
-        if books.changes() != before {
-            books.is_wrong("it does not come to rest".into());
-        }
-        for what in super::check::differences(&self.cluster, &self.asked) {
-            books.is_wrong(format!("it does not stay so: {what}"));
         }
     }
 }
@@ -348,8 +347,8 @@ async fn perform(fleet: &Fleet, ask: Ask, ids: &[String]) -> Result<(), FleetErr
 async fn troubles_of(cluster: &Arc<Cluster>) {
     let world = &cluster.world;
     let wait = |most| world.sleep(Duration::from_millis(world.below(most)));
-    for _ in 0..1 + world.below(6) {
-        wait(15_000).await;
+    for _ in 0..1 + world.below(4) {
+        wait(10_000).await;
         let machine = world.of(&cluster.machines).clone();
         if machine.is_removed() {
             continue;
