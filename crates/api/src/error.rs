@@ -65,7 +65,7 @@ impl From<EngineError> for ApiError {
             E::NotFound { .. } | E::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             E::Forbidden(_) => StatusCode::FORBIDDEN,
             E::Ambiguous { .. } | E::Invalid(_) => StatusCode::BAD_REQUEST,
-            E::Conflict(_) => StatusCode::CONFLICT,
+            E::Conflict(_) | E::NotPermitted(_) => StatusCode::CONFLICT,
             E::NotModified => StatusCode::NOT_MODIFIED,
             E::Start { code, message } => return start(*code, message),
             // The kernel takes no such value.

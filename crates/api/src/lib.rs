@@ -54,6 +54,7 @@ pub use list::human;
 pub use machines::Machines;
 pub use serve::serve;
 pub use streams::EXIT;
+pub use units::PARTIAL;
 pub use version::ApiVersion;
 
 /// Version of the Docker Engine API that is spoken.
@@ -198,6 +199,7 @@ fn network_and_volume_routes() -> Router<App> {
 fn unit_routes() -> Router<App> {
     Router::new()
         .route("/v1/containers/{id}/exec", post(exec::run))
+        .route("/v1/places/{name}", get(machines::told))
         .route("/v1/units", get(units::list))
         .route(
             "/v1/units/{name}",

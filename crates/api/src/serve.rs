@@ -5,6 +5,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use coracle_sys::accept::{Missed, SHORTAGE};
 use futures_util::future::{Either, ready};
 use hyper::body::{Frame, SizeHint};
 use hyper::service::{Service, service_fn};
@@ -46,14 +47,15 @@ pub async fn serve(
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // Out of descriptors: some will come back; others wait in the socket until then.
-                Err(e) if is_exhausted(&e) => {
-                    tracing::warn!(error = %e, "connections wait");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(e) => break Err(e),
+                Err(error) => match Missed::of(&error) {
+                    Missed::One => continue,
+                    Missed::Room => {
+                        tracing::warn!(%error, "connections wait");
+                        tokio::time::sleep(SHORTAGE).await;
+                        continue;
+                    }
+                    Missed::All => break Err(error),
+                },
             },
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break Ok(()),
@@ -261,9 +263,4 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
     }
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    // EMFILE and ENFILE.
-    matches!(error.raw_os_error(), Some(24 | 23))
 }

@@ -14,6 +14,9 @@ use coracle_fleet::{Dropin, FleetError, UnitView};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// Header of an answer that is not whole, with the reason: the rest is on machines or in a store that cannot be asked.
+pub const PARTIAL: &str = "coracle-partial";
+
 impl From<FleetError> for ApiError {
     fn from(error: FleetError) -> Self {
         let status = match &error {
@@ -31,7 +34,10 @@ impl From<FleetError> for ApiError {
             FleetError::Failed { .. } | FleetError::Waits { .. } | FleetError::Senseless { .. } => {
                 StatusCode::CONFLICT
             }
-            FleetError::Leaving | FleetError::NotLeader => StatusCode::SERVICE_UNAVAILABLE,
+            FleetError::Silent { .. } => StatusCode::GATEWAY_TIMEOUT,
+            FleetError::Leaving | FleetError::NotLeader | FleetError::Back(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             FleetError::Engine(_) => match error {
                 FleetError::Engine(engine) => return engine.into(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -11,14 +11,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::{Next, from_fn};
-use common::{full, push, registry, sample};
+use common::{full, sample};
 use coracle_api::peer::routes;
 use coracle_image::{ImageError, ImageStore, Reference};
 use futures_util::StreamExt as _;
 use net::Net;
 use std::io;
 use std::time::Duration;
-use stores::{asking, good, home, nothing, patient, pull, whole};
+use stores::{asking, good, home, nothing, offered, patient, pull, whole};
 
 /// Bytes below which an answer is no layer.
 const SMALL: u64 = 64 << 10;
@@ -181,15 +181,8 @@ async fn another_machine_goes_on_where_one_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_registry_is_left_when_all_machines_fail() {
-    let (net, source, a) = (Net::new(), home(), home());
-    let registry = registry("");
-    let name = format!("{}/app:1", registry.address);
-    push(
-        &sample(&source, "app:1").await,
-        &registry.address,
-        "app:1",
-        &[],
-    );
+    let (net, a) = (Net::new(), home());
+    let (_registry, name) = offered().await;
     let first = good(&a.store, &name).await;
     for fault in [lies as Fault, breaks_off, lies_and_breaks_off] {
         net.serve("a", with(&a.store, fault)).await;

@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use coracle_api::machines::{MACHINE, Near, PASSED, Place, Where, for_us, over};
 use coracle_api::{ApiVersion, Machines, serve};
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use net::{Net, OWN};
 use serde_json::{Value, json};
@@ -39,15 +40,16 @@ impl Near for Known {
 }
 
 impl Where for Known {
-    fn place_of(&self, name: &str) -> Option<Place> {
-        matches!(name, "web" | "web.container" | "gone").then(|| Place {
+    fn place_of<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<Place>> {
+        let place = matches!(name, "web" | "web.container" | "gone").then(|| Place {
             machine: if name == "gone" {
                 "lost".into()
             } else {
                 self.0.into()
             },
             container: Some("4f3a".into()),
-        })
+        });
+        Box::pin(std::future::ready(place))
     }
 }
 

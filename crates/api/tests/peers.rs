@@ -9,14 +9,14 @@ mod stores;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
-use common::{full, push, registry, sample};
+use common::{full, push, sample};
 use coracle_api::machines::over;
 use coracle_api::peer::routes;
 use coracle_image::{ErrorKind, Reference, Silent};
 use net::Net;
 use std::io;
 use std::time::Duration;
-use stores::{asking, good, home, patient, whole};
+use stores::{asking, good, home, offered, patient, whole};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_machine_made_is_had_by_all() {
@@ -61,15 +61,8 @@ async fn what_one_machine_made_is_had_by_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_registry_says_what_a_tag_is_and_machines_give_it() {
-    let (net, source, a) = (Net::new(), home(), home());
-    let registry = registry("");
-    let name = format!("{}/app:1", registry.address);
-    push(
-        &sample(&source, "app:1").await,
-        &registry.address,
-        "app:1",
-        &[],
-    );
+    let (net, a) = (Net::new(), home());
+    let (registry, name) = offered().await;
     let first = good(&a.store, &name).await;
     net.serve("a", routes(a.store.clone())).await;
     net.dead("gone").await;
@@ -127,15 +120,8 @@ async fn the_registry_says_what_a_tag_is_and_machines_give_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_from_another_source_is_of_use() {
-    let (net, source, a) = (Net::new(), home(), home());
-    let registry = registry("");
-    let name = format!("{}/app:1", registry.address);
-    push(
-        &sample(&source, "app:1").await,
-        &registry.address,
-        "app:1",
-        &[],
-    );
+    let (net, a) = (Net::new(), home());
+    let (registry, name) = offered().await;
     // It has the layer already, and so never fetches the compressed one that the registry's manifest names.
     let archive = sample(&a, "own:1").await;
     let first = good(&a.store, &name).await;

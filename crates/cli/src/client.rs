@@ -150,24 +150,50 @@ impl Client {
         Ok(self.sent(method, path, body, headers).await?.0)
     }
 
-    /// Sends a request; the connection comes back with the answer.
-    /// Waits for an answer. While the daemon is away the holder keeps its socket, and clients wait; that is said after a while.
+    /// Waits for an answer. What it waits for is said after a while: a daemon that is away, whose socket the holder keeps, or a
+    /// cluster that cannot be asked.
     async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = std::pin::pin!(answer);
-        tokio::select! {
-            answer = &mut answer => return answer,
-            () = tokio::time::sleep(SILENCE) => {}
-        }
-        let run_dir = self.socket.parent().unwrap_or(&self.socket);
-        if !crate::server::is_locked(run_dir) {
-            eprintln!(
-                "no daemon runs for {}; waiting for one (start it with `coracle daemon`, or end this with Ctrl-C)",
-                run_dir.display()
-            );
+        // Some answers come after hours, and with good reason.
+        let mut rest = SILENCE;
+        loop {
+            tokio::select! {
+                answer = &mut answer => return answer,
+                () = tokio::time::sleep(rest) => rest *= 2,
+            }
+            let run_dir = self.socket.parent().unwrap_or(&self.socket);
+            if !crate::server::is_locked(run_dir) {
+                eprintln!(
+                    "no daemon runs for {}; waiting for one (start it with `coracle daemon`, or end this with Ctrl-C)",
+                    run_dir.display()
+                );
+                break;
+            }
+            tokio::select! {
+                answer = &mut answer => return answer,
+                trouble = self.trouble() => if let Some(trouble) = trouble {
+                    eprintln!("waiting: {trouble} (end this with Ctrl-C)");
+                    break;
+                },
+            }
         }
         answer.await
     }
 
+    /// What the daemon says keeps it from answering.
+    async fn trouble(&self) -> Option<String> {
+        let mut sender = self.connect().await.ok()?;
+        let request = Request::get("/v1/cluster").header(header::HOST, "coracle");
+        let answer = sender
+            .send_request(request.body(empty()).ok()?)
+            .await
+            .ok()?;
+        let bytes = answer.into_body().collect().await.ok()?.to_bytes();
+        let found: Value = serde_json::from_slice(&bytes).ok()?;
+        found["trouble"].as_str().map(str::to_owned)
+    }
+
+    /// Sends a request; the connection comes back with the answer.
     async fn sent(
         &self,
         method: Method,
@@ -190,7 +216,7 @@ impl Client {
             .map_err(|e| CliError::Usage(format!("this cannot be asked: {e}")))?;
         let idle = locked(&self.idle).take();
         let request = match idle {
-            Some(mut sender) => match sender.try_send_request(request).await {
+            Some(mut sender) => match self.waiting(sender.try_send_request(request)).await {
                 Ok(answer) => return Ok((answer, sender)),
                 Err(mut error) => match error.take_message() {
                     // It was closed in the meantime and nothing was sent.
@@ -364,6 +390,10 @@ fn is_cut(error: &hyper::Error) -> bool {
 /// Turns an answer that is an error into one.
 pub async fn check(answer: Response<Incoming>) -> Result<Response<Incoming>> {
     let status = answer.status();
+    let partial = answer.headers().get(coracle_api::PARTIAL);
+    if let Some(Ok(why)) = partial.map(|why| why.to_str()) {
+        eprintln!("{why}");
+    }
     if status.is_success()
         || status == StatusCode::SWITCHING_PROTOCOLS
         || status == StatusCode::NOT_MODIFIED

@@ -62,8 +62,10 @@ impl Doors {
         let identity = Identity {
             cluster: match cluster(&*store).await {
                 Ok(found) => number(&found).unwrap_or(1),
-                // A machine comes up without the cluster's store too.
-                Err(StoreError::Unreachable { .. }) => known.unwrap_or(1),
+                // A machine comes up without the cluster's store too, also one that was removed meanwhile.
+                Err(StoreError::Unreachable { .. } | StoreError::Refused { .. }) => {
+                    known.unwrap_or(1)
+                }
                 Err(error) => return Err(error),
             },
             member: machine.get(..16).and_then(number).unwrap_or(1),
@@ -125,14 +127,14 @@ async fn cluster(store: &dyn Store) -> Result<String, StoreError> {
     }
 }
 
-/// The socket on loopback: the one that the holder kept, or a new one that it keeps from now on.
+/// A socket at an address: the one that the holder kept, or a new one that it keeps from now on.
 ///
 /// # Errors
 /// If the address cannot be had.
 pub async fn listen(run_dir: &Path, address: SocketAddr) -> Result<TcpListener, DaemonError> {
     let name = format!("store-{address}");
-    let path = Path::new(&name);
-    let failed = |action| file(action, path);
+    let shown = address.to_string();
+    let failed = |action| file(action, Path::new(&shown));
     let fetched = keep::fetch(run_dir, &name)
         .await
         .map_err(failed("fetching"))?;

@@ -1,6 +1,6 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
-use crate::cluster::{self, Away, Cluster, Inside};
+use crate::cluster::{self, Away, Cluster, Inside, Places};
 use crate::doors::{self, Doors};
 use crate::keep;
 use crate::settings::{Settings, settings};
@@ -174,9 +174,11 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         marks,
         store_listen,
         store: limits,
-        advertise,
+        cluster,
         labels,
+        config,
     } = settings;
+    let advertise = cluster.advertise;
     let run_dir = options.run_dir.clone();
     std::fs::create_dir_all(&run_dir).map_err(file("making", &run_dir))?;
     let _lock = lock(&run_dir)?;
@@ -190,7 +192,10 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store, opened))
         .await
         .map_err(|e| DaemonError::Runtime(io::Error::other(e)))??;
-    let cluster = Cluster::open(&engine, Arc::new(store), advertise).await?;
+    let cluster = Cluster::open(&engine, Arc::new(store), cluster).await?;
+    if let Err(why) = cluster.fits_agreed().await {
+        return Err(DaemonError::Config { path: config, why });
+    }
     let store = cluster.store();
     let doors = Doors::new(store.clone(), &limits, &engine, cluster.store_number).await?;
     let stop = watch::Sender::new(false);
@@ -204,18 +209,19 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     if let std::net::IpAddr::V4(underlay) = advertise.ip()
         && !underlay.is_unspecified()
     {
-        fleet.connect_machines(ConnectOptions {
-            pool: None,
-            underlay,
-        });
+        fleet.connect_machines(ConnectOptions { underlay });
     }
     let away = Arc::new(Away(cluster.clone()));
     let peers = PeersElsewhere::new(away.clone());
     engine.images().set_peers(Arc::new(peers));
+    let places = Places {
+        fleet: fleet.clone(),
+        cluster: cluster.clone(),
+    };
     let app = App {
         builder: Builder::open(engine.clone())?,
         engine: engine.clone(),
-        machines: Machines::new(away, Arc::new(fleet.clone())),
+        machines: Machines::new(away, Arc::new(places)),
         fleet: fleet.clone(),
         marks,
         down: down.clone(),
@@ -223,7 +229,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let disk = tokio::spawn(look_after_the_disk(app.clone()));
     let inside = Inside {
         fleet: fleet.clone(),
-        own: coracle_api::door_routes(app.clone()).merge(cluster::routes(cluster.clone())),
+        own: coracle_api::door_routes(app.clone()),
         all: coracle_api::router(app.clone()),
         store: doors.identity(),
         run_dir: run_dir.clone(),

@@ -6,10 +6,11 @@ use coracle_build::Marks;
 use coracle_engine::EngineOptions;
 use coracle_image::RegistryConfig;
 use coracle_network::DOOR_PORT;
+use coracle_network::overlay::Ipv4Net;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ const SMALLEST_STORE: u64 = 8 << 20;
 /// Revisions.
 const LEAST_HISTORY: i64 = 100;
 const SHORTEST_HISTORY: Duration = Duration::from_secs(60);
+const SHORTEST_ABSENCE: Duration = Duration::from_secs(5);
 
 /// The configuration file: TOML with the names of the flags, underscores instead of dashes.
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +43,18 @@ pub(crate) struct Config {
     advertise: Option<String>,
     /// This machine.
     machine: MachineOf,
+    /// What there are many machines for.
+    cluster: ClusterOf,
+    /// The network between machines.
+    network: NetworkOf,
+}
+
+/// `[network]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NetworkOf {
+    /// Where the subnets of a cluster's machines are taken from, for a cluster that begins here.
+    overlay_pool: Option<String>,
 }
 
 /// `[machine]`
@@ -49,6 +63,14 @@ pub(crate) struct Config {
 struct MachineOf {
     /// What `MachineMetadata=` of units asks for.
     labels: BTreeMap<String, String>,
+}
+
+/// `[cluster]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ClusterOf {
+    /// How long a machine that has the store is away before another takes its place: `10m`.
+    replace_after: Option<String>,
 }
 
 /// `[[registry]]`
@@ -109,9 +131,11 @@ pub(crate) struct Settings {
     pub(crate) marks: Marks,
     pub(crate) store_listen: Option<SocketAddr>,
     pub(crate) store: coracle_store::Options,
-    /// Where other machines reach this one; an address of 0.0.0.0 where that is not known.
-    pub(crate) advertise: SocketAddr,
+    /// Where other machines reach this one (an address of 0.0.0.0 where that is not known), and what it does with others.
+    pub(crate) cluster: crate::cluster::Options,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The configuration file, of which errors speak.
+    pub(crate) config: PathBuf,
 }
 
 /// Loopback only: there is no other guard at that door yet.
@@ -190,14 +214,43 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
     }
     let listen = args.store_listen.clone().or(config.store_listen);
     let listen = listen.unwrap_or_else(|| format!("127.0.0.1:{DOOR_PORT}"));
+    let advertise = advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?;
+    let overlay_pool = match config.network.overlay_pool {
+        Some(text) => Some(
+            overlay_pool(&text, options.network.default_pool, advertise)
+                .map_err(|why| bad(format!("network: overlay_pool = \"{text}\": {why}")))?,
+        ),
+        None => None,
+    };
     Ok(Settings {
+        config: args.config.clone().unwrap_or_else(|| CONFIG.into()),
         engine: options,
         marks,
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
-        advertise: advertise(args.advertise.clone().or(config.advertise)).map_err(bad)?,
+        cluster: crate::cluster::Options {
+            advertise,
+            replace_after: replace_after(config.cluster).map_err(bad)?,
+            overlay_pool,
+        },
     })
+}
+
+/// Machines' subnets must not be in the way of their networks, nor of their own addresses.
+fn overlay_pool(text: &str, networks: Ipv4Net, advertise: SocketAddr) -> Result<Ipv4Net, String> {
+    let pool = coracle_fleet::overlay::read_pool(text)?;
+    if pool.contains(&networks) || networks.contains(&pool) {
+        return Err(format!(
+            "networks that are made on a machine take their subnets from default_pool, {networks}; write a range beside that"
+        ));
+    }
+    match advertise.ip() {
+        IpAddr::V4(own) if pool.contains(&own) => Err(format!(
+            "it contains {own}, this machine's own address; write another range"
+        )),
+        _ => Ok(pool),
+    }
 }
 
 fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
@@ -215,6 +268,19 @@ fn advertise(given: Option<String>) -> Result<SocketAddr, String> {
     found.ok_or_else(|| {
         format!("advertise = \"{text}\" is no address of this machine; write for example 192.0.2.7, or 192.0.2.7:{port}")
     })
+}
+
+fn replace_after(given: ClusterOf) -> Result<Duration, String> {
+    let Some(text) = given.replace_after else {
+        return Ok(coracle_cluster::member::voters::PATIENCE);
+    };
+    let found = duration("cluster: replace_after", &text)?;
+    match found >= SHORTEST_ABSENCE {
+        true => Ok(found),
+        false => Err(format!(
+            "cluster: replace_after = \"{text}\" is too short, a machine that restarts is away as long; write 5s or more, for example 10m"
+        )),
+    }
 }
 
 fn store(given: StoreOf) -> Result<coracle_store::Options, String> {

@@ -71,12 +71,13 @@ impl Elsewhere for ToB {
 }
 
 impl Where for ToB {
-    fn place_of(&self, name: &str) -> Option<Place> {
-        let (_, id) = self.units.iter().find(|(unit, _)| *unit == name)?;
-        Some(Place {
+    fn place_of<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<Place>> {
+        let found = self.units.iter().find(|(unit, _)| *unit == name);
+        let place = found.map(|(_, id)| Place {
             machine: B.into(),
             container: Some(id.clone()),
-        })
+        });
+        std::future::ready(place).boxed()
     }
 }
 

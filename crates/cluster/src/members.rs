@@ -22,7 +22,7 @@ use crate::pki::Fingerprint;
 pub const PREFIX: &str = "/coracle/v1/members/";
 /// The version of a member's value.
 const VERSION: u32 = 1;
-/// How long a store that does not answer is left alone.
+/// How long a store is left alone that does not answer, or ended a watch.
 const REST: Duration = Duration::from_millis(500);
 
 /// What a member may do.
@@ -30,23 +30,47 @@ const REST: Duration = Duration::from_millis(500);
 pub enum Standing {
     /// Runs units and writes what is its own.
     Machine,
+    /// As a machine, and is given what a voter needs: it has a copy of the store, and no vote.
+    Learner,
     /// Has the store and the CA's key, may lead, and writes everything.
     Voter,
 }
 
+/// A member as the door knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// What it may do.
+    pub standing: Standing,
+    /// The hash of its key, which its certificates must be for; any key will do where that is not known.
+    pub key: Option<Fingerprint>,
+}
+
 /// Who may come in. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Members(Arc<BTreeMap<MachineId, Standing>>);
+pub struct Members(Arc<BTreeMap<MachineId, Listed>>);
 
 impl Members {
     /// A machine's standing; None for who is no member.
     pub fn standing(&self, machine: &MachineId) -> Option<Standing> {
-        self.0.get(machine).copied()
+        self.0.get(machine).map(|listed| listed.standing)
+    }
+
+    /// The standing of who shows a certificate for that machine with that key; None for who is no member, and for the key that a
+    /// machine had before it was removed and came again.
+    pub fn standing_with(&self, machine: &MachineId, key: &Fingerprint) -> Option<Standing> {
+        let listed = self.0.get(machine)?;
+        let fits = listed.key.is_none_or(|known| known.is(key));
+        fits.then_some(listed.standing)
     }
 
     /// All of them, by id.
     pub fn iter(&self) -> impl Iterator<Item = (&MachineId, Standing)> {
-        self.0.iter().map(|(id, standing)| (id, *standing))
+        self.0.iter().map(|(id, listed)| (id, listed.standing))
+    }
+
+    /// All of them with their keys, by id.
+    pub fn listed(&self) -> impl Iterator<Item = (&MachineId, Listed)> {
+        self.0.iter().map(|(id, listed)| (id, *listed))
     }
 }
 
@@ -56,13 +80,26 @@ impl Standing {
         match standing {
             None => 0,
             Some(Self::Machine) => 1,
-            Some(Self::Voter) => 2,
+            Some(Self::Learner) => 2,
+            Some(Self::Voter) => 3,
         }
     }
 }
 
+/// Members whose keys are not known.
 impl FromIterator<(MachineId, Standing)> for Members {
     fn from_iter<I: IntoIterator<Item = (MachineId, Standing)>>(all: I) -> Self {
+        let any = |standing| Listed {
+            standing,
+            key: None,
+        };
+        let all = all.into_iter();
+        all.map(|(id, standing)| (id, any(standing))).collect()
+    }
+}
+
+impl FromIterator<(MachineId, Listed)> for Members {
+    fn from_iter<I: IntoIterator<Item = (MachineId, Listed)>>(all: I) -> Self {
         Self(Arc::new(all.into_iter().collect()))
     }
 }
@@ -77,6 +114,9 @@ pub struct Member {
     /// It is a voter.
     #[serde(default)]
     pub voter: bool,
+    /// It has a copy of the store, and no vote.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learner: bool,
     /// When it joined, in seconds since 1970.
     pub joined: u64,
     /// The token that it came with, so that it may ask again until it has its certificate.
@@ -102,8 +142,18 @@ impl Member {
             version: VERSION,
             key,
             voter: false,
+            learner: false,
             joined: now,
             token: None,
+        }
+    }
+
+    /// What it may do.
+    pub fn standing(&self) -> Standing {
+        match (self.voter, self.learner) {
+            (true, _) => Standing::Voter,
+            (false, true) => Standing::Learner,
+            (false, false) => Standing::Machine,
         }
     }
 }
@@ -118,15 +168,20 @@ fn machine_of(kv: &KeyValue) -> Option<MachineId> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
-fn standing_of(kv: &KeyValue) -> Standing {
+fn listed(kv: &KeyValue) -> Listed {
     // What cannot be read is a member that may do little: one that is shut out could not be removed by its own commands.
     match serde_json::from_slice::<Member>(&kv.value) {
-        Ok(member) if member.voter => Standing::Voter,
-        Ok(_) => Standing::Machine,
+        Ok(member) => Listed {
+            standing: member.standing(),
+            key: Some(member.key),
+        },
         Err(error) => {
             let key = String::from_utf8_lossy(&kv.key);
             tracing::warn!(%key, %error, "a member that cannot be read counts as no voter");
-            Standing::Machine
+            Listed {
+                standing: Standing::Machine,
+                key: None,
+            }
         }
     }
 }
@@ -152,11 +207,11 @@ pub async fn list(store: &dyn Store) -> Result<Members, StoreError> {
 }
 
 fn members(kvs: &[KeyValue]) -> Members {
-    let member = |kv: &KeyValue| Some((machine_of(kv)?, standing_of(kv)));
+    let member = |kv: &KeyValue| Some((machine_of(kv)?, listed(kv)));
     kvs.iter().filter_map(member).collect()
 }
 
-/// Enters the first machine, a voter, into a list that is empty or has it already.
+/// Enters the first machine, a voter, into a list that is empty, or has it already, with whatever key.
 ///
 /// # Errors
 /// The store's.
@@ -166,29 +221,43 @@ pub async fn found(
     founder: Fingerprint,
     now: u64,
 ) -> Result<(), StoreError> {
-    let mut member = Member::new(founder, now);
-    member.voter = true;
-    let put = PutRequest::new(key(machine), value(machine, &member)?);
-    store.create(put).await.map(drop)
+    loop {
+        let (known, revision) = match get(store, machine).await? {
+            Some((known, _)) if known.voter && known.key.is(&founder) => return Ok(()),
+            Some((known, revision)) => (known.joined, revision),
+            None => (now, 0),
+        };
+        let mut member = Member::new(founder, known);
+        member.voter = true;
+        let put = PutRequest::new(key(machine), value(machine, &member)?);
+        let written = match revision {
+            0 => store.create(put).await?.0,
+            _ => store.replace(put, revision).await?.0,
+        };
+        if written {
+            return Ok(());
+        }
+    }
 }
 
-/// Says whether a member is a voter; answers whether there is such a member.
+/// Says what a member may do; answers whether there is such a member.
 ///
 /// # Errors
 /// The store's.
-pub async fn set_voter(
+pub async fn set_standing(
     store: &dyn Store,
     machine: &MachineId,
-    voter: bool,
+    standing: Standing,
 ) -> Result<bool, StoreError> {
     loop {
         let Some((mut member, revision)) = get(store, machine).await? else {
             return Ok(false);
         };
-        if member.voter == voter {
+        if member.standing() == standing {
             return Ok(true);
         }
-        member.voter = voter;
+        member.voter = standing == Standing::Voter;
+        member.learner = standing == Standing::Learner;
         let put = PutRequest::new(key(machine), value(machine, &member)?);
         if store.replace(put, revision).await?.0 {
             return Ok(true);
@@ -235,8 +304,8 @@ pub async fn follow(store: Arc<dyn Store>, known: watch::Sender<Members>, stop: 
         loop {
             if let Err(error) = followed(&*store, &known).await {
                 tracing::debug!(error = %full(&error), "the list of members cannot be followed just now");
-                tokio::time::sleep(REST).await;
             }
+            tokio::time::sleep(REST).await;
         }
     };
     tokio::select! {
@@ -249,7 +318,7 @@ pub async fn follow(store: Arc<dyn Store>, known: watch::Sender<Members>, stop: 
 async fn followed(store: &dyn Store, known: &watch::Sender<Members>) -> Result<(), StoreError> {
     let found = store.list(PREFIX).await?;
     let mut now: BTreeMap<_, _> = (*members(&found.kvs).0).clone();
-    let tell = |now: &BTreeMap<MachineId, Standing>| {
+    let tell = |now: &BTreeMap<MachineId, Listed>| {
         known.send_if_modified(|known| {
             let changed = *known.0 != *now;
             if changed {
@@ -272,7 +341,7 @@ async fn followed(store: &dyn Store, known: &watch::Sender<Members>) -> Result<(
                 continue;
             };
             match event.kind {
-                EventKind::Put => now.insert(machine, standing_of(&event.kv)),
+                EventKind::Put => now.insert(machine, listed(&event.kv)),
                 EventKind::Delete => now.remove(&machine),
             };
         }

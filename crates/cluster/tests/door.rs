@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,10 +12,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use common::*;
 use coracle_cluster::door::{
-    Body, DoorClient, DoorError, DoorOptions, Limits, Paths, Peer, Stranger, Target, members_only,
-    voters_only,
+    Body, DoorClient, DoorError, DoorOptions, Limits, Paths, Peer, Stranger, Target, keepers_only,
+    members_only,
 };
-use coracle_cluster::members::Standing;
+use coracle_cluster::members::{Listed, Members, Standing};
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind, Lifetimes};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -62,38 +61,7 @@ fn router() -> Router {
         .route("/open", any(who))
         .route("/open/echo", post(echo))
         .merge(members_only(members))
-        .merge(voters_only(Router::new().route("/voters", any(who))))
-}
-
-fn request(path: &str) -> hyper::Request<Body> {
-    hyper::Request::builder()
-        .uri(path)
-        .body(Body::empty())
-        .unwrap()
-}
-
-async fn text<B>(answer: hyper::Response<B>) -> (u16, String)
-where
-    B: hyper::body::Body<Data = Bytes, Error: std::fmt::Debug>,
-{
-    let code = answer.status().as_u16();
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
-    (code, String::from_utf8(body.to_vec()).unwrap())
-}
-
-async fn ask(client: &DoorClient, to: &Target, path: &str) -> (u16, String) {
-    text(client.send(to, request(path)).await.unwrap()).await
-}
-
-/// A body that is fed piece by piece.
-fn pieces() -> (tokio::sync::mpsc::UnboundedSender<Bytes>, Body) {
-    let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
-    let stream = futures_util::stream::poll_fn(move |context| {
-        receive
-            .poll_recv(context)
-            .map(|piece| piece.map(Ok::<_, Infallible>))
-    });
-    (send, Body::from_stream(stream))
+        .merge(keepers_only(Router::new().route("/voters", any(who))))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,6 +291,27 @@ async fn who_is_removed_is_cut_off_in_the_midst_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_cuts_its_own_connections_to_one_machine() {
+    let (_ca, authority) = authority();
+    let members = members(&[BOTH[0], BOTH[1], ('c', Standing::Machine)]);
+    let machines = ['a', 'b', 'c'].map(|digit| Machine::new(digit, &authority));
+    let one = Open::with(&machines[0], members.subscribe(), router()).await;
+    let other = Open::with(&machines[2], members.subscribe(), router()).await;
+    let b = machines[1].client();
+    let mut to_other = upgraded(&b, &other.target()).await;
+    is_cut(&b, &one.target(), async || b.cut(&id('a'))).await;
+    to_other.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    soon("an echo", to_other.read_exact(&mut back))
+        .await
+        .unwrap();
+    // It can be reached again.
+    assert_eq!(ask(&b, &one.target(), "/members").await.0, 200);
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_a_voter_is_cut_off_and_may_come_again() {
     let (_ca, authority) = authority();
     let members = members(&[BOTH[0], ('b', Standing::Voter)]);
@@ -334,6 +323,41 @@ async fn who_was_a_voter_is_cut_off_and_may_come_again() {
     .await;
     let again = ask(&b.client(), &door.target(), "/members").await;
     assert_eq!(again, (200, "b Machine".into()));
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_comes_again_with_a_new_key_shuts_its_old_one_out() {
+    let (_ca, authority) = authority();
+    let a = Machine::new('a', &authority);
+    let (old, new) = (Machine::new('b', &authority), Machine::new('b', &authority));
+    let with = |machine: &Machine| -> Members {
+        let listed = |machine: &Machine, standing| Listed {
+            standing,
+            key: Some(machine.identity.seen().key),
+        };
+        let all = [
+            (id('a'), listed(&a, Standing::Voter)),
+            (id('b'), listed(machine, Standing::Machine)),
+        ];
+        all.into_iter().collect()
+    };
+    let members = tokio::sync::watch::Sender::new(with(&old));
+    let door = Open::with(&a, members.subscribe(), router()).await;
+    let to = door.target();
+    // It was removed and is there again before the door has looked.
+    is_cut(&old.client(), &to, async || {
+        members.send_replace(with(&new));
+    })
+    .await;
+    let (code, said) = ask(&old.client(), &to, "/members").await;
+    assert_eq!(code, 401, "{said}");
+    assert_eq!(ask(&new.client(), &to, "/members").await.0, 200);
+    // Nor does the CA's key, which a voter that was removed may have kept, make one of the others of its holder.
+    let forged = Machine::new('a', &authority);
+    let (code, said) = ask(&forged.client(), &to, "/voters").await;
+    assert_eq!(code, 401, "{said}");
+    assert_eq!(ask(&a.client(), &to, "/voters").await.0, 200);
     door.close().await;
 }
 

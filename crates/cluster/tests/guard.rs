@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -60,10 +61,16 @@ impl Cluster {
     }
 
     fn store_as(&self, machine: &Machine) -> EtcdStore {
+        self.store_counting(machine, Arc::default())
+    }
+
+    /// The same, with a count of how often it connects.
+    fn store_counting(&self, machine: &Machine, dialled: Arc<AtomicUsize>) -> EtcdStore {
         let target = self.open.target();
-        let dial = machine
-            .client()
-            .dial(move |id| (*id == target.machine).then(|| target.clone()));
+        let dial = machine.client().dial(move |id| {
+            dialled.fetch_add(1, Ordering::Relaxed);
+            (*id == target.machine).then(|| target.clone())
+        });
         let mut options = EtcdOptions::new([endpoint(&self.open.machine)]);
         options.dial = Some(dial);
         EtcdStore::new(options).unwrap()
@@ -255,6 +262,34 @@ async fn a_removed_machine_is_cut_off_with_its_watches() {
             }
         } => {}
     }
+    cluster.open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_a_removed_machine_asks_less_and_less() {
+    let cluster = cluster().await;
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let b = Machine::new('b', &cluster.authority);
+    let b = cluster.store_counting(&b, dialled.clone());
+    let prefix = key("apps/", 'b');
+    let mut watch = b.watch(WatchRequest::prefix(prefix)).await.unwrap();
+    let before = cluster.members.borrow().clone();
+    let others = before.iter().filter(|(machine, _)| **machine != id('b'));
+    let others = others.map(|(machine, standing)| (machine.clone(), standing));
+    cluster.members.send_replace(others.collect());
+    let while_away = tokio::time::sleep(Duration::from_secs(3));
+    tokio::select! {
+        told = watch.next() => panic!("{told:?}"),
+        () = while_away => {}
+    }
+    let asked = dialled.load(Ordering::Relaxed);
+    assert!((2..10).contains(&asked), "{asked}");
+    // Taken in again, it hears what was written meanwhile.
+    let put = PutRequest::new(key("apps/x", 'b'), "1");
+    cluster.store.put(put).await.unwrap();
+    cluster.members.send_replace(before);
+    let told = soon("an event", watch.next()).await.unwrap().unwrap();
+    assert_eq!(told.events[0].kv.value, "1");
     cluster.open.close().await;
 }
 

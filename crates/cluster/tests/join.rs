@@ -303,10 +303,27 @@ async fn members_renew_and_voters_are_given_the_cas_key() {
     let refused = becomes().await.unwrap_err();
     assert!(matches!(refused, JoinError::Refused { .. }), "{refused}");
     assert!(Authority::open(&b.dir).unwrap().is_none());
-    members::set_voter(&*cluster.store, &id('b'), true)
+    // Nor by a list that is old.
+    let old = watch::Sender::new(Members::from_iter([(id('b'), Standing::Voter)]));
+    let router = cluster.reception.clone().router();
+    let door = Open::with(&cluster.a, old.subscribe(), router).await;
+    // Asked by another client: this one has a connection to the machine already.
+    let (asked_there, client_there) = ([door.target()], machine.client());
+    let refused = become_voter(
+        &b.dir,
+        &client_there,
+        &machine.identity,
+        &asked_there,
+        vec![],
+    );
+    let refused = refused.await.unwrap_err().to_string();
+    assert!(refused.contains("no voter any more"), "{refused}");
+    door.close().await;
+    // Learners are given it too, so that one can take over.
+    members::set_standing(&*cluster.store, &id('b'), Standing::Learner)
         .await
         .unwrap();
-    until("it to be a voter", async || becomes().await.is_ok()).await;
+    until("it to be a learner", async || becomes().await.is_ok()).await;
     let authority = Authority::open(&b.dir).unwrap().unwrap();
     assert_eq!(authority.pin(), cluster.authority.pin());
     let peer = Identity::open(&b.dir, Kind::Peer, &id('b'))

@@ -11,8 +11,8 @@ use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, Moved, Step, mode, settle};
 use coracle_cluster::member::run::{Member, State};
 use coracle_store::{
-    DeleteRangeRequest, EmbeddedStore, Options, PutRequest, RangeRequest, Store, StoreExt as _,
-    Switch, WatchRequest, compare,
+    DeleteRangeRequest, EmbeddedStore, EtcdOptions, EtcdStore, Options, PutRequest, RangeRequest,
+    Store, StoreExt as _, Switch, WatchRequest, compare,
 };
 use lives::{Machine, PATIENCE, die, machine};
 
@@ -45,6 +45,7 @@ async fn prepare(machine: &Machine, store: &Arc<EmbeddedStore>) -> Move {
     let id = machine.engine.machine_id().parse().unwrap();
     let dir = machine.cluster();
     let config = MemberConfig::first(&dir, id, "127.0.0.1".parse().unwrap(), 7373, None);
+    let etcd = EtcdStore::new(EtcdOptions::new([config.client_url()])).unwrap();
     Move {
         engine: machine.engine.clone(),
         found: Program::Host { path: None }.find().await.unwrap(),
@@ -52,6 +53,7 @@ async fn prepare(machine: &Machine, store: &Arc<EmbeddedStore>) -> Move {
         dir,
         store: store.clone(),
         switch: Arc::new(Switch::new(store.clone())),
+        etcd: Arc::new(etcd),
         limit: PATIENCE,
         done: Box::new(|_| {}),
     }

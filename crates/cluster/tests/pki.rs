@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use common::*;
 use coracle_cluster::pki::{
-    Authority, Directory, Identity, Item, Kind, Lifetimes, PkiError, Seen, keep_renewed,
+    Authority, Directory, Due, Identity, Item, Kind, Lifetimes, PkiError, Seen, keep_renewed,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +96,29 @@ fn a_certificate_is_for_one_machine_and_counts_for_30_days() {
     // A third is left when it is renewed.
     let due = machine.identity.due();
     assert!(due.renew > now + day * 19 && due.renew < now + day * 21);
+}
+
+#[test]
+fn when_a_certificate_is_asked_for() {
+    let day = Duration::from_secs(24 * 3600);
+    let ca = SystemTime::UNIX_EPOCH + day * 20_000;
+    let from = ca + day * 100;
+    let due = Due::of(ca, from, from + day * 30);
+    assert_eq!(due.wait(from, 0), day * 20);
+    assert_eq!(due.wait(from + day * 21, 0), Duration::ZERO);
+    // In vain: many times before the end.
+    let (mut now, mut tries) = (from + day * 20, 0);
+    while now < due.expires {
+        tries += 1;
+        now += due.wait(now, tries);
+    }
+    assert!(tries > 50, "{tries}");
+    // Issued while the clock was fast: due at once, and soon again.
+    assert_eq!(due.wait(from - day, 0), Duration::ZERO);
+    assert!(due.wait(from - day, 9) <= Duration::from_secs(60));
+    // A clock that stands before the CA was made is no reason to give away a good one.
+    assert!(due.wait(ca - day, 0) > day * 100);
+    assert!(due.wait(SystemTime::UNIX_EPOCH, 0) > day * 20_000);
 }
 
 #[test]
@@ -238,6 +261,50 @@ async fn it_is_renewed_while_in_use_and_asked_for_again_after_failures() {
         .unwrap();
     assert_eq!(again.seen().not_after, machine.identity.seen().not_after);
     assert_eq!(again.seen().key, before.key);
+    stop.cancel();
+    soon("its end", task).await.unwrap();
+}
+
+/// A certificate that was issued while the CA's clock was a year ahead.
+fn from_a_fast_clock(machine: &Machine, authority: &Authority) -> String {
+    let key = rcgen::KeyPair::from_pem(&authority.key_pem()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(authority.certificate(), key).unwrap();
+    let key = fs::read_to_string(machine.dir().path(Item::MachineKey)).unwrap();
+    let name = format!("{}.machine.coracle.internal", machine.id);
+    let mut params = rcgen::CertificateParams::new(vec![name]).unwrap();
+    let (year, day) = (365 * 24 * 3600, 24 * 3600);
+    let then = SystemTime::now() + Duration::from_secs(year);
+    params.not_before = then.into();
+    params.not_after = (then + Duration::from_secs(30 * day)).into();
+    params.distinguished_name = Default::default();
+    let common_name = rcgen::DnType::CommonName;
+    params
+        .distinguished_name
+        .push(common_name, machine.id.as_str());
+    let key = rcgen::KeyPair::from_pem(&key).unwrap();
+    params.signed_by(&key, &issuer).unwrap().pem()
+}
+
+#[tokio::test]
+async fn one_that_a_fast_clock_dated_ahead_is_replaced_when_the_clock_is_right() {
+    let (_ca, authority) = authority();
+    let machine = Machine::new('a', &authority);
+    let ahead = from_a_fast_clock(&machine, &authority);
+    fs::write(machine.dir().path(Item::MachineCertificate), ahead).unwrap();
+    let opened = Identity::open(&machine.dir(), Kind::Machine, &machine.id);
+    let identity = opened.unwrap().unwrap();
+    assert!(identity.seen().not_before > SystemTime::now());
+    let (authority, id) = (Arc::new(authority), machine.id.clone());
+    let ask = move |asked: coracle_cluster::pki::Asked| {
+        let (authority, id) = (authority.clone(), id.clone());
+        async move { authority.machine(&asked.pem, &id, &[]) }
+    };
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(keep_renewed(identity.clone(), ask, stop.clone()));
+    until("one that counts", async || {
+        identity.seen().not_before < SystemTime::now()
+    })
+    .await;
     stop.cancel();
     soon("its end", task).await.unwrap();
 }

@@ -221,7 +221,7 @@ async fn the_list_of_members_is_followed() {
     let member = has('b', Some(Standing::Machine));
     soon("a member", seen.wait_for(member)).await.unwrap();
     assert!(
-        members::set_voter(&*book.store, &id('b'), true)
+        members::set_standing(&*book.store, &id('b'), Standing::Voter)
             .await
             .unwrap()
     );
@@ -230,7 +230,7 @@ async fn the_list_of_members_is_followed() {
     assert!(members::remove(&*book.store, &id('b')).await.unwrap());
     soon("nobody", seen.wait_for(has('b', None))).await.unwrap();
     assert!(
-        !members::set_voter(&*book.store, &id('b'), true)
+        !members::set_standing(&*book.store, &id('b'), Standing::Voter)
             .await
             .unwrap()
     );

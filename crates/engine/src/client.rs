@@ -1,12 +1,12 @@
 //! The daemon's side of the conversation with the holder and the shims.
 
 use crate::error::{EngineError, Result};
-use coracle_shim_protocol::PROTOCOL_VERSION;
 use coracle_shim_protocol::address::Address;
 use coracle_shim_protocol::frame::{self, HEADER, Kind};
 use coracle_shim_protocol::holder::{self, Reply as HolderReply, Request as HolderRequest};
 pub use coracle_shim_protocol::shim::Reply;
 use coracle_shim_protocol::shim::{self, Request, ShimSpec};
+use coracle_shim_protocol::{DEADLINES, PROTOCOL_VERSION};
 use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -145,6 +145,13 @@ impl Holder {
     /// # Errors
     /// [`EngineError::Shim`], or [`EngineError::Refused`] with the holder's cause.
     pub async fn spawn(&self, spec: ShimSpec) -> Result<u32> {
+        // What says nothing new is understood by an older holder.
+        let version = if spec.deadline.is_some() {
+            DEADLINES
+        } else {
+            1
+        };
+        let spec = ShimSpec { version, ..spec };
         match self
             .ask(
                 "starting a shim",
@@ -262,6 +269,10 @@ impl Shim {
     pub async fn start(&mut self) -> Result<u32> {
         match self.ask("starting", &Request::Start).await? {
             Reply::Started { pid } => Ok(pid),
+            Reply::Failed {
+                reason: shim::FailReason::Late,
+                message,
+            } => Err(EngineError::NotPermitted(message)),
             Reply::Failed { reason, message } => Err(EngineError::Start {
                 code: start_code(reason),
                 message,
@@ -338,6 +349,6 @@ fn start_code(reason: shim::FailReason) -> i32 {
     match reason {
         shim::FailReason::NotFound => 127,
         shim::FailReason::NotExecutable => 126,
-        shim::FailReason::Other => 125,
+        shim::FailReason::Late | shim::FailReason::Other => 125,
     }
 }

@@ -9,6 +9,7 @@
 
 use crate::client::Connection;
 use crate::error::Result;
+use crate::exclusive::Permit;
 use crate::health::Health;
 use crate::id::ContainerId;
 use crate::record::{Phase, Record};
@@ -66,6 +67,7 @@ pub(crate) struct Container {
     status: watch::Sender<Status>,
     health: Mutex<Option<Health>>,
     pending: Mutex<Vec<PendingAttach>>,
+    permit: Mutex<Option<Permit>>,
     restart_timer: Mutex<Option<AbortHandle>>,
     health_task: Mutex<Option<AbortHandle>>,
 }
@@ -97,6 +99,7 @@ impl Container {
             status: watch::Sender::new(status),
             health: Mutex::default(),
             pending: Mutex::default(),
+            permit: Mutex::default(),
             restart_timer: Mutex::default(),
             health_task: Mutex::default(),
         })
@@ -204,6 +207,15 @@ impl Container {
 
     pub fn take_pending(&self) -> Vec<PendingAttach> {
         std::mem::take(&mut *locked(&self.pending))
+    }
+
+    /// Sets what a start that begins now goes by, in place of what is permitted to all.
+    pub fn set_permit(&self, permit: Option<Permit>) {
+        *locked(&self.permit) = permit;
+    }
+
+    pub fn permit(&self) -> Option<Permit> {
+        *locked(&self.permit)
     }
 
     /// Replaces the timer of the next restart; the former one is cancelled.

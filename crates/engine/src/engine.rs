@@ -76,6 +76,10 @@ pub(crate) struct Inner {
     table: RwLock<Table>,
     pub dns: tokio::sync::Mutex<BTreeMap<String, tokio::task::AbortHandle>>,
     pub doors: Doors,
+    /// Until when what is exclusive may run.
+    pub permit: tokio::sync::watch::Sender<crate::exclusive::Permit>,
+    /// Host processes that are exclusive and were started since this daemon came up, and how they end.
+    pub permitted: std::sync::Mutex<BTreeMap<String, crate::exclusive::Ending>>,
 }
 
 impl Engine {
@@ -128,6 +132,8 @@ impl Engine {
             table: RwLock::default(),
             dns: tokio::sync::Mutex::default(),
             doors: Doors::default(),
+            permit: tokio::sync::watch::Sender::default(),
+            permitted: std::sync::Mutex::default(),
             options,
         }));
         engine.restore().await?;

@@ -27,6 +27,9 @@ pub enum EngineError {
     /// It does not fit the present state.
     #[error("{0}")]
     Conflict(String),
+    /// It is exclusive, and this machine may not run it now.
+    #[error("{0}")]
+    NotPermitted(String),
     /// It is not to be written.
     #[error("{0}")]
     Forbidden(String),

@@ -79,6 +79,7 @@ pub(crate) fn lost(code: i32, why: &str) -> ExitStatus {
         started_at: None,
         finished_at: Utc::now(),
         error: Some(why.to_owned()),
+        watchdog: false,
     }
 }
 
@@ -143,6 +144,7 @@ impl Engine {
             state.exit_code = status.code;
             state.oom_killed = status.oom_killed;
             state.error = status.error.clone().unwrap_or_default();
+            state.watchdog = status.watchdog;
             state.starting = false;
             state.finished_at = Some(status.finished_at);
             state.clear_network();

@@ -11,6 +11,7 @@
 //! | [`stop`], [`exit`] | its end, and the restart policy |
 //! | [`remove`] | gone |
 //! | [`step`] | as a step of a build |
+//! | [`exclusive`] | never beside another of its kind on any machine |
 //! | `restore` | a daemon comes back and finds the truth |
 //!
 //! The daemon never is a container's parent: the holder forks a shim for each, and [`client`] speaks with both.
@@ -27,6 +28,7 @@ mod down;
 pub mod engine;
 pub mod error;
 pub mod events;
+pub mod exclusive;
 pub mod exec;
 pub mod exit;
 pub mod files;

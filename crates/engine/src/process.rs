@@ -6,9 +6,9 @@
 use crate::client::Shim;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::exclusive::{Ending, Permit};
 use crate::exit::{lost, read_exit};
 use crate::logs::{self, LogLine, LogQuery};
-use coracle_shim_protocol::PROTOCOL_VERSION;
 use coracle_shim_protocol::shim::{ExitStatus, LogConfig, Request, ShimSpec, Workload};
 pub use coracle_shim_protocol::shim::{KillMode, State};
 use oci_spec::runtime::Process;
@@ -31,6 +31,8 @@ pub struct ProcessSpec {
     pub kill_mode: KillMode,
     /// Where its output is logged.
     pub log: PathBuf,
+    /// Of what is exclusive, how it is asked to end when it may run no longer, and until when it may.
+    pub exclusive: Option<(Ending, Permit)>,
 }
 
 impl Engine {
@@ -38,7 +40,7 @@ impl Engine {
         self.0.options.state_dir.join("processes").join(id)
     }
 
-    fn process_run_dir(&self, id: &str) -> PathBuf {
+    pub(crate) fn process_run_dir(&self, id: &str) -> PathBuf {
         self.shim_dir(&format!("{PREFIX}{id}"))
     }
 
@@ -75,10 +77,18 @@ impl Engine {
 
     async fn try_process(&self, spec: &ProcessSpec, dir: PathBuf) -> Result<u32> {
         let run_dir = self.process_run_dir(&spec.id);
+        let deadline = match spec.exclusive {
+            Some((ending, permit)) => {
+                let deadline = self.deadline_of(&spec.id, ending, permit).await?;
+                self.permitted().insert(spec.id.clone(), ending);
+                deadline
+            }
+            None => None,
+        };
         self.0
             .holder
             .spawn(ShimSpec {
-                version: PROTOCOL_VERSION,
+                version: 1,
                 id: format!("{PREFIX}{}", spec.id),
                 state_dir: dir,
                 run_dir: run_dir.clone(),
@@ -97,6 +107,7 @@ impl Engine {
                 open_stdin: false,
                 stdin_once: false,
                 cgroup: self.process_cgroup(&spec.id),
+                deadline,
             })
             .await?;
         let mut shim = Shim::prepare(&run_dir, &spec.id).await?;
@@ -171,6 +182,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::File`].
     pub async fn process_forget(&self, id: &str) -> Result<()> {
+        self.permitted().remove(id);
         let cgroup = self.process_cgroup(id);
         if self.0.cgroups.procs(&cgroup).is_ok() {
             let _ = self.0.cgroups.kill_all(&cgroup);

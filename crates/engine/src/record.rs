@@ -145,8 +145,11 @@ pub struct State {
     pub exit_code: i32,
     /// Whether the last run was ended by the OOM killer.
     pub oom_killed: bool,
-    /// Why the last start failed.
+    /// Why the last start failed, or the shim ended the last run.
     pub error: String,
+    /// Whether the last run was ended by its shim: it was exclusive and might run no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watchdog: bool,
     /// Start of the present or last run.
     pub started_at: Option<DateTime<Utc>>,
     /// End of the last run.
@@ -185,6 +188,7 @@ impl Default for State {
             exit_code: 0,
             oom_killed: false,
             error: String::new(),
+            watchdog: false,
             started_at: None,
             finished_at: None,
             restart_count: 0,

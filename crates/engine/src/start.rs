@@ -21,7 +21,6 @@ use crate::record::{Phase, Record};
 use crate::spec::{self, Inputs, user};
 use chrono::Utc;
 use coracle_network::{Driver, Endpoint, PortMapping};
-use coracle_shim_protocol::PROTOCOL_VERSION;
 use coracle_shim_protocol::shim::{LogConfig, Request, Rootfs, ShimSpec, Workload};
 use std::fs;
 use std::os::fd::AsFd;
@@ -152,7 +151,7 @@ impl Engine {
         first: impl FnOnce(&mut Record) + Send,
     ) -> Result<Shim> {
         let layers = self.0.images.layer_dirs(&record.image()?)?;
-        let spec = self.shim_spec(container, record, endpoints, layers.clone())?;
+        let mut spec = self.shim_spec(container, record, endpoints, layers.clone())?;
         self.ready_volumes(record).await?;
         copyup::fill(&self.0.volumes, record, &layers).await?;
         let _ = fs::remove_file(container.dir.join(coracle_shim_protocol::shim::EXIT_FILE));
@@ -161,7 +160,9 @@ impl Engine {
             r.state.starting = true;
             r.state.endpoints = endpoints.to_vec();
             r.state.error.clear();
+            r.state.watchdog = false;
         })?;
+        spec.deadline = self.deadline(container, record).await?;
         let shim_pid = self.0.holder.spawn(spec).await?;
         let mut shim = Shim::prepare(&container.run_dir, &record.name).await?;
         let ports = self.plug(container, record, endpoints, shim_pid).await?;
@@ -249,7 +250,7 @@ impl Engine {
             store: self.door_for(endpoints),
         })?;
         Ok(ShimSpec {
-            version: PROTOCOL_VERSION,
+            version: 1,
             id: container.id.to_string(),
             state_dir: container.dir.clone(),
             run_dir: container.run_dir.clone(),
@@ -274,6 +275,7 @@ impl Engine {
             open_stdin: record.config.open_stdin,
             stdin_once: record.config.stdin_once,
             cgroup: container.cgroup(),
+            deadline: None,
         })
     }
 

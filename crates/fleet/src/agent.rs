@@ -15,6 +15,7 @@
 mod own;
 mod report;
 mod text;
+mod texts;
 
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
@@ -23,8 +24,7 @@ use crate::pace;
 use crate::supervise::Supervised;
 use coracle_engine::full_error;
 use coracle_store::{
-    DeleteRangeRequest, EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest,
-    WatchRequest,
+    EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest, WatchRequest,
 };
 pub(crate) use report::Reports;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,7 @@ impl Fleet {
         for name in names {
             agent.reconcile(self, &name).await;
         }
+        agent.begin(self);
         Ok(())
     }
 
@@ -142,15 +143,10 @@ impl Fleet {
         if !alone {
             gone.push(keys::desired(machine, instance));
             gone.push(keys::revisions(&instance.uid));
+            gone.push(keys::fence(instance));
         }
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
         let all = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
+            success: gone.into_iter().map(TxnOp::delete).collect(),
             ..TxnRequest::default()
         };
         if alone {
@@ -192,6 +188,8 @@ struct Agent {
     unread: BTreeSet<String>,
     /// What was asked of those of them of which that was said.
     told: BTreeMap<String, DesiredRecord>,
+    /// Those that came, and are not driven yet: a unit's text may name another that comes with it, so all are known before any begins.
+    come: Vec<Arc<Supervised>>,
 }
 
 impl Agent {
@@ -203,6 +201,13 @@ impl Agent {
             retired: mpsc::unbounded_channel(),
             unread: BTreeSet::new(),
             told: BTreeMap::new(),
+            come: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, fleet: &Fleet) {
+        for unit in self.come.drain(..) {
+            fleet.drive(&unit);
         }
     }
 
@@ -250,9 +255,11 @@ impl Agent {
                 answer = watch.next() => answer,
                 () = pace::sleep(REST), if !self.unread.is_empty() => {
                     let Some(inner) = self.fleet.upgrade() else { return Ok(()) };
+                    let fleet = Fleet(inner);
                     for name in std::mem::take(&mut self.unread) {
-                        self.reconcile(&Fleet(inner.clone()), &name).await;
+                        self.reconcile(&fleet, &name).await;
                     }
+                    self.begin(&fleet);
                     continue;
                 }
             };
@@ -263,6 +270,9 @@ impl Agent {
             if answer.canceled {
                 return Ok(());
             }
+            let puts = answer.events.iter().filter(|e| e.kind == EventKind::Put);
+            let wanted = puts.filter_map(|e| instance(&e.kv.key).zip(read(&e.kv)));
+            fleet.have_texts(wanted).await?;
             for event in answer.events {
                 let key = event.kv.key.clone();
                 let Some(instance) = instance(&key) else {
@@ -287,6 +297,7 @@ impl Agent {
                 };
                 self.reconcile(&fleet, &name).await;
             }
+            self.begin(&fleet);
         }
     }
 
@@ -317,6 +328,8 @@ impl Agent {
                 fleet.copy(key, None).await?;
             }
         }
+        let all = kvs.iter().filter_map(|kv| instance(&kv.key).zip(read(kv)));
+        fleet.have_texts(all).await?;
         self.wanted = wanted(&kvs);
         let here = fleet.all();
         let names: BTreeSet<String> = here
@@ -327,13 +340,16 @@ impl Agent {
         for name in names {
             self.reconcile(fleet, &name).await;
         }
+        self.begin(fleet);
         fleet.collect(&self.wanted).await
     }
 
     async fn done(&mut self, name: &str) {
         self.retiring.remove(name);
         if let Some(inner) = self.fleet.upgrade() {
-            self.reconcile(&Fleet(inner), name).await;
+            let fleet = Fleet(inner);
+            self.reconcile(&fleet, name).await;
+            self.begin(&fleet);
         }
     }
 
@@ -386,7 +402,7 @@ impl Agent {
                     units.insert(name.to_owned(), unit.clone());
                     drop(units);
                     self.told.remove(name);
-                    fleet.drive(&unit);
+                    self.come.push(unit);
                 }
                 // Its text went with it: that it is wanted no more comes next.
                 Ok(None) => {}

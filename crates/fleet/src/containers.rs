@@ -6,6 +6,7 @@ use crate::service::NotUp;
 use crate::translate::UID_LABEL;
 use chrono::{DateTime, Utc};
 use coracle_engine::events::Event;
+use coracle_engine::exclusive::Permit;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_engine::model::CreateRequest;
 use coracle_engine::process::State;
@@ -31,6 +32,8 @@ pub(crate) struct Look {
     /// None of one that never ran.
     pub finished_at: Option<DateTime<Utc>>,
     pub oom_killed: bool,
+    /// Its watchdog ended it: it is exclusive, and its time was over.
+    pub watchdog: bool,
     /// Why it could not be started; empty if it was.
     pub error: String,
     /// `starting`, `healthy` or `unhealthy`, if it runs and has a test.
@@ -55,6 +58,18 @@ pub(crate) trait Containers: Send + Sync + 'static {
 
     /// Errors: [`EngineError::NotModified`] for one that runs.
     fn start<'a>(&'a self, id: &'a str) -> Doing<'a, ()>;
+
+    /// As [`Self::start`], of one that is exclusive. Errors besides: [`EngineError::NotPermitted`].
+    fn start_permitted<'a>(&'a self, id: &'a str, permit: Permit) -> Doing<'a, ()>;
+
+    /// Says until when what is exclusive may run here.
+    fn permit(&self, permit: Permit);
+
+    /// Moves on the deadline of one to what was said last.
+    fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()>;
+
+    /// As [`Self::prolong`], of commands of services.
+    fn prolong_commands(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 
     /// Returns once it has ended. Without signal and time as it was made to be stopped.
     fn stop<'a>(
@@ -96,6 +111,7 @@ impl Containers for Engine {
             exit_code: state.exit_code,
             finished_at: state.finished_at,
             oom_killed: state.oom_killed,
+            watchdog: state.watchdog,
             health: found.health.map(|h| h.status),
             ports: state.published().map(ToString::to_string).collect(),
             error: state.error,
@@ -120,6 +136,22 @@ impl Containers for Engine {
 
     fn start<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
         Box::pin(Engine::start(self, id))
+    }
+
+    fn start_permitted<'a>(&'a self, id: &'a str, permit: Permit) -> Doing<'a, ()> {
+        Box::pin(Engine::start_permitted(self, id, permit))
+    }
+
+    fn permit(&self, permit: Permit) {
+        Engine::permit(self, permit);
+    }
+
+    fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
+        Box::pin(Engine::prolong(self, id))
+    }
+
+    fn prolong_commands(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(Engine::prolong_commands(self))
     }
 
     fn stop<'a>(

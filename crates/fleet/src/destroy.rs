@@ -1,5 +1,6 @@
 //! A unit is destroyed: its record and texts go at once, machines forget it after, and with it its containers. Volumes stay.
 
+use crate::answers::ANSWER;
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::leader::{Group, Placed};
@@ -36,21 +37,26 @@ impl Fleet {
             }
             leader.commit([group]).await?;
             let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
-                all.values_mut().for_each(|placed| placed.desired = None);
+                for placed in all.values_mut() {
+                    (placed.desired, placed.leaving) = (None, false);
+                }
             };
             leader.change(&target, asked_no_more);
             leader.tell_placed(&target);
             leader.remove(&name);
             break target;
         };
-        // Machines forget what they are asked for no more; one that is away will when it is back.
+        // Machines forget what they are asked for no more; one that is away or silent will when it is back.
         let (mut ticks, mut over) = (leader.ticks(), leader.over());
+        let silent = crate::pace::sleep(ANSWER);
+        tokio::pin!(silent);
         let is_there = |placed: &Placed| placed.alive && placed.actual.is_some();
         while target.placed().values().any(is_there) {
             tokio::select! {
                 biased;
                 _ = ticks.changed() => {}
                 _ = over.wait_for(|over| *over) => break,
+                () = &mut silent => break,
             }
         }
         Ok(())

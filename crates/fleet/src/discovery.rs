@@ -2,16 +2,21 @@
 //!
 //! What should stand there is computed anew whenever names change, and what differs from what was written is written, under
 //! the machine's lease: what a machine that is gone has announced goes with it.
+//!
+//! Two machines may announce one key for a while: a unit moves from `a` to `b`, or `a` was cut off and comes back. Whoever writes last
+//! is found; `a` takes away only what it has written itself, and when it does so `b` sees that the key has gone and writes it again.
+//! A global unit has an instance of one name on each machine, so its keys bear the machines' ids: `web/web.4f3a9c01d2e3`.
 
 use crate::fleet::{Fleet, Inner};
 use crate::model::{VERSION, keys};
 use crate::translate::UNIT_LABEL;
 use coracle_engine::{Engine, Instance};
 use coracle_store::{
-    DeleteRangeRequest, PutRequest, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, Store,
+    StoreError, StoreExt as _, TxnOp, TxnRequest, WatchRequest, WatchStream,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Weak;
 use std::time::Duration;
@@ -77,7 +82,7 @@ impl Fleet {
     pub(crate) fn announce(&self, mut lease: watch::Receiver<i64>) {
         let (weak, mut names) = (std::sync::Arc::downgrade(&self.0), self.engine().names());
         tokio::spawn(async move {
-            let mut standing = None;
+            let (mut standing, mut goings) = (None, None);
             loop {
                 names.mark_unchanged();
                 let under = *lease.borrow_and_update();
@@ -86,6 +91,11 @@ impl Fleet {
                         tokio::select! {
                             changed = names.changed() => if changed.is_err() { return },
                             changed = lease.changed() => if changed.is_err() { return },
+                            gone = gone(&weak, &mut goings, standing.as_ref()) => {
+                                if let Some(standing) = &mut standing {
+                                    gone.iter().for_each(|key| drop(standing.remove(key)));
+                                }
+                            }
                         }
                     }
                     Some(Err(error)) => {
@@ -100,6 +110,73 @@ impl Fleet {
             }
         });
     }
+}
+
+/// Waits until keys that stand are taken away by others than this machine, and tells which. `goings` is kept from one call to
+/// the next; it may be dropped while it waits.
+async fn gone(
+    weak: &Weak<Inner>,
+    goings: &mut Option<WatchStream>,
+    standing: Option<&Standing>,
+) -> Vec<String> {
+    let store = match weak.upgrade() {
+        Some(inner) if !inner.alone() => inner.cluster.clone(),
+        // Nobody else writes here.
+        _ => return std::future::pending().await,
+    };
+    let stands = |key: &String| standing.is_some_and(|s| s.contains_key(key));
+    loop {
+        if goings.is_none() {
+            match watch_goings(&*store, standing).await {
+                Ok((watch, gone)) => {
+                    *goings = Some(watch);
+                    if !gone.is_empty() {
+                        return gone;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "announced services are not followed; it is tried again");
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+            }
+        }
+        let answer = match goings {
+            Some(watch) => watch.next().await,
+            None => continue,
+        };
+        let Some(Ok(answer)) = answer.filter(|a| a.as_ref().is_ok_and(|a| !a.canceled)) else {
+            *goings = None;
+            tokio::time::sleep(REST).await;
+            continue;
+        };
+        let keys = answer
+            .events
+            .iter()
+            .map(|e| String::from_utf8_lossy(&e.kv.key).into_owned());
+        let gone: Vec<String> = keys.filter(stands).collect();
+        if !gone.is_empty() {
+            return gone;
+        }
+    }
+}
+
+/// A watch of what is taken away from now on, and which of `standing` is not there already.
+async fn watch_goings(
+    store: &dyn Store,
+    standing: Option<&Standing>,
+) -> Result<(WatchStream, Vec<String>), StoreError> {
+    let mut listing = RangeRequest::prefix(keys::DISCOVERY);
+    listing.keys_only = true;
+    let found = store.range(listing).await?;
+    let there: BTreeSet<_> = found.kvs.iter().map(|kv| &kv.key[..]).collect();
+    let all = standing.into_iter().flat_map(BTreeMap::keys);
+    let gone = all.filter(|key| !there.contains(key.as_bytes())).cloned();
+    let request = WatchRequest {
+        no_put: true,
+        ..WatchRequest::prefix(keys::DISCOVERY).from(found.revision + 1)
+    };
+    Ok((store.watch(request).await?, gone.collect()))
 }
 
 /// Writes what differs; None when the fleet is gone.
@@ -120,7 +197,13 @@ async fn turn(
             Err(error) => return Some(Err(error)),
         },
     };
-    let wanted = wanted(inner.engine(), machine, lease);
+    let fleet = Fleet(inner.clone());
+    let global = |unit: &String| {
+        fleet
+            .supervised(unit)
+            .is_some_and(|s| s.unit().fleet.global)
+    };
+    let wanted = wanted(inner.engine(), machine, lease, &global);
     let result = change(store, &mut known, &wanted).await;
     *standing = Some(known);
     Some(result)
@@ -139,9 +222,25 @@ async fn left(store: &dyn Store, machine: &str) -> Result<Standing, StoreError> 
     Ok(ours.map(entry).collect())
 }
 
-fn wanted(engine: &Engine, machine: &str, lease: i64) -> Standing {
+/// What follows the name in the key of a global unit's instance.
+pub(crate) fn suffix(machine: &str) -> String {
+    format!(".{}", machine.get(..12).unwrap_or(machine))
+}
+
+fn wanted(
+    engine: &Engine,
+    machine: &str,
+    lease: i64,
+    global: &dyn Fn(&String) -> bool,
+) -> Standing {
     let entry = |instance: Instance| {
-        let key = keys::instance(&instance.service, &instance.name);
+        let everywhere = instance.labels.get(UNIT_LABEL).is_some_and(global);
+        let suffix = if everywhere {
+            suffix(machine)
+        } else {
+            String::new()
+        };
+        let key = keys::instance(&instance.service, &format!("{}{suffix}", instance.name));
         // Strings, numbers and addresses: there is nothing in it that is no JSON.
         let value = serde_json::to_vec(&Announced::of(&instance, machine)).ok()?;
         Some((key, (value, lease)))
@@ -171,17 +270,30 @@ async fn change(
     standing: &mut Standing,
     wanted: &Standing,
 ) -> Result<(), StoreError> {
-    for some in steps(standing, wanted).chunks(AT_ONCE) {
+    let (puts, deletes): (Vec<_>, Vec<_>) = steps(standing, wanted)
+        .into_iter()
+        .partition(|(_, step)| matches!(step, TxnOp::Put(_)));
+    for (key, delete) in deletes {
+        let value = standing.get(&key).map(|(value, _)| value.clone());
+        let ours = CompareTarget::Value(value.unwrap_or_default().into());
+        let txn = TxnRequest {
+            compare: vec![Compare::new(key.clone(), CompareResult::Equal, ours)],
+            success: vec![delete],
+            failure: vec![],
+        };
+        store.txn(txn).await?;
+        standing.remove(&key);
+    }
+    for some in puts.chunks(AT_ONCE) {
         let txn = TxnRequest {
             success: some.iter().map(|(_, step)| step.clone()).collect(),
             ..TxnRequest::default()
         };
         store.txn(txn).await?;
         for (key, _) in some {
-            match wanted.get(key) {
-                Some(entry) => standing.insert(key.clone(), entry.clone()),
-                None => standing.remove(key),
-            };
+            if let Some(entry) = wanted.get(key) {
+                standing.insert(key.clone(), entry.clone());
+            }
         }
     }
     Ok(())

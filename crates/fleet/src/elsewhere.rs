@@ -38,21 +38,42 @@ fn verdict(status: Option<&StatusRecord>) -> Verdict {
     Verdict::Wait
 }
 
-fn read(name: &str, kv: Option<&KeyValue>) -> Verdict {
+/// Whom a unit cannot run beside is waited for until it has ended. One that is to run again is not: it waits itself.
+fn end(status: Option<&StatusRecord>) -> Verdict {
+    let status = status.filter(|s| s.desired != Desired::Active);
+    match status.and_then(|s| s.down) {
+        Some(false) => Verdict::Wait,
+        _ => Verdict::Go { failed: false },
+    }
+}
+
+/// What is made of how a unit stands.
+type Judge = fn(Option<&StatusRecord>) -> Verdict;
+
+fn read(name: &str, kv: Option<&KeyValue>, judge: Judge) -> Verdict {
     let status = kv.and_then(|kv| {
         let read = serde_json::from_slice(&kv.value);
         let unread = |error: &serde_json::Error| tracing::warn!(unit = name, %error, "how a unit stands elsewhere cannot be read; it is not waited for");
         read.inspect_err(unread).ok()
     });
-    verdict(status.as_ref())
+    judge(status.as_ref())
 }
 
 impl Fleet {
     /// Waits until a unit that is not on this machine is up, has ended or is not to run. Answers whether it has failed.
     pub(crate) async fn has_failed_elsewhere(&self, name: &str) -> bool {
+        self.wait_elsewhere(name, verdict).await
+    }
+
+    /// Waits until a unit that is not on this machine has ended, or is to run.
+    pub(crate) async fn ends_elsewhere(&self, name: &str) {
+        self.wait_elsewhere(name, end).await;
+    }
+
+    async fn wait_elsewhere(&self, name: &str, judge: Judge) -> bool {
         let mut away: Option<Instant> = None;
         while !self.0.alone() {
-            match self.look_elsewhere(name, &mut away).await {
+            match self.look_elsewhere(name, judge, &mut away).await {
                 Ok(Verdict::Go { failed }) => return failed,
                 // The watch is over, or was silent.
                 Ok(Verdict::Wait) => {}
@@ -78,13 +99,14 @@ impl Fleet {
     async fn look_elsewhere(
         &self,
         name: &str,
+        judge: Judge,
         away: &mut Option<Instant>,
     ) -> Result<Verdict, Option<StoreError>> {
         let (store, key) = (&self.0.cluster, keys::status(name));
         let look = async {
             let found = store.range(RangeRequest::key(key.clone())).await?;
             let from = WatchRequest::key(key).from(found.revision + 1);
-            let seen = read(name, found.kvs.first());
+            let seen = read(name, found.kvs.first(), judge);
             Ok((seen, store.watch(from).await?))
         };
         let (seen, mut watch) = match pace::within(LOOK, look).await {
@@ -102,7 +124,7 @@ impl Fleet {
             }
             if let Some(event) = answer.events.last() {
                 let put = event.kind == coracle_store::EventKind::Put;
-                let heard = read(name, put.then_some(&event.kv));
+                let heard = read(name, put.then_some(&event.kv), judge);
                 if heard != Verdict::Wait {
                     return Ok(heard);
                 }
@@ -125,6 +147,7 @@ mod tests {
             active,
             settled,
             answered,
+            down: None,
         };
         let go = |failed| Verdict::Go { failed };
         use Desired::{Active as Wanted, Inactive as Not, Loaded};
@@ -142,5 +165,28 @@ mod tests {
             assert_eq!(verdict(Some(&status)), expected, "{status:?}");
         }
         assert_eq!(verdict(None), go(false));
+    }
+
+    #[test]
+    fn whose_end_a_unit_waits_for() {
+        let of = |desired, down| StatusRecord {
+            version: VERSION,
+            desired,
+            active: Active::Active,
+            settled: false,
+            answered: true,
+            down,
+        };
+        let go = Verdict::Go { failed: false };
+        for (desired, down, expected) in [
+            (Desired::Inactive, Some(false), Verdict::Wait),
+            (Desired::Loaded, Some(false), Verdict::Wait),
+            (Desired::Inactive, Some(true), go),
+            (Desired::Active, Some(false), go),
+            (Desired::Inactive, None, go),
+        ] {
+            assert_eq!(end(Some(&of(desired, down))), expected);
+        }
+        assert_eq!(end(None), go);
     }
 }

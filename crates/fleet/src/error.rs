@@ -44,6 +44,20 @@ pub enum FleetError {
         /// For what.
         reason: String,
     },
+    /// Machines that give signs do not do what they are asked.
+    #[error(
+        "{unit} was asked to {asked}, and {machines} gives signs but has not answered within {seconds} s; it is done as soon as {machines} answers: see to the daemon there, `coracle unit status {unit}` says how it stands"
+    )]
+    Silent {
+        /// The unit.
+        unit: String,
+        /// What was asked: `start`, `stop`.
+        asked: &'static str,
+        /// As people call the machines.
+        machines: String,
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// No machine is called so.
     #[error("no machine \"{text}\" is known; there are {known}")]
     NoMachine {
@@ -78,6 +92,9 @@ pub enum FleetError {
         /// What to do instead.
         way_out: String,
     },
+    /// Machines that were given up came back in the moment in which what ran there was to begin elsewhere.
+    #[error("{} came back just now, with what was to begin elsewhere; ask again", .0.join(", "))]
+    Back(Vec<String>),
     /// Nothing is known of the volume.
     #[error(
         "no unit uses a volume {0}, and none has left data in one; `coracle volume rebind` wants the name of a volume of units"

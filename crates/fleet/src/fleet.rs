@@ -10,13 +10,14 @@ use crate::order::Units;
 use crate::pace;
 use crate::supervise::Supervised;
 use coracle_engine::Engine;
+use coracle_engine::exclusive::Permit;
 use coracle_store::{LeaseId, Store};
 use coracle_unit::{Unit, UnitName, load};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The units of one machine, and of all while it leads. Cheap to clone; all clones are one fleet.
 #[derive(Clone)]
@@ -40,8 +41,14 @@ pub(crate) struct Inner {
     pub reports: Arc<Reports>,
     /// There while this machine leads.
     pub leader: watch::Sender<Option<Arc<Leader>>>,
+    /// The lease of this machine's key, 0 while it has none.
+    pub signs: watch::Sender<LeaseId>,
+    /// Told when something exclusive is started.
+    pub held: Arc<Notify>,
     /// Whether the default network may be about to get another subnet.
     pub renumbering: watch::Sender<bool>,
+    /// Whether the cluster has said that it does not know this machine any more.
+    pub removed: watch::Sender<bool>,
     /// Set when everything goes down: the longest wait for one that is to end, if it is not as its unit says.
     pub leaving: OnceLock<Option<Duration>>,
 }
@@ -75,6 +82,8 @@ pub struct Stores {
     pub may_lead: watch::Receiver<bool>,
     /// Where the machine's door is, as address and port.
     pub door: String,
+    /// Whether the machine can run etcd.
+    pub can_vote: bool,
     /// Labels of the machine's configuration.
     pub labels: BTreeMap<String, String>,
 }
@@ -89,6 +98,7 @@ impl Stores {
             alone: watch::channel(true).1,
             may_lead: watch::channel(true).1,
             door: String::new(),
+            can_vote: false,
             labels: BTreeMap::new(),
         }
     }
@@ -131,6 +141,7 @@ impl Fleet {
         let here = Here {
             machine: Machine {
                 door: stores.door.clone(),
+                can_vote: stores.can_vote,
                 labels: stores.labels.clone(),
                 ..machine::facts(engine.machine_id())
             },
@@ -159,7 +170,10 @@ impl Fleet {
             opened: pace::now(),
             units: RwLock::default(),
             leader: watch::Sender::new(None),
+            signs: watch::Sender::new(0),
+            held: Arc::default(),
             renumbering: watch::Sender::new(false),
+            removed: watch::Sender::new(false),
             leaving: OnceLock::new(),
         }));
         (fleet, stores.may_lead)
@@ -171,7 +185,11 @@ impl Fleet {
         lease: watch::Receiver<LeaseId>,
         may_lead: watch::Receiver<bool>,
     ) -> Result<()> {
+        if self.0.alone() {
+            self.containers().permit(Permit::Unlimited);
+        }
         self.take_up().await?;
+        self.hold();
         if self.0.alone() {
             // Not kept borrowed while it is waited.
             let id = *lease.borrow();

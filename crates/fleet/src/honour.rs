@@ -2,9 +2,11 @@
 
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
+use crate::hold;
 use crate::leader::Leader;
 use crate::service;
 use crate::translate::{self, TranslateError};
+use coracle_unit::deploy::takes_too_long;
 use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
 use std::sync::Arc;
@@ -17,12 +19,24 @@ impl Fleet {
     pub(crate) fn honour(&self, unit: &Unit, leader: &Leader) -> Result<()> {
         let refused = service::section(unit)
             .and_then(any_service)
-            .or_else(|| of_kind(unit));
+            .or_else(|| of_kind(unit))
+            .or_else(|| of_exclusive(unit));
         if let Some((what, way_out)) = refused {
             return Err(FleetError::Unsupported {
                 unit: unit.name.to_string(),
                 what,
                 way_out,
+            });
+        }
+        // Where it is alone a machine lets what has data take the time it needs.
+        let stop = coracle_unit::unit::stop_time(&unit.kind).filter(|_| !self.0.alone());
+        if hold::is_exclusive(unit)
+            && let Some(why) = stop.and_then(takes_too_long)
+        {
+            return Err(FleetError::Senseless {
+                what: format!("{} keeps data in a volume, which makes it exclusive", unit.name),
+                why,
+                way_out: "or write Exclusive=no into [X-Deploy], with which its container runs on where its machine is cut off".into(),
             });
         }
         if let Kind::Container { .. } = &unit.kind {
@@ -37,6 +51,21 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// All of it has to be gone in time.
+fn of_exclusive(unit: &Unit) -> Refused {
+    let service = service::section(unit).filter(|_| hold::is_exclusive(unit))?;
+    let left = ["process", "none"].contains(&service.kill_mode.as_str());
+    left.then(|| {
+        (
+            format!(
+                "[Service] KillMode={} of an exclusive unit",
+                service.kill_mode
+            ),
+            "its processes must not outlive it: use control-group or mixed",
+        )
+    })
 }
 
 fn first(section: &str, keys: &[(&str, bool)], way_out: &'static str) -> Refused {

@@ -12,6 +12,7 @@
 //! | `pace` | time, waits and tasks, as everything here has them |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, asked of the machine that leads |
+//! | `answers` | until when a request waits |
 //! | `destroy` | a unit is forgotten everywhere |
 //! | `leader` | one machine leads: what runs where, written down for each machine |
 //! | `agent` | what this machine must run, learnt from the store |
@@ -28,6 +29,7 @@
 //! | [`fleet`] | open, list, show |
 
 mod agent;
+mod answers;
 mod containers;
 mod destroy;
 mod discovery;
@@ -37,6 +39,7 @@ mod environment;
 pub mod error;
 pub mod explain;
 pub mod fleet;
+mod hold;
 mod honour;
 mod leader;
 mod load;
@@ -64,6 +67,7 @@ pub use discovery::Announced;
 pub use error::{FleetError, Result};
 pub use explain::Explained;
 pub use fleet::{Fleet, Stores, UnitText};
+pub use leader::Tally;
 pub use machines::{DrainView, MachineView, Mark};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};
 pub use overlay::ConnectOptions;

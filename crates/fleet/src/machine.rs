@@ -28,6 +28,7 @@ pub fn facts(id: &str) -> Machine {
         since: Utc::now(),
         labels: BTreeMap::new(),
         door: String::new(),
+        can_vote: false,
     }
 }
 

@@ -30,6 +30,8 @@ pub mod keys {
     pub fn marks(id: &str) -> String {
         format!("{MARKS}{id}")
     }
+    /// What is agreed on of the network between machines.
+    pub const NETWORK: &str = "/coracle/v1/network";
     /// Machines' subnets.
     pub const SUBNETS: &str = "/coracle/v1/subnets/";
     /// The subnet of a machine's default network.
@@ -94,6 +96,10 @@ pub mod keys {
     pub fn actual_of(machine: &str) -> String {
         format!("{ACTUAL}{machine}/")
     }
+    /// In a machine's own store: the cluster's revision at which an instance was placed, which fences what lies outside.
+    pub fn fence(instance: &Instance) -> String {
+        format!("/coracle/v1/fence/{instance}")
+    }
     /// Machine and instance of a key below [`DESIRED`] or [`ACTUAL`].
     pub fn placed(key: &str, family: &str) -> Option<(String, Instance)> {
         let (machine, instance) = key.strip_prefix(family)?.split_once('/')?;
@@ -157,6 +163,12 @@ pub struct DesiredRecord {
     /// Units that say that they come before this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
+    /// Units that it cannot run beside, whichever of the two says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+    /// It is to go from this machine, which had not said anything of it: once it has, this goes too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// Records without the field are of a release that had them of running units only.
@@ -202,6 +214,12 @@ pub struct UnitRecord {
     /// The client's own id of the last request to start it, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
+    /// Machines on which it kept failing, and when it did last, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, u64>,
+    /// When it was moved for that, in milliseconds since 1970, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<u64>,
 }
 
 /// An immutable text: `revisions/<uid>/<n>`.
@@ -419,6 +437,9 @@ pub struct Machine {
     /// Where its door is, as address and port; empty of a machine that is alone.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub door: String,
+    /// It can run etcd, and so become one of those that have the store.
+    #[serde(default)]
+    pub can_vote: bool,
 }
 
 /// What an operator said of a machine: `marks/<id>`.
@@ -468,4 +489,7 @@ pub struct StatusRecord {
     pub settled: bool,
     /// Whether that is the answer to the last request.
     pub answered: bool,
+    /// Whether it was asked not to run, and runs nowhere. Unknown of what a release before this one has written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<bool>,
 }

@@ -79,7 +79,7 @@ impl Fleet {
                 code: found.exit_code,
                 // One that never ran has no such time; the wait for its next start began when that was seen.
                 at: found.finished_at.unwrap_or_else(|| unit.actual().since),
-                cause: cause(found.oom_killed, Some(found.error)),
+                cause: cause(found.watchdog, found.oom_killed, Some(found.error)),
             },
         }
     }
@@ -94,7 +94,7 @@ impl Fleet {
             Some(State::Exited { status }) => Seen::Ended {
                 code: status.code,
                 at: status.finished_at,
-                cause: cause(status.oom_killed, status.error),
+                cause: cause(status.watchdog, status.oom_killed, status.error),
             },
             // A daemon that was killed on the way of starting it: nobody will start it any more.
             Some(State::Prepared) => Seen::Ended {
@@ -106,8 +106,9 @@ impl Fleet {
     }
 }
 
-fn cause(oom_killed: bool, error: Option<String>) -> Cause {
+fn cause(watchdog: bool, oom_killed: bool, error: Option<String>) -> Cause {
     match error.filter(|e| !e.is_empty()) {
+        Some(error) if watchdog => Cause::Watchdog(error),
         _ if oom_killed => Cause::Memory,
         Some(error) => Cause::Told(error),
         None => Cause::Itself,

@@ -23,6 +23,15 @@ pub(crate) fn utc() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// Milliseconds since the machine came up, as shims count them.
+pub(crate) fn boottime_ms() -> u64 {
+    #[cfg(test)]
+    if let Some(world) = crate::simulation::here() {
+        return world.now().as_millis() as u64;
+    }
+    coracle_shim_protocol::boottime_ms()
+}
+
 /// Waits that long.
 pub(crate) async fn sleep(time: Duration) {
     #[cfg(test)]

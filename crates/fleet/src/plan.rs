@@ -91,6 +91,8 @@ pub enum Cause {
     Done,
     /// Ourselves, because something else was asked for before it was up.
     Left,
+    /// Its shim: it is exclusive, and its time was over. In words.
+    Watchdog(String),
     /// Known in words only, such as why it could not be started.
     Told(String),
 }
@@ -224,7 +226,7 @@ pub fn next(
 /// An end in words.
 fn told(code: i32, cause: &Cause) -> String {
     match cause {
-        Cause::Told(words) => words.clone(),
+        Cause::Told(words) | Cause::Watchdog(words) => words.clone(),
         Cause::Memory => "it used more memory than it may and was killed (OOM)".into(),
         Cause::Unhealthy => "its health test failed".into(),
         Cause::Done => "it has done its work".into(),
@@ -273,6 +275,13 @@ fn down(
     now: DateTime<Utc>,
 ) -> Step {
     let how = told(code, cause);
+    // Not its own doing: neither Restart= nor the start limit has anything to say.
+    if let Cause::Watchdog(_) = cause {
+        return Step::Start {
+            fresh: false,
+            reason: format!("{how}; it starts again when the store answers"),
+        };
+    }
     let good = match cause {
         Cause::Unhealthy => false,
         Cause::Skipped => true,

@@ -2,6 +2,7 @@
 //!
 //! One change at a time: each is written to the store as one transaction, then told to the machines, whose units' drivers do it.
 
+use crate::answers::{silence, up_or_not, waits};
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::leader::{Change, Leader, Target};
@@ -13,6 +14,7 @@ use crate::supervise::Supervised;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
 use coracle_unit::{Kind, Unit, UnitName};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Lines of output that a failed start shows.
@@ -101,6 +103,8 @@ impl Fleet {
             incarnation: 0,
             unloaded: false,
             started_by: None,
+            failed: BTreeMap::new(),
+            moved: Vec::new(),
         };
         let target = Target::new(record.clone(), unit.clone());
         let change = Change {
@@ -332,23 +336,18 @@ impl Fleet {
 
     async fn wait_up(&self, leader: &Leader, target: &Arc<Target>) -> Result<()> {
         let goal = *target.goal.borrow();
-        let mut actual = target.actual.subscribe();
-        let there = |a: &Actual| {
-            a.generation == goal.generation && (a.active == Active::Active || a.settled)
-                || a.sub == "waiting"
-                || *target.goal.borrow() != goal
-        };
         let mut over = leader.over();
         let ended = tokio::select! {
             biased;
-            ended = actual.wait_for(there) => ended.map(|a| a.clone()),
+            ended = up_or_not(leader, target, goal) => ended,
+            silent = silence(leader, target, goal, "start") => return Err(silent),
             _ = over.wait_for(|over| *over) => return Err(FleetError::NotLeader),
         };
-        let Ok(ended) = ended else {
+        let Some(ended) = ended else {
             return Ok(());
         };
         let unit = ended.unit.clone();
-        if ended.sub == "waiting" {
+        if waits(&ended) {
             return Err(FleetError::Waits {
                 unit,
                 reason: ended.reason,
@@ -414,14 +413,13 @@ impl Fleet {
         let mut actual = target.actual.subscribe();
         let down = |a: &Actual| {
             let goal = *target.goal.borrow();
-            let answers = a.order >= goal.order || target.placed().is_empty() || a.sub == "lost";
-            answers && matches!(a.active, Active::Inactive | Active::Failed)
-                || goal.desired == Desired::Active
+            target.has_ended(goal.order, a) || goal.desired == Desired::Active
         };
-        let mut over = leader.over();
+        let (mut over, goal) = (leader.over(), *target.goal.borrow());
         tokio::select! {
             biased;
             _ = actual.wait_for(down) => Ok(()),
+            silent = silence(leader, target, goal, "stop") => Err(silent),
             _ = over.wait_for(|over| *over) => Err(FleetError::NotLeader),
         }
     }

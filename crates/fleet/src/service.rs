@@ -2,6 +2,7 @@
 
 use crate::environment;
 use crate::fleet::Fleet;
+use crate::hold;
 use crate::plan::{Cause, Goal};
 use crate::supervise::Supervised;
 use crate::translate;
@@ -94,6 +95,11 @@ impl Wanted {
         Self { goals, goal }
     }
 
+    /// What it was wanted for.
+    pub(crate) fn goal(&self) -> Goal {
+        self.goal
+    }
+
     /// Work that may be dropped half done, until something else is wanted.
     pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, NotUp> {
         let mut goals = self.goals.clone();
@@ -169,6 +175,11 @@ impl Run<'_> {
         if !has(&env, "PATH") {
             env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
         }
+        let fence = self.supervised.fence();
+        if fence > 0 && hold::is_exclusive(self.unit) {
+            env.retain(|e| !e.starts_with("CORACLE_FENCE="));
+            env.push(format!("CORACLE_FENCE={fence}"));
+        }
         if let Some(pid) = self.main_pid {
             env.push(format!("MAINPID={pid}"));
         }
@@ -232,7 +243,19 @@ impl Run<'_> {
             process,
             kill_mode,
             log: self.log(),
+            exclusive: None,
         })
+    }
+
+    /// Starts a process. What belongs to a start has no longer than its unit; what a run leaves to do at its end is not ended.
+    async fn begin(&self, spec: ProcessSpec) -> Result<(), NotUp> {
+        match self.wanted {
+            Some(wanted) => {
+                let (unit, file) = (self.supervised, self.unit);
+                self.fleet.start_process(unit, file, spec, wanted).await
+            }
+            None => Ok(self.fleet.engine().process_start(spec).await.map(drop)?),
+        }
     }
 
     fn user(&self, command: &Command) -> Result<coracle_engine::spec::ResolvedUser, NotUp> {
@@ -255,7 +278,7 @@ impl Run<'_> {
         // A process of a former daemon that was on its way.
         let _ = self.fleet.engine().process_forget(&id).await;
         // Never dropped half done: what is on its way could not be found again.
-        self.fleet.engine().process_start(spec).await?;
+        self.begin(spec).await?;
         let end = within(time, self.fleet.engine().process_wait(&id));
         let ended = match self.wanted {
             Some(wanted) => wanted.unless(end).await,
@@ -345,7 +368,7 @@ impl Run<'_> {
         let spec = self.spec(command, "main")?;
         let id = spec.id.clone();
         let _ = self.fleet.engine().process_forget(&id).await;
-        self.fleet.engine().process_start(spec).await?;
+        self.begin(spec).await?;
         Ok(Some(id))
     }
 

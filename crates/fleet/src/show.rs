@@ -2,22 +2,26 @@
 
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, UnitText};
-use crate::leader::Target;
+use crate::leader::{Placed, Target};
 use crate::model::{Actual, Desired, UnitView};
 use crate::requests::named;
 use crate::supervise::Supervised;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_unit::{Kind, Unit, UnitKind};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 impl Fleet {
-    /// One unit.
+    /// One unit, as far as this machine knows: any while it leads, otherwise one that it has.
     ///
     /// # Errors
     /// [`FleetError::NotFound`], [`FleetError::NotLeader`].
     pub async fn get(&self, name: &str) -> Result<(UnitView, UnitText)> {
-        let leader = self.leading()?;
+        let leader = match self.leading() {
+            Ok(leader) => leader,
+            Err(error) => return self.get_here(name).await?.ok_or(error),
+        };
         let target = named(&leader, name)?;
         let revision = leader.revision(&target.record()).await?;
         let text = UnitText {
@@ -25,6 +29,21 @@ impl Fleet {
             dropins: revision.dropins,
         };
         Ok((self.view(&target), text))
+    }
+
+    /// A unit that this machine has, with its text as the machine has it.
+    async fn get_here(&self, name: &str) -> Result<Option<(UnitView, UnitText)>> {
+        let Ok(unit) = self.here(name) else {
+            return Ok(None);
+        };
+        let text = self.text(unit.uid(), unit.record().revision).await?;
+        Ok(text.map(|found| {
+            let text = UnitText {
+                text: found.text,
+                dropins: found.dropins,
+            };
+            (self.view_here(&unit), text)
+        }))
     }
 
     /// Images that units name which this machine has or may get. One that ends with `*` has a specifier there: a template's.
@@ -49,6 +68,29 @@ impl Fleet {
             Ok(leader) => leader.all().iter().map(|t| self.view(t)).collect(),
             Err(_) => self.all().iter().map(|s| self.view_here(s)).collect(),
         }
+    }
+
+    /// As [`Self::list`], but a unit that is on several machines is there once for each, as it stands on that one.
+    pub fn list_everywhere(&self) -> Vec<UnitView> {
+        let Ok(leader) = self.leading() else {
+            return self.list();
+        };
+        let each = |target: &Arc<Target>| {
+            let (record, unit) = (target.record(), target.unit());
+            let placed = target.placed().into_iter();
+            let placed: Vec<_> = placed.filter(|(_, p)| p.desired.is_some()).collect();
+            if placed.len() < 2 {
+                return vec![self.view(target)];
+            }
+            let one = |(machine, placed): (String, Placed)| {
+                let actual = placed.actual.unwrap_or_else(|| target.actual());
+                let outdated = actual.generation > 0 && actual.revision != record.revision;
+                let here = machine == self.0.machine.id;
+                self.seen(&unit, record.desired, &actual, machine, here, outdated)
+            };
+            placed.into_iter().map(one).collect()
+        };
+        leader.all().iter().flat_map(each).collect()
     }
 
     pub(crate) fn view(&self, target: &Target) -> UnitView {

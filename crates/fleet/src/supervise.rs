@@ -13,6 +13,7 @@ use coracle_engine::events::Event;
 use coracle_engine::full_error;
 use coracle_unit::Unit;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -31,6 +32,8 @@ pub struct Supervised {
     running: Mutex<Arc<Unit>>,
     pub(crate) goal: watch::Sender<Goal>,
     pub(crate) actual: watch::Sender<Actual>,
+    /// See [`Fleet::fence`].
+    fence: AtomicI64,
     task: Mutex<Option<Task>>,
 }
 
@@ -57,12 +60,22 @@ impl Supervised {
             unit: Mutex::new(unit),
             goal: watch::Sender::new(goal),
             actual: watch::Sender::new(actual),
+            fence: AtomicI64::new(0),
             task: Mutex::default(),
         })
     }
 
     pub(crate) fn record(&self) -> DesiredRecord {
         locked(&self.record).clone()
+    }
+
+    /// The number of this instance to fence what lies outside; 0 if it is not known.
+    pub(crate) fn fence(&self) -> i64 {
+        self.fence.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_fence(&self, fence: i64) {
+        self.fence.store(fence, Ordering::Relaxed);
     }
 
     pub(crate) fn uid(&self) -> &str {
@@ -239,6 +252,8 @@ impl Fleet {
     async fn take_over(&self, unit: &Supervised) -> Actual {
         let file = unit.running();
         let before = unit.actual();
+        // Its last commands are given it, too.
+        unit.set_fence(self.fence(&unit.instance).await);
         if let Some(service) = service::section(&file) {
             let run = self.run(unit, &file, service);
             run.clear(before.process.as_deref()).await;
@@ -299,7 +314,7 @@ impl Fleet {
     }
 
     /// Writes down where a unit stands, if that is news.
-    async fn say(
+    pub(crate) async fn say(
         &self,
         unit: &Supervised,
         goal: Goal,

@@ -3,6 +3,7 @@
 use crate::environment::{environment, read};
 use crate::order::{Units, resource_name};
 use coracle_engine::SERVICE_LABEL;
+use coracle_engine::exclusive::EXCLUSIVE_LABEL;
 use coracle_engine::model::config::{Args, Empty};
 use coracle_engine::model::{
     ContainerConfig, CreateRequest, DeviceMapping, EndpointConfig, HealthConfig, HostConfig,
@@ -156,6 +157,9 @@ impl Translator<'_> {
         let mut labels = c.labels.clone();
         labels.insert(UNIT_LABEL.into(), self.unit.name.to_string());
         labels.insert(UID_LABEL.into(), uid.to_owned());
+        if crate::hold::is_exclusive(self.unit) {
+            labels.insert(EXCLUSIVE_LABEL.into(), "yes".into());
+        }
         if !self.unit.deploy.headless {
             labels.insert(SERVICE_LABEL.into(), self.unit.name.prefix().to_owned());
         }
@@ -201,10 +205,7 @@ impl Translator<'_> {
 
     /// `StopTimeout=`, or `TimeoutStopSec=` if that is not systemd's default.
     fn stop_timeout(&self) -> Option<i64> {
-        let default = TimeSpan::secs(90);
-        let of_service = crate::service::section(self.unit).map(|s| s.timeout_stop);
-        let own = self.container.times.get("StopTimeout").copied();
-        let time = own.or(of_service.filter(|t| *t != default))?;
+        let time = coracle_unit::unit::stop_time(&self.unit.kind)?;
         Some(time.duration().map_or(-1, seconds))
     }
 

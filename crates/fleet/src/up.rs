@@ -1,6 +1,7 @@
 //! The way up: whom a unit waits for, and what is made and started.
 
 use crate::fleet::Fleet;
+use crate::hold;
 use crate::model::{Active, Actual, Desired, Due};
 use crate::order;
 use crate::plan::Cause;
@@ -11,6 +12,7 @@ use coracle_engine::{EngineError, full_error};
 use coracle_network::NetworkSpec;
 use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Fleet {
@@ -65,6 +67,12 @@ impl Fleet {
         if matches!(file.kind, Kind::Container { .. }) {
             wanted.unless(self.until_renumbered()).await?;
         }
+        if hold::is_exclusive(file) {
+            // Before anything is made of it: it may be another machine's by now.
+            wanted.unless(self.permit(unit, wanted)).await?;
+        } else if unit.fence() == 0 {
+            unit.set_fence(self.fence(&unit.instance).await);
+        }
         match &file.kind {
             Kind::Volume(volume) => {
                 self.containers().have_volume(volume)?;
@@ -102,9 +110,9 @@ impl Fleet {
             Some(id) => id,
             None => self.make_container(unit, run).await?,
         };
-        match self.containers().start(&id).await {
-            Ok(()) | Err(EngineError::NotModified) => {}
-            Err(error) => return Err(error.into()),
+        match run.wanted {
+            Some(wanted) => self.start_container(unit, run.unit, &id, wanted).await?,
+            None => self.containers().start(&id).await?,
         }
         let after = run.after().await;
         match &after {
@@ -152,8 +160,13 @@ impl Fleet {
     /// Units that come first are up, or have failed; those that cannot run beside it are down.
     async fn wait_for_others(&self, unit: &Supervised, file: &Unit) -> Result<(), NotUp> {
         let units = self.units();
-        for name in order::conflicts(file.name.as_str(), &units) {
+        let mut enemies: BTreeSet<String> = order::conflicts(file.name.as_str(), &units)
+            .into_iter()
+            .collect();
+        enemies.extend(unit.record().conflicts);
+        for name in enemies {
             let Some(other) = self.supervised(&name) else {
+                self.ends_elsewhere(&name).await;
                 continue;
             };
             let down = |a: &Actual| {
@@ -233,7 +246,12 @@ impl Fleet {
     async fn make_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<String, NotUp> {
         let (file, uid) = (run.unit, unit.uid());
         let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
-        let request = translate::request(file, uid, &self.units()).map_err(|e| failed(&e))?;
+        let mut request = translate::request(file, uid, &self.units()).map_err(|e| failed(&e))?;
+        let (env, fence) = (&mut request.config.env, unit.fence());
+        if fence > 0 {
+            env.retain(|e| !e.starts_with("CORACLE_FENCE="));
+            env.push(format!("CORACLE_FENCE={fence}"));
+        }
         // What an earlier run, or one that was cut short, left.
         self.remove_containers(uid).await?;
         if let Kind::Container { container, .. } = &file.kind {

@@ -177,6 +177,7 @@ impl Others<'_> {
             version: 1,
             subnet: subnet.parse().unwrap(),
             underlay: underlay.parse().unwrap(),
+            mtu: None,
             kind: Some(OverlayKind::default()),
         };
         let value = serde_json::to_vec(&record).unwrap();
@@ -237,11 +238,11 @@ async fn join(engine: &Engine, local: &Arc<dyn Store>, cluster: &Arc<dyn Store>)
         alone: watch::channel(false).1,
         may_lead: watch::channel(false).1,
         door: "192.0.2.1:7373".into(),
+        can_vote: false,
         labels: std::collections::BTreeMap::new(),
     };
     let fleet = Fleet::join(stores, engine.clone()).await.unwrap();
     fleet.connect_machines(ConnectOptions {
-        pool: None,
         underlay: Ipv4Addr::new(192, 0, 2, 1),
     });
     fleet

@@ -18,6 +18,7 @@ use coracle_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use coracle_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use coracle_etcd_proto::v3electionpb::election_server::ElectionServer;
 use coracle_etcd_proto::v3lockpb::lock_server::LockServer;
+use coracle_sys::accept::{Missed, SHORTAGE};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::json;
@@ -185,14 +186,15 @@ pub async fn serve(
         let stream = tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => stream,
-                // Out of descriptors (EMFILE, ENFILE): some will come back; others wait in the socket until then.
-                Err(e) if matches!(e.raw_os_error(), Some(24 | 23)) => {
-                    tracing::warn!(error = %e, "connections wait");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(e) => break Err(e),
+                Err(error) => match Missed::of(&error) {
+                    Missed::One => continue,
+                    Missed::Room => {
+                        tracing::warn!(%error, "connections wait");
+                        tokio::time::sleep(SHORTAGE).await;
+                        continue;
+                    }
+                    Missed::All => break Err(error),
+                },
             },
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break Ok(()),

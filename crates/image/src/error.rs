@@ -88,6 +88,19 @@ pub enum ImageError {
         #[source]
         source: PeerError,
     },
+    /// No registry gives it, and no other machine has it.
+    #[error(
+        "cannot pull {image}: its registry does not give it, and no machine asked has it ({machines}); push it to a registry, or build or load it on one of them"
+    )]
+    Nowhere {
+        /// The image as asked for.
+        image: String,
+        /// The machines, as people call them, with commas between.
+        machines: String,
+        /// What the registry said.
+        #[source]
+        source: Box<ImageError>,
+    },
     /// The registry did not take what it was given.
     #[error("cannot push {image}")]
     Push {
@@ -195,6 +208,7 @@ impl ImageError {
                 ..
             } => ErrorKind::NotFound,
             Self::Peers { .. } => ErrorKind::Unavailable,
+            Self::Nowhere { source, .. } => source.kind(),
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Reference(_)
             | Self::Digest(_)

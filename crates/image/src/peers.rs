@@ -43,8 +43,13 @@ pub const VERSION: u32 = 1;
 
 /// How other machines are reached.
 pub trait Peers: Send + Sync + 'static {
-    /// The other machines that live, the ones to ask first before the others. Names are for [`Self::get`] and for people.
+    /// The other machines that live, the ones to ask first before the others. Names are for [`Self::get`] and [`Self::called`].
     fn machines(&self) -> Vec<String>;
+
+    /// What people call one of these.
+    fn called(&self, machine: &str) -> String {
+        machine.to_owned()
+    }
 
     /// Asks a machine for a path; with `from` for its bytes from there on (`Range: bytes=N-`). Fails if the machine cannot be reached;
     /// what it says is the answer, whatever its status.

@@ -75,7 +75,8 @@ impl ImageStore {
     /// Pulls an image for `platform` (this machine's if absent) from other machines, a mirror or its registry.
     ///
     /// # Errors
-    /// [`ImageError::Pull`] with what the registry said, [`ImageError::Peers`] if there is none and no machine gives it, [`ImageError::Manifest`] and [`ImageError::Layer`] for what is
+    /// [`ImageError::Pull`] with what the registry said, [`ImageError::Nowhere`] if other machines were asked besides, [`ImageError::Peers`] if one
+    /// has it and does not give it, [`ImageError::Manifest`] and [`ImageError::Layer`] for what is
     /// refused, [`ImageError::NoSpace`]. Nothing is visible then. Layers that were whole stay for the next pull if the registry
     /// failed, until the next collection; otherwise they go.
     pub async fn pull(
@@ -88,10 +89,12 @@ impl ImageStore {
         let pulled = self.pull_from_any(reference, platform, credentials, progress);
         let pulled = pulled.await;
         // Another try at what a registry broke off need not begin anew; at what is refused, or had no room, it would end the same.
-        if pulled
-            .as_ref()
-            .is_err_and(|e| !matches!(e, ImageError::Pull { .. } | ImageError::Peers { .. }))
-        {
+        if pulled.as_ref().is_err_and(|e| {
+            !matches!(
+                e,
+                ImageError::Pull { .. } | ImageError::Nowhere { .. } | ImageError::Peers { .. }
+            )
+        }) {
             let store = self.clone();
             let collecting = tokio::task::spawn_blocking(move || store.collect_after_failure());
             collecting.await.map_err(|_| ImageError::Interrupted)?;
@@ -139,13 +142,25 @@ impl ImageStore {
             Err(error) if !error.is_no_space() => error,
             pulled => return pulled,
         };
+        if !matches!(error, ImageError::Pull { .. }) {
+            return Err(error);
+        }
+        let machines = asked.crowd.called();
         // What was never pushed is known to the machine that made it only.
-        let elsewhere = matches!(error, ImageError::Pull { .. }) && reference.domain() != NOWHERE;
-        if elsewhere && let Some(pulled) = self.pull_by_name(asked).await {
+        if reference.domain() != NOWHERE
+            && let Some(pulled) = self.pull_by_name(asked).await
+        {
             tracing::info!(image, %error, "the registry did not give it, another machine has it");
             return pulled;
         }
-        Err(error)
+        if machines.is_empty() {
+            return Err(error);
+        }
+        Err(ImageError::Nowhere {
+            image: image.clone(),
+            machines: machines.join(", "),
+            source: Box::new(error),
+        })
     }
 
     /// Pulls an image that has no registry from another machine: the one by this name that was made last.

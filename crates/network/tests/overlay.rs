@@ -138,6 +138,17 @@ fn only_members_are_believed() {
     // The very same from the machine, which is believed.
     udp(&two.ns, 0).send_to(&forged, end).unwrap();
     assert_eq!(heard(&mut buffer), Ipv4Addr::new(10, 212, 0, 77));
+    // Nor does a container get to a machine's door, be it its own machine's.
+    std::thread::scope(|all| {
+        for machine in [one, two] {
+            let (stranger, b) = (&stranger.ns, &b);
+            all.spawn(move || {
+                serve(&machine.ns, 7373);
+                assert!(ask(stranger, machine.address(), 7373).is_some());
+                assert_eq!(ask(b, machine.address(), 7373), None, "a door");
+            });
+        }
+    });
 }
 
 /// What a machine would send for one of its containers: vxlan, Ethernet, IPv4 and UDP without anything in it.

@@ -64,8 +64,8 @@ pub use drain::Drain;
 pub use explain::{Explanation, Verdict};
 pub use ids::{MachineId, Timestamp, Uid, UnitName, VolumeName};
 pub use model::{
-    Condition, Decision, MachineState, Needs, Placed, Placement, Protocol, Settings, UnitSpec,
-    Wanted,
+    Condition, Decision, Failures, MachineState, Needs, Placed, Placement, Protocol, Settings,
+    UnitSpec, Wanted,
 };
 pub use planner::Planner;
 pub use reason::{Cause, Choice, Kind, Nowhere, PlaceReason, WaitReason, WhyNot, WithdrawReason};

@@ -1,5 +1,5 @@
 //! What goes in and what comes out.
-use crate::ids::{MachineId, Uid, UnitName, VolumeName};
+use crate::ids::{MachineId, Timestamp, Uid, UnitName, VolumeName};
 use crate::reason::{PlaceReason, WaitReason, WithdrawReason};
 use coracle_unit::fleet::FleetSection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +128,15 @@ pub struct Placed {
     pub condition: Condition,
     /// It is withdrawn already and only not gone yet.
     pub leaving: bool,
+}
+
+/// What is remembered of a unit that keeps failing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Where it has failed, and when last.
+    pub failed: BTreeMap<MachineId, Timestamp>,
+    /// When it was moved for that, the oldest first.
+    pub moved: Vec<Timestamp>,
 }
 
 /// What an operator may set.

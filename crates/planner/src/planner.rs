@@ -2,9 +2,9 @@
 use crate::core::{Core, Held, Turn};
 use crate::ids::{M, MachineId, P, S, Timestamp, U, UnitName, VolumeName};
 use crate::model::{
-    Condition, Decision, MachineState, Needs, Placed, Placement, Settings, UnitSpec,
+    Condition, Decision, Failures, MachineState, Needs, Placed, Placement, Settings, UnitSpec,
 };
-use crate::reason::Kind;
+use crate::reason::{Cause, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Units for which the same machines fit: of one shape, matched by the same globs. One of which something is left
@@ -234,12 +234,49 @@ impl Planner {
         }
     }
 
+    /// Where a unit has failed of late and when it was moved for that: what the planner after this one is to be told.
+    pub fn failures(&self, unit: &UnitName) -> Failures {
+        let Some(u) = self.core.find(unit) else {
+            return Failures::default();
+        };
+        let (known, machines) = (self.core.unit(u), &self.core.machines);
+        let failed = known.failed.iter();
+        Failures {
+            failed: failed
+                .map(|(at, m)| (machines.get(*m).id.clone(), *at))
+                .collect(),
+            moved: known.moved.clone(),
+        }
+    }
+
+    /// What the planner before this one had seen of a unit's failures. To be told after the unit.
+    pub fn set_failures(&mut self, unit: &UnitName, failures: &Failures) {
+        let Some(u) = self.core.find(unit) else {
+            return;
+        };
+        let failed = failures.failed.iter();
+        let failed = failed.map(|(id, at)| (*at, self.core.machines.intern(id)));
+        let failed = failed.collect();
+        let known = self.core.unit_mut(u);
+        known.failed = failed;
+        known.moved.clone_from(&failures.moved);
+    }
+
     /// A decision could not be carried out: it counts as not made, and the next plan decides anew.
     pub fn take_back(&mut self, decision: &Decision) {
         let (placement, binds) = match decision {
             Decision::Place {
-                placement, binds, ..
-            } => (placement, Some(binds)),
+                placement,
+                binds,
+                reason,
+            } => {
+                if let (Cause::Failing(_), Some(u)) =
+                    (&reason.cause, self.core.find(&placement.unit))
+                {
+                    self.core.unit_mut(u).moved.pop();
+                }
+                (placement, Some(binds))
+            }
             Decision::Withdraw { placement, .. } => (placement, None),
             Decision::Wait { unit, .. } | Decision::Settled { unit } => {
                 if let Some(u) = self.core.find(unit) {

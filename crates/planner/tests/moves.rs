@@ -316,6 +316,45 @@ fn failing_units_are_tried_elsewhere_within_a_budget() {
     assert_eq!(world.on("bad.service"), ["m2"]);
 }
 
+/// Moves are counted whoever leads, and nothing goes back to where it has failed.
+#[test]
+fn a_new_leader_knows_what_has_failed() {
+    let mut world = World::new(&["m1", "m2", "m3", "m4", "m5"]);
+    world.plain(&["bad.service"]);
+    world.settle();
+    for to in ["m2", "m3", "m4"] {
+        let on = world.on("bad.service").remove(0);
+        world.failed("bad.service", &on);
+        world.take_over();
+        world.failed("bad.service", &on);
+        world.now += 1000;
+        world.settle();
+        assert_eq!(world.on("bad.service"), [to]);
+        world.take_over();
+    }
+    world.failed("bad.service", "m4");
+    assert_eq!(
+        world.plan(),
+        [
+            "bad.service waits: it keeps failing, and was moved 3 times within 600 s, which is the limit; it stays on m4"
+        ]
+    );
+    // A move that could not be written down is none.
+    world.now += 700_000;
+    world.failed("bad.service", "m4");
+    let decisions = world.planner.plan(Timestamp(world.now));
+    for decision in decisions.iter().rev() {
+        world.planner.take_back(decision);
+    }
+    assert!(
+        world
+            .planner
+            .failures(&"bad.service".into())
+            .moved
+            .is_empty()
+    );
+}
+
 #[test]
 fn a_leader_takes_over_in_the_midst_of_a_move() {
     let mut world = World::new(&["m1"]);

@@ -30,6 +30,9 @@
 //! daemon → shim     Release                       the status is recorded; the shim leaves
 //! ```
 //!
+//! What is exclusive has a [deadline](shim::Deadline) from before its start, which `Limit` moves on; without a daemon that
+//! does so the shim ends it.
+//!
 //! A daemon that comes back connects to `shim.sock`, sends `Watch` and gets the present [`shim::State`] first.
 //! A shim whose container ended while no daemon was there leaves as soon as `exit.json` is written.
 
@@ -40,5 +43,16 @@ pub mod holder;
 pub mod shim;
 
 /// Version of every message in this crate. A holder answers [`holder::Reply::Hello`] with its own; a daemon
-/// speaks the older of the two.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// speaks the older of the two. What needs no more than version 1 is said in it.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The first version that knows deadlines ([`shim::Deadline`]).
+pub const DEADLINES: u32 = 2;
+
+/// Milliseconds since the machine's boot, those included in which it slept (`CLOCK_BOOTTIME`). The clock of all deadlines:
+/// nobody sets it, and all processes of a machine read the same.
+pub fn boottime_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // Neither is ever negative.
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}

@@ -37,6 +37,31 @@ pub struct ShimSpec {
     pub stdin_once: bool,
     /// Path below each cgroup hierarchy (or below the v2 root), such as `/coracle/<id>`.
     pub cgroup: String,
+    /// Until when it may run, of what is exclusive: from version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Deadline>,
+}
+
+/// Until when what is exclusive may run. The shim keeps to it by itself, whatever becomes of the daemon: it sends the stop
+/// signal [`Self::stop_ms`] before the deadline, and SIGKILL to all that is left when it has come. Times are
+/// [`crate::boottime_ms`], which goes on while the machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// When the question was sent whose answer allows this.
+    pub asked_ms: u64,
+    /// From then on nothing of it may run.
+    pub until_ms: u64,
+    /// What it is given to end by itself, in milliseconds before that.
+    pub stop_ms: u64,
+    /// Number of the stop signal.
+    pub signal: i32,
+}
+
+impl Deadline {
+    /// When it is asked to end.
+    pub fn stop_at_ms(&self) -> u64 {
+        self.until_ms.saturating_sub(self.stop_ms)
+    }
 }
 
 /// A container, or a plain host process in a cgroup of its own (`.service` units).
@@ -179,6 +204,12 @@ pub enum Request {
         /// Send it to every process in the cgroup.
         all: bool,
     },
+    /// Sets until when it may run, or with nothing that it may for ever. A deadline is never moved back, and one that was missed
+    /// stays missed. Answered by [`Reply::Ok`], or `Error` by a shim that is stopping it already. From version 2 on.
+    Limit {
+        /// The deadline.
+        deadline: Option<Deadline>,
+    },
     /// The exit status is recorded elsewhere: the shim may leave. Before the start it means: give up, nothing shall
     /// run. There is no reply; the connection ends when the root filesystem is unmounted and cgroup and run
     /// directory are gone, so whoever wants to use their names again waits for that end.
@@ -232,6 +263,8 @@ pub enum FailReason {
     NotFound,
     /// The program exists and cannot be executed: exit code 126.
     NotExecutable,
+    /// It is exclusive and may run no longer ([`Deadline`]): exit code 125.
+    Late,
     /// Anything else: exit code 125 (`docker run`) or 128 for exec.
     Other,
 }
@@ -271,6 +304,9 @@ pub struct ExitStatus {
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
-    /// Cause, when it could not be started.
+    /// Cause, when it could not be started or its shim ended it.
     pub error: Option<String>,
+    /// Whether its shim ended it, since its [`Deadline`] was not moved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watchdog: bool,
 }

@@ -62,6 +62,7 @@ impl Failure {
         let reason = match self.reason {
             FailReason::NotFound => b'n',
             FailReason::NotExecutable => b'x',
+            FailReason::Late => b'l',
             FailReason::Other => b'o',
         };
         let mut out = vec![reason];
@@ -78,6 +79,7 @@ impl Failure {
             reason: match first {
                 b'n' => FailReason::NotFound,
                 b'x' => FailReason::NotExecutable,
+                b'l' => FailReason::Late,
                 _ => FailReason::Other,
             },
             message: String::from_utf8_lossy(text).into_owned(),
@@ -104,7 +106,7 @@ impl Launch {
         os::exit(match failure.reason {
             FailReason::NotFound => 127,
             FailReason::NotExecutable => 126,
-            FailReason::Other => 125,
+            FailReason::Late | FailReason::Other => 125,
         })
     }
 

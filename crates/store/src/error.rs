@@ -321,6 +321,10 @@ impl StoreError {
             Self::Corrupt { .. } => "etcdserver: corrupt cluster",
             Self::Closed { .. } => "etcdserver: server stopped",
             Self::Refused { text, .. } => text,
+            // etcd's word for what was surely not done, so that clients ask elsewhere.
+            Self::Unreachable { sent: false, .. } => {
+                return format!("{self}: etcdserver: no leader");
+            }
             Self::ReadOnly(_) | Self::Forbidden { .. } => {
                 return format!("etcdserver: permission denied: {self}");
             }

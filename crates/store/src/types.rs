@@ -309,6 +309,17 @@ pub enum TxnOp {
     Txn(TxnRequest),
 }
 
+impl TxnOp {
+    /// Deletes a key, or what is below it where it ends with a slash.
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        let key = key.into();
+        Self::Delete(match key.ends_with(b"/") {
+            true => DeleteRangeRequest::prefix(key),
+            false => DeleteRangeRequest::key(key),
+        })
+    }
+}
+
 /// If all compares hold do `success`, else `failure`; all of it at one revision, or nothing.
 #[derive(Clone, Debug, Default)]
 pub struct TxnRequest {

@@ -6,7 +6,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use coracle_store::etcd::{State, Tls};
+use coracle_store::etcd::{Reached, State, Tls};
 use coracle_store::*;
 use server::{Etcd, certificates, cluster, etcd};
 
@@ -142,6 +142,58 @@ async fn one_of_three_may_go() {
         "{refused}"
     );
     assert_eq!(*store.state().borrow(), State::CutOff);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_asked_may_change() {
+    let mut members = cluster(3, None);
+    let store = over(&members[..1]);
+    put(&store, "k", "1").await;
+    let urls: Vec<_> = members.iter().map(Etcd::url).collect();
+    let reach = |at: &[usize]| {
+        let member = |n: &usize| Reached {
+            url: urls[*n].clone(),
+            dial: None,
+        };
+        store.reach(at.iter().map(member).collect()).unwrap();
+    };
+    let mut watch = store.watch(WatchRequest::key("k")).await.unwrap();
+    let passing = EtcdOptions {
+        lasting: false,
+        ..EtcdOptions::new([urls[0].clone()])
+    };
+    let passing = EtcdStore::new(passing).unwrap();
+    let mut ends = passing.watch(WatchRequest::key("k")).await.unwrap();
+    // The one that was asked goes; requests and the watch go on at those that are named now.
+    reach(&[1, 2]);
+    members[0].kill();
+    let written = put(&store, "k", "2").await;
+    let next = tokio::time::timeout(Duration::from_secs(60), watch.next());
+    let told = next.await.unwrap().unwrap().unwrap();
+    assert_eq!(told.events[0].kv.mod_revision, written);
+    // One that is not to wait for its member ends with it.
+    let next = tokio::time::timeout(Duration::from_secs(60), ends.next());
+    assert!(next.await.unwrap().unwrap().is_err());
+    assert!(ends.next().await.is_none());
+    // Nobody to ask, which is surely not done; and somebody again.
+    reach(&[]);
+    let refused = store.put(PutRequest::new("k", "x")).await.unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Unreachable { sent: false, .. }),
+        "{refused}"
+    );
+    assert!(refused.etcd_text().ends_with("no leader"), "{refused}");
+    reach(&[0, 2]);
+    put(&store, "k", "3").await;
+    // A member that has lost its leader is no place to wait at, and says so as soon as it has noticed.
+    members[1].kill();
+    let alone = over(&members[2..]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while alone.watch(WatchRequest::key("k")).await.is_ok() {
+        assert!(Instant::now() < deadline, "a watch begins without a leader");
+    }
+    members[1].start();
+    put(&alone, "k", "4").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The ground floor: the only `unsafe` code outside the shim, and thin drivers for kernel interfaces.
 
+pub mod accept;
 pub mod cgroup;
 mod error;
 pub mod memory;

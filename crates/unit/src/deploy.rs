@@ -2,6 +2,14 @@
 use crate::reader::Reader;
 use crate::value::{TimeSpan, parse_bool, parse_bytes, parse_cpus, parse_time_span};
 use serde::Serialize;
+use std::time::Duration;
+
+/// How long what is exclusive may run on its machine after that was there for sure the last time.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// Longest time that something exclusive may take to stop. The rest of [`LEASE`] is for asking anew, several times.
+pub const LONGEST_STOP: Duration = Duration::from_secs(6);
+/// `LostAfterSec=` in seconds: the least, and what is so without it.
+pub const LOST_AFTER: (u32, u32) = (5, 20);
 
 /// A probe run from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,8 +54,10 @@ pub struct DeploySection {
     pub reserve_memory: Option<u64>,
     /// Instances of its template go to different machines where they can; yes.
     pub spread: bool,
-    /// Never two at a time, not even while it moves; no.
-    pub exclusive: bool,
+    /// Never two at a time, not even while it moves, nor on a machine that is cut off. Nothing leaves it to whether it has data.
+    pub exclusive: Option<bool>,
+    /// Seconds within which it runs elsewhere when its machine is lost; 20.
+    pub lost_after: Option<u32>,
 }
 
 impl Default for DeploySection {
@@ -62,7 +72,8 @@ impl Default for DeploySection {
             reserve_cpu: None,
             reserve_memory: None,
             spread: true,
-            exclusive: false,
+            exclusive: None,
+            lost_after: None,
         }
     }
 }
@@ -123,14 +134,31 @@ impl DeploySection {
                 other => other.map_err(|e| e.to_string()),
             }),
             spread: r.parse("Spread", parse_bool).unwrap_or(d.spread),
-            exclusive: r.parse("Exclusive", parse_bool).unwrap_or(d.exclusive),
+            exclusive: r.parse("Exclusive", parse_bool),
+            lost_after: r.parse("LostAfterSec", lost_after),
         }
     }
 }
 
 /// What contradicts other sections.
-pub(crate) fn check(r: &mut Reader<'_>, deploy: &DeploySection, global: bool, limit: Option<u64>) {
-    if deploy.exclusive && global {
+pub(crate) fn check(
+    r: &mut Reader<'_>,
+    deploy: &DeploySection,
+    global: bool,
+    limit: Option<u64>,
+    stop: Option<TimeSpan>,
+) {
+    let exclusive = deploy.exclusive == Some(true);
+    if exclusive && deploy.lost_after.is_some_and(|s| s < LOST_AFTER.1) {
+        r.fail_section(
+            "LostAfterSec",
+            "an exclusive unit starts elsewhere only when it has stopped for sure, which takes up to 20s; remove one of the two",
+        );
+    }
+    if exclusive && let Some(why) = stop.and_then(takes_too_long) {
+        r.fail_section("Exclusive", why);
+    }
+    if exclusive && global {
         r.fail_section(
             "Exclusive",
             "a Global unit runs on many machines at once; remove one of the two",
@@ -144,6 +172,32 @@ pub(crate) fn check(r: &mut Reader<'_>, deploy: &DeploySection, global: bool, li
             "is more than the unit may take; raise Memory= of [Container] or lower it",
         );
     }
+}
+
+/// Why something exclusive cannot be given so long to stop.
+pub fn takes_too_long(stop: TimeSpan) -> Option<String> {
+    let time = match stop.duration() {
+        Some(time) if time <= LONGEST_STOP => return None,
+        Some(time) => format!("StopTimeout= of {} s", time.as_secs()),
+        None => "StopTimeout= without an end".to_owned(),
+    };
+    Some(format!(
+        "{time} is too long: where its machine is cut off, an exclusive unit has to have stopped before the machine's lease of {} s is over; make it {} s at most",
+        LEASE.as_secs(),
+        LONGEST_STOP.as_secs()
+    ))
+}
+
+fn lost_after(text: &str) -> Result<u32, String> {
+    let (least, most) = LOST_AFTER;
+    let whole = |d: Duration| (d.subsec_nanos() == 0).then_some(d.as_secs());
+    let time = parse_time_span(text).map_err(|e| e.to_string())?;
+    let seconds = time
+        .duration()
+        .and_then(whole)
+        .and_then(|s| u32::try_from(s).ok());
+    let fits = seconds.filter(|s| (least..=most).contains(s));
+    fits.ok_or_else(|| format!("{text:?} is not from {least}s to {most}s, in whole seconds"))
 }
 
 fn finite(text: &str) -> Result<TimeSpan, String> {

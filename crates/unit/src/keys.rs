@@ -245,7 +245,7 @@ pub(crate) const FLEET: Table = Table {
 pub(crate) const DEPLOY: Table = Table {
     section: "X-Deploy",
     honoured: "Probe ProbeIntervalSec ProbeTimeoutSec ProbeRetries SettleSec Headless Strategy \
-               Batch Canary DrainSec Scale ReserveCPU ReserveMemory Spread Exclusive",
+               Batch Canary DrainSec Scale ReserveCPU ReserveMemory Spread Exclusive LostAfterSec",
     refused: &[
         ("CPU CPUs Cpus", "use ReserveCPU="),
         (

@@ -121,6 +121,20 @@ pub struct Unit {
     pub text: String,
 }
 
+/// What a unit is given to stop, if it says so: `StopTimeout=`, or `TimeoutStopSec=` where that is not systemd's default.
+pub fn stop_time(kind: &Kind) -> Option<TimeSpan> {
+    let of_service =
+        |service: &ServiceSection| Some(service.timeout_stop).filter(|t| *t != TimeSpan::secs(90));
+    match kind {
+        Kind::Container { container, service } => {
+            let own = container.times.get("StopTimeout").copied();
+            own.or_else(|| of_service(service))
+        }
+        Kind::Service(service) => of_service(service),
+        Kind::Volume(_) | Kind::Network(_) => None,
+    }
+}
+
 /// Loads a unit. `dropins` are (file name, text) in the order in which they apply. A template is
 /// checked as its instance `1`, since it cannot run itself.
 pub fn load(
@@ -238,7 +252,8 @@ pub fn load(
         Kind::Container { container, .. } => container.memory,
         _ => None,
     };
-    deploy::check(r!(&keys::DEPLOY), &deploy, fleet.global, limit);
+    let stop = stop_time(&kind);
+    deploy::check(r!(&keys::DEPLOY), &deploy, fleet.global, limit, stop);
     if !problems.is_empty() {
         problems.sort_by(|a, b| {
             (a.file != name.as_str(), &a.file, a.line).cmp(&(

@@ -255,8 +255,16 @@ fn placement_keys() {
             given.spread,
             given.exclusive
         ),
-        (Some(500), Some(3 << 29), false, true)
+        (Some(500), Some(3 << 29), false, Some(true))
     );
+    for (text, seconds) in [
+        ("", None),
+        ("LostAfterSec=5", Some(5)),
+        ("LostAfterSec=20s", Some(20)),
+    ] {
+        assert_eq!(deploy(text).unwrap().lost_after, seconds, "{text}");
+    }
+    assert!(deploy("Exclusive=yes\nLostAfterSec=20\n[Service]\nTimeoutStopSec=6").is_ok());
     let none = deploy("").unwrap();
     assert_eq!(
         (
@@ -265,7 +273,7 @@ fn placement_keys() {
             none.spread,
             none.exclusive
         ),
-        (None, None, true, false)
+        (None, None, true, None)
     );
     for (cpus, millis) in [("2", 2000), (".25", 250), ("0.001", 1), ("16.", 16000)] {
         assert_eq!(
@@ -285,6 +293,13 @@ fn placement_keys() {
         "Memory=1G",
         "CPU=1",
         "Exclusive=yes\n[X-Fleet]\nGlobal=yes",
+        "Exclusive=yes\n[Service]\nTimeoutStopSec=7",
+        "Exclusive=yes\n[Service]\nTimeoutStopSec=infinity",
+        "Exclusive=yes\nLostAfterSec=10",
+        "LostAfterSec=4",
+        "LostAfterSec=21s",
+        "LostAfterSec=5.5s",
+        "LostAfterSec=infinity",
     ] {
         assert!(deploy(bad).is_err(), "{bad}");
     }

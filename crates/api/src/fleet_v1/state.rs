@@ -91,9 +91,9 @@ pub struct StatePage {
     next: Option<String>,
 }
 
-/// The units that have a machine.
+/// The units that have a machine, once for each that they have.
 fn placed(app: &App) -> impl Iterator<Item = UnitView> {
-    let all = app.fleet.list().into_iter();
+    let all = app.fleet.list_everywhere().into_iter();
     all.filter(|view| Stage::of(&app.fleet, view) != Stage::Inactive)
 }
 

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
+use axum::extract::{Path, State};
 use axum::response::Response;
 use coracle_fleet::{Fleet, Machine, UnitView};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
 use super::{Elsewhere, Known, Machines, Place, SendError, Where};
+use crate::App;
 
 /// Digits of an id that are taken for one; docker shows as many.
 const ID: usize = 12;
@@ -49,9 +52,16 @@ impl Machines {
     }
 }
 
+/// `GET /v1/places/{name}`: where a unit's container is, as far as this machine knows; `null` if it knows of none. Machines ask it of the
+/// one that leads.
+pub async fn told(State(app): State<App>, Path(name): Path<String>) -> Json<Option<Place>> {
+    Json(place(&app.fleet.list(), &name))
+}
+
 impl Where for Fleet {
-    fn place_of(&self, name: &str) -> Option<Place> {
-        place(&self.list(), name)
+    /// As far as this machine knows by itself: of all units while it leads, otherwise of those that it has.
+    fn place_of<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<Place>> {
+        ready(place(&self.list(), name)).boxed()
     }
 }
 

@@ -35,6 +35,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 
 pub use alone::Alone;
+pub(crate) use alone::told;
 pub use pass::over;
 pub use peers::PeersElsewhere;
 
@@ -54,7 +55,7 @@ const PROCESSES: usize = 4096;
 pub struct Known {
     /// 32 hexadecimal digits.
     pub id: String,
-    /// Host name.
+    /// Host name; empty where it has said none.
     pub hostname: String,
     /// Whether it has said lately that it lives.
     pub alive: bool,
@@ -66,7 +67,10 @@ impl Known {
     /// As people call it: `web-2 (4f3a9c01d2e3)`.
     fn named(&self) -> String {
         let short = self.id.get(..12).unwrap_or(&self.id);
-        format!("{} ({short})", self.hostname)
+        match self.hostname.is_empty() {
+            true => short.to_owned(),
+            false => format!("{} ({short})", self.hostname),
+        }
     }
 }
 
@@ -92,7 +96,7 @@ pub trait Elsewhere: Send + Sync + 'static {
 }
 
 /// Where a unit's container is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Place {
     /// The machine's id.
     pub machine: String,
@@ -103,7 +107,7 @@ pub struct Place {
 /// Knows where units run.
 pub trait Where: Send + Sync + 'static {
     /// Where the unit or the unit's container of that name runs, or the container with that id.
-    fn place_of(&self, name: &str) -> Option<Place>;
+    fn place_of<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<Place>>;
 }
 
 /// Whether a container is on this machine.
@@ -157,11 +161,12 @@ impl Machines {
         router.layer(from_fn_with_state(state, passed))
     }
 
-    fn whom(&self, near: &dyn Near, headers: &HeaderMap, uri: &Uri) -> Result<Whom> {
+    async fn whom(&self, near: &dyn Near, headers: &HeaderMap, uri: &Uri) -> Result<Whom> {
         let elsewhere = &self.0.elsewhere;
         if let Some(asked) = asked(headers, uri) {
             let known = elsewhere.known();
-            let machine = resolve(&asked, &known)?;
+            // Not 404, by which clients understand that the container or image is not there.
+            let machine = resolve(&asked, &known).map_err(ApiError::invalid)?;
             if machine.id == elsewhere.own() {
                 return Ok(Whom::Us);
             }
@@ -185,12 +190,15 @@ impl Machines {
                 machine.and_then(|m| there(&m)).map(|m| (m, None))
             }
             paths::Named::Container(name) if near.has(&name) => None,
-            paths::Named::Container(name) => self.0.places.place_of(&name).and_then(|place| {
-                let uri = paths::with_container(uri, place.container.as_deref()?)?;
-                Some((there(&place.machine)?, Some(uri)))
-            }),
+            paths::Named::Container(name) => {
+                let place = self.0.places.place_of(&name).await;
+                place.and_then(|place| {
+                    let uri = paths::with_container(uri, place.container.as_deref()?)?;
+                    Some((there(&place.machine)?, Some(uri)))
+                })
+            }
             paths::Named::Unit(name) => {
-                let place = self.0.places.place_of(&name);
+                let place = self.0.places.place_of(&name).await;
                 place.and_then(|p| there(&p.machine)).map(|m| (m, None))
             }
         };
@@ -221,8 +229,12 @@ fn asked(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     Some(text).filter(|t| !t.is_empty())
 }
 
-/// The machine with this id or host name, or the only one whose id or host name begins so.
-fn resolve<'a>(text: &str, known: &'a [Known]) -> Result<&'a Known> {
+/// The machine with this id or host name, or the only one whose id or host name begins so. What a machine calls itself does not
+/// hide another one from who names that by its id.
+///
+/// # Errors
+/// For a person: which machines there are, or which ones are meant.
+pub fn resolve<'a>(text: &str, known: &'a [Known]) -> std::result::Result<&'a Known, String> {
     if let Some(found) = known.iter().find(|m| m.id == text) {
         return Ok(found);
     }
@@ -239,15 +251,14 @@ fn resolve<'a>(text: &str, known: &'a [Known]) -> Result<&'a Known> {
     };
     match fits.as_slice() {
         [one] => Ok(one),
-        // Not 404, by which clients understand that the container or image is not there.
-        [] => Err(ApiError::invalid(format!(
+        [] => Err(format!(
             "no machine \"{text}\" is known; there are {}",
             names(&mut known.iter())
-        ))),
-        several => Err(ApiError::invalid(format!(
+        )),
+        several => Err(format!(
             "machine \"{text}\" is ambiguous: {}; give the id",
             names(&mut several.iter().copied())
-        ))),
+        )),
     }
 }
 
@@ -268,7 +279,8 @@ async fn passed(
         pass::received(&mut request);
         return next.run(request).await;
     }
-    match machines.whom(&*near, request.headers(), request.uri()) {
+    let whom = machines.whom(&*near, request.headers(), request.uri());
+    match whom.await {
         Ok(Whom::Us) => {
             request.headers_mut().remove(MACHINE);
             next.run(request).await
@@ -313,7 +325,7 @@ mod tests {
             "d00d",
             "a whole name is no beginning"
         );
-        let told = |text: &str| found(text).unwrap_err().message().to_owned();
+        let told = |text: &str| found(text).unwrap_err();
         assert!(told("4f").contains("ambiguous"), "{}", told("4f"));
         assert!(told("db").contains("beefbeefbeef"), "{}", told("db"));
         assert!(

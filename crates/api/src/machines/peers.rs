@@ -31,6 +31,11 @@ impl Peers for PeersElsewhere {
             .collect()
     }
 
+    fn called(&self, machine: &str) -> String {
+        let known = self.0.known().into_iter().find(|m| m.id == machine);
+        known.map_or_else(|| machine.to_owned(), |m| m.named())
+    }
+
     fn get<'a>(
         &'a self,
         machine: &'a str,

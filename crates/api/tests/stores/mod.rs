@@ -1,7 +1,7 @@
 //! Stores that ask the machines of a test.
 #![allow(clippy::unwrap_used, dead_code)]
 
-use crate::common::{Home, files, full, home_with, save};
+use crate::common::{DockerRegistry, Home, files, full, home_with, push, registry, sample, save};
 use crate::net::Net;
 use coracle_api::machines::PeersElsewhere;
 use coracle_image::{Image, ImageError, ImageStore, Reference, RegistryConfig, Silent};
@@ -27,6 +27,15 @@ pub fn patient(net: &Arc<Net>) -> Home {
 
 pub fn home() -> Home {
     home_with(RegistryConfig::default())
+}
+
+/// A registry that has an image which none of the machines made; its name there.
+pub async fn offered() -> (DockerRegistry, String) {
+    let (registry, source) = (registry(""), home());
+    let archive = sample(&source, "app:1").await;
+    push(&archive, &registry.address, "app:1", &[]);
+    let name = format!("{}/app:1", registry.address);
+    (registry, name)
 }
 
 pub async fn pull(store: &ImageStore, name: &str) -> Result<Image, ImageError> {

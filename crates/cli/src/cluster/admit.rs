@@ -1,17 +1,18 @@
 //! How a cluster begins, how machines come in, and how they leave.
 
+use super::address::door_of;
 use super::{Cluster, home::Home};
 use crate::server::DaemonError;
 use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, JoinError, Newcomer, Voter, join};
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::{MemberConfig, PeerTls};
-use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, clear, set_mode};
 use coracle_cluster::members;
 use coracle_cluster::pki::{Authority, Identity, Kind, PEER_NAME, PkiError};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
+use coracle_network::overlay::Ipv4Net;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,11 +48,35 @@ pub enum ClusterError {
     /// It cannot go.
     #[error("{0}")]
     CannotLeave(String),
+    /// No such machine.
+    #[error("{0}")]
+    Unknown(String),
+    /// Nobody may change what is written of machines.
+    #[error("machine {0} cannot be taken off the list now: no machine leads; ask again")]
+    NoLeader(coracle_cluster::MachineId),
     /// No address.
     #[error(
         "this machine's address towards others is not known (there is no default route); start the daemon with --advertise ADDRESS"
     )]
     NoAddress,
+    /// An address that cannot be read.
+    #[error(
+        "\"{0}\" is no address of a machine: write one as `coracle cluster token` shows it, for example 192.0.2.7 or 192.0.2.7:7373"
+    )]
+    Address(String),
+    /// A token for nobody, or that runs out at once.
+    #[error("a token is for one machine at least, and for one second")]
+    Useless,
+    /// Another range for machines' subnets than the cluster's.
+    #[error(
+        "this machine's configuration says overlay_pool = \"{own}\" and the cluster takes machines' subnets from {agreed}, since it began; take that line out, start the daemon anew and join again with the same token"
+    )]
+    Pool {
+        /// The configuration's.
+        own: Ipv4Net,
+        /// The cluster's.
+        agreed: Ipv4Net,
+    },
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] coracle_cluster::token::TokenError),
@@ -73,6 +98,17 @@ pub enum ClusterError {
     /// A file.
     #[error("a file of the cluster's could not be written")]
     File(#[from] std::io::Error),
+}
+
+/// What a machine has that joining takes from it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Discarded {
+    /// Units.
+    pub units: usize,
+    /// Keys of apps.
+    pub keys: usize,
+    /// Containers, those of units among them.
+    pub containers: usize,
 }
 
 fn now() -> u64 {
@@ -99,6 +135,9 @@ impl Cluster {
         who: &str,
     ) -> Result<Token, ClusterError> {
         self.has_address()?;
+        if uses == 0 || ttl.is_zero() {
+            return Err(ClusterError::Useless);
+        }
         let _one = self.change.lock().await;
         if !self.is_founded() {
             self.found().await?;
@@ -123,7 +162,10 @@ impl Cluster {
     async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
         let authority = Authority::found(&self.keys)?;
         let identity = self.certified(&authority, Kind::Machine)?;
+        let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
+        let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
         let key = identity.request()?.key;
+        self.agree().await?;
         members::found(&*self.store(), &self.machine, key, now()).await?;
         let voter = Voter {
             machine: self.machine.clone(),
@@ -135,7 +177,7 @@ impl Cluster {
         let _ = self.client.set(client);
         let _ = self.identity.set(identity);
         self.write_home();
-        self.open_up().await?;
+        self.open_up(Some(listener))?;
         Ok(())
     }
 
@@ -172,15 +214,14 @@ impl Cluster {
                 self.move_store().await.map_err(|e| full_error(&e))?;
             }
             tracing::info!(machine = %newcomer.machine, address = newcomer.address, "a machine joins");
-            Ok(json!({}))
+            self.told().await.map_err(|e| full_error(&e))
         });
         moved.await.map_err(|e| e.to_string())?
     }
 
     /// Moves the store into an etcd of this machine's, while everything runs on.
     async fn move_store(self: &Arc<Self>) -> Result<(), ClusterError> {
-        let program = Program::Host { path: None };
-        let found = program.find().await?;
+        let found = self.program.find().await?;
         let authority = self
             .authority
             .borrow()
@@ -202,11 +243,22 @@ impl Cluster {
             dir: self.dir.clone(),
             store: self.embedded.clone(),
             switch: self.switch.clone(),
+            etcd: self.etcd.clone(),
             limit: MOVE,
             done: Box::new(|step| tracing::debug!(?step, "the store moves")),
         };
         let moved = moving.run().await?;
+        let config = moved.member.config().clone();
         *self.member() = Some(moved.member);
+        if let Err(error) = self.note_own(config).await {
+            // Whoever leads tells it.
+            tracing::debug!(
+                error = full_error(&error),
+                "which member this is, is not known yet"
+            );
+        }
+        self.keeps.send_replace(true);
+        self.renew_peer(peer);
         // From here on the former store is this machine's own.
         if let Err(error) = self.embedded.hold(false).await {
             tracing::warn!(
@@ -215,6 +267,8 @@ impl Cluster {
             );
         }
         self.alone.send_replace(false);
+        self.stand();
+        self.follow_etcd();
         tracing::info!("the store is in etcd");
         Ok(())
     }
@@ -228,8 +282,9 @@ impl Cluster {
         address: &str,
         token: &str,
         discard: bool,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Discarded, ClusterError> {
         self.has_address()?;
+        let address = door_of(address)?;
         let token: Token = token.parse()?;
         let _one = self.change.lock().await;
         // Also of one that is alone there: what is refused must not have cost it its keys.
@@ -239,12 +294,7 @@ impl Cluster {
         if !discard && let Some(what) = self.holds().await? {
             return Err(ClusterError::NotEmpty { what });
         }
-        let address = match address.parse::<std::net::IpAddr>() {
-            Ok(ip) => std::net::SocketAddr::new(ip, super::DOOR_PORT).to_string(),
-            Err(_) if !address.contains(':') => format!("{address}:{}", super::DOOR_PORT),
-            Err(_) => address.to_owned(),
-        };
-        let can_vote = Program::Host { path: None }.find().await.is_ok();
+        let can_vote = self.program.find().await.is_ok();
         let newcomer = Newcomer {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
@@ -258,7 +308,8 @@ impl Cluster {
             addresses: self.addresses(),
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
-        self.discard().await?;
+        self.fits(&joined.answer.extra)?;
+        let gone = self.discard().await?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -266,30 +317,40 @@ impl Cluster {
         home.save(&self.dir)?;
         set_mode(&self.dir, Mode::Etcd)?;
         self.again.notify_one();
-        Ok(())
+        Ok(gone)
     }
 
     /// What would be lost if this machine joined others.
     async fn holds(&self) -> Result<Option<String>, ClusterError> {
+        let here = self.counted().await?;
+        if here.units > 0 {
+            return Ok(Some(format!("it has {} units", here.units)));
+        }
+        if here.keys > 0 {
+            let keys = here.keys;
+            return Ok(Some(format!("apps have {keys} keys in its store")));
+        }
+        let containers = here.containers;
+        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+    }
+
+    async fn counted(&self) -> Result<Discarded, ClusterError> {
         use coracle_fleet::model::keys;
         use coracle_store::StoreExt as _;
         let store = self.store();
         let units = store.list(keys::UNITS).await?.kvs.len();
-        if units > 0 {
-            return Ok(Some(format!("it has {units} units")));
-        }
         let app = |kv: &&coracle_store::KeyValue| !kv.key.starts_with(keys::DISCOVERY.as_bytes());
         let found = store.list(keys::APPS).await?.kvs;
-        let apps = found.iter().filter(app).count();
-        if apps > 0 {
-            return Ok(Some(format!("apps have {apps} keys in its store")));
-        }
-        let containers = self.engine.list().len();
-        Ok((containers > 0).then(|| format!("it has {containers} containers")))
+        Ok(Discarded {
+            units,
+            keys: found.iter().filter(app).count(),
+            containers: self.engine.list().len(),
+        })
     }
 
     /// Takes everything away that a machine alone has: its units and what apps keep. Volumes and images stay.
-    async fn discard(&self) -> Result<(), ClusterError> {
+    async fn discard(&self) -> Result<Discarded, ClusterError> {
+        let gone = self.counted().await?;
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
@@ -316,7 +377,7 @@ impl Cluster {
         }
         let all = coracle_store::DeleteRangeRequest::prefix("/coracle/v1/");
         coracle_store::Store::delete_range(&*self.embedded, all).await?;
-        Ok(())
+        Ok(gone)
     }
 
     /// Takes this machine out of its cluster; afterwards the daemon begins anew, alone.
@@ -324,32 +385,44 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ClusterError> {
-        let _one = self.change.lock().await;
         if !self.is_founded() {
             return Err(ClusterError::NoMember);
         }
-        let others = self
-            .members
-            .borrow()
-            .iter()
-            .filter(|(id, _)| **id != self.machine)
-            .count();
+        let others = || {
+            let members = self.members.borrow();
+            members
+                .iter()
+                .filter(|(id, _)| **id != self.machine)
+                .count()
+        };
+        if !*self.alone.borrow() && others() > 0 && !self.is_struck().await {
+            if let Err(error) = self.hand_over(&self.machine).await {
+                if !force {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = full_error(&error),
+                    "nobody has taken this machine's place"
+                );
+            }
+        }
+        let _one = self.change.lock().await;
         if *self.alone.borrow() {
             // Nobody has joined: units and what apps keep are this machine's own.
-            for family in [members::PREFIX, coracle_cluster::token::PREFIX] {
+            for family in super::agreed::OWN {
                 let all = coracle_store::DeleteRangeRequest::prefix(family);
                 coracle_store::Store::delete_range(&*self.store(), all).await?;
             }
             self.keys.clear()?;
-            Home::remove(&self.dir)?;
+            self.forget_home()?;
             self.again.notify_one();
             return Ok(());
         }
-        if self.member().is_some() && !force {
-            return Err(ClusterError::CannotLeave(match others {
-                0 => "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
-                _ => "this machine has the cluster's store: while others are there it cannot leave; have them leave first, or say --force to leave them without it".into(),
-            }));
+        let others = others();
+        if *self.keeps.borrow() && others == 0 && !force {
+            return Err(ClusterError::CannotLeave(
+                "this machine has the cluster's store, which leaving would lose with all units and what apps keep; it may stay as a cluster of one, or say --force to lose them".into(),
+            ));
         }
         if others > 0
             && let Err(error) = self.strike(&self.machine).await
@@ -362,11 +435,12 @@ impl Cluster {
                 "the others still have this machine on their list; `coracle machine remove` there takes it off"
             );
         }
+        let _part = self.part.lock().await;
         self.discard_here().await;
         set_mode(&self.dir, Mode::Embedded)?;
         clear(&self.engine, &self.dir).await?;
         self.keys.clear()?;
-        Home::remove(&self.dir)?;
+        self.forget_home()?;
         self.again.notify_one();
         Ok(())
     }
@@ -390,66 +464,6 @@ impl Cluster {
                 "this machine's own store could not be emptied"
             );
         }
-    }
-
-    /// Strikes a machine off: its door is shut for it at once, and what it had goes elsewhere.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
-    pub async fn strike(&self, machine: &coracle_cluster::MachineId) -> Result<(), ClusterError> {
-        use coracle_fleet::model::keys;
-        use coracle_store::{DeleteRangeRequest, TxnOp, TxnRequest};
-        let id = machine.as_str();
-        let store = self.store();
-        let delete = |key: String| {
-            TxnOp::Delete(match key.ends_with('/') {
-                true => DeleteRangeRequest::prefix(key),
-                false => DeleteRangeRequest::key(key),
-            })
-        };
-        // A voter's door does the rest for a machine that may not write the list itself.
-        let voter = self.authority.borrow().is_some();
-        if !voter {
-            let client = self.client.get().ok_or(ClusterError::NoMember)?;
-            let mut last = None;
-            // With the word the door is shut, which may be before its answer is here: then it is asked once more.
-            let twice = self.targets().into_iter().flat_map(|t| [t.clone(), t]);
-            for target in twice {
-                let request = axum::http::Request::delete(format!("/v1/machines/{id}"))
-                    .body(axum::body::Body::empty());
-                let Ok(request) = request else { continue };
-                match client.send(&target, request).await {
-                    Ok(answer) if answer.status().is_success() => return Ok(()),
-                    // It knows us no more: that is what was asked.
-                    Ok(answer) if answer.status() == axum::http::StatusCode::UNAUTHORIZED => {
-                        return Ok(());
-                    }
-                    Ok(answer) => {
-                        last = Some(format!("{} answered {}", target.machine, answer.status()))
-                    }
-                    Err(error) => last = Some(full_error(&error)),
-                }
-            }
-            return Err(ClusterError::CannotLeave(format!(
-                "no voter took machine {id} off the list: {}; ask again when one can be reached, or say --force to leave all the same",
-                last.unwrap_or_else(|| "none is known".into())
-            )));
-        }
-        members::remove(&*store, machine).await?;
-        let gone = [
-            keys::alive(id),
-            keys::machine(id),
-            keys::marks(id),
-            keys::desired_of(id),
-            keys::actual_of(id),
-            keys::subnet(id),
-        ];
-        let txn = TxnRequest {
-            success: gone.into_iter().map(delete).collect(),
-            ..TxnRequest::default()
-        };
-        store.txn(txn).await?;
-        Ok(())
     }
 }
 

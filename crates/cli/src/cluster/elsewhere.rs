@@ -1,6 +1,6 @@
 //! Other machines, reached through their doors.
 
-use super::Cluster;
+use super::{Cluster, Neighbour};
 use axum::body::Body;
 use axum::http::Request;
 use axum::response::Response;
@@ -26,6 +26,18 @@ impl Cluster {
         })
     }
 
+    /// The machines that have said what they are.
+    pub(super) fn neighbours(&self) -> Vec<Known> {
+        let neighbours = self.neighbours.borrow();
+        let known = |(id, n): (&String, &Neighbour)| Known {
+            id: id.clone(),
+            hostname: n.hostname.clone(),
+            alive: n.alive,
+            last_seen: None,
+        };
+        neighbours.iter().map(known).collect()
+    }
+
     /// Sends a request to a machine's door.
     pub(super) async fn send(
         &self,
@@ -46,16 +58,7 @@ impl Elsewhere for Away {
 
     fn known(&self) -> Vec<Known> {
         let own = self.own();
-        let neighbours = self.0.neighbours.borrow();
-        let mut all: Vec<Known> = neighbours
-            .iter()
-            .map(|(id, n)| Known {
-                id: id.clone(),
-                hostname: n.hostname.clone(),
-                alive: n.alive,
-                last_seen: None,
-            })
-            .collect();
+        let mut all = self.0.neighbours();
         if !all.iter().any(|m| m.id == own) {
             let hostname = rustix::system::uname();
             all.push(Known {

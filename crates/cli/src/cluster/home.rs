@@ -3,7 +3,8 @@
 use super::Neighbour;
 use coracle_cluster::MachineId;
 use coracle_cluster::join::Voter;
-use coracle_cluster::members::{Members, Standing};
+use coracle_cluster::members::{Listed, Members, Standing};
+use coracle_cluster::pki::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -23,6 +24,9 @@ pub(super) struct Home {
     pub voters: Vec<Voter>,
     /// All members; whether each is a voter.
     pub members: BTreeMap<MachineId, bool>,
+    /// The hashes of their keys, as far as they are known.
+    #[serde(default)]
+    pub keys: BTreeMap<MachineId, Fingerprint>,
     /// Host names and doors.
     pub machines: BTreeMap<String, (String, String)>,
 }
@@ -30,7 +34,15 @@ pub(super) struct Home {
 impl Home {
     pub fn load(dir: &Path) -> io::Result<Self> {
         match std::fs::read(dir.join(FILE)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+            Ok(bytes) => {
+                let home: Self = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+                match home.version {
+                    ..=VERSION => Ok(home),
+                    newer => Err(io::Error::other(format!(
+                        "it has format version {newer}, this release reads up to {VERSION}: start the newer release"
+                    ))),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
         }
@@ -51,21 +63,27 @@ impl Home {
         std::fs::File::open(dir)?.sync_all()
     }
 
+    /// With the names of other machines that the fleet keeps beside it.
     pub fn remove(dir: &Path) -> io::Result<()> {
-        match std::fs::remove_file(dir.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for file in ["names.json", FILE] {
+            match std::fs::remove_file(dir.join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     pub fn members(&self) -> Members {
-        let standing = |voter: &bool| match voter {
-            true => Standing::Voter,
-            false => Standing::Machine,
+        let listed = |(id, voter): (&MachineId, &bool)| {
+            let standing = match voter {
+                true => Standing::Voter,
+                false => Standing::Machine,
+            };
+            let key = self.keys.get(id).copied();
+            (id.clone(), Listed { standing, key })
         };
-        let all = self.members.iter();
-        all.map(|(id, voter)| (id.clone(), standing(voter)))
-            .collect()
+        self.members.iter().map(listed).collect()
     }
 
     pub fn neighbours(&self) -> BTreeMap<String, Neighbour> {
@@ -75,6 +93,7 @@ impl Home {
                 hostname: hostname.clone(),
                 door: door.clone(),
                 alive: false,
+                can_vote: false,
             };
             (id.clone(), neighbour)
         })

@@ -4,39 +4,57 @@
 //! alone ── token ──> founded: CA, members, the door is open ── first join ──> the store moves into etcd (live)
 //! alone ── join  ──> the machine's certificate, mode etcd ── the daemon begins anew ──> member
 //! ```
+//! What of etcd a machine has changes while it runs: the machine that leads decides ([`voters`]), the machine itself follows ([`own`]), and
+//! everybody asks who has the store now ([`aim`]).
+//!
 //! What decides is on disk below `STATE_DIR/cluster`: `mode.json` says which store holds, `etcd/member.json` whether this machine runs etcd,
 //! `home.json` which doors to ask.
 
+mod address;
 mod admit;
+mod agreed;
+mod aim;
 mod api;
 mod elsewhere;
 mod home;
 mod lead;
+mod leave;
+mod own;
+mod places;
+mod seek;
 mod serve;
+mod status;
+mod strike;
+mod voters;
 
 pub use api::routes;
 pub use coracle_api::own_address;
 pub use elsewhere::Away;
 pub use lead::led;
+pub use places::Places;
 pub use serve::Inside;
 
 use crate::server::DaemonError;
 use coracle_cluster::MachineId;
-use coracle_cluster::door::{DoorClient, DoorOptions, Target, endpoint};
+use coracle_cluster::door::{DoorClient, DoorOptions, Target};
 use coracle_cluster::join::Voter;
-use coracle_cluster::member::config::MemberConfig;
+use coracle_cluster::member::config::{MemberConfig, client_url_beside};
+use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, settle};
 use coracle_cluster::member::run::Member;
 use coracle_cluster::members::Members;
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
+use coracle_network::overlay::Ipv4Net;
 use coracle_store::{EmbeddedStore, EtcdOptions, EtcdStore, Store, Switch};
 use home::Home;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +70,19 @@ pub struct Neighbour {
     pub door: String,
     /// Whether it gives signs.
     pub alive: bool,
+    /// Whether it can run etcd.
+    pub can_vote: bool,
+}
+
+/// What the daemon is told of its cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where others reach this machine.
+    pub advertise: SocketAddr,
+    /// How long a voter is dead before another machine takes its place.
+    pub replace_after: Duration,
+    /// Where machines' subnets are to be taken from, if that is said.
+    pub overlay_pool: Option<Ipv4Net>,
 }
 
 /// See the module.
@@ -61,9 +92,15 @@ pub struct Cluster {
     keys: Directory,
     machine: MachineId,
     advertise: SocketAddr,
+    /// Where machines' subnets are to be taken from, as this machine's configuration says.
+    overlay_pool: Option<Ipv4Net>,
     engine: Engine,
     embedded: Arc<EmbeddedStore>,
     switch: Arc<Switch>,
+    /// The store in etcd, wherever it can be asked.
+    etcd: Arc<EtcdStore>,
+    /// The same at this machine's own etcd alone, for those who come to the door.
+    at_door: Arc<EtcdStore>,
     alone: watch::Sender<bool>,
     may_lead: watch::Sender<bool>,
     members: watch::Sender<Members>,
@@ -77,8 +114,32 @@ pub struct Cluster {
     client: OnceLock<Arc<DoorClient>>,
     /// This machine's etcd.
     member: Mutex<Option<Member>>,
+    /// Whether there is one.
+    keeps: watch::Sender<bool>,
+    /// One change of this machine's etcd at a time.
+    part: tokio::sync::Mutex<()>,
+    /// Ends the renewal of its certificate.
+    peer_stop: Mutex<CancellationToken>,
+    /// Its program can be run.
+    can_vote: bool,
+    program: Program,
+    replace_after: Duration,
+    /// This machine is about to leave.
+    leaving: watch::Sender<bool>,
+    /// Its etcd does not answer.
+    ailing: watch::Sender<bool>,
+    /// Told when voters are to be looked at.
+    look: Notify,
+    /// What was decided of them last, while this machine leads.
+    decided: Mutex<String>,
+    /// Voters that others name, while none of those that are known answers.
+    heard: Mutex<Vec<Voter>>,
+    /// What runs once the store is in etcd is started.
+    followed: AtomicBool,
     /// What the door needs of the rest of the daemon.
     inside: OnceLock<serve::Inside>,
+    /// What `home.json` says; none once this machine has left.
+    written: Mutex<Option<Home>>,
     /// One change of what this machine is at a time.
     change: tokio::sync::Mutex<()>,
     /// Told when the daemon is to begin anew.
@@ -100,8 +161,13 @@ impl Cluster {
     pub async fn open(
         engine: &Engine,
         embedded: Arc<EmbeddedStore>,
-        advertise: SocketAddr,
+        options: Options,
     ) -> Result<Arc<Self>, DaemonError> {
+        let Options {
+            advertise,
+            replace_after,
+            overlay_pool,
+        } = options;
         let dir = engine.options().state_dir.join("cluster");
         let machine: MachineId = engine
             .machine_id()
@@ -123,22 +189,28 @@ impl Cluster {
             Some(identity) => Some(client(identity)?),
             None => None,
         };
+        let program = Program::Host { path: None };
+        let can_vote = mode == Mode::Etcd && program.find().await.is_ok();
+        let local = client_url_beside(advertise);
+        let etcd_at = |lasting| {
+            let options = EtcdOptions {
+                lasting,
+                ..EtcdOptions::new([local.clone()])
+            };
+            EtcdStore::new(options).map(Arc::new)
+        };
+        let (in_etcd, at_door) = (etcd_at(true)?, etcd_at(false)?);
         let mut member = None;
         let store: Arc<dyn Store> = match (mode, &client) {
-            (Mode::Etcd, Some(client)) => {
+            (Mode::Etcd, Some(_)) => {
                 let config = MemberConfig::load(&dir)
                     .map_err(|e| failed("reading member.json")(Box::new(e)))?;
-                match config {
-                    Some(config) => {
-                        let found = config.program.find().await;
-                        let found = found.map_err(|e| failed("finding etcd")(Box::new(e)))?;
-                        let started = Member::start(engine.clone(), &found, config, &dir);
-                        let store = started.store();
-                        member = Some(started);
-                        Arc::new(store.map_err(|e| failed("asking etcd")(Box::new(e)))?)
-                    }
-                    None => Arc::new(through_doors(client, &home.voters, neighbours.clone())?),
+                if let Some(config) = config {
+                    let found = config.program.find().await;
+                    let found = found.map_err(|e| failed("finding etcd")(Box::new(e)))?;
+                    member = Some(Member::start(engine.clone(), &found, config, &dir));
                 }
+                in_etcd.clone()
             }
             (Mode::Etcd, None) => {
                 return Err(failed("reading its certificate")(
@@ -155,9 +227,12 @@ impl Cluster {
             keys,
             machine,
             advertise,
+            overlay_pool,
             engine: engine.clone(),
             embedded,
             switch: Arc::new(Switch::new(store)),
+            etcd: in_etcd,
+            at_door,
             alone: watch::Sender::new(!etcd),
             may_lead: watch::Sender::new(voter),
             members: watch::Sender::new(home.members()),
@@ -167,8 +242,21 @@ impl Cluster {
             store_number: home.store,
             identity: OnceLock::new(),
             client: OnceLock::new(),
+            keeps: watch::Sender::new(member.is_some()),
             member: Mutex::new(member),
+            part: tokio::sync::Mutex::default(),
+            peer_stop: Mutex::default(),
+            can_vote,
+            program,
+            replace_after,
+            leaving: watch::Sender::new(false),
+            ailing: watch::Sender::new(false),
+            look: Notify::new(),
+            decided: Mutex::default(),
+            heard: Mutex::default(),
+            followed: AtomicBool::new(false),
             inside: OnceLock::new(),
+            written: Mutex::new(Some(home)),
             change: tokio::sync::Mutex::default(),
             again: Arc::default(),
             stop: CancellationToken::new(),
@@ -177,6 +265,7 @@ impl Cluster {
             let _ = cluster.identity.set(identity);
             let _ = cluster.client.set(client);
         }
+        cluster.stand();
         Ok(cluster)
     }
 
@@ -188,6 +277,7 @@ impl Cluster {
             alone: self.alone.subscribe(),
             may_lead: self.may_lead.subscribe(),
             door: self.door(),
+            can_vote: self.can_vote,
             labels: BTreeMap::new(),
         }
     }
@@ -221,10 +311,22 @@ impl Cluster {
     /// The voters' doors.
     fn targets(&self) -> Vec<Target> {
         let voters = self.voters.borrow();
-        let others = voters.iter().filter(|v| v.machine != self.machine);
-        let target = |v: &Voter| Target {
-            machine: v.machine.clone(),
-            addresses: vec![v.address.clone()],
+        // Each begins with another one.
+        let first = self
+            .machine
+            .as_str()
+            .bytes()
+            .map(usize::from)
+            .sum::<usize>();
+        let mut voters = voters.clone();
+        if !voters.is_empty() {
+            let by = first % voters.len();
+            voters.rotate_left(by);
+        }
+        let others = voters.into_iter().filter(|v| v.machine != self.machine);
+        let target = |v: Voter| Target {
+            machine: v.machine,
+            addresses: vec![v.address],
         };
         others.map(target).collect()
     }
@@ -240,35 +342,4 @@ fn client(identity: &Arc<Identity>) -> Result<Arc<DoorClient>, DaemonError> {
     Ok(Arc::new(
         made.map_err(|e| failed("speaking TLS")(Box::new(e)))?,
     ))
-}
-
-/// The store behind voters' doors.
-fn through_doors(
-    client: &Arc<DoorClient>,
-    voters: &[Voter],
-    neighbours: Arc<watch::Sender<BTreeMap<String, Neighbour>>>,
-) -> Result<EtcdStore, DaemonError> {
-    let known: BTreeMap<MachineId, String> = voters
-        .iter()
-        .map(|v| (v.machine.clone(), v.address.clone()))
-        .collect();
-    let endpoints: Vec<String> = voters.iter().map(|v| endpoint(&v.machine)).collect();
-    let find = move |machine: &MachineId| {
-        // Where it says it is now, then where it was.
-        let now = neighbours
-            .borrow()
-            .get(machine.as_str())
-            .map(|n| n.door.clone());
-        let then = known.get(machine).cloned();
-        let addresses: Vec<String> = now.into_iter().chain(then).collect();
-        (!addresses.is_empty()).then(|| Target {
-            machine: machine.clone(),
-            addresses,
-        })
-    };
-    let options = EtcdOptions {
-        dial: Some(client.dial(find)),
-        ..EtcdOptions::new(endpoints)
-    };
-    EtcdStore::new(options).map_err(DaemonError::Store)
 }

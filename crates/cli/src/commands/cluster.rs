@@ -50,7 +50,7 @@ pub struct Join {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  coracle leave")]
 pub struct Leave {
-    /// Even if no other machine can be told, or if this one has the cluster's store, which is lost then with all units
+    /// Even if no other machine can be told, or none can take over the store that this one has, which is lost then with all units
     #[arg(long)]
     pub force: bool,
 }
@@ -92,7 +92,7 @@ async fn token(client: &Client, ttl: &str, uses: u32, quiet: bool) -> Result<()>
 }
 
 async fn status(client: &Client, format: Option<&str>) -> Result<()> {
-    let found = client.get("/v1/cluster").await?;
+    let found = client.get("/v1/cluster/status").await?;
     match format {
         Some("json") => return out(&format!("{found:#}\n")),
         None | Some("table") => {}
@@ -124,17 +124,38 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
             } else {
                 "gone"
             },
-            if machine["voter"] == true {
-                "voter"
-            } else {
-                ""
-            },
+            has(machine, machine["id"] == found["leader"]),
         );
     }
-    if let Some(caution) = found["caution"].as_str() {
-        text += &format!("\n{caution}\n");
+    if let Some(voting) = found["voting"].as_str().filter(|text| !text.is_empty()) {
+        text += &format!("\nVoters: {voting}.\n");
+    }
+    for said in ["caution", "trouble"] {
+        if let Some(said) = found[said].as_str() {
+            text += &format!("\n{said}\n");
+        }
     }
     out(&text)
+}
+
+/// What a machine has of the store.
+fn has(machine: &Value, leads: bool) -> String {
+    let mut words = Vec::new();
+    if let Some(part) = machine["store"].as_str() {
+        words.push(part.to_owned());
+        match (&machine["etcdError"], &machine["inStep"]) {
+            (Value::String(error), _) => words.push(format!("its etcd cannot be asked: {error}")),
+            (_, Value::Bool(true)) if part == "learner" => words.push("in step".to_owned()),
+            (_, Value::Bool(false)) => words.push("behind".to_owned()),
+            _ => {}
+        }
+    } else if machine["alive"] == true && machine["canVote"] == false {
+        words.push("no etcd".to_owned());
+    }
+    if leads {
+        words.push("leads".to_owned());
+    }
+    words.join(", ")
 }
 
 /// Waits until the daemon is what it is to be.
@@ -160,7 +181,7 @@ async fn until(client: &Client, what: &str, is: impl Fn(&Value) -> bool) -> Resu
 
 pub async fn join(client: &Client, args: &Join) -> Result<()> {
     let body = json!({ "address": args.address, "token": args.token, "discard": args.discard });
-    client
+    let gone = client
         .json(Method::POST, "/v1/cluster/enter", Some(&body))
         .await?;
     let is_in = |found: &Value| {
@@ -171,8 +192,31 @@ pub async fn join(client: &Client, args: &Join) -> Result<()> {
     let found = until(client, "joined", is_in).await?;
     let machines = found["machines"].as_array().map_or(0, Vec::len);
     out(&format!(
-        "This machine is in the cluster, as one of {machines}.\n"
+        "This machine is in the cluster, as one of {machines}.\n{}",
+        lost(&gone)
     ))
+}
+
+/// What joining has taken from the machine, in words.
+fn lost(gone: &Value) -> String {
+    let named = [
+        ("units", "unit", "units"),
+        ("containers", "container", "containers"),
+        ("keys", "key of apps", "keys of apps"),
+    ];
+    let part = |(key, one, several): &(&str, &str, &str)| match gone[key].as_u64() {
+        None | Some(0) => None,
+        Some(1) => Some(format!("1 {one}")),
+        Some(many) => Some(format!("{many} {several}")),
+    };
+    let parts: Vec<String> = named.iter().filter_map(part).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!(
+            "What it had is gone: {}; volumes and images are still here.\n",
+            parts.join(", ")
+        ),
+    }
 }
 
 pub async fn leave(client: &Client, args: &Leave) -> Result<()> {

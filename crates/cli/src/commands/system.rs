@@ -179,7 +179,7 @@ fn between_machines(overlay: &Value) -> Option<String> {
     let peers = overlay["peers"].as_array().map_or(&[][..], Vec::as_slice);
     let reached = peers.iter().filter(|p| p["routed"] == true).count();
     Some(format!(
-        "{kind} {} on port {}/udp, subnet {}, {reached} of {} machines routed, packets of {} bytes",
+        "{kind} {} on port {}/udp, IPv4 only, subnet {}, {reached} of {} machines routed, packets of {} bytes",
         overlay["vni"],
         overlay["port"],
         overlay["subnet"].as_str().unwrap_or_default(),

@@ -244,6 +244,11 @@ impl Machine {
 
     /// As [`Self::start`], without waiting.
     pub fn launch(&self) {
+        self.launch_from(&programs());
+    }
+
+    /// As [`Self::launch`], of a daemon that is installed elsewhere.
+    pub fn launch_from(&self, program: &Path) {
         if !self.is_on() {
             self.boot();
         }
@@ -252,7 +257,7 @@ impl Machine {
             .append(true)
             .open(self.dir.join("daemon.log"))
             .unwrap();
-        let mut command = self.command();
+        let mut command = self.inside(program);
         command
             .args(["daemon", "--config"])
             .arg(&self.shared.config);
@@ -288,6 +293,16 @@ impl Machine {
                 .then_some(())
                 .ok_or_else(|| errors(&output))
         });
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub fn gone(&self) {
+        wait_for(&format!("m{}'s daemon ends", self.n), MINUTE, || {
+            let mut power = self.power();
+            let daemon = power.daemon.as_mut();
+            daemon.is_none_or(|d| d.try_wait().unwrap().is_some())
+        });
+        self.power().daemon = None;
     }
 
     /// Sends the daemon a signal.

@@ -29,6 +29,7 @@
 
 pub mod chaos;
 mod disk;
+mod forming;
 pub mod holding;
 mod machine;
 pub mod network;

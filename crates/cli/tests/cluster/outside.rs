@@ -57,7 +57,8 @@ impl Outside {
             .arg("serve")
             .arg(&file)
             .env("OTEL_TRACES_EXPORTER", "none");
-        self.run(&mut registry);
+        let requests = fs::File::create(self.requests_file()).unwrap();
+        self.run_with(&mut registry, requests.into());
         let url = format!("http://{address}/v2/");
         wait_for("the registry answers", MINUTE, || {
             let asked = self.inside("curl").args(["-fs", &url]).output();
@@ -66,9 +67,25 @@ impl Outside {
         address
     }
 
+    fn requests_file(&self) -> PathBuf {
+        self.dir.join("requests")
+    }
+
+    /// What [`Self::registry`] was asked so far: method and path of each request.
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.requests_file()).unwrap_or_default();
+        // `address - - [time] "GET /v2/ HTTP/1.1" 200 …`
+        let request = |line: &str| Some(line.split('"').nth(1)?.rsplit_once(' ')?.0.to_owned());
+        log.lines().filter_map(request).collect()
+    }
+
     /// Starts a program that goes with the cluster.
     pub fn run(&self, program: &mut Command) {
-        let program = program.stdin(Stdio::null()).stdout(Stdio::null());
+        self.run_with(program, Stdio::null());
+    }
+
+    fn run_with(&self, program: &mut Command, output: Stdio) {
+        let program = program.stdin(Stdio::null()).stdout(output);
         let child = program.stderr(Stdio::null()).spawn().unwrap();
         self.running.lock().unwrap().push(child);
     }

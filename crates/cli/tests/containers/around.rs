@@ -137,10 +137,10 @@ fn names_ports_and_networks() {
         !d.coracle([
             "exec",
             "late",
+            "timeout",
+            "1",
             "wget",
             "-q",
-            "-T",
-            "1",
             "-O",
             "-",
             "http://server/"

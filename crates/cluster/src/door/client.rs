@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use coracle_store::etcd::{Dial, Io};
 use hyper::body::Incoming;
@@ -15,8 +15,10 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::DoorError;
+use super::cut::Cuttable;
 use super::error::is_wrong_cluster;
 use super::tls::{self, Http};
 use crate::MachineId;
@@ -58,7 +60,15 @@ struct Pooled {
     expires: SystemTime,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Pooled>>>;
+/// What is known of the way to one machine.
+#[derive(Default)]
+struct Way {
+    pooled: Option<Pooled>,
+    /// When it was in vain last, at which address, and why.
+    failed: Option<(Instant, String, io::Error)>,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Way>>;
 
 /// Sends requests to other machines' doors. One connection to each is kept and shared; what is upgraded has its own.
 pub struct DoorClient {
@@ -67,7 +77,12 @@ pub struct DoorClient {
     two: TlsConnector,
     options: DoorOptions,
     pool: Mutex<HashMap<MachineId, Slot>>,
+    /// By machine; cuts every connection to it.
+    cuts: Mutex<HashMap<MachineId, CancellationToken>>,
 }
+
+/// A connection to a machine.
+type Line = Cuttable<TlsStream<TcpStream>>;
 
 impl DoorClient {
     /// As that machine.
@@ -85,7 +100,21 @@ impl DoorClient {
             identity,
             options,
             pool: Mutex::default(),
+            cuts: Mutex::default(),
         })
+    }
+
+    /// Cuts every connection to a machine, also what was upgraded. It can be reached again.
+    pub fn cut(&self, machine: &MachineId) {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cut) = cuts.remove(machine) {
+            cut.cancel();
+        }
+    }
+
+    fn cutter(&self, machine: &MachineId) -> CancellationToken {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        cuts.entry(machine.clone()).or_default().clone()
     }
 
     /// Sends a request and answers when the head of its answer is here; both bodies may be streams. Of the URI only path and query count.
@@ -142,15 +171,37 @@ impl DoorClient {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
             pool.entry(to.machine.clone()).or_default().clone()
         };
-        let mut slot = slot.lock().await;
+        let asked = Instant::now();
+        let mut way = slot.lock().await;
         let expires = self.identity.seen().not_after;
-        if let Some(known) = &*slot
+        if let Some(known) = &way.pooled
             && known.expires == expires
             && !known.sender.is_closed()
         {
             return Ok(known.sender.clone());
         }
-        let stream = self.connect(&self.two, to).await?;
+        // Whoever waited for a try that was in vain need not try it once more, one after the other.
+        if let Some((at, address, source)) = &way.failed
+            && *at > asked
+        {
+            return Err(DoorError::Unreachable {
+                machine: format!("machine {}", to.machine),
+                address: address.clone(),
+                source: alike(source),
+            });
+        }
+        let stream = match self.connect(&self.two, to).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let DoorError::Unreachable {
+                    address, source, ..
+                } = &error
+                {
+                    way.failed = Some((Instant::now(), address.clone(), alike(source)));
+                }
+                return Err(error);
+            }
+        };
         let made = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(2 << 20)
@@ -165,24 +216,20 @@ impl DoorClient {
                 tracing::debug!(%error, "a connection to another machine ended");
             }
         });
-        *slot = Some(Pooled {
+        way.pooled = Some(Pooled {
             sender: sender.clone(),
             expires,
         });
         Ok(sender)
     }
 
-    async fn connect(
-        &self,
-        connector: &TlsConnector,
-        to: &Target,
-    ) -> Result<TlsStream<TcpStream>, DoorError> {
-        let machine = to.machine.as_str();
+    async fn connect(&self, connector: &TlsConnector, to: &Target) -> Result<Line, DoorError> {
+        let (machine, cut) = (to.machine.as_str(), self.cutter(&to.machine));
         let name = format!("{machine}{MACHINE_DOMAIN}");
         let mut last = None;
         for address in &to.addresses {
             match reach(connector, address, &name, self.options.connect).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Cuttable::new(stream, cut, CancellationToken::new())),
                 Err(source) => last = Some((address, source)),
             }
         }
@@ -249,6 +296,14 @@ async fn reach(
     tokio::time::timeout(within, made)
         .await
         .map_err(|_| late())?
+}
+
+/// The same once more, with what TLS said.
+fn alike(error: &io::Error) -> io::Error {
+    match super::error::tls(error) {
+        Some(tls) => io::Error::new(error.kind(), tls.clone()),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 fn broken(to: &Target, source: hyper::Error) -> DoorError {

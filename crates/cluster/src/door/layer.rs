@@ -17,10 +17,10 @@ pub fn members_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Rout
     }))
 }
 
-/// `router` for voters only; members that are none are answered 403, others 401.
-pub fn voters_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+/// `router` for machines that have the store, voters and learners; members that are none are answered 403, others 401.
+pub fn keepers_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router.layer(from_fn(|request, next| {
-        at_least(Standing::Voter, request, next)
+        at_least(Standing::Learner, request, next)
     }))
 }
 

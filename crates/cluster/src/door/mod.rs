@@ -3,7 +3,8 @@
 //! # Who is let in
 //! Who shows no certificate is a stranger: it reaches the paths that are open to all (to join), and is shown out after two
 //! minutes. A certificate must be of the cluster's CA, or the connection is refused. Whether the machine that it names is a
-//! member is asked at each request, of the list in memory ([`crate::members`]).
+//! member, and has the key that it is for, is asked at each request, of the list in memory ([`crate::members`]): who has the CA's key
+//! alone comes in as nobody.
 //!
 //! # A connection, worked through
 //! Machine B connects, shows a certificate that counts until the 31st, and opens three streams: a watch, `logs -f`, and an
@@ -14,6 +15,7 @@
 //!
 //! Sessions are never resumed: that would spare a handshake and let an expired certificate in.
 
+mod arrivals;
 mod client;
 mod cut;
 mod error;
@@ -25,7 +27,7 @@ mod tls;
 pub use client::{Body, DoorClient, DoorOptions, Stranger, Target, endpoint};
 pub use error::DoorError;
 pub(crate) use layer::stranger;
-pub use layer::{members_only, voters_only};
+pub use layer::{keepers_only, members_only};
 pub use pin::WrongCluster;
 pub use server::{Door, Limits, Paths};
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use coracle_gateway::{Face, Reply};
+use coracle_sys::accept::{Missed, SHORTAGE};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -23,12 +24,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::{Arrival, Arrivals};
 use super::cut::Cuttable;
 use super::{DoorError, Peer, members_only, tls};
 use crate::MachineId;
 use crate::guard::Faces;
 use crate::members::{Members, Standing};
-use crate::pki::{Identity, Seen};
+use crate::pki::{Fingerprint, Identity, Seen};
 
 /// Longest wait without a look at the clock, which may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(60);
@@ -44,6 +46,10 @@ pub struct Limits {
     pub handshake: Duration,
     /// Handshakes at once; more wait in the socket. Default 128.
     pub handshakes: usize,
+    /// Of these, such from one address; more wait. Default 32.
+    pub turns: usize,
+    /// Connections from one address that are no member's, or not known yet; more are closed at once. Default 512.
+    pub unknown: usize,
     /// Connections at once; more wait in the socket. Default 4096.
     pub connections: usize,
     /// Of these, such without a certificate; more are closed at once. Default 64.
@@ -59,6 +65,8 @@ impl Default for Limits {
         Self {
             handshake: Duration::from_secs(10),
             handshakes: 128,
+            turns: 32,
+            unknown: 512,
             connections: 4096,
             strangers: 64,
             visit: Duration::from_secs(120),
@@ -110,6 +118,7 @@ struct Inside {
     members: watch::Receiver<Members>,
     limits: Limits,
     handshakes: Semaphore,
+    arrivals: Arc<Arrivals>,
     strangers: Arc<Semaphore>,
 }
 
@@ -132,6 +141,7 @@ impl Door {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             members,
             handshakes: Semaphore::new(limits.handshakes),
+            arrivals: Arrivals::new(limits.turns, limits.unknown),
             strangers: Arc::new(Semaphore::new(limits.strangers)),
             limits,
         })))
@@ -157,17 +167,22 @@ impl Door {
             let (stream, address) = tokio::select! {
                 accepted = listener.accept(), if connections.len() < self.0.limits.connections => match accepted {
                     Ok(accepted) => accepted,
-                    // Out of descriptors (EMFILE, ENFILE): some will come back; others wait in the socket until then.
-                    Err(e) if matches!(e.raw_os_error(), Some(24 | 23)) => {
-                        tracing::warn!(error = %e, "connections wait at the door");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                    Err(e) => break Err(e),
+                    Err(error) => match Missed::of(&error) {
+                        Missed::One => continue,
+                        Missed::Room => {
+                            tracing::warn!(%error, "connections wait at the door");
+                            tokio::time::sleep(SHORTAGE).await;
+                            continue;
+                        }
+                        Missed::All => break Err(error),
+                    },
                 },
                 Some(_) = connections.join_next() => continue,
                 () = stop.cancelled() => break Ok(()),
+            };
+            let Some(arrival) = self.0.arrivals.come(address.ip()) else {
+                tracing::debug!(%address, "too many from one address knock at the door");
+                continue;
             };
             let visitor = Visitor {
                 door: self.0.clone(),
@@ -175,7 +190,7 @@ impl Door {
                 stop: stop.clone(),
                 cut: cut.child_token(),
             };
-            connections.spawn(visitor.visit(stream, address));
+            connections.spawn(visitor.visit(stream, address, arrival));
         };
         drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
@@ -200,11 +215,12 @@ struct Visitor {
 }
 
 impl Visitor {
-    async fn visit(self, stream: TcpStream, address: SocketAddr) {
+    async fn visit(self, stream: TcpStream, address: SocketAddr, arrival: Arrival) {
         // Small answers are what there is most of; where it cannot be set they come a little later.
         let _ = stream.set_nodelay(true);
         let shaken = {
             let handshake = async {
+                let _own = arrival.turn().await;
                 let _turn = self.door.handshakes.acquire().await;
                 let limit = self.door.limits.handshake;
                 tokio::time::timeout(limit, self.door.acceptor.accept(stream)).await
@@ -220,7 +236,10 @@ impl Visitor {
             Err(_) => return tracing::debug!(%address, "a visitor did not speak"),
         };
         let seen = seen(&stream);
-        let shown = seen.as_ref().and_then(|seen| seen.machine.clone());
+        let shown = seen.as_ref().and_then(Shown::of);
+        // Who is a member takes nobody's place; one with a certificate that is none may have been removed.
+        let is_member = |shown: &Shown| shown.standing(&self.door.members.borrow()).is_some();
+        let arrival = Some(arrival).filter(|_| !shown.as_ref().is_some_and(is_member));
         let place = match shown {
             Some(_) => None,
             None => match self.door.strangers.clone().try_acquire_owned() {
@@ -247,12 +266,12 @@ impl Visitor {
                 () = passed(expires) => "its certificate has run out",
                 () = ended.cancelled() => return,
             };
-            let machine = shown.as_ref().map(tracing::field::display);
+            let machine = shown.as_ref().map(|s| tracing::field::display(&s.machine));
             tracing::info!(machine, %address, reason, "a connection is cut");
             self.cut.cancel();
         };
         tokio::join!(serving, guarding);
-        drop(place);
+        drop((place, arrival));
     }
 
     /// Ends when the connection does, or was upgraded.
@@ -286,6 +305,27 @@ impl Visitor {
     }
 }
 
+/// Whom a certificate names, and with which key.
+#[derive(Clone)]
+struct Shown {
+    machine: MachineId,
+    key: Fingerprint,
+}
+
+impl Shown {
+    /// None for a certificate that is no machine's.
+    fn of(seen: &Seen) -> Option<Self> {
+        Some(Self {
+            machine: seen.machine.clone()?,
+            key: seen.key,
+        })
+    }
+
+    fn standing(&self, members: &Members) -> Option<Standing> {
+        members.standing_with(&self.machine, &self.key)
+    }
+}
+
 /// What the client's certificate says, which TLS has verified.
 fn seen(stream: &TlsStream<TcpStream>) -> Option<Seen> {
     let chain = stream.get_ref().1.peer_certificates()?;
@@ -295,19 +335,19 @@ fn seen(stream: &TlsStream<TcpStream>) -> Option<Seen> {
 /// Waits until whoever it is has lost what the connection was granted, or stayed too long without being a member; says which.
 async fn standing(
     mut members: watch::Receiver<Members>,
-    machine: Option<&MachineId>,
+    shown: Option<&Shown>,
     granted: &AtomicU8,
     visit: Duration,
 ) -> &'static str {
     const OVER: &str = "its visit is over";
     let visit = tokio::time::sleep(visit);
-    let Some(machine) = machine else {
+    let Some(shown) = shown else {
         visit.await;
         return OVER;
     };
     tokio::pin!(visit);
     loop {
-        let now = members.borrow_and_update().standing(machine);
+        let now = shown.standing(&members.borrow_and_update());
         if Standing::rank(now) < granted.load(Ordering::SeqCst) {
             return match now {
                 None => "it was removed from the cluster",
@@ -342,7 +382,7 @@ struct Asked {
     members: watch::Receiver<Members>,
     /// The highest rank that a request on this connection had.
     granted: Arc<AtomicU8>,
-    shown: Option<MachineId>,
+    shown: Option<Shown>,
     address: SocketAddr,
 }
 
@@ -350,7 +390,7 @@ impl Asked {
     /// What the machine may do now. What is granted is noted before it is looked at a last time: whoever changes the list after that
     /// look finds the note, and cuts.
     fn standing(&self) -> Option<Standing> {
-        let look = || self.members.borrow().standing(self.shown.as_ref()?);
+        let look = || self.shown.as_ref()?.standing(&self.members.borrow());
         let mut now = look();
         loop {
             let rank = Standing::rank(now);
@@ -373,10 +413,11 @@ impl Service<Request<Incoming>> for Asked {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let standing = self.standing();
+        let shown = self.shown.as_ref().map(|shown| shown.machine.clone());
         let peer = Peer {
-            machine: self.shown.clone().filter(|_| standing.is_some()),
+            machine: shown.clone().filter(|_| standing.is_some()),
             standing,
-            shown: self.shown.clone(),
+            shown,
             address: self.address,
         };
         if let Some(faces) = &self.paths.store

@@ -2,7 +2,7 @@
 //!
 //! | keys below `/coracle/v1/` | a machine reads | a machine writes |
 //! | --- | --- | --- |
-//! | `machines/<id>`, `alive/<id>`, `actual/<id>/…`, `subnets/<id>` | all | with its own id |
+//! | `machines/<id>`, `alive/<id>`, `actual/<id>/…`, `subnets/<id>`, `leaving/<id>` | all | with its own id |
 //! | `apps/…`, what its apps see and what it announces of them | all | all |
 //! | `secrets/…`, `tokens/…` | none | none |
 //! | all others (`members/…`, `units/…`, `desired/…`, `leader`, …) | all | none |
@@ -18,7 +18,7 @@ use crate::MachineId;
 /// All of the cluster's keys.
 const ALL: &str = "/coracle/v1/";
 /// Below [`ALL`]: one key, and what is below it, for each machine.
-const OWN: [&str; 4] = ["actual", "alive", "machines", "subnets"];
+const OWN: [&str; 5] = ["actual", "alive", "leaving", "machines", "subnets"];
 /// What every machine writes.
 const SHARED: &str = "/coracle/v1/apps/";
 /// What voters alone see.

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `POST /v1/cluster/join` | who has a token | [`JoinRequest`] | [`JoinAnswer`] |
 //! | `POST /v1/cluster/renew` | members | [`CertificateRequest`] | [`CertificateAnswer`] |
-//! | `POST /v1/cluster/voter` | voters | [`CertificateRequest`] | [`VoterAnswer`] |
+//! | `POST /v1/cluster/voter` | voters and learners | [`CertificateRequest`] | [`VoterAnswer`] |
 //!
 //! What is refused is answered with a status and a [`Refusal`].
 //!

@@ -19,8 +19,8 @@ use super::{
     CertificateAnswer, CertificateRequest, JoinAnswer, JoinRequest, LARGEST, Newcomer, Refusal,
     VERSION, Voter, VoterAnswer, Why,
 };
-use crate::door::{Peer, members_only, voters_only};
-use crate::members;
+use crate::door::{Peer, keepers_only, members_only};
+use crate::members::{self, Standing};
 use crate::pki::{Authority, PkiError, requested_key};
 use crate::token::{Redeem, RedeemError, Secret, redeem};
 
@@ -53,7 +53,7 @@ impl Reception {
         Router::new()
             .route("/v1/cluster/join", post(join))
             .merge(members_only(members))
-            .merge(voters_only(voters))
+            .merge(keepers_only(voters))
             .layer(DefaultBodyLimit::max(LARGEST))
             .with_state(self)
     }
@@ -218,6 +218,14 @@ async fn voter(
         )
     };
     let machine = peer.machine.ok_or_else(unknown)?;
+    // The list in memory may be old; the CA's key is not given away by that.
+    let known = members::get(&*here.store, &machine).await;
+    let known =
+        known.map_err(|e| No::new(StatusCode::SERVICE_UNAVAILABLE, Why::NotNow, full(&e)))?;
+    if !known.is_some_and(|(member, _)| member.standing() >= Standing::Learner) {
+        let message = format!("machine {machine} is no voter any more, nor about to be one");
+        return Err(No::new(StatusCode::FORBIDDEN, Why::Other, message));
+    }
     let certificate = authority.peer(&request.request, &machine, &request.addresses)?;
     tracing::info!(%machine, "a voter is given the CA's key");
     Ok(Json(VoterAnswer {

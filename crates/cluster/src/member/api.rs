@@ -6,6 +6,7 @@ use std::time::Duration;
 use coracle_etcd_proto::etcdserverpb as pb;
 use pb::cluster_client::ClusterClient;
 use pb::maintenance_client::MaintenanceClient;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -32,6 +33,31 @@ pub struct MemberInfo {
     pub peer_urls: Vec<String>,
     /// It has no vote yet.
     pub learner: bool,
+}
+
+/// How a member stands, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Itself.
+    pub member: u64,
+    /// The leader that it follows, or is; 0 where it knows none.
+    pub leader: u64,
+    /// It has no vote.
+    pub learner: bool,
+    /// The last entry of the log that it has done.
+    pub applied: u64,
+    /// The store's revision there.
+    pub revision: i64,
+}
+
+impl Health {
+    /// Entries that a member in step may be behind, which are on their way.
+    const BEHIND: u64 = 1000;
+
+    /// It holds what a member with that health does.
+    pub fn in_step_with(&self, other: &Self) -> bool {
+        self.leader != 0 && self.applied + Self::BEHIND >= other.applied
+    }
 }
 
 impl From<pb::Member> for MemberInfo {
@@ -230,17 +256,33 @@ impl Members {
             .map(drop)
     }
 
+    /// How the member asked stands; also a learner's answer.
+    ///
+    /// # Errors
+    /// `Refused`, also when it does not answer within `limit`.
+    pub async fn health(&self, limit: Duration) -> Result<Health, MemberError> {
+        let mut client = MaintenanceClient::new(self.channel.clone());
+        let asked = tokio::time::timeout(limit, client.status(pb::StatusRequest {}));
+        let late = |_| self.refused("say how it stands", "no answer");
+        let answer = asked.await.map_err(late)?;
+        let answer = answer.map_err(|s| self.refused("say how it stands", s.message()))?;
+        let answer = answer.into_inner();
+        let header = answer.header.unwrap_or_default();
+        Ok(Health {
+            member: header.member_id,
+            leader: answer.leader,
+            learner: answer.is_learner,
+            applied: answer.raft_applied_index,
+            revision: header.revision,
+        })
+    }
+
     /// The leader, as the member asked knows it; None where there is none.
     ///
     /// # Errors
     /// `Refused`.
     pub async fn leader(&self) -> Result<Option<MemberId>, MemberError> {
-        let mut client = MaintenanceClient::new(self.channel.clone());
-        let asked = tokio::time::timeout(LIMIT, client.status(pb::StatusRequest {}));
-        let late = |_| self.refused("say how it stands", "no answer");
-        let answer = asked.await.map_err(late)?;
-        let answer = answer.map_err(|s| self.refused("say how it stands", s.message()))?;
-        let leader = answer.into_inner().leader;
+        let leader = self.health(LIMIT).await?.leader;
         Ok((leader != 0).then_some(MemberId(leader)))
     }
 }

@@ -3,8 +3,8 @@
 //! ```text
 //!            find: /usr/bin/etcd ──┐
 //! one machine ── moving ──▶ member.json ──▶ run: a process of the engine's, outlives daemons
-//! joins ── api: add a learner ──▶ member.json ──┘        │
-//!            voters: who is to be one, one step at a time ┤ api: add, promote, remove
+//! told so ── record ──▶ member.json ───────────┘        │
+//!  leads ── keeping: what is to be done ── voters: one step at a time ── api: add, promote, remove
 //!            snapshots: a copy now and then, read back ───┘
 //! ```
 //! All of it is in files of the machine, `STATE_DIR/cluster/`, since the store cannot be asked before it runs:
@@ -17,7 +17,9 @@ pub mod config;
 mod error;
 mod files;
 pub mod find;
+pub mod keeping;
 pub mod moving;
+pub mod record;
 pub mod recover;
 pub mod run;
 pub mod snapshots;

@@ -154,6 +154,8 @@ pub struct Move {
     pub store: Arc<EmbeddedStore>,
     /// Where everybody uses it; in use is `store`.
     pub switch: Arc<Switch>,
+    /// The store in the etcd that is made, as everybody is to ask it.
+    pub etcd: Arc<EtcdStore>,
     /// How long etcd may take to start, and to be compared; writes wait meanwhile.
     pub limit: Duration,
     /// Told of each step that is done.
@@ -231,7 +233,7 @@ impl Move {
             log: member.log().to_owned(),
         };
         member.ready(self.limit).await?;
-        let store = Arc::new(member.store()?);
+        let store = self.etcd.clone();
         (self.done)(Step::Started);
         let options = EtcdOptions {
             whole: true,

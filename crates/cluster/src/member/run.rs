@@ -298,6 +298,7 @@ impl Keeper {
             process,
             kill_mode: KillMode::ControlGroup,
             log: self.log.clone(),
+            exclusive: None,
         })
     }
 }

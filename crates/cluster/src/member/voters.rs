@@ -5,13 +5,14 @@
 //! dead for ten minutes:
 //!
 //! ```text
-//! a b c†     d        add d as a learner       c is dead for 10 minutes, d can take its place
-//! a b c†     d~       (wait)                   d is not in step yet
-//! a b c†     d~       remove c                 two of two vote then, which is a majority
+//! a b c†     d        remove c                 c is dead for 10 minutes, d can take its place
+//! a b        d        add d as a learner
+//! a b        d~       (wait)                   d is not in step yet
 //! a b        d~       promote d
 //! a b d               settled
 //! ```
-//! Nothing is done without a majority, and nothing that would end it. A learner is promoted to an even number of votes only
+//! The dead one goes first, since etcd lets nobody in while a voter does not answer. That costs nothing: of three of which one is dead
+//! both others are needed, and of two as well. Nothing is done without a majority, and nothing that would end it. A learner is promoted to an even number of votes only
 //! where another machine stands ready to make it odd. A voter that is dead and has nobody to take its place stays, and counts
 //! again when it is back.
 
@@ -67,8 +68,8 @@ impl Machine {
         self.dead.is_none()
     }
 
-    fn lost(&self) -> bool {
-        self.dead.is_some_and(|time| time >= PATIENCE)
+    fn lost(&self, patience: Duration) -> bool {
+        self.dead.is_some_and(|time| time >= patience)
     }
 
     /// It could have a vote.
@@ -122,15 +123,17 @@ fn majority(votes: usize) -> usize {
 /// Counts what decides.
 struct Count<'m> {
     machines: &'m [Machine],
+    patience: Duration,
     votes: usize,
     alive: usize,
 }
 
 impl<'m> Count<'m> {
-    fn new(machines: &'m [Machine]) -> Self {
+    fn new(machines: &'m [Machine], patience: Duration) -> Self {
         let voters = || machines.iter().filter(|machine| machine.votes());
         Self {
             machines,
+            patience,
             votes: voters().count(),
             alive: voters().filter(|machine| machine.alive()).count(),
         }
@@ -158,9 +161,38 @@ impl<'m> Count<'m> {
     }
 }
 
-/// The next step. Machines that are none of etcd's members and do not belong any more may be left out.
-pub fn next(machines: &[Machine]) -> Decision {
-    let count = Count::new(machines);
+/// Whether a voter may be taken out: there are other votes, and a majority of them lives. Else why not, for a person.
+///
+/// # Errors
+/// Why it must stay.
+pub fn may_go(machines: &[Machine], voter: &MachineId) -> Result<(), String> {
+    let count = Count::new(machines, PATIENCE);
+    let Some(found) = machines.iter().find(|m| m.id == *voter && m.votes()) else {
+        return Ok(());
+    };
+    if count.may_lose(found) {
+        return Ok(());
+    }
+    // One that lives hands its vote over before it goes.
+    let heir = machines
+        .iter()
+        .any(|m| m.id != *voter && m.belongs && m.alive() && m.capable && !m.votes());
+    if found.alive() && heir && count.alive >= majority(count.votes) {
+        return Ok(());
+    }
+    Err(match count.votes {
+        1 => "it has the only vote, and no other machine can take it over now".to_owned(),
+        votes => format!(
+            "of the {} other voters {} answer, which would be no majority",
+            votes - 1,
+            count.alive - usize::from(found.alive())
+        ),
+    })
+}
+
+/// The next step; a voter that is dead for `patience` ([`PATIENCE`]) is replaced. Machines that are none of etcd's members and do not belong any more may be left out.
+pub fn next(machines: &[Machine], patience: Duration) -> Decision {
+    let count = Count::new(machines, patience);
     if count.votes == 0 {
         return decide(Step::None, "there is no etcd yet");
     }
@@ -198,7 +230,9 @@ fn gone(count: &Count<'_>) -> Option<Decision> {
 
 /// A learner that is lost keeps others out: there is one at a time.
 fn stale_learner(count: &Count<'_>) -> Option<Decision> {
-    let learner = count.learner().filter(|learner| learner.lost())?;
+    let learner = count
+        .learner()
+        .filter(|learner| learner.lost(count.patience))?;
     let other = count.candidate()?;
     let reason = format!(
         "{} is dead, and {} can take its place",
@@ -209,32 +243,30 @@ fn stale_learner(count: &Count<'_>) -> Option<Decision> {
 
 /// Voters that are lost, when there is somebody for their place.
 fn replace(count: &Count<'_>) -> Option<Decision> {
-    let mut lost = count.machines.iter().filter(|m| m.votes() && m.lost());
+    let lost = |m: &&Machine| m.votes() && m.lost(count.patience);
+    let mut lost = count.machines.iter().filter(lost);
     let out = lost.find(|machine| count.may_lose(machine))?;
-    match count.learner() {
+    let heir = match count.learner() {
         Some(learner) if learner.alive() && learner.role == (Role::Learner { ready: true }) => {
-            let reason = format!(
-                "{} has been dead for {} minutes, and {} is in step",
-                out.id,
-                PATIENCE.as_secs() / 60,
-                learner.id
-            );
-            Some(decide(Step::Remove(out.id.clone()), reason))
+            learner
         }
         Some(learner) if learner.alive() => {
             let reason = format!(
                 "{} is to take the place of {} and is not in step yet",
                 learner.id, out.id
             );
-            Some(decide(Step::None, reason))
+            return Some(decide(Step::None, reason));
         }
-        Some(_) => None,
-        None => {
-            let new = count.candidate()?;
-            let reason = format!("{} can take the place of {}, which is dead", new.id, out.id);
-            Some(decide(Step::AddLearner(new.id.clone()), reason))
-        }
-    }
+        Some(_) => return None,
+        None => count.candidate()?,
+    };
+    let reason = format!(
+        "{} has been dead for {} s, and {} can take its place",
+        out.id,
+        out.dead.unwrap_or_default().as_secs(),
+        heir.id
+    );
+    Some(decide(Step::Remove(out.id.clone()), reason))
 }
 
 /// Votes, and the copy that two machines have.
@@ -282,6 +314,13 @@ fn grow(count: &Count<'_>, wanted: usize, here: usize) -> Option<Decision> {
         Some(_) => None,
         None if more || (wanted == 1 && count.votes == 1) => {
             let new = count.candidate()?;
+            if let Some(dead) = count.machines.iter().find(|m| m.votes() && !m.alive()) {
+                let reason = format!(
+                    "{} is to be let in, and etcd lets nobody in while {} does not answer",
+                    new.id, dead.id
+                );
+                return Some(decide(Step::None, reason));
+            }
             let reason = match more {
                 true => format!("{here} machines have {wanted} votes"),
                 false => "a second machine keeps a copy".to_owned(),

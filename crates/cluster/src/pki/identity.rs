@@ -69,6 +69,8 @@ pub struct Identity {
     kind: Kind,
     dir: Directory,
     ca: CertificateDer<'static>,
+    /// The CA counts from then on.
+    earliest: SystemTime,
     pin: Fingerprint,
     key: Arc<dyn SigningKey>,
     current: RwLock<Current>,
@@ -194,6 +196,7 @@ impl Identity {
             kind,
             dir: dir.clone(),
             ca,
+            earliest: ca_seen.not_before,
             pin: ca_seen.key,
             key,
             current: RwLock::new(Current {
@@ -218,7 +221,10 @@ impl Identity {
         if fingerprint(&*self.key) != Some(seen.key) {
             return Err(unfit("it is for another key"));
         }
-        if seen.not_after < self.seen().not_after {
+        let current = self.seen();
+        // One that does not count yet was issued by a clock that was fast, and is no loss.
+        let counts = current.not_before <= SystemTime::now();
+        if counts && seen.not_after < current.not_after {
             return Err(unfit("it runs out before the one in use"));
         }
         self.dir
@@ -265,7 +271,7 @@ impl Identity {
     /// When it is to be renewed, and when it runs out.
     pub fn due(&self) -> Due {
         let seen = self.seen();
-        Due::of(seen.not_before, seen.not_after)
+        Due::of(self.earliest, seen.not_before, seen.not_after)
     }
 
     /// Whether it has run out: then no voter lets this machine in to renew it, and it takes a token again.

@@ -14,6 +14,10 @@ const LOOK: Duration = Duration::from_secs(60);
 /// When a certificate is to be renewed, and when it runs out. Pure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
+    /// Before that the clock is wrong, since the CA is not older.
+    pub earliest: SystemTime,
+    /// It counts from then on. What lies ahead was issued while a clock was fast.
+    pub begins: SystemTime,
     /// From then on there is a third of its time left.
     pub renew: SystemTime,
     /// Then it runs out.
@@ -21,10 +25,12 @@ pub struct Due {
 }
 
 impl Due {
-    /// Of a certificate that counts between these.
-    pub fn of(not_before: SystemTime, not_after: SystemTime) -> Self {
+    /// Of a certificate that counts between these two, by a CA that counts from `earliest` on.
+    pub fn of(earliest: SystemTime, not_before: SystemTime, not_after: SystemTime) -> Self {
         let life = not_after.duration_since(not_before).unwrap_or_default();
         Self {
+            earliest,
+            begins: not_before,
             renew: not_after - life / 3,
             expires: not_after,
         }
@@ -32,12 +38,20 @@ impl Due {
 
     /// How long to wait before it is asked for, at `now` and after so many tries in vain: none before it is due; then a
     /// hundredth of what is left, doubled with each try, and never more than a tenth, so that there are many tries before the end.
+    /// One that counts from a day to come on is of no use to anybody and is due at once.
     pub fn wait(&self, now: SystemTime, tries: u32) -> Duration {
-        if let Ok(early) = self.renew.duration_since(now) {
+        let is_ahead = self.earliest <= now && now < self.begins;
+        if !is_ahead
+            && let Ok(early) = self.renew.duration_since(now)
+            && !early.is_zero()
+        {
             return early;
         }
         if tries == 0 {
             return Duration::ZERO;
+        }
+        if is_ahead {
+            return LOOK;
         }
         let left = self.expires.duration_since(now).unwrap_or_default();
         let wait = (left / 100)
@@ -57,14 +71,19 @@ where
 {
     let mut tries = 0;
     loop {
-        let next = SystemTime::now() + identity.due().wait(SystemTime::now(), tries);
-        while let Ok(left) = next.duration_since(SystemTime::now())
-            && left > Duration::ZERO
-        {
+        let wait = || identity.due().wait(SystemTime::now(), tries);
+        let mut left = wait();
+        while left > Duration::ZERO {
+            let nap = left.min(LOOK);
             tokio::select! {
-                () = tokio::time::sleep(left.min(LOOK)) => {}
+                () = tokio::time::sleep(nap) => {}
                 () = stop.cancelled() => return,
             }
+            // After a try in vain the time runs by no clock that anybody sets.
+            left = match tries {
+                0 => wait(),
+                _ => left - nap,
+            };
         }
         let done = tokio::select! {
             done = renew(&identity, &mut ask) => done,

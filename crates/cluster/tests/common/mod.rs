@@ -1,16 +1,19 @@
 //! A cluster's parts for tests: a store, an authority, doors on loopback.
 #![allow(clippy::unwrap_used, dead_code)]
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::body::Bytes;
 use coracle_cluster::MachineId;
-use coracle_cluster::door::{Door, DoorClient, DoorOptions, Limits, Paths, Target};
+use coracle_cluster::door::{Body, Door, DoorClient, DoorOptions, Limits, Paths, Target};
 use coracle_cluster::members::{Members, Standing};
 use coracle_cluster::pki::{Authority, Directory, Fingerprint, Identity, Kind};
 use coracle_store::{EmbeddedStore, Options};
+use http_body_util::BodyExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -124,6 +127,40 @@ impl Open {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
+}
+
+/// A request without a body.
+pub fn request(path: &str) -> hyper::Request<Body> {
+    hyper::Request::builder()
+        .uri(path)
+        .body(Body::empty())
+        .unwrap()
+}
+
+/// Status and body.
+pub async fn text<B>(answer: hyper::Response<B>) -> (u16, String)
+where
+    B: hyper::body::Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let code = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (code, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// The answer to a request without a body.
+pub async fn ask(client: &DoorClient, to: &Target, path: &str) -> (u16, String) {
+    text(client.send(to, request(path)).await.unwrap()).await
+}
+
+/// A body that is fed piece by piece.
+pub fn pieces() -> (tokio::sync::mpsc::UnboundedSender<Bytes>, Body) {
+    let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+    let stream = futures_util::stream::poll_fn(move |context| {
+        receive
+            .poll_recv(context)
+            .map(|piece| piece.map(Ok::<_, Infallible>))
+    });
+    (send, Body::from_stream(stream))
 }
 
 /// Waits for a condition, a minute at most.

@@ -5,7 +5,9 @@ use crate::fleet::Fleet;
 use crate::model::{Desired, DesiredRecord, keys};
 use crate::supervise::Supervised;
 use coracle_engine::full_error;
-use coracle_store::{DeleteRangeRequest, KeyValue, PutRequest, StoreError, StoreExt as _};
+use coracle_store::{
+    DeleteRangeRequest, KeyValue, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest,
+};
 use std::sync::Arc;
 
 impl Fleet {
@@ -21,8 +23,16 @@ impl Fleet {
         let key = key.to_vec();
         match value {
             Some(kv) => {
-                let put = PutRequest::new(key, kv.value.clone());
-                self.0.local.put(put).await?;
+                let mut puts = vec![PutRequest::new(key.clone(), kv.value.clone())];
+                if let Some(instance) = instance(&key) {
+                    let fence = kv.create_revision.to_string();
+                    puts.push(PutRequest::new(keys::fence(&instance), fence));
+                }
+                let both = TxnRequest {
+                    success: puts.into_iter().map(TxnOp::Put).collect(),
+                    ..TxnRequest::default()
+                };
+                self.0.local.txn(both).await?;
             }
             None => match self.supervised_as(&key) {
                 // The record of an instance that is retired leaves last: a daemon that starts anew must know of it.

@@ -12,7 +12,11 @@ use std::sync::Arc;
 
 impl Fleet {
     /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.
-    async fn text(&self, uid: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+    pub(crate) async fn text(
+        &self,
+        uid: &str,
+        number: u64,
+    ) -> Result<Option<RevisionRecord>, StoreError> {
         let key = keys::revision(uid, number);
         if let Some((found, _)) = self.0.local.get_json::<RevisionRecord>(&key).await? {
             return Ok(Some(found));

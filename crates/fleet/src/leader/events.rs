@@ -16,6 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How long what could not be done is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// Answers of watches that are taken at once.
+const AT_ONCE: usize = 256;
 /// What is watched.
 const FAMILIES: [&str; 4] = [keys::ACTUAL, keys::ALIVE, keys::MACHINES, keys::MARKS];
 
@@ -91,11 +93,23 @@ pub(super) async fn lead(
             // The key goes with the former lease.
             () = until(lease, |now| *now != under) => return,
             () = until(may_lead, |may| !may) => return,
-            told = events.recv() => match told {
-                Some(Some(events)) => leader.take(events, &mut todo),
-                // One watch is over: everything is read anew.
-                Some(None) | None => return,
-            },
+            told = events.recv() => {
+                // What has come meanwhile is one piece of work, up to a bound.
+                let mut told = told;
+                for _ in 0..AT_ONCE {
+                    match told {
+                        Some(Some(events)) => leader.take(events, &mut todo),
+                        // One watch is over: everything is read anew.
+                        Some(None) | None => return,
+                    }
+                    match events.try_recv() {
+                        Ok(next) => told = Some(next),
+                        Err(_) => break,
+                    }
+                }
+            }
+            // Not at once what has just failed.
+            () = leader.wake.notified(), if !failed => {}
             () = pace::sleep(REST), if failed || todo.later() => {}
             () = pace::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
                 todo.machines = true;
@@ -159,18 +173,22 @@ impl Leader {
                 self.machine_is(id, put);
             } else if let Some(id) = key.strip_prefix(keys::MACHINES) {
                 match serde_json::from_slice::<Machine>(&event.kv.value) {
-                    Ok(machine) if put => {
+                    _ if !put => {
+                        roll.remove(id);
+                        drop(roll);
+                        self.tell_removed(id);
+                        todo.removed.insert(id.to_owned());
+                    }
+                    Ok(machine) => {
                         roll.facts(id, machine);
                         let alive = roll.get(id).is_some_and(|seen| seen.alive);
                         drop(roll);
                         // Its signs may have come before it was known.
                         self.machine_is(id, alive);
                     }
-                    _ => {
-                        roll.remove(id);
-                        drop(roll);
-                        self.tell_removed(id);
-                        todo.removed.insert(id.to_owned());
+                    // Perhaps of a newer release; what was known of it holds.
+                    Err(error) => {
+                        tracing::error!(key, %error, "what a machine says of itself cannot be read");
                     }
                 }
             } else if let Some(id) = key.strip_prefix(keys::MARKS) {
@@ -182,7 +200,7 @@ impl Leader {
     }
 
     /// A machine gives signs, or does not.
-    fn machine_is(&self, id: &str, alive: bool) {
+    pub(super) fn machine_is(&self, id: &str, alive: bool) {
         for target in self.on(id) {
             self.change(&target, |all| {
                 if let Some(placed) = all.get_mut(id) {
@@ -194,10 +212,11 @@ impl Leader {
 
     /// Does what follows from what has happened.
     async fn settle(&self, todo: &mut Todo) -> Result<()> {
-        if !todo.later() {
+        if !todo.later() && !self.with_planner(|planner| planner.pending()) {
             return Ok(());
         }
         let _one = self.change_lock.lock().await;
+        self.let_go().await?;
         let units: Vec<String> = if todo.all {
             let all = self.all().into_iter();
             all.map(|t| t.unit().name.to_string()).collect()
@@ -222,8 +241,14 @@ impl Leader {
         for id in &todo.removed {
             self.keep_written(id).await?;
         }
+        let awaited = match todo.machines {
+            // What is lost is down for those that wait for its end.
+            true => locked(&self.needs).all_awaited(),
+            false => BTreeSet::new(),
+        };
         let statuses: Vec<Group> = units
             .iter()
+            .chain(awaited.iter().filter(|name| !todo.units.contains(*name)))
             .filter_map(|name| {
                 let target = self.target(name)?;
                 self.status(name, &target, &target.record())
@@ -256,7 +281,8 @@ impl Leader {
 
 /// Whether what is bound to a unit has lost it.
 fn is_gone(target: &Target) -> bool {
-    let (goal, there) = (*target.goal.borrow(), target.actual());
+    let goal = *target.goal.borrow();
+    let there = target.actual();
     goal.desired != Desired::Active
         || (there.generation == goal.generation && there.settled && there.active != Active::Active)
 }

@@ -1,6 +1,7 @@
 //! How a machine comes to lead, and what it does while it does.
 
-use super::{Leader, Needs, Placed, Roll, Target, events, locked};
+use super::events::until;
+use super::{Leader, Needs, Placed, Roll, Target, Work, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
 use crate::model::{
@@ -12,20 +13,25 @@ use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
 use coracle_store::{
-    Compare, EventKind, KeyValue, LeaseId, PutRequest, RangeRequest, Revision, Store, StoreError,
-    StoreExt as _, TxnOp, TxnRequest, WatchRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, EventKind, KeyValue, LeaseId,
+    PutRequest, RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
+    WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
 /// How long after its own start a leader waits for machines that do not give signs before it takes them for lost.
 const GRACE: Duration = Duration::from_secs(15);
+/// How often it is tried to give up the lead.
+const RESIGN: usize = 30;
+/// Decisions of one plan: between two, requests are answered and machines listened to.
+const BATCH: usize = 10_000;
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -117,6 +123,13 @@ async fn campaign(
             let Some(inner) = weak.upgrade() else { return };
             inner.leader.send_replace(None);
             tracing::info!("this machine does not lead any more");
+            if !*may_lead.borrow() {
+                let resigning = leader.resign();
+                tokio::select! {
+                    () = resigning => {}
+                    () = until(&mut may_lead, |may| *may) => {}
+                }
+            }
             continue;
         }
         if !*may_lead.borrow_and_update() {
@@ -157,6 +170,29 @@ async fn campaign(
                 drop(inner);
                 pace::sleep(REST).await;
             }
+        }
+    }
+}
+
+impl Leader {
+    /// Leaves the lead to another machine at once; this one's lease is kept, so that its key would stay. A store that cannot be asked is asked
+    /// a few times.
+    async fn resign(&self) {
+        let own = CompareTarget::Create(self.fence);
+        let txn = TxnRequest {
+            compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, own)],
+            success: vec![TxnOp::Delete(DeleteRangeRequest::key(keys::LEADER))],
+            failure: Vec::new(),
+        };
+        for _ in 0..RESIGN {
+            match self.store.txn(txn.clone()).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(
+                    error = full_error(&error),
+                    "the lead could not be given up yet"
+                ),
+            }
+            pace::sleep(REST).await;
         }
     }
 }
@@ -266,14 +302,20 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         change_lock: tokio::sync::Mutex::default(),
         streams: Mutex::default(),
         leaving: Mutex::default(),
-        planner: Mutex::new(Planner::new(Settings::default())),
+        planner: Mutex::new(Planner::new(Settings {
+            batch: BATCH,
+            ..Settings::default()
+        })),
         lost: Mutex::default(),
         later: AtomicBool::new(false),
         // Who has just come up itself gives the others time to come up too.
         grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
+        answered: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
+        wake: Notify::new(),
+        work: Work::default(),
     });
     for (name, record) in units {
         let text = texts.get(&format!("{}/{}", record.uid, record.revision));
@@ -309,6 +351,7 @@ impl Leader {
         });
         for target in self.all() {
             self.tell_unit(&target, &target.record(), &target.unit());
+            self.tell_failures(&target);
             self.tell_placed(&target);
         }
     }
@@ -319,38 +362,9 @@ impl Leader {
         for target in self.all() {
             let placed = target.placed();
             for id in placed.keys().filter(|id| !known.contains_key(*id)) {
-                locked(&self.lost).away(id, now);
+                locked(&self.lost).away(id, now, || Duration::ZERO);
             }
         }
-    }
-
-    /// Changes what is known of a unit's instances.
-    pub fn change(&self, target: &Target, change: impl FnOnce(&mut BTreeMap<String, Placed>)) {
-        let changed = target.change(change);
-        if !changed.came.is_empty() || !changed.left.is_empty() {
-            let (uid, mut there) = (target.record().uid, locked(&self.there));
-            for machine in changed.came {
-                there.entry(machine).or_default().insert(uid.clone());
-            }
-            for machine in changed.left {
-                if let Some(uids) = there.get_mut(&machine) {
-                    uids.remove(&uid);
-                    if uids.is_empty() {
-                        there.remove(&machine);
-                    }
-                }
-            }
-        }
-        for (machine, instance) in changed.gone {
-            self.tell_gone(target, &machine, &instance);
-        }
-    }
-
-    /// The units of which a machine has an instance, or is asked to; also those that were destroyed.
-    pub(super) fn on(&self, machine: &str) -> Vec<Arc<Target>> {
-        let uids = locked(&self.there).get(machine).cloned();
-        let uids = uids.unwrap_or_default().into_iter();
-        uids.filter_map(|uid| self.of_uid(&uid)).collect()
     }
 
     /// What is asked of machines, and what they say.
@@ -362,9 +376,12 @@ impl Leader {
                 continue;
             };
             if let Some(target) = self.of_uid(&instance.uid) {
-                let placed = Placed {
-                    alive: alive(&machine),
-                    ..Placed::new(instance, record)
+                let placed = match record.leaving {
+                    true => Placed::leaving(instance, alive(&machine)),
+                    false => Placed {
+                        alive: alive(&machine),
+                        ..Placed::new(instance, record)
+                    },
                 };
                 self.change(&target, |all| drop(all.insert(machine, placed)));
             }
@@ -397,9 +414,14 @@ impl Leader {
         alive: bool,
     ) -> Option<Arc<Target>> {
         let target = self.of_uid(&instance.uid)?;
-        let uid = instance.uid.clone();
+        let (uid, actual) = (instance.uid.clone(), actual.map(Box::new));
         self.change(&target, |all| match all.get_mut(machine) {
-            Some(placed) if placed.instance == instance => placed.actual = actual,
+            Some(placed) if placed.instance == instance => {
+                if actual.is_some() && std::mem::take(&mut placed.leaving) {
+                    locked(&self.answered).push(keys::desired(machine, &instance));
+                }
+                placed.actual = actual;
+            }
             // Of one that was there before, while the next is asked for.
             Some(_) => {}
             None if actual.is_some() => {
@@ -408,6 +430,7 @@ impl Leader {
                     desired: None,
                     actual,
                     alive,
+                    leaving: false,
                 };
                 all.insert(machine.to_owned(), placed);
             }
@@ -419,25 +442,34 @@ impl Leader {
         Some(target)
     }
 
-    /// A release before this one asked machines for running units only: what has stopped and left its output is theirs still.
+    /// Has every machine asked what the units' records say. A release before this one asked machines for running units only: what
+    /// has stopped and left its output is theirs still. A leader that was cut off may have told a new record to some machines only.
     async fn adopt(&self) -> Result<()> {
         let mut groups = Vec::new();
         for target in self.all() {
             let record = target.record();
             let name = target.unit().name.to_string();
-            let left: Vec<_> = target.placed().into_iter().collect();
-            if record.desired != Desired::Inactive || left.iter().any(|(_, p)| p.desired.is_some())
-            {
-                continue;
-            }
-            for (machine, placed) in left.into_iter().filter(|(_, p)| p.actual.is_some()) {
+            let placed = target.placed();
+            let left =
+                record.desired == Desired::Inactive && placed.values().all(|p| p.desired.is_none());
+            for (machine, placed) in placed {
                 let desired = self.desired(&name, &record);
+                let key = keys::desired(&machine, &placed.instance);
+                let is_told = match &placed.desired {
+                    Some(told) => **told == desired,
+                    None => {
+                        !left || placed.actual.is_none() || locked(&self.answered).contains(&key)
+                    }
+                };
+                if is_told {
+                    continue;
+                }
                 let mut group = super::Group::default();
-                group.put(keys::desired(&machine, &placed.instance), &desired)?;
+                group.put(key, &desired)?;
                 groups.push(group);
                 self.change(&target, |all| {
                     if let Some(placed) = all.get_mut(&machine) {
-                        placed.desired = Some(desired);
+                        placed.desired = Some(Box::new(desired));
                     }
                 });
             }

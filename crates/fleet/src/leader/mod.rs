@@ -9,9 +9,12 @@
 //! followed by another changes nothing any more. What is decided is in the store before anybody acts; a leader that takes over
 //! reads everything, then watches from the revision that it has read.
 
+mod away;
 mod commit;
 mod events;
+mod failures;
 mod lead;
+mod leave;
 mod lost;
 mod needs;
 mod operator;
@@ -20,7 +23,9 @@ mod removed;
 mod roll;
 mod spec;
 mod status;
+mod tally;
 mod target;
+mod waits;
 
 use crate::error::{FleetError, Result};
 use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
@@ -35,12 +40,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
-use tokio::sync::watch;
+use tally::Work;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use commit::Group;
+pub(crate) use failures::keeps_failing;
 pub(crate) use place::Change;
 pub(crate) use roll::Roll;
+pub(crate) use spec::is_resource;
+pub use tally::Tally;
 pub(crate) use target::{Placed, Target};
+pub(crate) use waits::Waits;
 
 /// See the module.
 pub(crate) struct Leader {
@@ -72,10 +82,15 @@ pub(crate) struct Leader {
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
+    answered: Mutex<Vec<String>>,
     /// Set once somebody else may lead.
     over: watch::Sender<bool>,
     /// Ticks with everything that happens to units.
     ticks: watch::Sender<u64>,
+    /// Something is left to be decided.
+    wake: Notify,
+    work: Work,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -197,6 +212,7 @@ impl Leader {
 
     /// What a machine is asked of a unit now.
     fn desired(&self, name: &str, record: &UnitRecord) -> DesiredRecord {
+        let needs = locked(&self.needs);
         DesiredRecord {
             version: crate::model::VERSION,
             unit: name.to_owned(),
@@ -204,7 +220,9 @@ impl Leader {
             generation: record.generation,
             order: record.order,
             desired: record.desired,
-            after: locked(&self.needs).before(name),
+            after: needs.before(name),
+            conflicts: needs.conflicts(name),
+            leaving: false,
         }
     }
 }

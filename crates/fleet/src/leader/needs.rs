@@ -116,18 +116,38 @@ impl Needs {
         of(&self.earlier, name)
     }
 
-    /// Whom a unit waits for by its own text or by theirs.
-    pub fn after(&self, name: &str) -> Names {
+    /// Units that this one cannot run beside, by its own text or by theirs.
+    pub fn conflicts(&self, name: &str) -> Vec<String> {
+        let said = self.said.get(name).map(|s| s.conflicts.clone());
+        let mut names = said.unwrap_or_default();
+        names.extend(of(&self.against, name));
+        names.remove(name);
+        names.into_iter().collect()
+    }
+
+    /// Whom a unit waits for by its own text or by theirs: to be up, or to be down.
+    pub fn awaited(&self, name: &str) -> Names {
         let said = self.said.get(name).map(|s| s.after.clone());
         let mut names = said.unwrap_or_default();
         names.extend(self.before(name));
+        names.extend(self.conflicts(name));
         names
     }
 
     /// Whether anybody waits for a unit.
     pub fn is_waited_for(&self, name: &str) -> bool {
-        let before = self.said.get(name).is_some_and(|s| !s.before.is_empty());
-        before || self.waiters.contains_key(name)
+        let said = self.said.get(name);
+        said.is_some_and(|s| !s.before.is_empty() || !s.conflicts.is_empty())
+            || self.waiters.contains_key(name)
+            || self.against.contains_key(name)
+    }
+
+    /// Every unit that somebody waits for.
+    pub fn all_awaited(&self) -> Names {
+        let say = |said: &Said| !said.before.is_empty() || !said.conflicts.is_empty();
+        let said = self.said.iter().filter(|(_, said)| say(said));
+        let named = self.waiters.keys().chain(self.against.keys());
+        said.map(|(name, _)| name).chain(named).cloned().collect()
     }
 
     /// Who says that it cannot run beside a unit.
@@ -143,5 +163,39 @@ impl Needs {
     /// Who is bound to a unit.
     pub fn bound(&self, name: &str) -> Vec<String> {
         of(&self.bound, name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use coracle_unit::{SpecifierContext, UnitName, load};
+
+    fn unit(name: &str, said: &str) -> Unit {
+        let text = format!("[Unit]\n{said}\n[Service]\nExecStart=/bin/true\n");
+        let name = UnitName::new(name).unwrap();
+        load(&name, &text, &[], &SpecifierContext::default()).unwrap()
+    }
+
+    #[test]
+    fn rivals_are_known_from_both_sides() {
+        let mut needs = Needs::default();
+        let (red, blue, web) = ("red.service", "blue.service", "web.service");
+        needs.set(red, Some(&unit(red, "")));
+        needs.set(
+            blue,
+            Some(&unit(blue, "Conflicts=red.service\nAfter=web.service")),
+        );
+        needs.set(web, Some(&unit(web, "")));
+        assert_eq!(needs.conflicts(red), [blue]);
+        assert_eq!(needs.conflicts(blue), [red]);
+        let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Names>();
+        assert_eq!(needs.awaited(blue), names(&[red, web]));
+        assert_eq!(needs.awaited(red), names(&[blue]));
+        assert_eq!(needs.all_awaited(), names(&[blue, red, web]));
+        assert!(needs.is_waited_for(red) && needs.is_waited_for(web));
+        needs.set(blue, None);
+        assert!(needs.all_awaited().is_empty() && needs.conflicts(red).is_empty());
     }
 }

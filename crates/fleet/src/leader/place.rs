@@ -3,20 +3,24 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
-use super::spec::{is_placed, is_resource, machine, spec};
-use super::{Group, Leader, Placed, Target, locked};
-use crate::error::Result;
+use super::commit::fits;
+use super::failures::keeps_failing;
+use super::leave::leaving;
+use super::spec::{condition, is_exclusive, is_placed, is_resource, spec};
+use super::tally::now;
+use super::{Group, Leader, Placed, Target, Waits, locked};
+use crate::error::{FleetError, Result};
 use crate::model::{
-    Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION,
-    VolumeRecord, keys,
+    Active, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION, VolumeRecord,
+    keys,
 };
-use crate::pace;
-use coracle_planner::{
-    Condition, Decision, MachineId, Placed as Planned, Placement, Planner, Timestamp, UnitName,
-};
+use coracle_planner::{Decision, MachineId, Placed as Planned, Placement, Planner, UnitName};
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// How often it is planned anew for machines that came back in the same moment.
+const MOST_TRIES: usize = 5;
 
 /// A unit that is to have another record.
 pub(crate) struct Change {
@@ -54,9 +58,11 @@ struct Write {
     add: BTreeMap<String, Instance>,
     /// Machines that lose it.
     drop: BTreeSet<String>,
+    /// Machines that must not be back.
+    given_up: BTreeSet<String>,
     binds: Vec<(String, String)>,
     /// What it waits for; Some(None) is that it waits no more.
-    waits: Option<Option<String>>,
+    waits: Option<Option<Waits>>,
 }
 
 impl Write {
@@ -68,42 +74,16 @@ impl Write {
             changed: false,
             add: BTreeMap::new(),
             drop: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             binds: Vec::new(),
             waits: None,
         }
     }
 }
 
-/// Now, as the planner counts.
-fn now() -> Timestamp {
-    Timestamp(u64::try_from(pace::utc().timestamp_millis()).unwrap_or_default())
-}
-
 /// The unit's own name for the planner.
 fn planned(name: &str) -> UnitName {
     UnitName::from(name)
-}
-
-/// How an instance is, in the planner's words.
-fn condition(record: &UnitRecord, actual: Option<&Actual>, waits_for_health: bool) -> Condition {
-    // One that is not to run may never have run where it is: only that it was asked counts.
-    let answers = |a: &&Actual| match record.desired {
-        Desired::Active => a.generation == record.generation,
-        _ => a.order >= record.order,
-    };
-    let Some(actual) = actual.filter(answers) else {
-        return Condition::Assigned;
-    };
-    match actual.active {
-        _ if record.desired != Desired::Active => Condition::Present,
-        Active::Active if actual.settled => Condition::Done,
-        Active::Active if waits_for_health && actual.health.as_deref() == Some("unhealthy") => {
-            Condition::Present
-        }
-        Active::Active => Condition::Healthy,
-        Active::Inactive if actual.settled => Condition::Done,
-        _ => Condition::Present,
-    }
 }
 
 impl Leader {
@@ -142,13 +122,12 @@ impl Leader {
             for (machine, placed) in &placed {
                 let placement = placement(&unit, machine, &placed.instance);
                 let state = Planned {
-                    condition: condition(&record, placed.actual.as_ref(), tested),
+                    condition: condition(&record, placed.actual.as_deref(), tested),
                     leaving: placed.desired.is_none(),
                 };
                 planner.set_placed(&placement, Some(state));
                 let fails = placed.actual.as_ref().filter(|actual| {
-                    let keeps = matches!(actual.sub.as_str(), "start-limit-hit" | "unreadable");
-                    keeps && actual.generation == record.generation
+                    keeps_failing(actual) && actual.generation == record.generation
                 });
                 if fails.is_some() && record.desired == Desired::Active && placed.desired.is_some()
                 {
@@ -167,57 +146,46 @@ impl Leader {
         }
     }
 
-    /// Tells the planner of all machines. Answers whether time alone will change something.
-    pub(super) fn tell_machines(&self) -> bool {
-        let machines = self.machines();
-        let grace = self.grace.is_some_and(|end| pace::now() < end);
-        let (now, mut lost) = (pace::now(), locked(&self.lost));
-        self.with_planner(|planner| {
-            for (id, seen) in &machines {
-                let gone = !seen.alive && !grace;
-                let machine_id = MachineId::from(id.as_str());
-                planner.set_machine(&machine_id, Some(machine(seen, gone)));
-                match gone {
-                    true => lost.away(id, now),
-                    false => lost.back(id),
-                }
-            }
-            for id in lost.fenced(now) {
-                planner.fenced(&MachineId::from(id.as_str()));
-            }
-        });
-        let absent = machines.values().any(|m| !m.alive);
-        grace && absent || lost.waits()
-    }
-
-    /// Tells the planner that a machine is no more. What is exclusive may run there still.
-    pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).away(id, pace::now());
-        self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
-    }
-
     /// Writes units' records, and what follows for machines.
     ///
     /// # Errors
-    /// As [`Self::commit`]; then nothing is changed in memory.
-    pub async fn write_units(&self, changes: Vec<Change>) -> Result<()> {
+    /// As [`Self::commit_each`]; of units that were not written nothing is changed in memory.
+    pub async fn write_units(&self, mut changes: Vec<Change>) -> Result<()> {
         for change in &changes {
             self.tell_unit(&change.target, &change.record, &change.unit());
         }
-        let decisions = self.with_planner(|planner| planner.plan(now()));
-        let written = self.carry_out(&changes, &decisions).await;
-        if written.is_err() {
-            for change in &changes {
+        let mut done = BTreeSet::new();
+        let mut tries = 0;
+        loop {
+            let decisions = self.plan();
+            let written = self.carry_out(&changes, &decisions, &mut done).await;
+            let Err(error) = written else { break };
+            let again = matches!(error, FleetError::Back(_)) && tries < MOST_TRIES;
+            // Of one that was written that is what it is now.
+            for change in changes.iter().filter(|_| !again) {
                 let (record, unit) = (change.target.record(), change.target.unit());
                 self.tell_unit(&change.target, &record, &unit);
             }
             self.with_planner(|planner| {
-                for decision in decisions.iter().rev() {
+                let undone = |d: &&Decision| !done.contains(d.unit().as_str());
+                for decision in decisions.iter().rev().filter(undone) {
                     planner.take_back(decision);
                 }
             });
+            if let FleetError::Back(machines) = &error {
+                machines.iter().for_each(|id| self.is_back(id));
+            }
+            if !again {
+                return Err(error);
+            }
+            changes.retain(|change| !done.contains(change.target.unit().name.as_str()));
+            tries += 1;
         }
-        written
+        // A plan has so many decisions; what is left comes with the next.
+        if self.with_planner(|planner| planner.pending()) {
+            self.wake.notify_one();
+        }
+        Ok(())
     }
 
     /// What follows from what happened on machines.
@@ -225,7 +193,13 @@ impl Leader {
         self.write_units(Vec::new()).await
     }
 
-    async fn carry_out(&self, changes: &[Change], decisions: &[Decision]) -> Result<()> {
+    /// `done` gets the names of the units that were written.
+    async fn carry_out(
+        &self,
+        changes: &[Change],
+        decisions: &[Decision],
+        done: &mut BTreeSet<String>,
+    ) -> Result<()> {
         let mut writes: BTreeMap<String, Write> = BTreeMap::new();
         for change in changes {
             let write = Write {
@@ -255,6 +229,11 @@ impl Leader {
                 } => {
                     tracing::info!(unit = name, machine = %placement.machine, %reason, "placed");
                     let machine = placement.machine.to_string();
+                    let unit = write.target.unit();
+                    let named = |name: &coracle_unit::UnitName| self.volume_of(name);
+                    if is_exclusive(&unit, &named) {
+                        write.given_up = self.given_up(name, &write.target, &machine);
+                    }
                     let instance = Instance {
                         uid: placement.uid.to_string(),
                         slot: 1,
@@ -275,27 +254,48 @@ impl Leader {
                     write.add.remove(placement.machine.as_str());
                 }
                 Decision::Wait { reason, .. } => {
-                    write.waits = Some(Some(self.in_words(&reason.to_string())))
+                    let waits = Waits::new(reason, self.in_words(&reason.to_string()));
+                    // Alone there is nowhere else, which nobody need be told.
+                    let alone = waits.failing() && locked(&self.machines).len() < 2;
+                    write.waits = Some(Some(waits).filter(|_| !alone));
                 }
                 Decision::Settled { .. } => write.waits = Some(None),
             }
         }
+        for (name, write) in &mut writes {
+            write.changed |= self.note_failures(name, &mut write.record);
+        }
         self.resources(&mut writes);
-        let (first, then): (Vec<_>, Vec<_>) = writes
+        let all = writes.iter();
+        let told = all.map(|(name, w)| (name.as_str(), &*w.target, &w.record));
+        let told = self.statuses(told).into_iter().map(|group| (None, group));
+        let mut stages = vec![told.collect::<Vec<_>>()];
+        // What units need is there before them.
+        let (first, mut then): (Vec<_>, Vec<_>) = writes
             .into_iter()
             .partition(|(_, w)| is_resource(&w.target.unit()));
-        let writes: Vec<(String, Write)> = first.into_iter().chain(then).collect();
-        let mut groups = Vec::new();
-        for (name, write) in &writes {
-            groups.push(self.group(name, write)?);
+        // What one machine gets is told to it together.
+        then.sort_by(|(_, a), (_, b)| a.add.keys().next().cmp(&b.add.keys().next()));
+        for part in [first, then] {
+            let mut stage = Vec::new();
+            for (name, write) in part {
+                let group = self.group(&name, &write)?;
+                stage.push((Some((name, write)), group));
+            }
+            stages.push(stage);
         }
-        let written = writes.iter();
-        let written = written.map(|(name, w)| (name.as_str(), &*w.target, &w.record));
-        groups.splice(0..0, self.statuses(written));
-        self.commit(groups.into_iter().filter(|g| !g.is_empty()))
-            .await?;
-        for (name, write) in writes {
-            self.done(&name, write);
+        // What is small is one transaction.
+        if fits(stages.iter().flatten().map(|(_, group)| group)) {
+            stages = vec![stages.into_iter().flatten().collect()];
+        }
+        for stage in stages {
+            let is_done = |of: Option<(String, Write)>| {
+                if let Some((name, write)) = of {
+                    self.done(&name, write);
+                    done.insert(name);
+                }
+            };
+            self.commit_each(stage, is_done).await?;
         }
         Ok(())
     }
@@ -326,7 +326,13 @@ impl Leader {
                 continue;
             };
             let here = target.machines();
-            for user in locked(&self.needs).users(&name) {
+            // It comes after those that need it; otherwise it is where the others are already.
+            let late = writes.get(&name).is_some_and(|w| w.changed);
+            for user in locked(&self.needs)
+                .users(&name)
+                .into_iter()
+                .filter(|_| late)
+            {
                 if let Some(user) = self
                     .target(&user)
                     .filter(|u| u.record().desired == Desired::Active)
@@ -359,24 +365,13 @@ impl Leader {
         }
     }
 
-    /// For what nobody needs yet: this machine, or another that gives signs.
-    fn any_machine(&self) -> Option<String> {
-        let machines = locked(&self.machines);
-        let fit = |id: &&String| {
-            machines
-                .get(*id)
-                .is_some_and(|m| m.alive && !m.marks.cordoned && !m.marks.draining)
-        };
-        let own = Some(&self.machine).filter(fit);
-        own.or_else(|| machines.keys().find(fit)).cloned()
-    }
-
     fn group(&self, name: &str, write: &Write) -> Result<Group> {
         let mut group = Group::default();
         let record = &write.record;
         if write.changed {
             group.put(keys::unit(name), record)?;
         }
+        group.only_if_absent(&write.given_up);
         if let Some((text, _)) = &write.text {
             group.put(keys::revision(&record.uid, record.revision), text)?;
         }
@@ -387,12 +382,15 @@ impl Leader {
             };
             group.put(keys::volume(volume), &record)?;
         }
+        let desired = self.desired(name, record);
         for (machine, placed) in write.target.placed() {
-            if write.drop.contains(&machine) || write.add.contains_key(&machine) {
-                group.delete(keys::desired(&machine, &placed.instance));
+            let key = keys::desired(&machine, &placed.instance);
+            if write.drop.contains(&machine) && self.is_unheard(&machine, &placed) {
+                group.put(key, &leaving(desired.clone()))?;
+            } else if write.drop.contains(&machine) || write.add.contains_key(&machine) {
+                group.delete(key);
             }
         }
-        let desired = self.desired(name, record);
         for (machine, instance) in self.asked(write) {
             if write.changed {
                 group.put(keys::desired(&machine, &instance), &desired)?;
@@ -422,19 +420,27 @@ impl Leader {
             waits,
             ..
         } = write;
-        let machines = self.machines();
+        let unheard = self.unheard(&target);
+        let asked: Vec<_> = {
+            let machines = locked(&self.machines);
+            let alive = |machine: &str| machines.gives_signs(machine);
+            let asked = asked.into_iter();
+            asked
+                .map(|(m, instance)| (alive(&m), m, instance))
+                .collect()
+        };
         // Who waits for its goal sees what is known of its instances by then.
         self.change(&target, |all| {
             for machine in &drop {
                 if let Some(placed) = all.get_mut(machine) {
+                    placed.leaving |= unheard.contains(machine);
                     placed.desired = None;
                 }
             }
-            for (machine, instance) in asked {
-                let alive = machines.get(&machine).is_some_and(|m| m.alive);
+            for (alive, machine, instance) in asked {
                 match all.get_mut(&machine) {
                     Some(placed) if placed.instance == instance => {
-                        placed.desired = Some(desired.clone());
+                        placed.desired = Some(Box::new(desired.clone()));
                     }
                     _ => {
                         let placed = Placed {

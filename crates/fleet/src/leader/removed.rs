@@ -35,7 +35,9 @@ impl Leader {
         for target in self.on(id) {
             let placed = target.placed().remove(id);
             let asked = placed.and_then(|placed| Some((placed.instance, placed.desired?)));
-            if let Some((instance, desired)) = asked.filter(|_| target.unit().deploy.exclusive) {
+            if let Some((instance, desired)) =
+                asked.filter(|_| crate::hold::is_exclusive(&target.unit()))
+            {
                 let mut group = Group::default();
                 group.put(keys::desired(id, &instance), &desired)?;
                 groups.push(group);

@@ -55,6 +55,11 @@ impl Roll {
         }
     }
 
+    /// Whether a machine is there.
+    pub fn gives_signs(&self, id: &str) -> bool {
+        self.known.get(id).is_some_and(|seen| seen.alive)
+    }
+
     /// An operator says something of a machine; what is older than what is known is left.
     pub fn mark(&mut self, id: &str, marks: Marks, written: Revision) {
         let known = self.marked.entry(id.to_owned()).or_default();
@@ -92,8 +97,9 @@ impl Roll {
     /// With machines as people call them instead of their ids.
     pub fn in_words(&self, text: &str) -> String {
         let mut words = text.to_owned();
-        for id in self.known.keys().filter(|id| text.contains(id.as_str())) {
-            words = words.replace(id.as_str(), &self.called(id));
+        let parts = text.split(|c: char| !c.is_ascii_alphanumeric());
+        for id in parts.filter(|part| self.known.contains_key(*part)) {
+            words = words.replace(id, &self.called(id));
         }
         words
     }

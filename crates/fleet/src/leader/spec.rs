@@ -1,8 +1,8 @@
 //! What of a unit's text bears on its place, in the planner's words. Pure.
 
-use crate::model::{Desired, UnitRecord};
+use crate::model::{Active, Actual, Desired, UnitRecord};
 use crate::presence::Seen;
-use coracle_planner::{MachineState, Needs, Protocol, UnitSpec, VolumeName, Wanted};
+use coracle_planner::{Condition, MachineState, Needs, Protocol, UnitSpec, VolumeName, Wanted};
 use coracle_unit::container::{ContainerUnit, MountSource};
 use coracle_unit::{Kind, Unit, UnitKind, UnitName};
 use std::collections::BTreeSet;
@@ -36,6 +36,15 @@ pub(crate) fn spec(record: &UnitRecord, unit: &Unit, named: Named<'_>, placed: b
     }
 }
 
+/// Whether there must never be two of it, as the planner has it.
+pub(crate) fn is_exclusive(unit: &Unit, named: Named<'_>) -> bool {
+    let has_data = || match &unit.kind {
+        Kind::Container { container, .. } => !volumes(container, named).is_empty(),
+        _ => false,
+    };
+    !unit.fleet.global && (unit.deploy.exclusive == Some(true) || has_data())
+}
+
 fn needs(unit: &Unit, named: Named<'_>) -> Needs {
     let deploy = &unit.deploy;
     let template = unit.name.template().filter(|_| deploy.spread);
@@ -46,7 +55,7 @@ fn needs(unit: &Unit, named: Named<'_>) -> Needs {
         ports: BTreeSet::new(),
         spread: template.map(|t| t.to_string()),
         volumes: BTreeSet::new(),
-        exclusive: deploy.exclusive,
+        exclusive: deploy.exclusive == Some(true),
     };
     if let Kind::Container { container, .. } = &unit.kind {
         needs.ports = ports(container);
@@ -101,5 +110,31 @@ pub(crate) fn machine(seen: &Seen, lost: bool) -> MachineState {
         labels: seen.machine.labels.clone(),
         cpu_millis: u64::from(seen.machine.cpus) * 1000,
         memory: seen.machine.memory,
+    }
+}
+
+/// How an instance is, in the planner's words.
+pub(crate) fn condition(
+    record: &UnitRecord,
+    actual: Option<&Actual>,
+    waits_for_health: bool,
+) -> Condition {
+    // One that is not to run may never have run where it is: only that it was asked counts.
+    let answers = |a: &&Actual| match record.desired {
+        Desired::Active => a.generation == record.generation,
+        _ => a.order >= record.order,
+    };
+    let Some(actual) = actual.filter(answers) else {
+        return Condition::Assigned;
+    };
+    match actual.active {
+        _ if record.desired != Desired::Active => Condition::Present,
+        Active::Active if actual.settled => Condition::Done,
+        Active::Active if waits_for_health && actual.health.as_deref() == Some("unhealthy") => {
+            Condition::Present
+        }
+        Active::Active => Condition::Healthy,
+        Active::Inactive if actual.settled => Condition::Done,
+        _ => Condition::Present,
     }
 }

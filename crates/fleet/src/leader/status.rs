@@ -17,6 +17,7 @@ impl Leader {
             active: actual.active,
             settled: actual.settled,
             answered: actual.generation == record.generation && actual.order == record.order,
+            down: Some(target.is_down(record)),
         };
         let told = locked(&self.statuses).insert(name.to_owned(), status.clone());
         if told.as_ref() == Some(&status) {
@@ -38,7 +39,7 @@ impl Leader {
         }
         let waiting: Vec<String> = told.keys().cloned().collect();
         for name in waiting {
-            let waited = locked(&self.needs).after(&name);
+            let waited = locked(&self.needs).awaited(&name);
             for other in waited {
                 if let Some(target) = self.target(&other).filter(|_| !told.contains_key(&other)) {
                     let group = self.status(&other, &target, &target.record());

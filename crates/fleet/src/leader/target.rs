@@ -1,5 +1,6 @@
 //! A unit as the leader knows it: what was asked, where its instances are, and how they stand together.
 
+use super::Waits;
 use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, UnitRecord};
 use crate::plan::Goal;
 use coracle_unit::Unit;
@@ -22,7 +23,7 @@ struct State {
     /// By machine.
     placed: BTreeMap<String, Placed>,
     /// Why it is nowhere, or its machine is no good any more.
-    waits: Option<String>,
+    waits: Option<Waits>,
 }
 
 /// An instance on a machine.
@@ -30,14 +31,17 @@ struct State {
 pub(crate) struct Placed {
     pub instance: Instance,
     /// What the machine is asked; None once it is asked nothing more and has still to forget it.
-    pub desired: Option<DesiredRecord>,
-    /// What the machine says.
-    pub actual: Option<Actual>,
+    pub desired: Option<Box<DesiredRecord>>,
+    /// What the machine says. Kept apart, as the above: a map of one has room for eleven.
+    pub actual: Option<Box<Actual>>,
     /// Whether the machine gives signs.
     pub alive: bool,
+    /// It is to go, and its machine has not said anything of it yet.
+    pub leaving: bool,
 }
 
 /// What is another than before.
+#[derive(Default)]
 pub(crate) struct Changed {
     /// Instances that are no more, with their machines.
     pub gone: Vec<(String, Instance)>,
@@ -103,6 +107,25 @@ impl Target {
         asked.map(|(machine, _)| machine.clone()).collect()
     }
 
+    /// How many instances: asked for on machines that give signs, answered, running.
+    pub fn tally(&self) -> (usize, usize, usize) {
+        let state = self.state();
+        let asked = state
+            .placed
+            .values()
+            .filter(|p| p.desired.is_some() && p.alive);
+        let (mut placed, mut answered, mut running) = (0, 0, 0);
+        for one in asked {
+            placed += 1;
+            let order = one.desired.as_ref().map(|d| d.order);
+            if let Some(actual) = one.actual.as_ref().filter(|a| Some(a.order) == order) {
+                answered += 1;
+                running += usize::from(actual.active == Active::Active);
+            }
+        }
+        (placed, answered, running)
+    }
+
     /// The number that the next instance of it gets: greater than any that is known.
     pub fn next_incarnation(&self) -> u64 {
         let state = self.state();
@@ -116,24 +139,55 @@ impl Target {
     }
 
     /// Says why it waits.
-    pub fn wait_for(&self, reason: Option<String>) {
+    pub fn wait_for(&self, reason: Option<Waits>) {
         self.both(|_, waits| *waits = reason);
+    }
+
+    /// What it waits for.
+    pub fn waits(&self) -> Option<Waits> {
+        self.state().waits.clone()
+    }
+
+    /// The machines that give signs and have not answered the last request, sorted.
+    pub fn silent(&self) -> Vec<String> {
+        let state = self.state();
+        let order = state.record.order;
+        let silent = |p: &Placed| p.alive && p.actual.as_ref().is_none_or(|a| a.order < order);
+        let those = state.placed.iter().filter(|(_, p)| silent(p));
+        those.map(|(machine, _)| machine.clone()).collect()
+    }
+
+    /// Whether a record asks it not to run, and it runs nowhere as far as is known. What is lost counts as ended.
+    pub fn is_down(&self, record: &UnitRecord) -> bool {
+        record.desired != Desired::Active && self.has_ended(record.order, &self.actual())
+    }
+
+    /// Whether where it stands is the end that a request asks for.
+    pub fn has_ended(&self, order: u64, actual: &Actual) -> bool {
+        let answers = actual.order >= order || self.placed().is_empty() || actual.sub == "lost";
+        answers && matches!(actual.active, Active::Inactive | Active::Failed)
     }
 
     fn both(
         &self,
-        change: impl FnOnce(&mut BTreeMap<String, Placed>, &mut Option<String>),
+        change: impl FnOnce(&mut BTreeMap<String, Placed>, &mut Option<Waits>),
     ) -> Changed {
-        let changed;
-        let together = {
+        let mut changed = Changed::default();
+        // In one: what is told last is what is so last. Whoever looks has the lock of what is told first, and then the state's.
+        self.actual.send_if_modified(|actual| {
             let mut state = self.state();
-            let State { placed, waits, .. } = &mut *state;
+            let State {
+                placed,
+                waits,
+                unit,
+                ..
+            } = &mut *state;
             let before: Vec<_> = placed
                 .iter()
                 .map(|(machine, p)| (machine.clone(), p.instance.clone()))
                 .collect();
             change(placed, waits);
-            placed.retain(|_, p| p.desired.is_some() || p.actual.is_some());
+            placed.retain(|_, p| p.desired.is_some() || p.actual.is_some() || p.leaving);
             let there = |(machine, instance): &(String, Instance)| {
                 placed.get(machine).is_some_and(|p| p.instance == *instance)
             };
@@ -145,15 +199,7 @@ impl Target {
                 left: left.filter(|m| !placed.contains_key(m)).collect(),
                 gone: before.into_iter().filter(|one| !there(one)).collect(),
             };
-            let name = state.unit.name.as_str();
-            together(
-                name,
-                &state.placed,
-                state.waits.as_deref(),
-                &self.actual.borrow(),
-            )
-        };
-        self.actual.send_if_modified(|actual| {
+            let together = together(unit.name.as_str(), placed, waits.as_ref(), actual);
             let news = *actual != together;
             *actual = together;
             news
@@ -174,7 +220,7 @@ fn goal(record: &UnitRecord) -> Goal {
 fn together(
     name: &str,
     placed: &BTreeMap<String, Placed>,
-    waits: Option<&str>,
+    waits: Option<&Waits>,
     before: &Actual,
 ) -> Actual {
     let asked = || placed.values().filter(|p| p.desired.is_some());
@@ -199,7 +245,7 @@ fn together(
         }
     };
     let worst = those.into_iter().min_by_key(|p| rank(p));
-    let mut actual = match worst.map(|p| (p.actual.clone(), p.runs())) {
+    let mut actual = match worst.map(|p| (p.actual.as_deref().cloned(), p.runs())) {
         Some((Some(actual), _)) => actual,
         Some((None, true)) => Actual {
             active: Active::Activating,
@@ -210,10 +256,12 @@ fn together(
         _ => Actual::new(name, before.since),
     };
     let lost = worst.is_some_and(|p| !p.alive);
-    if let Some(reason) = waits.filter(|_| worst.is_none() || lost) {
+    if let Some(waits) = waits.filter(|_| worst.is_none() || lost) {
         actual.active = Active::Inactive;
         actual.sub = if lost { "lost" } else { "waiting" }.to_owned();
-        reason.clone_into(&mut actual.reason);
+        waits.reason.clone_into(&mut actual.reason);
+    } else if let Some(waits) = waits.filter(|w| w.failing() && actual.active == Active::Failed) {
+        actual.reason = format!("{}; {}", actual.reason, waits.reason);
     }
     actual
 }
@@ -223,9 +271,21 @@ impl Placed {
     pub fn new(instance: Instance, desired: DesiredRecord) -> Self {
         Self {
             instance,
-            desired: Some(desired),
+            desired: Some(Box::new(desired)),
             actual: None,
             alive: true,
+            leaving: false,
+        }
+    }
+
+    /// To go, and not heard of yet.
+    pub fn leaving(instance: Instance, alive: bool) -> Self {
+        Self {
+            instance,
+            desired: None,
+            actual: None,
+            alive,
+            leaving: true,
         }
     }
 

@@ -22,6 +22,9 @@ pub struct SubnetRecord {
     pub subnet: Ipv4Net,
     /// The address that the machine is reached at by other machines.
     pub underlay: Ipv4Addr,
+    /// The largest packet of its link to other machines in bytes; none of a release that did not say, or while the link is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
     /// How it is reached; none of a kind that this release does not know.
     #[serde(flatten)]
     pub kind: Option<OverlayKind>,
@@ -49,6 +52,8 @@ pub(super) struct Place<'a> {
     pub local: &'a [Ipv4Net],
     /// The address that it is reached at.
     pub underlay: Ipv4Addr,
+    /// The largest packet of the link that has it.
+    pub mtu: Option<u32>,
     /// Where machines' subnets are taken from.
     pub pool: Ipv4Net,
 }
@@ -163,6 +168,7 @@ impl Claims {
             version: VERSION,
             subnet,
             underlay: place.underlay,
+            mtu: place.mtu,
             kind: Some(OverlayKind::default()),
         })
     }
@@ -209,6 +215,7 @@ pub(super) mod tests {
                 version: VERSION,
                 subnet: net(subnet),
                 underlay: underlay.parse().unwrap(),
+                mtu: None,
                 kind: Some(OverlayKind::default()),
             };
             let kv = KeyValue {
@@ -221,6 +228,12 @@ pub(super) mod tests {
         claims
     }
 
+    impl Claims {
+        pub fn set_mtu(&mut self, machine: &str, mtu: u32) {
+            self.0.get_mut(machine).unwrap().record.mtu = Some(mtu);
+        }
+    }
+
     fn chosen(claims: &Claims, own: &str, present: &str, local: &[&str]) -> String {
         let local: Vec<_> = local.iter().map(|l| net(l)).collect();
         let place = Place {
@@ -228,6 +241,7 @@ pub(super) mod tests {
             present: net(present),
             local: &local,
             underlay: "192.0.2.9".parse().unwrap(),
+            mtu: None,
             pool: net("10.212.0.0/14"),
         };
         claims.choose(&place).unwrap().subnet.to_string()
@@ -314,6 +328,9 @@ pub(super) mod tests {
         let later = r#"{"version":1,"subnet":"10.212.0.0/22","underlay":"192.0.2.2","kind":"wireguard","key":"x"}"#;
         let record: SubnetRecord = serde_json::from_str(later).unwrap();
         assert_eq!((record.kind, record.subnet), (None, net("10.212.0.0/22")));
+        let sized = text.replace("\"kind\"", "\"mtu\":1500,\"kind\"");
+        let record: SubnetRecord = serde_json::from_str(&sized).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), sized);
         let mut all = claims(&[]);
         let kv = |value: &str| KeyValue {
             value: value.to_owned().into(),

@@ -18,27 +18,34 @@
 //!    of its subnet.
 //! 5. `b`'s lease runs out: its names go with it at once, its route after a grace of two leases' time. What is sent to its subnet is refused then.
 //!
-//! While the store is away everything stays as it is: the overlay also over a restart of the daemon, since it is on the disk. The names
-//! of other machines are known again when the store is.
+//! While the store is away everything stays as it is, also over a restart of the daemon: the overlay is on the disk, and so are the names
+//! of other machines as they were known last (`cluster/names.json`).
 
+mod agreed;
+mod before;
 mod claims;
+mod names;
 mod picture;
 
 use crate::fleet::{Fleet, Inner};
 use crate::model::keys;
+pub use agreed::{NetworkRecord, agree_on_pool, agreed_pool, read_pool};
+use before::awaited;
 pub use claims::SubnetRecord;
-use claims::{Claims, Place, rest};
+use claims::{Claims, Place};
 use coracle_engine::{Engine, EngineError, full_error};
 use coracle_network::NetworkError;
-use coracle_network::overlay::{DEFAULT_POOL, OverlayKind, OverlaySpec};
+use coracle_network::overlay::{DEFAULT_POOL, OverlayKind, OverlaySpec, Peer};
 use coracle_store::{
-    Compare, CompareResult, CompareTarget, PutRequest, RangeRequest, StoreError, StoreExt as _,
-    TxnOp, TxnRequest, WatchRequest, prefix_end,
+    Compare, CompareResult, CompareTarget, PutRequest, StoreError, StoreExt as _, TxnOp,
+    TxnRequest, WatchRequest, prefix_end,
 };
 use ipnet::Ipv4Net;
+use names::Names;
 use picture::{Own, Picture, Told};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -46,14 +53,14 @@ use std::time::{Duration, Instant};
 const REST: Duration = Duration::from_secs(1);
 /// Changes that come together are done together.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// How often the packet size of the machine's link is looked at.
+const LINK: Duration = Duration::from_secs(10);
 /// How long a machine that was there before is waited for until it claims its subnet.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How this machine takes part in the network between machines.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
-    /// Where machines' subnets are taken from, the same on all machines; [`DEFAULT_POOL`] if absent.
-    pub pool: Option<Ipv4Net>,
     /// The address of this machine that others reach it at. Some link here has it.
     pub underlay: Ipv4Addr,
 }
@@ -104,9 +111,11 @@ impl Fleet {
         let connecting = Connecting {
             fleet: Arc::downgrade(&self.0),
             options,
+            pool: DEFAULT_POOL,
             picture: Picture::default(),
             applied: None,
             awaited: None,
+            kept: None,
             told: BTreeSet::new(),
             said: None,
         };
@@ -139,14 +148,23 @@ impl Fleet {
     }
 }
 
+/// Where what is known of the cluster is kept.
+fn dir(engine: &Engine) -> PathBuf {
+    engine.options().state_dir.join("cluster")
+}
+
 struct Connecting {
     fleet: Weak<Inner>,
     options: ConnectOptions,
+    /// Where machines' subnets are taken from.
+    pool: Ipv4Net,
     picture: Picture,
     /// What the engine has taken.
     applied: Option<OverlaySpec>,
     /// Since when another machine's claim is waited for.
     awaited: Option<Instant>,
+    /// The names that are on the disk.
+    kept: Option<Names>,
     /// Problems that were said.
     told: BTreeSet<String>,
     /// The last error.
@@ -186,8 +204,33 @@ impl Connecting {
         };
         // It has been renumbered, whenever that was.
         fleet.0.renumbering.send_replace(false);
-        let known = known.peers.into_iter().map(|p| p.peer.machine);
-        self.picture = Picture::new(known, Instant::now());
+        let peers: Vec<Peer> = known.peers.into_iter().map(|p| p.peer).collect();
+        let machines = peers.iter().map(|p| p.machine.clone());
+        self.picture = Picture::new(machines, Instant::now());
+        let dir = self::dir(fleet.engine());
+        match blocking(fleet.engine(), move |_| names::load(&dir)).await {
+            Ok(Ok(names)) => fleet.engine().set_remote(names.remote(&peers)),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the names of other machines are not known until the store is asked")
+            }
+            Err(error) => self.say(&error.into()),
+        }
+    }
+
+    /// Keeps the names of other machines for a daemon that comes up while the store is away.
+    async fn keep_names(&mut self, fleet: &Fleet) {
+        let names = self.picture.names(&fleet.0.machine.id);
+        if self.kept.as_ref() == Some(&names) {
+            return;
+        }
+        let (dir, kept) = (dir(fleet.engine()), names.clone());
+        match blocking(fleet.engine(), move |_| names.save(&dir)).await {
+            Ok(Ok(())) => self.kept = Some(kept),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the names of other machines could not be written down");
+            }
+            Err(error) => self.say(&error.into()),
+        }
     }
 
     /// The fleet, unless it is gone or goes down with all networks.
@@ -235,6 +278,7 @@ impl Connecting {
         // Nothing is held of it while it is waited.
         drop(fleet);
         let mut due = Some(Instant::now());
+        let mut looks = tokio::time::interval(LINK);
         loop {
             if due.is_some_and(|due| due <= Instant::now()) {
                 let Some(fleet) = self.there() else {
@@ -263,6 +307,11 @@ impl Connecting {
                 answer = of_subnets.next() => (Told::Subnets, answer),
                 answer = of_alive.next() => (Told::Alive, answer),
                 answer = of_names.next() => (Told::Names, answer),
+                _ = looks.tick() => match self.link_mtu().await {
+                    // Others are to be told.
+                    Some(mtu) if claimed.mtu != Some(mtu) => return Ok(()),
+                    _ => continue,
+                },
                 () = async { match until {
                     Some(until) => tokio::time::sleep_until(until).await,
                     None => std::future::pending().await,
@@ -278,13 +327,17 @@ impl Connecting {
         }
     }
 
-    fn pool(&self) -> Ipv4Net {
-        self.options.pool.unwrap_or(DEFAULT_POOL)
+    /// The largest packet of the link to other machines, if it has one now.
+    async fn link_mtu(&self) -> Option<u32> {
+        let (fleet, underlay) = (self.there()?, self.options.underlay);
+        let asked = blocking(fleet.engine(), move |e| e.networks().link_mtu(underlay));
+        asked.await.ok()?.ok()?
     }
 
     /// Writes this machine's subnet, if it is not written already.
     async fn claim(&mut self, fleet: &Fleet) -> Result<SubnetRecord, ConnectError> {
         let (store, own) = (&fleet.0.cluster, fleet.0.machine.id.as_str());
+        self.pool = agreed::learn_pool(&**store, &*fleet.0.local).await?;
         loop {
             let found = store.list(keys::SUBNETS).await?;
             let claims = Claims::read(&found.kvs);
@@ -293,17 +346,20 @@ impl Connecting {
             {
                 return Err(ConnectError::Awaited(other));
             }
-            let networks = blocking(fleet.engine(), |e| {
+            let underlay = self.options.underlay;
+            let networks = blocking(fleet.engine(), move |e| {
                 let networks = e.networks();
-                Ok::<_, NetworkError>((networks.get("bridge")?.subnet, networks.taken_subnets()?))
+                let (bridge, local) = (networks.get("bridge")?, networks.taken_subnets()?);
+                Ok::<_, NetworkError>((bridge.subnet, local, networks.link_mtu(underlay)?))
             });
-            let (present, local) = networks.await??;
+            let (present, local, mtu) = networks.await??;
             let record = claims.choose(&Place {
                 own,
                 present,
                 local: &local,
-                underlay: self.options.underlay,
-                pool: self.pool(),
+                underlay,
+                mtu,
+                pool: self.pool,
             })?;
             if claims.get(own) == Some(&record) {
                 return Ok(record);
@@ -344,7 +400,7 @@ impl Connecting {
             machine: &fleet.0.machine.id,
             subnet: claimed.subnet,
             underlay: self.options.underlay,
-            pool: self.pool(),
+            pool: self.pool,
         };
         let picture = &mut self.picture;
         let view = picture.view(&own, Instant::now());
@@ -360,7 +416,7 @@ impl Connecting {
             subnet: own.subnet,
             peers: view.peers,
             ranges: view.ranges,
-            mtu: None,
+            mtu: agreed::mtu(&picture.claims),
         };
         if self.applied.as_ref() != Some(&spec) {
             self.applied = None;
@@ -377,6 +433,7 @@ impl Connecting {
             remote.retain(|r| reached.contains(&r.machine));
         }
         engine.set_remote(remote);
+        self.keep_names(fleet).await;
         Ok(())
     }
 
@@ -422,27 +479,6 @@ impl Connecting {
             source,
         })
     }
-}
-
-/// The machine whose claim is to come before this one's.
-async fn awaited(fleet: &Fleet, claims: &Claims) -> Result<Option<String>, StoreError> {
-    let (store, own) = (&fleet.0.cluster, fleet.0.machine.id.as_str());
-    if claims.get(own).is_some() {
-        return Ok(None);
-    }
-    let only_keys = |prefix: &str| RangeRequest {
-        keys_only: true,
-        ..RangeRequest::prefix(prefix.to_owned())
-    };
-    let alive = store.range(only_keys(keys::ALIVE)).await?.kvs;
-    let alive = alive.iter().filter_map(|kv| rest(kv, keys::ALIVE));
-    let machines = store.range(only_keys(keys::MACHINES)).await?.kvs;
-    let machines = machines
-        .iter()
-        .filter_map(|kv| Some((rest(kv, keys::MACHINES)?, kv.create_revision)));
-    let machines: Vec<_> = machines.collect();
-    let other = claims.awaited(own, &machines, &alive.collect());
-    Ok(other.map(str::to_owned))
 }
 
 /// Machines that packets are sent to.

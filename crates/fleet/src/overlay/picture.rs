@@ -1,10 +1,11 @@
 //! What the store says of the other machines, and what follows for this one: whom it reaches, and which names it answers. Pure.
 
 use super::claims::{Claims, overlap, rest};
+use super::names::{Names, remote};
 use crate::discovery::Announced;
 use crate::model::keys;
 use crate::presence::LEASE;
-use coracle_network::dns::{Ports, Remote};
+use coracle_network::dns::Remote;
 use coracle_network::overlay::{OverlayKind, Peer};
 use coracle_store::{Event, EventKind, KeyValue};
 use ipnet::Ipv4Net;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How long a machine without a lease stays in the network: its daemon may be on its way back, and its containers run on.
 pub(super) const GRACE: Duration = Duration::from_secs(2 * LEASE as u64);
 /// The network that reaches other machines.
-const NETWORK: &str = "bridge";
+pub(super) const NETWORK: &str = "bridge";
 
 /// Which keys are told of.
 #[derive(Debug, Clone, Copy)]
@@ -213,22 +214,17 @@ impl Picture {
     }
 
     fn remote(&self, peers: &[Peer]) -> Vec<Remote> {
-        let one = |(key, said): (&String, &Announced)| {
-            let (service, name) = key.split_once('/')?;
-            let peer = peers.iter().find(|p| p.machine == said.machine)?;
-            // Any machine may write such a key: an address is believed of the machine that has its subnet.
-            let ip = *said.networks.get(NETWORK)?;
-            peer.subnet.contains(&ip).then(|| Remote {
-                machine: said.machine.clone(),
-                service: service.to_owned(),
-                name: name.to_owned(),
-                container: said.container.clone(),
-                ip,
-                ports: Ports::read(&said.ports),
-                healthy: true,
-            })
-        };
+        let one = |(key, said): (&String, &Announced)| remote(key, said, peers);
         self.instances.iter().filter_map(one).collect()
+    }
+
+    /// What other machines announce of the network that reaches them.
+    pub fn names(&self, own: &str) -> Names {
+        let reached = self
+            .instances
+            .iter()
+            .filter(|(_, said)| said.machine != own && said.networks.contains_key(NETWORK));
+        Names::new(reached.map(|(k, said)| (k.clone(), said.clone())).collect())
     }
 }
 
@@ -238,6 +234,7 @@ mod tests {
     use super::super::claims::tests::{claims, net};
     use super::*;
     use crate::model::VERSION;
+    use coracle_network::dns::Ports;
 
     fn own() -> Own<'static> {
         Own {

@@ -2,7 +2,7 @@
 
 use super::books::Books;
 use super::link::{Line, Shared};
-use super::table::{Bad, Table, Way};
+use super::table::{Bad, Table};
 use super::world::{Group, World};
 use crate::fleet::{Fleet, Here, Stores};
 use crate::model::{Machine as Facts, VERSION, keys};
@@ -10,7 +10,6 @@ use coracle_store::{DeleteRangeRequest, Store, TxnOp, TxnRequest};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::watch;
 
 /// What does not work as it should, for the checks' own sake.
@@ -44,7 +43,6 @@ pub(crate) struct Machine {
     pub id: String,
     pub table: Arc<Table>,
     pub line: watch::Sender<Line>,
-    signs: watch::Sender<Duration>,
     may_lead: bool,
     state: Mutex<State>,
 }
@@ -76,22 +74,14 @@ impl Cluster {
         let told = Box::new(move |by, data: &_, events: &[_]| written.written(by, data, events));
         let shared = Shared::new(world, broken == Broken::Compares, told);
         let of = |(number, id): (usize, String)| {
-            let (signs, follow) = watch::channel(Duration::ZERO);
             let guarded = broken != Broken::Watchdogs;
-            let line = watch::Sender::new(Line::GOOD);
-            let way = Way {
-                id: id.clone(),
-                shared: shared.clone(),
-                line: line.subscribe(),
-            };
-            let table = Table::new(world, number, &books, follow, way, guarded, dir.to_owned());
+            let table = Table::new(world, number, &books, guarded, dir.to_owned());
             world.spawn_in(0, table.clone().guard());
             Arc::new(Machine {
                 number,
                 id,
                 table,
-                line,
-                signs,
+                line: watch::Sender::new(Line::GOOD),
                 may_lead: number < voters,
                 state: Mutex::new(State {
                     local: own_store(world),
@@ -135,7 +125,6 @@ impl Cluster {
         let group = self.world.new_group();
         state.daemon = Some(group);
         let cluster = self.shared.link(machine.number, machine.line.subscribe());
-        cluster.tell_signs(machine.signs.clone());
         let cluster: Arc<dyn Store> = cluster;
         let local: Arc<dyn Store> = state.local.local(machine.number);
         let stores = Stores {
@@ -143,6 +132,7 @@ impl Cluster {
             cluster,
             alone: watch::channel(false).1,
             may_lead: watch::channel(machine.may_lead).1,
+            can_vote: machine.may_lead,
             door: format!("192.0.2.{}:7373", machine.number),
             labels: BTreeMap::from([("rack".into(), format!("r{}", machine.number % 2))]),
         };
@@ -156,6 +146,7 @@ impl Cluster {
                 kernel: "6.18".into(),
                 coracle: "0.1.0".into(),
                 since: self.world.utc(),
+                can_vote: machine.may_lead,
                 labels: stores.labels.clone(),
                 door: stores.door.clone(),
             },

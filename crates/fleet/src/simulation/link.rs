@@ -120,7 +120,6 @@ impl Shared {
             machine,
             line,
             local: false,
-            kept: Mutex::default(),
         })
     }
 
@@ -131,7 +130,6 @@ impl Shared {
             machine,
             line: watch::channel(Line::GOOD).1,
             local: true,
-            kept: Mutex::default(),
         })
     }
 }
@@ -142,16 +140,9 @@ pub(crate) struct Link {
     machine: usize,
     line: watch::Receiver<Line>,
     local: bool,
-    /// When the lease was kept last: the time that the question was sent.
-    kept: Mutex<Option<watch::Sender<Duration>>>,
 }
 
 impl Link {
-    /// Has it told when a sign was sent that was answered.
-    pub fn tell_signs(&self, to: watch::Sender<Duration>) {
-        *locked(&self.kept) = Some(to);
-    }
-
     fn world(&self) -> &World {
         &self.shared.0.world
     }
@@ -281,14 +272,7 @@ impl Store for Link {
     fn lease_grant(&self, ttl: i64, _: LeaseId) -> BoxFuture<'_, LeaseGrantResponse> {
         // Drawn here, since the product draws it of what is not the seed's.
         let id = OWN_LEASE | self.world().below(1 << 60) as LeaseId;
-        let sent = self.world().now();
-        Box::pin(async move {
-            let granted = self
-                .ask(move |data, now| Ok(data.grant(ttl, id, now)))
-                .await?;
-            self.signed(sent);
-            Ok(granted)
-        })
+        Box::pin(self.ask(move |data, now| Ok(data.grant(ttl, id, now))))
     }
 
     fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, LeaseRevokeResponse> {
@@ -296,12 +280,7 @@ impl Store for Link {
     }
 
     fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, LeaseKeepAliveResponse> {
-        let sent = self.world().now();
-        Box::pin(async move {
-            let kept = self.ask(move |data, now| data.keep_alive(id, now)).await?;
-            self.signed(sent);
-            Ok(kept)
-        })
+        Box::pin(self.ask(move |data, now| data.keep_alive(id, now)))
     }
 
     fn lease_time_to_live(&self, _: LeaseId, _: bool) -> BoxFuture<'_, LeaseTimeToLiveResponse> {
@@ -336,14 +315,6 @@ impl Store for Link {
 
     fn snapshot(&self, _: Box<dyn Write + Send>) -> BoxFuture<'_, Revision> {
         unimplemented!("nobody here asks for it")
-    }
-}
-
-impl Link {
-    fn signed(&self, sent: Duration) {
-        if let Some(to) = &*locked(&self.kept) {
-            to.send_modify(|last| *last = (*last).max(sent));
-        }
     }
 }
 

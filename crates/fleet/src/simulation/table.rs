@@ -1,17 +1,15 @@
 //! A machine's containers as a table: starts and stops take time and may fail, all of it outlives the daemon, nothing runs on
-//! without power. What is exclusive ends by itself when its machine has given no sign for a lease, counted from the sending.
+//! without power. What is exclusive ends by itself at its deadline, which its daemon moves on.
 
 use super::books::{Books, Ran};
-use super::link::{Line, Shared};
 use super::world::World;
 use crate::containers::{Containers, Doing, Look};
-use crate::model::keys;
-use crate::presence::LEASE;
 use crate::service::NotUp;
 use crate::translate::{UID_LABEL, UNIT_LABEL};
 use chrono::{DateTime, Utc};
 use coracle_engine::EngineError;
 use coracle_engine::events::Event;
+use coracle_engine::exclusive::Permit;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_engine::model::CreateRequest;
 use coracle_engine::process::State;
@@ -22,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 /// See the module.
 pub(crate) struct Table {
@@ -32,22 +30,11 @@ pub(crate) struct Table {
     pub books: Arc<Books>,
     all: Mutex<BTreeMap<String, Container>>,
     events: broadcast::Sender<Event>,
-    /// When the last sign was sent that was answered.
-    signs: watch::Receiver<Duration>,
-    /// The way to what the cluster knows.
-    way: Way,
-    /// When it was asked last whether something exclusive may start, with a yes for an answer.
-    asked: Mutex<Duration>,
+    /// Until when what is exclusive may run, as the daemon said last.
+    permit: Mutex<Duration>,
     /// Whether its watchdogs do what they should.
     guarded: bool,
     dir: PathBuf,
-}
-
-/// A machine's way to what the cluster knows of it.
-pub(crate) struct Way {
-    pub id: String,
-    pub shared: Shared,
-    pub line: watch::Receiver<Line>,
 }
 
 struct Container {
@@ -60,7 +47,9 @@ struct Container {
     error: String,
     /// From when it is healthy, if it has a test.
     healthy: Option<Duration>,
-    exclusive: bool,
+    /// Until when it may run, if it is exclusive.
+    deadline: Option<Duration>,
+    watchdog: bool,
     stop: Duration,
 }
 
@@ -76,8 +65,6 @@ impl Table {
         world: &World,
         machine: usize,
         books: &Arc<Books>,
-        signs: watch::Receiver<Duration>,
-        way: Way,
         guarded: bool,
         dir: PathBuf,
     ) -> Arc<Self> {
@@ -87,9 +74,7 @@ impl Table {
             books: books.clone(),
             all: Mutex::default(),
             events: broadcast::channel(64).0,
-            signs,
-            way,
-            asked: Mutex::default(),
+            permit: Mutex::default(),
             guarded,
             dir,
         })
@@ -99,57 +84,34 @@ impl Table {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until when what is exclusive may run.
-    fn deadline(&self) -> Duration {
-        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.max(*self.signs.borrow()) + Duration::from_secs(LEASE as u64)
-    }
-
-    /// Asks whether something exclusive may start: its machine is there, and it is that machine's business. Answers until when.
-    async fn permit(&self, uid: &str) -> Option<Duration> {
-        let asked = self.world.now();
-        self.takes(20).await;
-        if !self.way.line.borrow().to {
-            return None;
-        }
-        let id = &self.way.id;
-        let yes = self.way.shared.look(|data| {
-            let desired = format!("{}{uid}/", keys::desired_of(id));
-            let mut desired = data.below(&desired).into_iter();
-            let said = desired.any(|kv| {
-                let key = String::from_utf8_lossy(&kv.key);
-                data.get(&key.replacen(keys::DESIRED, keys::ACTUAL, 1))
-                    .is_some()
-            });
-            said && data.get(&keys::alive(id)).is_some()
-        });
-        self.takes(20).await;
-        if !yes || !self.way.line.borrow().from {
-            return None;
-        }
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = asked;
-        Some(asked + Duration::from_secs(LEASE as u64))
-    }
-
     /// The shims of exclusive units: they need no daemon.
     pub async fn guard(self: Arc<Self>) {
         loop {
-            let (now, end) = (self.world.now(), self.deadline());
-            if self.guarded && now >= end {
-                let late: Vec<String> = {
-                    let all = self.all();
-                    let late = all.iter().filter(|(_, c)| c.running && c.exclusive);
-                    late.map(|(id, _)| id.clone()).collect()
-                };
-                for id in late {
-                    self.ends(&id, 137, "its watchdog ended it");
+            let now = self.world.now();
+            let late: Vec<String> = {
+                let all = self.all();
+                let over = |c: &Container| c.running && c.deadline.is_some_and(|end| now >= end);
+                let late = all.iter().filter(|(_, c)| over(c));
+                late.map(|(id, _)| id.clone()).collect()
+            };
+            for id in late.iter().filter(|_| self.guarded) {
+                if let Some(container) = self.all().get_mut(id) {
+                    container.watchdog = true;
+                    container.error = "its watchdog ended it".into();
                 }
-                self.world.sleep(Duration::from_millis(500)).await;
-            } else {
-                self.world
-                    .sleep(end.saturating_sub(now).max(Duration::from_millis(1)))
-                    .await;
+                self.ends(id, 137, "its watchdog ended it");
             }
+            let half = Duration::from_millis(500);
+            let next = self
+                .all()
+                .values()
+                .filter(|c| c.running)
+                .filter_map(|c| c.deadline)
+                .min();
+            let rest = next.map_or(2 * half, |end| end.saturating_sub(now));
+            self.world
+                .sleep(rest.clamp(Duration::from_millis(1), 2 * half))
+                .await;
         }
     }
 
@@ -241,12 +203,12 @@ impl Table {
         }
     }
 
-    async fn starts(&self, id: &str) -> Result<(), EngineError> {
+    async fn starts(&self, id: &str, permit: Option<Duration>) -> Result<(), EngineError> {
         self.takes(100).await;
-        let (unit, uid, runs) = {
+        let (unit, runs) = {
             let all = self.all();
             let found = all.get(id).ok_or_else(|| Self::none(id))?;
-            (found.unit.clone(), found.uid.clone(), found.running)
+            (found.unit.clone(), found.running)
         };
         if runs {
             return Err(EngineError::NotModified);
@@ -256,17 +218,14 @@ impl Table {
                 .note(|| format!("m{} {unit} cannot be started", self.machine));
             return Err(self.refused(id, "it cannot be started here"));
         }
-        if is_exclusive(&unit) && self.guarded {
-            let until = self.permit(&uid).await;
-            self.takes(100).await;
-            if until.is_none_or(|until| self.world.now() >= until) {
-                return Err(self.refused(id, "it is exclusive and has no permit"));
-            }
+        if permit.is_some_and(|until| self.world.now() >= until) {
+            return Err(EngineError::NotPermitted("its permit is over".into()));
         }
         {
             let mut all = self.all();
             let container = all.get_mut(id).ok_or_else(|| Self::none(id))?;
             container.running = true;
+            (container.deadline, container.watchdog) = (permit, false);
             container.error.clear();
             let tested = container.healthy.is_some();
             container.healthy = tested
@@ -330,6 +289,7 @@ impl Containers for Table {
             exit_code: found.code,
             finished_at: found.ended,
             oom_killed: false,
+            watchdog: found.watchdog,
             error: found.error.clone(),
             health: health.map(|at| if now >= at { "healthy" } else { "starting" }),
             ports: Vec::new(),
@@ -356,7 +316,8 @@ impl Containers for Table {
                 }
                 let container = Container {
                     name,
-                    exclusive: is_exclusive(&unit),
+                    deadline: None,
+                    watchdog: false,
                     healthy: request
                         .config
                         .healthcheck
@@ -379,7 +340,30 @@ impl Containers for Table {
     }
 
     fn start<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
-        Box::pin(self.starts(id))
+        Box::pin(self.starts(id, None))
+    }
+
+    fn start_permitted<'a>(&'a self, id: &'a str, permit: Permit) -> Doing<'a, ()> {
+        Box::pin(self.starts(id, until(permit)))
+    }
+
+    fn permit(&self, permit: Permit) {
+        if let Some(until) = until(permit) {
+            let mut known = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = (*known).max(until);
+        }
+    }
+
+    fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
+        let known = *self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = self.all().get_mut(id).and_then(|c| c.deadline.as_mut()) {
+            *end = (*end).max(known);
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn prolong_commands(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
     }
 
     fn stop<'a>(&'a self, id: &'a str, _: Option<&'a str>, _: Option<Duration>) -> Doing<'a, ()> {
@@ -425,6 +409,15 @@ impl Containers for Table {
 
     fn state_dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// The end of a permit.
+fn until(permit: Permit) -> Option<Duration> {
+    match permit {
+        Permit::Until { until_ms, .. } => Some(Duration::from_millis(until_ms)),
+        Permit::Unknown => Some(Duration::ZERO),
+        Permit::Unlimited => None,
     }
 }
 

@@ -72,6 +72,15 @@ impl Crowd {
         self.machines().is_empty()
     }
 
+    /// All machines that live, as people call them.
+    pub fn called(&self) -> Vec<String> {
+        let Some(peers) = &self.peers else {
+            return Vec::new();
+        };
+        let all = peers.machines().into_iter();
+        all.map(|machine| peers.called(&machine)).collect()
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -228,6 +229,18 @@ impl Networks {
         inner.build6(&network)?;
         inner.reload()?;
         Ok(network)
+    }
+
+    /// The largest packet, in bytes, of the link that has this machine's address `own`; none if no link has it now.
+    ///
+    /// # Errors
+    /// When the kernel does not say its links.
+    pub fn link_mtu(&self, own: Ipv4Addr) -> Result<Option<u32>, NetworkError> {
+        match kernel::underlay_mtu(&mut self.lock().netlink, own) {
+            Ok(mtu) => Ok(Some(mtu)),
+            Err(NetworkError::NoUnderlay(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// IPv4 subnets that this machine's routes and networks have, but for the default network and the overlay: what its subnet in a

@@ -21,7 +21,7 @@
 //!
 //! **Who is believed.** Packets of the overlay are taken from members' addresses only, and from no bridge of this machine; what
 //! arrives must come from a member's subnet and go to the default network; no container may send to a member's overlay port, since
-//! it would have a member's address there. The machine itself is not reached by the overlay, but for answers and echo
+//! it would have a member's address there, nor to the TCP port of that number, which is the door between machines. The machine itself is not reached by the overlay, but for answers and echo
 //! requests. [vxlan is not encrypted](OverlayKind::caution): who can send packets with a member's address is taken for that member.
 //!
 //! **Only the default network** is spanned, and of that IPv4. Networks that people make stay on their machine.
@@ -44,10 +44,11 @@ mod rules;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
+
+pub use ipnet::Ipv4Net;
 
 pub(crate) use apply::Overlay;
 pub(crate) use kernel::PROTOCOL;

@@ -53,7 +53,7 @@ impl Rules {
             out,
             r#"  chain overlay_input {{
     type filter hook input priority -10; policy accept;
-    iifname {{ {from} }} udp dport {port} drop
+    iifname {{ {from} }} meta l4proto {{ tcp, udp }} th dport {port} drop
     udp dport {port} ip saddr @overlay_members accept
     udp dport {port} drop
     iifname "{LINK}" ct state established,related accept
@@ -62,7 +62,7 @@ impl Rules {
   }}
   chain overlay_forward {{
     type filter hook forward priority -10; policy accept;
-    iifname {{ {from} }} udp dport {port} ip daddr @overlay_members drop
+    iifname {{ {from} }} meta l4proto {{ tcp, udp }} th dport {port} ip daddr @overlay_members drop
     iifname "{LINK}" oifname != "{bridge}" drop
     iifname "{LINK}" meta nfproto != ipv4 drop
     iifname "{LINK}" ip saddr != @overlay_subnets drop

@@ -180,12 +180,21 @@ impl World {
     }
     /// A new leader: a planner that is told what the store holds.
     pub fn take_over(&mut self) {
+        // These stand in the units' records.
+        let failures: Vec<_> = self
+            .units
+            .keys()
+            .map(|name| self.planner.failures(name))
+            .collect();
         self.planner = Planner::new(Settings::default());
         for (id, state) in &self.machines {
             self.planner.set_machine(id, Some(state.clone()));
         }
         for (name, spec) in &self.units {
             self.planner.set_unit(name, Some(spec.clone()));
+        }
+        for (name, failures) in self.units.keys().zip(&failures) {
+            self.planner.set_failures(name, failures);
         }
         for (volume, machine) in &self.binds {
             self.planner.set_volume(volume, Some(machine));

@@ -194,9 +194,9 @@ impl Holder {
 
     /// Refuses what would lead out of the run directory.
     fn check(&self, spec: &ShimSpec) -> Result<PathBuf, ShimError> {
-        if spec.version != PROTOCOL_VERSION {
+        if !(1..=PROTOCOL_VERSION).contains(&spec.version) {
             return Err(ShimError::Invalid(format!(
-                "the specification has version {}, this holder knows {PROTOCOL_VERSION}",
+                "the specification has version {}, this holder knows up to {PROTOCOL_VERSION}",
                 spec.version
             )));
         }

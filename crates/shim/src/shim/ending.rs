@@ -1,7 +1,7 @@
 //! From the end of the main process to the shim's last act.
 
 use super::{Phase, Role, Shim, Whom};
-use crate::{cgroup::Cgroup, error::chain, launch::Failure};
+use crate::{cgroup::Cgroup, error::chain, launch::Failure, log::Stream};
 use chrono::Utc;
 use coracle_shim_protocol::shim::{EXIT_FILE, ExitStatus, FailReason, KillMode, Reply, Workload};
 use rustix::mount::{UnmountFlags, unmount};
@@ -32,7 +32,11 @@ impl Shim {
                 }
             }
             Workload::Process { kill_mode, .. } => match kill_mode {
-                KillMode::ControlGroup => {
+                // Time is over for all of it.
+                _ if self.is_over() => self.kill_rest(),
+                KillMode::Process | KillMode::None if self.stopped_by_watchdog().is_none() => {}
+                KillMode::Mixed => self.kill_rest(),
+                _ => {
                     let rest = self.rest();
                     if !rest.is_empty() {
                         for pid in rest {
@@ -43,8 +47,6 @@ impl Shim {
                         self.kill_at = Some(Instant::now() + KILL_GRACE);
                     }
                 }
-                KillMode::Mixed => self.kill_rest(),
-                KillMode::Process | KillMode::None => {}
             },
         }
     }
@@ -59,7 +61,7 @@ impl Shim {
             .collect()
     }
 
-    fn kill_rest(&mut self) {
+    pub(super) fn kill_rest(&mut self) {
         if self.rest().is_empty() {
             return;
         }
@@ -101,6 +103,11 @@ impl Shim {
             (None, Some(ended)) => ended,
             (None, None) => (255, None),
         };
+        let stopped = self.stopped_by_watchdog();
+        if let (Some(why), Some(log)) = (&stopped, &mut self.log) {
+            log.write(Stream::Stderr, format!("coracle: {why}\n").as_bytes());
+        }
+        let failed = self.failure.as_ref().map(|f| f.message.clone());
         self.finish(ExitStatus {
             version: 1,
             code,
@@ -108,7 +115,8 @@ impl Shim {
             oom_killed,
             started_at,
             finished_at: Utc::now(),
-            error: self.failure.as_ref().map(|f| f.message.clone()),
+            watchdog: stopped.is_some(),
+            error: failed.or(stopped),
         });
     }
 
@@ -126,6 +134,7 @@ impl Shim {
             oom_killed: false,
             started_at: None,
             finished_at: Utc::now(),
+            watchdog: self.stopped_by_watchdog().is_some(),
             error: Some(failure.message.clone()),
         };
         self.failure = Some(failure);
@@ -238,7 +247,7 @@ fn failure_code(reason: FailReason) -> i32 {
     match reason {
         FailReason::NotFound => 127,
         FailReason::NotExecutable => 126,
-        FailReason::Other => 128,
+        FailReason::Late | FailReason::Other => 128,
     }
 }
 
@@ -252,5 +261,6 @@ fn never() -> ExitStatus {
         started_at: None,
         finished_at: Utc::now(),
         error: None,
+        watchdog: false,
     }
 }

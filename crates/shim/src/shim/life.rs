@@ -156,6 +156,8 @@ impl Shim {
     }
 
     pub(super) fn start(&mut self, id: u32) {
+        // Whoever allowed this may have been held up for long.
+        self.watch_over();
         match (&self.phase, &self.failure) {
             (Phase::Created, _) => {}
             (_, Some(failure)) => {

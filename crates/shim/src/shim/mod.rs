@@ -25,6 +25,7 @@ mod ending;
 mod life;
 mod output;
 mod requests;
+mod watchdog;
 
 use crate::{
     cgroup::{Cgroup, Machine},
@@ -44,6 +45,7 @@ use std::{
     rc::Rc,
     time::{Duration, Instant},
 };
+use watchdog::Watchdog;
 
 /// What a shim is born with.
 pub struct Seed {
@@ -111,6 +113,7 @@ enum Token {
     Ended(Whom),
     Output(Whom, usize),
     Input(Whom),
+    Watchdog,
 }
 
 /// Connections at once; more wait in the socket's queue.
@@ -137,6 +140,8 @@ struct Shim {
     released: bool,
     /// Set while processes of the group are given time after SIGTERM.
     kill_at: Option<Instant>,
+    /// Of what is exclusive.
+    watchdog: Option<Watchdog>,
     buffer: Vec<u8>,
 }
 
@@ -161,6 +166,7 @@ pub fn run(seed: Seed) {
         mounted: false,
         released: false,
         kill_at: None,
+        watchdog: None,
         buffer: Vec::new(),
     };
     if let Err(error) = shim.listener.set_nonblocking(true) {
@@ -168,6 +174,9 @@ pub fn run(seed: Seed) {
     }
     // Whoever asks for it will ask in a moment.
     shim.early = shim.namespaces().err();
+    if let Err(error) = shim.limit(shim.spec.deadline) {
+        shim.early = Some(error);
+    }
     while !shim.may_leave() {
         if let Err(error) = shim.turn() {
             shim.note(&format!("cannot poll: {error}"));
@@ -215,6 +224,10 @@ impl Shim {
         if self.conns.len() < MAX_CONNS {
             tokens.push(Token::Listener);
             fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
+        if let Some(watchdog) = &self.watchdog {
+            tokens.push(Token::Watchdog);
+            fds.push(PollFd::from_borrowed_fd(watchdog.as_fd(), PollFlags::IN));
         }
         for (id, conn) in &self.conns {
             let mut flags = PollFlags::empty();
@@ -282,6 +295,7 @@ impl Shim {
         drop(fds);
         for (token, flags) in ready {
             match token {
+                Token::Watchdog => self.watch_over(),
                 Token::Listener => self.accept(),
                 Token::Conn(id) => self.serve(id, flags),
                 Token::Report(whom) => self.hear(whom),

@@ -229,6 +229,7 @@ impl Shim {
                 started_at: exec.task.started_at,
                 finished_at: chrono::Utc::now(),
                 error: None,
+                watchdog: false,
             };
             self.say(id, &Reply::Exited { status });
         }

@@ -207,6 +207,10 @@ impl Shim {
                 let done = self.kill(exec_id.as_deref(), signal, all);
                 self.answer(id, done);
             }
+            Request::Limit { deadline } => {
+                let done = self.limit(deadline);
+                self.answer(id, done);
+            }
             Request::Release => self.release(id),
         }
     }

@@ -157,6 +157,7 @@ impl Bench {
             open_stdin: false,
             stdin_once: false,
             cgroup: format!("{}/{id}", self.cgroups),
+            deadline: None,
         }
     }
 

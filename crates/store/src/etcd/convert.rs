@@ -267,7 +267,7 @@ pub(super) fn error(status: Status, of: Of, url: &str, sent: bool) -> StoreError
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => StoreError::Unreachable {
             why: format!("{url}: {text}"),
             // A leader that is lost on the way may have had it.
-            sent: sent || !known("no leader"),
+            sent: sent || !(known("no leader") || known("not supported for learner")),
         },
         code => StoreError::Refused {
             endpoint: url.to_owned(),

@@ -37,7 +37,7 @@ use crate::types::*;
 use convert::{Of, revision};
 pub use dial::{Dial, Io};
 use members::Members;
-pub use members::{State, Tls};
+pub use members::{Reached, State, Tls};
 
 /// Where etcd is and how it is asked.
 #[derive(Clone, Debug)]
@@ -55,6 +55,9 @@ pub struct EtcdOptions {
     /// A watch is told what it missed in one message, however large, and not cut in pieces of 1.5 MiB. To cut 100,000 small
     /// events etcd 3.4 takes half a minute. Default false.
     pub whole: bool,
+    /// A watch waits for a member that answers for as long as that takes. Without, it ends with an error when its member is lost and no
+    /// other answers, so that who is told can ask elsewhere. Default true.
+    pub lasting: bool,
 }
 
 impl EtcdOptions {
@@ -67,6 +70,7 @@ impl EtcdOptions {
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             whole: false,
+            lasting: true,
         }
     }
 }
@@ -90,6 +94,15 @@ impl EtcdStore {
         Ok(Self {
             members: Arc::new(Members::new(options)?),
         })
+    }
+
+    /// Asks these members from now on, the first one first; of none, every request is answered that there is nobody to ask. Connections
+    /// to those that stay are kept, and what is under way goes on where it is.
+    ///
+    /// # Errors
+    /// `Endpoint` for an address that makes no sense; nothing changes then.
+    pub fn reach(&self, members: Vec<Reached>) -> Result<(), StoreError> {
+        self.members.reach(members)
     }
 
     /// How it stands, and when that changes.

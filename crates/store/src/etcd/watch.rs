@@ -3,6 +3,9 @@
 //! It knows the first revision not told yet. Say it has told all up to 40 and the member goes: the next stream starts at 41, on
 //! another member, which tells 41 and what follows, or that 41 is compacted. An answer that comes in pieces (etcd cuts what is
 //! too large for a message) is told as one, so that the position is always between two revisions.
+//!
+//! While there is nobody to ask it is asked again, after a rest that doubles: up to 8 times a member's rest where none can be
+//! reached, which may change at any moment, and up to 64 times where it is refused, as a machine is that was removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +15,12 @@ use coracle_etcd_proto::etcdserverpb as pb;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::convert::{self, Of, revision};
-use super::members::Members;
+use super::members::{Member, Members};
 use crate::error::StoreError;
 use crate::store::{WatchControl, WatchHandle, WatchNext, Watching};
 use crate::types::*;
@@ -45,7 +49,8 @@ impl WatchControl for Handle {
 struct Stream {
     ask: mpsc::Sender<pb::WatchRequest>,
     answers: Streaming<pb::WatchResponse>,
-    member: usize,
+    member: Arc<Member>,
+    since: Instant,
 }
 
 pub(super) struct Watch {
@@ -57,6 +62,10 @@ pub(super) struct Watch {
     /// Pieces of an answer that is not whole yet.
     pieces: Vec<Event>,
     asked: Arc<Asked>,
+    /// Tries in vain since something was heard.
+    tries: u32,
+    /// The last one was answered with a refusal.
+    refused: bool,
     /// A progress answer is owed; a stream that broke is asked for it anew.
     owed: bool,
     over: bool,
@@ -78,6 +87,8 @@ impl Watch {
             stream: None,
             pieces: Vec::new(),
             asked: Arc::default(),
+            tries: 0,
+            refused: false,
             owed: false,
             over: false,
         };
@@ -112,7 +123,7 @@ impl Watch {
         };
         let (ask, asked) = mpsc::channel(8);
         let broken = |status: tonic::Status| {
-            self.members.broke(member);
+            self.members.broke(&member);
             convert::error(status, Of::default(), "etcd", false)
         };
         let create = pb::WatchRequest {
@@ -121,7 +132,11 @@ impl Watch {
         // The other end is here until the stream is made.
         let _ = ask.send(create).await;
         let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
-        let answers = client.watch(ReceiverStream::new(asked)).await;
+        let mut request = tonic::Request::new(ReceiverStream::new(asked));
+        // A member that has lost its leader, as one that is cut off, says so and is left, in place of telling nothing for ever.
+        let required = tonic::metadata::MetadataValue::from_static("true");
+        request.metadata_mut().insert("hasleader", required);
+        let answers = client.watch(request).await;
         let mut answers = answers.map_err(broken)?.into_inner();
         let created = answers.message().await.map_err(broken)?;
         let created = created.unwrap_or_default();
@@ -133,6 +148,7 @@ impl Watch {
             });
         }
         if created.canceled || !created.created {
+            self.members.broke(&member);
             return Err(StoreError::Unreachable {
                 why: "etcd ended the watch before it began".to_owned(),
                 sent: false,
@@ -142,6 +158,7 @@ impl Watch {
             ask,
             answers,
             member,
+            since: Instant::now(),
         });
         if self.owed {
             self.asked.progress.store(true, Ordering::Release);
@@ -163,10 +180,16 @@ impl Watch {
                     ..Default::default()
                 }));
             }
-            if self.stream.is_none() && self.connect().await.is_err() {
+            if self.stream.is_none()
+                && let Err(error) = self.connect().await
+            {
+                if !self.members.lasting() {
+                    self.over = true;
+                    return Some(Err(error));
+                }
                 // As long as there is nobody to ask, it is asked: a watch is not over because a machine is away.
-                let asked = self.asked.clone();
-                let _ = tokio::time::timeout(self.members.rest(), asked.wake.notified()).await;
+                self.refused = !matches!(error, StoreError::Unreachable { .. });
+                self.rest().await;
                 continue;
             }
             // Made above, if there was none.
@@ -189,17 +212,32 @@ impl Watch {
             };
             match told {
                 Ok(Some(told)) => {
+                    self.tries = 0;
                     if let Some(answer) = self.take(told) {
                         return Some(Ok(answer));
                     }
                 }
                 Ok(None) | Err(_) => {
-                    let member = stream.member;
+                    let (member, lived) = (stream.member.clone(), stream.since.elapsed());
                     self.stream = None;
-                    self.members.broke(member);
+                    self.members.broke(&member);
+                    // One that stood for a while is begun anew at once; one that ends as it begins would end so without end.
+                    match lived > self.members.rest() {
+                        true => self.tries = 0,
+                        false => self.rest().await,
+                    }
                 }
             }
         }
+    }
+
+    /// Waits before the next try, or until somebody wants something of the watch.
+    async fn rest(&mut self) {
+        let doubled = self.tries.min(if self.refused { 6 } else { 3 });
+        self.tries += 1;
+        let asked = self.asked.clone();
+        let rest = self.members.rest() * (1 << doubled);
+        let _ = tokio::time::timeout(rest, asked.wake.notified()).await;
     }
 
     fn take(&mut self, told: pb::WatchResponse) -> Option<WatchResponse> {
@@ -216,7 +254,7 @@ impl Watch {
         if told.canceled {
             // The member stops, or lost its leader: another goes on.
             let member = self.stream.take().map(|stream| stream.member);
-            self.members.broke(member?);
+            self.members.broke(&member?);
             return None;
         }
         self.pieces

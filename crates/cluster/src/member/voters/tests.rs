@@ -36,7 +36,7 @@ fn machines(text: &str) -> Vec<Machine> {
 
 fn step(text: &str) -> String {
     let name = |id: MachineId| id.as_str()[..1].to_owned();
-    match next(&machines(text)).step {
+    match next(&machines(text), PATIENCE).step {
         Step::None => String::new(),
         Step::AddLearner(id) => format!("+{}", name(id)),
         Step::Promote(id) => format!("^{}", name(id)),
@@ -71,7 +71,12 @@ fn the_table() {
         ("a* b c d~~ e. f.", "-d"),
         // A dead voter, for a moment and for good.
         ("a* b c† d.", ""),
-        ("a* b c†† d.", "+d"),
+        ("a* b c†† d.", "-c"),
+        ("a* b d.", "+d"),
+        ("a* b c† d. e. f. 1.", ""),
+        ("a* b c d†† e†† f. 1.", "-d"),
+        ("a* b c e†† f. 1.", "-e"),
+        ("a* b c†- d.", "-c"),
         ("a* b c†† d~", ""),
         ("a* b c†† d~~", "-c"),
         ("a* b d~~ c.††", "^d"),
@@ -106,8 +111,28 @@ fn the_table() {
             step(text),
             wanted,
             "{text}: {}",
-            next(&machines(text)).reason
+            next(&machines(text), PATIENCE).reason
         );
+    }
+}
+
+#[test]
+fn who_may_go() {
+    for (text, who, wanted) in [
+        ("a* b~~", 'a', true),
+        ("a* b.", 'a', true),
+        ("a* b.!", 'a', false),
+        ("a* b.†", 'a', false),
+        ("a*", 'a', false),
+        ("a* b c", 'a', true),
+        ("a* b c†", 'c', true),
+        ("a* b c†", 'b', false),
+        ("a* b c† d.", 'b', true),
+        ("a* b† c†", 'b', false),
+        ("a* b~", 'b', true),
+    ] {
+        let may = may_go(&machines(text), &id(who));
+        assert_eq!(may.is_ok(), wanted, "{text}: {who}: {may:?}");
     }
 }
 
@@ -145,7 +170,7 @@ fn it_never_loses_a_majority_and_comes_to_rest() {
             steps += 1;
             assert!(steps < 100, "seed {seed}: it never ends: {all:?}");
         }
-        let count = Count::new(&all);
+        let count = Count::new(&all, PATIENCE);
         let here = all.iter().filter(|m| m.belongs && m.capable).count();
         assert!(
             all.iter().all(|m| m.belongs || m.role == Role::None),
@@ -159,7 +184,7 @@ fn it_never_loses_a_majority_and_comes_to_rest() {
 
 fn happen(all: &mut Vec<Machine>, draw: &mut impl FnMut(u64) -> u64) {
     let at = draw(all.len() as u64) as usize;
-    let count = Count::new(all);
+    let count = Count::new(all, PATIENCE);
     let spare = count.alive > majority(count.votes);
     let stays = all.iter().filter(|m| m.belongs && m.capable).count();
     let machine = &mut all[at];
@@ -184,7 +209,7 @@ fn happen(all: &mut Vec<Machine>, draw: &mut impl FnMut(u64) -> u64) {
 
 /// Does what is decided; whether there was something.
 fn act(all: &mut Vec<Machine>) -> bool {
-    let decision = next(all);
+    let decision = next(all, PATIENCE);
     let find =
         |all: &mut Vec<Machine>, id: &MachineId| all.iter().position(|m| m.id == *id).unwrap();
     match &decision.step {
@@ -208,7 +233,7 @@ fn act(all: &mut Vec<Machine>) -> bool {
             all[at].role = Role::None;
         }
     }
-    let count = Count::new(all);
+    let count = Count::new(all, PATIENCE);
     assert!(
         count.alive >= majority(count.votes),
         "{decision:?} ends the majority: {all:?}"

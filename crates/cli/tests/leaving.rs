@@ -1,0 +1,183 @@
+//! Machines leave, are removed, come again.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod common;
+mod scenarios;
+
+use cluster::{Machine, wait_for, wait_until};
+use scenarios::{LOST, Running, SLEEPS, SOON, all, homes, is_at, join, joined, on, pid, runs};
+use std::time::Duration;
+
+/// What a program of the machine's prints.
+fn said(machine: &Machine, program: &str, args: &[&str]) -> String {
+    all(&machine.inside(program).args(args).output().unwrap())
+}
+
+/// Links and routes that only a machine in a cluster has, as the kernel has them.
+fn overlay(machine: &Machine) -> String {
+    let links = said(machine, "ip", &["-o", "link", "show", "type", "vxlan"]);
+    let routes = said(machine, "ip", &["route", "show"]);
+    let of_others = |line: &&str| line.contains("cor-overlay") || line.contains("unreachable");
+    let routes: Vec<&str> = routes.lines().filter(of_others).collect();
+    format!("{links}{}", routes.join("\n")).trim().to_owned()
+}
+
+fn files(machine: &Machine) -> Vec<String> {
+    let dir = machine.path(&machine.state_dir().join("cluster"));
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn machines_leave_and_come_again() {
+    let cluster = joined(4);
+    // The last to come has no vote.
+    let (a, d) = (cluster.machine(1), cluster.machine(4));
+    let only = on(&cluster, "worker", &[3, 4]);
+    a.ok(&["machine", "cordon", "m3"]);
+    a.ok(&[
+        "unit",
+        "start",
+        &a.unit("moves.container", &format!("{SLEEPS}{only}")),
+    ]);
+    is_at(&cluster, "moves", &[4]);
+    a.ok(&["machine", "uncordon", "m3"]);
+    d.ok(&["run", "-d", "--name", "mine", "bb", "sleep", "1000"]);
+    let mine = pid(d, "mine");
+    wait_for("it has the network between machines", SOON, || {
+        overlay(d).contains("cor-overlay") && overlay(d).contains("unreachable 10.212")
+    });
+
+    let output = d.ok(&["leave"]);
+    assert!(output.contains("alone again"), "{output}");
+    is_at(&cluster, "moves", &[3]);
+    assert_eq!(overlay(d), "", "the network between machines is down");
+    assert_eq!(pid(d, "mine"), mine, "what no unit is runs on");
+    let of_cluster = |file: &String| {
+        file.ends_with(".pem") || ["home.json", "names.json"].contains(&file.as_str())
+    };
+    assert!(!files(d).iter().any(of_cluster), "{:?}", files(d));
+    let list = a.ok(&["machine", "list"]);
+    assert!(!list.contains("m4"), "{list}");
+    // It works alone.
+    assert!(d.ok(&["cluster", "status"]).contains("alone"));
+    d.ok(&["unit", "start", &d.unit("own.container", SLEEPS)]);
+    d.ok(&["volume", "create", "kept"]);
+    assert!(runs(d, "own"));
+
+    // What it has would be lost, which has to be said, and then is said.
+    let token = a.ok(&["cluster", "token", "-q"]);
+    let address = a.address();
+    let enter = ["join", address.as_str(), "--token", token.trim()];
+    d.refused(&enter, "--discard");
+    assert!(runs(d, "own") && runs(d, "mine"), "a refusal costs nothing");
+    let output = d.ok(&[&enter[..], &["--discard"]].concat());
+    assert!(
+        output.contains(
+            "What it had is gone: 1 unit, 2 containers; volumes and images are still here"
+        ),
+        "{output}"
+    );
+    assert_eq!(scenarios::running(d), Vec::<String>::new());
+    assert!(d.ok(&["volume", "ls", "-q"]).contains("kept"));
+    assert!(!a.ok(&["unit", "list"]).contains("own.container"));
+
+    // Nobody can be told: only with force, and then at once.
+    d.cut();
+    let refused = Running::start(d, &["leave"]);
+    let (code, output) = refused.ends(SOON);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("--force"), "{output}");
+    let (code, output) = Running::start(d, &["leave", "--force"]).ends(SOON);
+    assert_eq!(code, Some(0), "{output}");
+    assert!(d.ok(&["cluster", "status"]).contains("alone"));
+    assert_eq!(overlay(d), "");
+    d.ok(&["run", "--rm", "bb", "true"]);
+    d.uncut();
+    // The others know it still, and take it off when they are told.
+    assert!(a.ok(&["cluster", "status"]).contains(d.id()));
+    a.ok(&["machine", "remove", d.id()]);
+    wait_for("it is off the list", SOON, || {
+        !a.ok(&["cluster", "status"]).contains(d.id())
+    });
+    join(&cluster, 4, &[]);
+    wait_for("it is back", SOON, || {
+        a.ok(&["machine", "list"]).contains("m4")
+    });
+}
+
+#[test]
+fn a_machine_that_is_removed_is_cut_off_at_once_and_told() {
+    let cluster = joined(4);
+    let (a, d) = (cluster.machine(1), cluster.machine(4));
+    let ticks = "[Container]\nImage=bb\nExec=sh -c 'while :; do echo tick; sleep 0.2; done'\nStopTimeout=1\n";
+    let only = on(&cluster, "worker", &[3, 4]);
+    a.ok(&["machine", "cordon", "m3"]);
+    a.ok(&[
+        "unit",
+        "start",
+        &a.unit("there.container", &format!("{ticks}{only}")),
+    ]);
+    is_at(&cluster, "there", &[4]);
+    a.ok(&["machine", "uncordon", "m3"]);
+    let first = format!("{ticks}[X-Fleet]\nMachineID={}\n", a.id());
+    a.ok(&["unit", "start", &a.unit("first.container", &first)]);
+    let there = pid(d, "there");
+
+    // Streams both ways, and one that was upgraded.
+    let streams = [
+        Running::start(a, &["unit", "logs", "-f", "there"]),
+        Running::start(d, &["unit", "logs", "-f", "first"]),
+        Running::start(
+            a,
+            &[
+                "exec",
+                "there",
+                "sh",
+                "-c",
+                "while :; do echo tick; sleep 0.2; done",
+            ],
+        ),
+    ];
+    for stream in &streams {
+        stream.says("tick", SOON);
+    }
+    a.ok(&["machine", "remove", "m4"]);
+    for stream in streams {
+        let _ = stream.ends(Duration::from_secs(5));
+    }
+    wait_until("it runs elsewhere", LOST, || {
+        let homes = homes(&cluster, "there");
+        homes.contains(&3).then_some(()).ok_or(format!("{homes:?}"))
+    });
+    // It is told, whatever is asked of it, and what runs there is left to its operator.
+    let told = |what: &[&str]| {
+        wait_until("it is told", SOON, || {
+            let said = all(&d.coracle(what));
+            said.contains("removed from the cluster")
+                .then_some(())
+                .ok_or(said)
+        });
+    };
+    told(&["cluster", "status"]);
+    told(&["unit", "list"]);
+    d.refused(&["unit", "start", "first"], "`coracle leave`");
+    assert!(
+        d.log()
+            .contains("this machine was removed from the cluster")
+    );
+    assert_eq!(pid(d, "there"), there);
+    assert!(!a.ok(&["machine", "list"]).contains("m4"));
+    // Also after its own restart.
+    d.reboot();
+    told(&["cluster", "status"]);
+    d.ok(&["leave"]);
+    is_at(&cluster, "there", &[3]);
+    join(&cluster, 4, &["--discard"]);
+    wait_for("it is back", SOON, || {
+        a.ok(&["machine", "list"]).contains("m4")
+    });
+}

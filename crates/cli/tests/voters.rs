@@ -1,0 +1,181 @@
+//! Machines become voters by themselves, and others take the place of those that go.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod common;
+
+use cluster::{Cluster, Machine, Setup, wait_for};
+use serde_json::Value;
+use std::time::Duration;
+
+/// etcd lets nobody in for some seconds after each change.
+const LONG: Duration = Duration::from_secs(90);
+
+/// Machines of one cluster; the first began it.
+fn joined(setup: Setup) -> Cluster {
+    let machines = setup.machines;
+    let cluster = setup.build();
+    let first = cluster.machine(1);
+    for n in 2..=machines {
+        let token = first.ok(&["cluster", "token", "-q"]);
+        let token = token.trim();
+        cluster
+            .machine(n)
+            .ok(&["join", &first.address(), "--token", token]);
+    }
+    cluster
+}
+
+fn status(machine: &Machine) -> Value {
+    let output = machine.coracle(&["cluster", "status", "--format", "json"]);
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// What each machine has of the store by the word of one: `v` votes, `l` learns, `-` nothing, `?` not there; a capital letter: its etcd
+/// answers and is in step.
+fn roles(cluster: &Cluster, asked: usize) -> String {
+    let found = status(cluster.machine(asked));
+    let all = found["machines"].as_array().cloned().unwrap_or_default();
+    let role = |machine: &Machine| {
+        let Some(row) = all.iter().find(|row| row["id"] == machine.id()) else {
+            return '?';
+        };
+        let role = match row["store"].as_str() {
+            Some("voter") => 'v',
+            Some("learner") => 'l',
+            _ => '-',
+        };
+        match row["inStep"] == true {
+            true => role.to_ascii_uppercase(),
+            false => role,
+        }
+    };
+    cluster.machines().iter().map(role).collect()
+}
+
+fn become_(cluster: &Cluster, asked: usize, wanted: &str) {
+    wait_for(&format!("{wanted} by m{asked}'s word"), LONG, || {
+        roles(cluster, asked) == wanted
+    });
+}
+
+fn etcd_file(machine: &Machine, file: &str) -> bool {
+    machine
+        .path(&machine.state_dir().join("cluster").join(file))
+        .exists()
+}
+
+/// A unit is started by a machine's word, and listed.
+fn works(cluster: &Cluster, asked: usize, unit: &str) {
+    let machine = cluster.machine(asked);
+    let text = "[Container]\nImage=bb\nExec=sleep 1000\n";
+    let file = machine.unit(&format!("{unit}.container"), text);
+    machine.ok(&["unit", "start", &file]);
+    let all = machine.ok(&["unit", "list"]);
+    let line = all.lines().find(|line| line.contains(unit));
+    assert!(line.is_some_and(|line| line.contains("active")), "{all}");
+}
+
+#[test]
+fn the_second_has_a_copy_and_takes_over_from_one_that_leaves() {
+    let cluster = joined(Setup::new(2));
+    let (a, b) = (cluster.machine(1), cluster.machine(2));
+    become_(&cluster, 1, "VL");
+    become_(&cluster, 2, "VL");
+    let said = b.ok(&["cluster", "status"]);
+    assert!(said.contains("m1 has the only vote"), "{said}");
+    assert!(said.contains("`coracle cluster recover` on m2"), "{said}");
+    assert!(said.contains("learner, in step"), "{said}");
+    b.refused(&["cluster", "token"], "only voters");
+    // It has what a voter needs, and is none: it goes by the door's word.
+    assert!(etcd_file(b, "ca.key"));
+    works(&cluster, 2, "before");
+    // The only voter leaves: the other one has its vote first, and all that there was.
+    a.ok(&["store", "put", "kept", "1"]);
+    a.ok(&["leave"]);
+    assert!(a.ok(&["cluster", "status"]).contains("alone"));
+    for file in ["ca.key", "etcd/member.json", "etcd/data"] {
+        assert!(!etcd_file(a, file), "{file}");
+    }
+    become_(&cluster, 2, "?V");
+    assert!(b.ok(&["store", "get", "kept"]).contains('1'));
+    works(&cluster, 2, "after");
+    // The last one has the store, and says so.
+    b.refused(&["leave"], "--force");
+}
+
+#[test]
+fn three_vote_and_any_of_them_may_be_lost() {
+    let cluster = joined(Setup::new(3));
+    let (a, b) = (cluster.machine(1), cluster.machine(2));
+    become_(&cluster, 1, "VVV");
+    works(&cluster, 3, "first");
+    b.ok(&["store", "put", "k", "1"]);
+    // A machine whose daemon alone is killed is a voter still, and goes on.
+    b.kill();
+    b.start();
+    assert!(b.ok(&["store", "get", "k"]).contains('1'));
+    // Who began it is lost with everything: the others go on, in all that they do.
+    a.kill_all();
+    let left = [2, 3];
+    for asked in left {
+        wait_for("units can be changed", LONG, || {
+            let all = cluster.machine(asked).coracle(&["unit", "list"]);
+            all.status.success()
+        });
+        works(&cluster, asked, &format!("by{asked}"));
+    }
+    assert!(b.ok(&["store", "get", "k"]).contains('1'));
+    b.ok(&["store", "put", "k", "2"]);
+    // Tokens too, of a CA whose key it was given.
+    b.ok(&["cluster", "token", "-q"]);
+    wait_for("it is said", LONG, || {
+        b.ok(&["cluster", "status"]).contains("m1 does not answer")
+    });
+    // It would end the majority.
+    b.refused(
+        &["machine", "remove", cluster.machine(3).id()],
+        "no majority",
+    );
+    a.start();
+    become_(&cluster, 1, "VVV");
+    assert!(a.ok(&["store", "get", "k"]).contains('2'));
+}
+
+#[test]
+fn a_dead_voter_is_replaced_and_is_none_when_it_comes_back() {
+    let mut setup = Setup::new(4);
+    setup.config = "[cluster]\nreplace_after = \"8s\"\n".into();
+    let cluster = joined(setup);
+    // Three of the four vote, whichever they are; the first always.
+    let votes = |asked| roles(&cluster, asked).matches('V').count();
+    wait_for("three voters", LONG, || votes(1) == 3);
+    let before = roles(&cluster, 1);
+    let follower = before.find('-').unwrap() + 1;
+    let lost = (2..=4).find(|n| *n != follower).unwrap();
+    // One that has no vote goes by the others' doors.
+    let out = cluster.machine(follower);
+    out.ok(&["store", "put", "k", "1"]);
+    cluster.machine(lost).kill_all();
+    let wanted = |n| match n {
+        n if n == lost => '-',
+        _ => 'V',
+    };
+    let after: String = (1..=4).map(wanted).collect();
+    become_(&cluster, follower, &after);
+    assert!(out.ok(&["store", "get", "k"]).contains('1'));
+    works(&cluster, follower, "on");
+    // Back again it has no vote, and nothing of what one with a vote has; it reaches the store by those that are voters now.
+    let back = cluster.machine(lost);
+    back.start();
+    wait_for("it goes by the others", LONG, || {
+        !etcd_file(back, "etcd/member.json") && !etcd_file(back, "ca.key")
+    });
+    assert!(back.ok(&["store", "get", "k"]).contains('1'));
+    works(&cluster, lost, "back");
+    // A voter that is taken off while it lives hands its vote over.
+    out.ok(&["machine", "remove", cluster.machine(1).id()]);
+    let after: String = (1..=4).map(|n| if n == 1 { '?' } else { 'V' }).collect();
+    become_(&cluster, follower, &after);
+    works(&cluster, lost, "last");
+}
