@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, Machine};
 use super::link::Line;
+use super::world::Spawned;
 use crate::error::FleetError;
 use crate::fleet::Fleet;
 use crate::machines::Mark;
@@ -30,6 +31,9 @@ enum Ask {
     Mark(usize, Mark),
     Rebind(String, usize),
 }
+
+/// Whether it was done, or why it is refused, or nothing if somebody else is to be asked.
+type Coming = oneshot::Receiver<Result<(), Option<String>>>;
 
 /// An answer for sure.
 enum Answer {
@@ -199,12 +203,14 @@ impl Story {
             while world.now() < until {
                 let leader = self.cluster.leader().cloned();
                 let asked = leader.and_then(|leader| self.send(&leader, ask.clone()));
-                let Some(answer) = asked else {
+                let Some((asked, answer)) = asked else {
                     self.wait(100, 1000).await;
                     continue;
                 };
                 sent = true;
                 let answer = crate::pace::within(PATIENCE, answer).await;
+                // Who asks no more is not answered any more.
+                asked.abort();
                 match answer {
                     Some(Ok(Ok(()))) => return self.answered(&ask, Answer::Done),
                     Some(Ok(Err(Some(why)))) => return self.answered(&ask, Answer::Refused(why)),
@@ -234,16 +240,12 @@ impl Story {
         }
     }
 
-    /// Asks one machine; the answer is whether it was done, or why it is refused, or nothing if somebody else is to be asked.
-    fn send(
-        &self,
-        leader: &Machine,
-        ask: Ask,
-    ) -> Option<oneshot::Receiver<Result<(), Option<String>>>> {
+    /// Asks one machine.
+    fn send(&self, leader: &Machine, ask: Ask) -> Option<(Spawned, Coming)> {
         let (fleet, group) = (leader.fleet()?, leader.daemon()?);
         let (answer, come) = oneshot::channel();
         let ids: Vec<String> = self.cluster.machines.iter().map(|m| m.id.clone()).collect();
-        self.cluster.world.spawn_in(group, async move {
+        let asked = self.cluster.world.spawn_in(group, async move {
             let done = perform(&fleet, ask, &ids).await;
             let done = done.map_err(|error| match error {
                 FleetError::NotLeader | FleetError::Store(_) => None,
@@ -251,7 +253,7 @@ impl Story {
             });
             let _ = answer.send(done);
         });
-        Some(come)
+        Some((asked, come))
     }
 
     fn answered(&mut self, ask: &Ask, answer: Answer) {
