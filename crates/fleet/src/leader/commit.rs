@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Steps of one transaction, below etcd's own bound of 128.
-const AT_ONCE: usize = if cfg!(test) { 4 } else { 100 };
+const AT_ONCE: usize = 100;
 /// Transactions that are on their way at a time.
 const ON_THE_WAY: usize = 8;
 
@@ -61,7 +61,7 @@ impl Group {
         self.steps.is_empty()
     }
 
-    /// Does all of it, or nothing. `fence` is the revision at which the key of who leads was made.
+    /// Does all of it, or nothing. `fence` is the revision at which the key of who leads was written.
     async fn write(self, store: &dyn Store, fence: Revision) -> Result<Done, StoreError> {
         let lead = CompareTarget::Mod(fence);
         let leads = Compare::new(keys::LEADER, CompareResult::Equal, lead);
@@ -78,7 +78,7 @@ impl Group {
             return Ok(Done::Yes);
         }
         let made = |at: TxnOpResponse| match at {
-            TxnOpResponse::Range(range) => range.kvs.first().map(|kv| kv.create_revision),
+            TxnOpResponse::Range(range) => range.kvs.first().map(|kv| kv.mod_revision),
             _ => None,
         };
         let mut found = answer.responses.into_iter().map(made);

@@ -178,7 +178,7 @@ impl Leader {
     /// Leaves the lead to another machine at once; this one's lease is kept, so that its key would stay. A store that cannot be asked is asked
     /// a few times.
     async fn resign(&self) {
-        let own = CompareTarget::Create(self.fence);
+        let own = CompareTarget::Mod(self.fence);
         let txn = TxnRequest {
             compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, own)],
             success: vec![TxnOp::Delete(DeleteRangeRequest::key(keys::LEADER))],

@@ -14,7 +14,7 @@ use crate::model::{
     Active, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION, VolumeRecord,
     keys,
 };
-use coracle_planner::{Decision, MachineId, Placed as Planned, Placement, Planner, UnitName};
+use coracle_planner::{Decision, Placed as Planned, Placement, Planner, UnitName};
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
