@@ -31,7 +31,7 @@ pub(crate) struct Inner {
     alone: watch::Receiver<bool>,
     /// None in the simulation, which has containers and no engine.
     engine: Option<Engine>,
-    containers: Arc<dyn Containers>,
+    pub containers: Arc<dyn Containers>,
     pub machine: Machine,
     boot_id: String,
     pub opened: Instant,
