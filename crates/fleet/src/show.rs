@@ -83,7 +83,9 @@ impl Fleet {
                 return vec![self.view(target)];
             }
             let one = |(machine, placed): (String, Placed)| {
-                let actual = placed.actual.unwrap_or_else(|| target.actual());
+                let actual = placed
+                    .actual
+                    .map_or_else(|| target.actual(), |actual| *actual);
                 let outdated = actual.generation > 0 && actual.revision != record.revision;
                 let here = machine == self.0.machine.id;
                 self.seen(&unit, record.desired, &actual, machine, here, outdated)

@@ -8,7 +8,7 @@ use coracle_engine::process::State;
 use coracle_engine::record::Phase;
 use coracle_fleet::model::{Actual, keys};
 use coracle_fleet::{Active, FleetError};
-use coracle_store::{DeleteRangeRequest, PutRequest, Store as _, StoreExt as _};
+use coracle_store::{DeleteRangeRequest, PutRequest, StoreExt as _};
 use std::time::Duration;
 
 const CONTAINER: &str = "[Container]\nImage=IMAGE\nStopTimeout=2\n\

@@ -41,6 +41,7 @@ pub async fn serve(url: &str, dir: &Path) -> Fallible<()> {
         alone: tokio::sync::watch::channel(false).1,
         may_lead: tokio::sync::watch::channel(true).1,
         door: String::new(),
+        can_vote: false,
         labels: BTreeMap::new(),
     };
     let fleet = Fleet::join(stores, engine.clone()).await?;

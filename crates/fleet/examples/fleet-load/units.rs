@@ -5,6 +5,7 @@ use chrono::Utc;
 use coracle_fleet::model::{Desired, RevisionRecord, UnitRecord, VERSION, keys};
 use coracle_store::{PutRequest, Store, TxnOp, TxnRequest};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use std::collections::BTreeMap;
 
 /// Units of one template.
 const OF_A_TEMPLATE: usize = 20;
@@ -48,6 +49,8 @@ pub async fn write(store: &dyn Store, units: usize) -> Fallible<()> {
                 incarnation: 0,
                 unloaded: false,
                 started_by: None,
+                failed: BTreeMap::new(),
+                moved: Vec::new(),
             };
             let text = RevisionRecord {
                 version: VERSION,

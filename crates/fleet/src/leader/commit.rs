@@ -57,10 +57,6 @@ impl Group {
         self.absent.extend(machines.iter().cloned());
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     /// Does all of it, or nothing. `fence` is the revision at which the key of who leads was written.
     async fn write(self, store: &dyn Store, fence: Revision) -> Result<Done, StoreError> {
         let lead = CompareTarget::Mod(fence);
