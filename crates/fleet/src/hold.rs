@@ -318,27 +318,28 @@ async fn keep(weak: Weak<Inner>) {
     }
 }
 
+async fn prolong_one(inner: &Inner, unit: Arc<Supervised>) -> (String, Result<(), EngineError>) {
+    let (container, process) = {
+        let actual = unit.actual.borrow();
+        (actual.container.clone(), actual.process.clone())
+    };
+    let mut told = Ok(());
+    if let Some(id) = container {
+        told = inner.containers.prolong(&id).await;
+    }
+    if let Some(id) = process {
+        let ending = ending(&unit.running());
+        told = told.and(inner.engine().process_prolong(&id, ending).await);
+    }
+    (unit.unit().name.to_string(), told)
+}
+
 /// Moves on the deadlines of these; of each that cannot be, that is said once.
 async fn prolong(inner: &Inner, those: &[Arc<Supervised>], said: &mut BTreeSet<String>) {
-    let one = |unit: &Arc<Supervised>| {
-        let unit = unit.clone();
-        async move {
-            let (container, process) = {
-                let actual = unit.actual.borrow();
-                (actual.container.clone(), actual.process.clone())
-            };
-            let mut told = Ok(());
-            if let Some(id) = container {
-                told = inner.containers.prolong(&id).await;
-            }
-            if let Some(id) = process {
-                let ending = ending(&unit.running());
-                told = told.and(inner.engine().process_prolong(&id, ending).await);
-            }
-            (unit.unit().name.to_string(), told)
-        }
-    };
-    let mut all: FuturesUnordered<_> = those.iter().map(one).collect();
+    let mut all = FuturesUnordered::new();
+    for unit in those {
+        all.push(prolong_one(inner, unit.clone()));
+    }
     inner.containers.prolong_commands().await;
     while let Some((name, told)) = all.next().await {
         match told {
