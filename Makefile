@@ -59,6 +59,7 @@ soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, M
 	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-gateway --test linearizable
 	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-store --test crash
 	CORACLE_ROUNDS=$(or $(ROUNDS),20000) cargo test --locked -p coracle-planner --test model
+	CORACLE_ROUNDS=$(or $(ROUNDS),200000) cargo test --locked -p coracle-fleet --lib simulation
 	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked -p coracle-image --test fuzz -p coracle-unit --test tables
 
 bench: ## docker, podman, runc and etcd beside us, and simulated machines; writes docs/benchmarks.md

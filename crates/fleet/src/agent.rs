@@ -14,23 +14,23 @@
 
 mod own;
 mod report;
+mod text;
 mod texts;
 
 use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
-use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, RevisionRecord, keys};
+use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, keys};
+use crate::pace;
 use crate::supervise::Supervised;
-use chrono::Utc;
 use coracle_engine::full_error;
 use coracle_store::{
     EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest, WatchRequest,
 };
-use coracle_unit::Unit;
 pub(crate) use report::Reports;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ impl Fleet {
     /// Follows what is wanted of this machine, for as long as there is a fleet.
     pub(crate) fn follow(&self) {
         let agent = Agent::new(Arc::downgrade(&self.0), Wanted::new());
-        tokio::spawn(agent.run());
+        pace::spawn(agent.run());
     }
 
     /// Stops and forgets everything that this machine has of units: it leaves the others. Nothing is started any more.
@@ -112,7 +112,7 @@ impl Fleet {
                 break;
             }
             self.drive(unit);
-            tokio::time::sleep(REST).await;
+            pace::sleep(REST).await;
         }
         let mut units = self.0.units.write().unwrap_or_else(PoisonError::into_inner);
         units.remove(unit.unit().name.as_str());
@@ -129,7 +129,7 @@ impl Fleet {
             tracing::error!(unit = %unit.unit().name, error = full_error(&error), "it could not be forgotten");
             return false;
         }
-        if let Some(dir) = unit.log_path(self.engine()).parent() {
+        if let Some(dir) = self.log_path(unit).parent() {
             let _ = std::fs::remove_dir_all(dir);
         }
         true
@@ -171,65 +171,6 @@ impl Fleet {
         self.0.reports.tell(instance);
         Ok(())
     }
-
-    /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.
-    pub(crate) async fn text(
-        &self,
-        uid: &str,
-        number: u64,
-    ) -> Result<Option<RevisionRecord>, StoreError> {
-        let key = keys::revision(uid, number);
-        if let Some((found, _)) = self.0.local.get_json::<RevisionRecord>(&key).await? {
-            return Ok(Some(found));
-        }
-        if self.0.alone() {
-            return Ok(None);
-        }
-        let found = self.0.cluster.get_json::<RevisionRecord>(&key).await?;
-        let Some((found, _)) = found else {
-            return Ok(None);
-        };
-        self.0.local.put_json(&key, &found).await?;
-        Ok(Some(found))
-    }
-
-    /// A unit as one of its texts says; None of one that is not there any more.
-    async fn read_text(&self, name: &str, uid: &str, number: u64) -> Result<Option<Unit>> {
-        let Some(text) = self.text(uid, number).await? else {
-            return Ok(None);
-        };
-        self.parse(name, &text.text, &text.dropins).map(Some)
-    }
-
-    /// A unit with its driver's state, as the stores have it.
-    async fn assigned(
-        &self,
-        instance: &Instance,
-        record: &DesiredRecord,
-    ) -> Result<Option<Arc<Supervised>>> {
-        let name = &record.unit;
-        let Some(unit) = self.read_text(name, &instance.uid, record.revision).await? else {
-            return Ok(None);
-        };
-        let key = keys::actual(&self.0.machine.id, instance);
-        let actual = self.0.local.get_json::<Actual>(&key).await?;
-        let actual = actual.map_or_else(|| Actual::new(name, Utc::now()), |(a, _)| a);
-        let running = if actual.revision == 0 || actual.revision == record.revision {
-            None
-        } else {
-            let read = self.read_text(name, &instance.uid, actual.revision).await;
-            let unread = |error: &crate::FleetError| {
-                tracing::warn!(
-                    unit = name,
-                    error = full_error(error),
-                    "the text that it runs cannot be read; it is stopped as its present text says"
-                );
-            };
-            read.inspect_err(unread).ok().flatten()
-        };
-        let supervised = Supervised::new(instance.clone(), record.clone(), unit, running, actual);
-        Ok(Some(supervised))
-    }
 }
 
 /// Follows what is wanted.
@@ -238,7 +179,11 @@ struct Agent {
     wanted: Wanted,
     /// Names of units of which an instance is retired just now.
     retiring: BTreeSet<String>,
-    retired: JoinSet<String>,
+    /// Of these, those that are retired by now.
+    retired: (
+        mpsc::UnboundedSender<String>,
+        mpsc::UnboundedReceiver<String>,
+    ),
     /// Names of units that could not be read, and are tried again.
     unread: BTreeSet<String>,
     /// What was asked of those of them of which that was said.
@@ -253,7 +198,7 @@ impl Agent {
             fleet,
             wanted,
             retiring: BTreeSet::new(),
-            retired: JoinSet::new(),
+            retired: mpsc::unbounded_channel(),
             unread: BTreeSet::new(),
             told: BTreeMap::new(),
             come: Vec::new(),
@@ -279,8 +224,9 @@ impl Agent {
                         );
                     }
                     tokio::select! {
-                        () = tokio::time::sleep(REST) => {}
-                        Some(done) = self.retired.join_next() => self.done(done).await,
+                        biased;
+                        Some(done) = self.retired.1.recv() => self.done(&done).await,
+                        () = pace::sleep(REST) => {}
                     }
                 }
             }
@@ -301,12 +247,13 @@ impl Agent {
         drop(fleet);
         loop {
             let answer = tokio::select! {
-                answer = watch.next() => answer,
-                Some(done) = self.retired.join_next() => {
-                    self.done(done).await;
+                biased;
+                Some(done) = self.retired.1.recv() => {
+                    self.done(&done).await;
                     continue;
                 }
-                () = tokio::time::sleep(REST), if !self.unread.is_empty() => {
+                answer = watch.next() => answer,
+                () = pace::sleep(REST), if !self.unread.is_empty() => {
                     let Some(inner) = self.fleet.upgrade() else { return Ok(()) };
                     let fleet = Fleet(inner);
                     for name in std::mem::take(&mut self.unread) {
@@ -397,13 +344,11 @@ impl Agent {
         fleet.collect(&self.wanted).await
     }
 
-    async fn done(&mut self, done: Result<String, tokio::task::JoinError>) {
-        // It was aborted, or panicked: both end the process.
-        let Ok(name) = done else { return };
-        self.retiring.remove(&name);
+    async fn done(&mut self, name: &str) {
+        self.retiring.remove(name);
         if let Some(inner) = self.fleet.upgrade() {
             let fleet = Fleet(inner);
-            self.reconcile(&fleet, &name).await;
+            self.reconcile(&fleet, name).await;
             self.begin(&fleet);
         }
     }
@@ -418,6 +363,16 @@ impl Agent {
         match (fleet.supervised(name), newest) {
             (None, None) => {
                 self.wanted.remove(name);
+                // What was said of one that could not be read is forgotten with it.
+                if self.told.remove(name).is_some()
+                    && let Err(error) = fleet.collect(&self.wanted).await
+                {
+                    tracing::error!(
+                        unit = name,
+                        error = full_error(&error),
+                        "what was said of it could not be taken back"
+                    );
+                }
             }
             (Some(unit), Some((instance, record))) if unit.instance == *instance => {
                 let before = unit.record();
@@ -451,6 +406,15 @@ impl Agent {
                 }
                 // Its text went with it: that it is wanted no more comes next.
                 Ok(None) => {}
+                // Nothing is wrong with it: the store is away.
+                Err(crate::FleetError::Store(error)) => {
+                    tracing::debug!(
+                        unit = name,
+                        error = full_error(&error),
+                        "its text cannot be asked"
+                    );
+                    self.unread.insert(name.to_owned());
+                }
                 Err(error) => {
                     let unread = Actual {
                         active: Active::Failed,
@@ -459,7 +423,7 @@ impl Agent {
                         generation: record.generation,
                         order: record.order,
                         settled: true,
-                        ..Actual::new(name, Utc::now())
+                        ..Actual::new(name, pace::utc())
                     };
                     let (instance, record) = (instance.clone(), record.clone());
                     if self.cannot(name, record, &error)
@@ -476,9 +440,11 @@ impl Agent {
             (Some(unit), _) => {
                 self.retiring.insert(name.to_owned());
                 let (fleet, name) = (fleet.clone(), name.to_owned());
-                self.retired.spawn(async move {
+                let retired = self.retired.0.clone();
+                pace::spawn(async move {
                     fleet.retire(&unit).await;
-                    name
+                    // Who does not listen any more need not know.
+                    let _ = retired.send(name);
                 });
             }
         }

@@ -44,7 +44,7 @@ pub(crate) async fn up_or_not(leader: &Leader, target: &Target, goal: Goal) -> O
             return Some(ended);
         }
         let moved = actual.wait_for(|a| !there(a) || !may_move(a));
-        if !matches!(tokio::time::timeout(MOVE, moved).await, Ok(Ok(_))) {
+        if !matches!(crate::pace::within(MOVE, moved).await, Some(Ok(_))) {
             return Some(ended);
         }
     }
@@ -65,8 +65,8 @@ pub(crate) async fn silence(
             || waits(a)
             || *target.goal.borrow() != goal
     };
-    let answered = tokio::time::timeout(ANSWER, actual.wait_for(heard));
-    let answered = answered.await.is_ok();
+    let answered = crate::pace::within(ANSWER, actual.wait_for(heard));
+    let answered = answered.await.is_some();
     let machines = target.silent();
     if answered || machines.is_empty() {
         return std::future::pending().await;

@@ -6,9 +6,7 @@ use crate::fleet::Fleet;
 use crate::leader::{Group, Placed};
 use crate::model::{Desired, keys};
 use crate::requests::named;
-use crate::translate::UID_LABEL;
 use coracle_engine::EngineError;
-use coracle_engine::remove::RemoveOptions;
 use std::collections::BTreeMap;
 
 impl Fleet {
@@ -50,11 +48,12 @@ impl Fleet {
         };
         // Machines forget what they are asked for no more; one that is away or silent will when it is back.
         let (mut ticks, mut over) = (leader.ticks(), leader.over());
-        let silent = tokio::time::sleep(ANSWER);
+        let silent = crate::pace::sleep(ANSWER);
         tokio::pin!(silent);
         let is_there = |placed: &Placed| placed.alive && placed.actual.is_some();
         while target.placed().values().any(is_there) {
             tokio::select! {
+                biased;
                 _ = ticks.changed() => {}
                 _ = over.wait_for(|over| *over) => break,
                 () = &mut silent => break,
@@ -65,19 +64,8 @@ impl Fleet {
 
     /// Removes every container of a unit, with its volumes that have no name.
     pub(crate) async fn remove_containers(&self, uid: &str) -> Result<(), EngineError> {
-        let own = |s: &coracle_engine::Snapshot| {
-            s.record
-                .config
-                .labels
-                .get(UID_LABEL)
-                .is_some_and(|l| l == uid)
-        };
-        for old in self.engine().list().iter().filter(|s| own(s)) {
-            let options = RemoveOptions {
-                force: true,
-                volumes: true,
-            };
-            match self.engine().remove(old.record.id.as_str(), options).await {
+        for old in self.containers().of_unit(uid) {
+            match self.containers().remove(&old).await {
                 Ok(()) | Err(EngineError::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }

@@ -6,7 +6,6 @@ use crate::order;
 use crate::plan::Cause;
 use crate::service::{Run, section};
 use crate::supervise::Supervised;
-use chrono::Utc;
 use coracle_engine::process::State;
 use coracle_engine::{EngineError, full_error};
 use coracle_unit::service::ServiceSection;
@@ -41,7 +40,7 @@ impl Fleet {
         let outcome = (*cause != Cause::Itself).then(|| Outcome {
             code: 137,
             cause: cause.clone(),
-            at: Utc::now(),
+            at: crate::pace::utc(),
         });
         let actual = unit.actual();
         if actual.outcome != outcome {
@@ -98,12 +97,12 @@ impl Fleet {
             return true;
         };
         let (signal, time) = (kill.then_some("KILL"), self.hurry());
-        let stopped = self.engine().stop(&id, signal, time).await;
+        let stopped = self.containers().stop(&id, signal, time).await;
         match stopped {
             Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => true,
             Err(error) => {
                 tracing::error!(unit = %file.name, error = full_error(&error), "its container could not be stopped");
-                tokio::time::sleep(RETRY).await;
+                crate::pace::sleep(RETRY).await;
                 false
             }
         }

@@ -4,6 +4,7 @@
 
 use crate::fleet::Fleet;
 use crate::model::{Active, Desired, StatusRecord, keys};
+use crate::pace;
 use coracle_engine::full_error;
 use coracle_store::{KeyValue, RangeRequest, StoreError, WatchRequest};
 use std::time::{Duration, Instant};
@@ -77,8 +78,8 @@ impl Fleet {
                 // The watch is over, or was silent.
                 Ok(Verdict::Wait) => {}
                 Err(error) => {
-                    let since = *away.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= PATIENCE {
+                    let since = *away.get_or_insert_with(pace::now);
+                    if pace::now().duration_since(since) >= PATIENCE {
                         let error = error.as_ref().map(|e| full_error(e));
                         tracing::warn!(
                             unit = name,
@@ -87,7 +88,7 @@ impl Fleet {
                         );
                         return false;
                     }
-                    tokio::time::sleep(REST).await;
+                    pace::sleep(REST).await;
                 }
             }
         }
@@ -108,15 +109,15 @@ impl Fleet {
             let seen = read(name, found.kvs.first(), judge);
             Ok((seen, store.watch(from).await?))
         };
-        let (seen, mut watch) = match tokio::time::timeout(LOOK, look).await {
-            Ok(looked) => looked.map_err(Some)?,
-            Err(_) => return Err(None),
+        let (seen, mut watch) = match pace::within(LOOK, look).await {
+            Some(looked) => looked.map_err(Some)?,
+            None => return Err(None),
         };
         *away = None;
         if seen != Verdict::Wait {
             return Ok(seen);
         }
-        while let Ok(Some(answer)) = tokio::time::timeout(LOOK, watch.next()).await {
+        while let Some(Some(answer)) = pace::within(LOOK, watch.next()).await {
             let answer = answer.map_err(Some)?;
             if answer.canceled {
                 break;

@@ -1,17 +1,20 @@
 //! The fleet: what it keeps, how it is opened, and what it shows.
 
 use crate::agent::Reports;
+use crate::containers::Containers;
 use crate::error::{FleetError, Result};
 use crate::leader::Leader;
 use crate::machine;
 use crate::model::{Dropin, Machine};
 use crate::order::Units;
+use crate::pace;
 use crate::supervise::Supervised;
 use coracle_engine::Engine;
 use coracle_engine::exclusive::Permit;
 use coracle_store::{LeaseId, Store};
 use coracle_unit::{Unit, UnitName, load};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -26,7 +29,9 @@ pub(crate) struct Inner {
     /// Everybody's. Of a machine that is alone it is the own one.
     pub cluster: Arc<dyn Store>,
     alone: watch::Receiver<bool>,
-    engine: Engine,
+    /// None in the simulation, which has containers and no engine.
+    engine: Option<Engine>,
+    pub containers: Arc<dyn Containers>,
     pub machine: Machine,
     boot_id: String,
     pub opened: Instant,
@@ -46,6 +51,14 @@ pub(crate) struct Inner {
     pub removed: watch::Sender<bool>,
     /// Set when everything goes down: the longest wait for one that is to end, if it is not as its unit says.
     pub leaving: OnceLock<Option<Duration>>,
+}
+
+/// The machine that a fleet is on.
+pub(crate) struct Here {
+    pub machine: Machine,
+    pub boot_id: String,
+    pub containers: Arc<dyn Containers>,
+    pub engine: Option<Engine>,
 }
 
 /// A unit with its text.
@@ -93,7 +106,10 @@ impl Stores {
 
 impl Inner {
     pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
+        // Every way in from outside is through `Fleet::join`, which has one.
+        self.engine
+            .as_ref()
+            .expect("what the simulation has needs no engine")
     }
 
     /// Whether the machine's own store is everybody's.
@@ -122,22 +138,36 @@ impl Fleet {
     /// # Errors
     /// When the machine's own store cannot be read.
     pub async fn join(stores: Stores, engine: Engine) -> Result<Self> {
-        let machine = Machine {
-            door: stores.door,
-            can_vote: stores.can_vote,
-            labels: stores.labels,
-            ..machine::facts(engine.machine_id())
+        let here = Here {
+            machine: Machine {
+                door: stores.door.clone(),
+                can_vote: stores.can_vote,
+                labels: stores.labels.clone(),
+                ..machine::facts(engine.machine_id())
+            },
+            boot_id: machine::boot_id(),
+            containers: Arc::new(engine.clone()),
+            engine: Some(engine),
         };
-        let alone = *stores.alone.borrow();
+        let (fleet, may_lead) = Self::of(stores, here);
+        let lease = fleet.be_there(fleet.0.alone()).await?;
+        fleet.announce(lease.clone());
+        fleet.begin(lease, may_lead).await?;
+        Ok(fleet)
+    }
+
+    /// Does nothing yet. Answers besides whether it may lead.
+    pub(crate) fn of(stores: Stores, here: Here) -> (Self, watch::Receiver<bool>) {
         let fleet = Self(Arc::new(Inner {
             local: stores.local,
             cluster: stores.cluster,
             reports: Arc::new(Reports::new(stores.alone.clone())),
             alone: stores.alone,
-            engine,
-            machine,
-            boot_id: machine::boot_id(),
-            opened: Instant::now(),
+            engine: here.engine,
+            containers: here.containers,
+            machine: here.machine,
+            boot_id: here.boot_id,
+            opened: pace::now(),
             units: RwLock::default(),
             leader: watch::Sender::new(None),
             signs: watch::Sender::new(0),
@@ -146,26 +176,42 @@ impl Fleet {
             removed: watch::Sender::new(false),
             leaving: OnceLock::new(),
         }));
-        let lease = fleet.be_there(alone).await?;
-        fleet.announce(lease.clone());
-        if alone {
-            fleet.engine().permit(Permit::Unlimited);
+        (fleet, stores.may_lead)
+    }
+
+    /// Takes up what the machine has to run, and takes part in the cluster from here on.
+    pub(crate) async fn begin(
+        &self,
+        lease: watch::Receiver<LeaseId>,
+        may_lead: watch::Receiver<bool>,
+    ) -> Result<()> {
+        if self.0.alone() {
+            self.containers().permit(Permit::Unlimited);
         }
-        fleet.take_up().await?;
-        fleet.hold();
-        if alone {
+        self.take_up().await?;
+        self.hold();
+        if self.0.alone() {
             // Not kept borrowed while it is waited.
             let id = *lease.borrow();
-            fleet.lead_at_once(id).await?;
+            self.lead_at_once(id).await?;
         }
-        fleet.follow();
-        fleet.report();
-        fleet.stand_for_election(lease, stores.may_lead);
-        Ok(fleet)
+        self.follow();
+        self.report();
+        self.stand_for_election(lease, may_lead);
+        Ok(())
     }
 
     pub(crate) fn engine(&self) -> &Engine {
-        &self.0.engine
+        self.0.engine()
+    }
+
+    pub(crate) fn containers(&self) -> &dyn Containers {
+        &*self.0.containers
+    }
+
+    /// Where a unit's output is.
+    pub(crate) fn log_path(&self, unit: &Supervised) -> PathBuf {
+        unit.log_path(self.containers().state_dir())
     }
 
     pub(crate) fn boot_id(&self) -> &str {

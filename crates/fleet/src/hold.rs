@@ -34,19 +34,21 @@
 use crate::fleet::{Fleet, Inner};
 use crate::leader::is_resource;
 use crate::model::{Active, Desired, Instance, keys};
+use crate::pace;
 use crate::service::{self, NotUp, Wanted};
 use crate::supervise::Supervised;
 use coracle_engine::exclusive::{Ending, Permit};
 use coracle_engine::{EngineError, full_error};
-use coracle_shim_protocol::boottime_ms;
 use coracle_store::{
     RangeRequest, RangeResponse, StoreError, StoreExt as _, TxnOp, TxnOpResponse, TxnRequest,
 };
 use coracle_unit::container::MountSource;
 use coracle_unit::{Kind, Unit, deploy};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a yes of the store is good for, from the moment at which it was asked.
 pub(crate) const HOLD: Duration = deploy::LEASE;
@@ -98,7 +100,7 @@ enum Word {
 /// Asks whether this machine counts as there, and whether an instance is its business.
 async fn ask(inner: &Inner, instance: Option<&Instance>) -> Word {
     // Before the question: see the module.
-    let asked_ms = boottime_ms();
+    let asked_ms = pace::boottime_ms();
     let machine = &inner.machine.id;
     let mut wanted = vec![keys::alive(machine)];
     if let Some(instance) = instance {
@@ -112,10 +114,10 @@ async fn ask(inner: &Inner, instance: Option<&Instance>) -> Word {
         success: reads.collect(),
         ..TxnRequest::default()
     };
-    let answer = match tokio::time::timeout(ANSWER, inner.cluster.txn(all)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Word::Silence(Some(error)),
-        Err(_) => return Word::Silence(None),
+    let answer = match pace::within(ANSWER, inner.cluster.txn(all)).await {
+        Some(Ok(answer)) => answer,
+        Some(Err(error)) => return Word::Silence(Some(error)),
+        None => return Word::Silence(None),
     };
     let mut found = answer.responses.into_iter().map(|read| match read {
         TxnOpResponse::Range(RangeResponse { mut kvs, .. }) => kvs.pop(),
@@ -142,15 +144,15 @@ async fn ask(inner: &Inner, instance: Option<&Instance>) -> Word {
 impl Fleet {
     /// Keeps what is exclusive running as long as this machine counts as there, for as long as there is a fleet.
     pub(crate) fn hold(&self) {
-        tokio::spawn(keep(Arc::downgrade(&self.0)));
+        pace::spawn(keep(Arc::downgrade(&self.0)));
     }
 
     /// Waits until this machine may start an instance that is exclusive. Answers the permit for this one start.
     pub(crate) async fn permit(&self, unit: &Supervised, wanted: &Wanted) -> Permit {
-        let (begun, mut said) = (Instant::now(), false);
+        let (begun, mut said) = (pace::now(), false);
         loop {
             if self.0.alone() {
-                self.engine().permit(Permit::Unlimited);
+                self.containers().permit(Permit::Unlimited);
                 return Permit::Unlimited;
             }
             let word = ask(&self.0, Some(&unit.instance)).await;
@@ -160,7 +162,7 @@ impl Fleet {
                 return permit;
             }
             // A moment is nothing to speak of.
-            if begun.elapsed() >= ASK && !std::mem::replace(&mut said, true) {
+            if pace::now().duration_since(begun) >= ASK && !std::mem::replace(&mut said, true) {
                 let why = match &word {
                     Word::Silence(_) => "the cluster's store does not answer",
                     Word::Absent => "this machine does not count as there yet",
@@ -176,7 +178,7 @@ impl Fleet {
                 Word::NotHere => ASK / 20,
                 _ => ASK / 4,
             };
-            tokio::time::sleep(rest).await;
+            pace::sleep(rest).await;
         }
     }
 
@@ -191,9 +193,9 @@ impl Fleet {
         loop {
             let started = if is_exclusive(file) {
                 let permit = wanted.unless(self.permit(unit, wanted)).await?;
-                self.engine().start_permitted(id, permit).await
+                self.containers().start_permitted(id, permit).await
             } else {
-                self.engine().start(id).await
+                self.containers().start(id).await
             };
             match started {
                 Ok(()) | Err(EngineError::NotModified) => return Ok(()),
@@ -241,9 +243,9 @@ impl Fleet {
         if let Some(Some((fence, _))) = kept {
             return fence;
         }
-        let asked = tokio::time::timeout(ANSWER, self.0.cluster.get(key)).await;
+        let asked = pace::within(ANSWER, self.0.cluster.get(key)).await;
         match asked {
-            Ok(Ok(Some(kv))) => kv.create_revision,
+            Some(Ok(Some(kv))) => kv.create_revision,
             _ => 0,
         }
     }
@@ -284,7 +286,7 @@ async fn keep(weak: Weak<Inner>) {
         let is_alone = *alone.borrow_and_update();
         let those = inner.exclusive();
         if is_alone {
-            inner.engine().permit(Permit::Unlimited);
+            inner.containers.permit(Permit::Unlimited);
             if !std::mem::replace(&mut unlimited, true) {
                 // A former life's deadlines.
                 prolong(&inner, &those, &mut said).await;
@@ -302,7 +304,7 @@ async fn keep(weak: Weak<Inner>) {
         }
         match ask(&inner, None).await {
             Word::Yes(permit, _) => {
-                inner.engine().permit(permit);
+                inner.containers.permit(permit);
                 prolong(&inner, &those, &mut said).await;
             }
             Word::Silence(Some(error)) => tracing::debug!(
@@ -312,33 +314,34 @@ async fn keep(weak: Weak<Inner>) {
             _ => {}
         }
         drop(inner);
-        tokio::time::sleep(ASK).await;
+        pace::sleep(ASK).await;
     }
+}
+
+async fn prolong_one(inner: &Inner, unit: Arc<Supervised>) -> (String, Result<(), EngineError>) {
+    let (container, process) = {
+        let actual = unit.actual.borrow();
+        (actual.container.clone(), actual.process.clone())
+    };
+    let mut told = Ok(());
+    if let Some(id) = container {
+        told = inner.containers.prolong(&id).await;
+    }
+    if let Some(id) = process {
+        let ending = ending(&unit.running());
+        told = told.and(inner.engine().process_prolong(&id, ending).await);
+    }
+    (unit.unit().name.to_string(), told)
 }
 
 /// Moves on the deadlines of these; of each that cannot be, that is said once.
 async fn prolong(inner: &Inner, those: &[Arc<Supervised>], said: &mut BTreeSet<String>) {
-    let mut all = tokio::task::JoinSet::new();
+    let mut all = FuturesUnordered::new();
     for unit in those {
-        let (engine, unit) = (inner.engine().clone(), unit.clone());
-        all.spawn(async move {
-            let (container, process) = {
-                let actual = unit.actual.borrow();
-                (actual.container.clone(), actual.process.clone())
-            };
-            let mut told = Ok(());
-            if let Some(id) = container {
-                told = engine.prolong(&id).await;
-            }
-            if let Some(id) = process {
-                let ending = ending(&unit.running());
-                told = told.and(engine.process_prolong(&id, ending).await);
-            }
-            (unit.unit().name.to_string(), told)
-        });
+        all.push(prolong_one(inner, unit.clone()));
     }
-    inner.engine().prolong_commands().await;
-    while let Some(Ok((name, told))) = all.join_next().await {
+    inner.containers.prolong_commands().await;
+    while let Some((name, told)) = all.next().await {
         match told {
             Err(EngineError::Refused { message, .. }) if message.contains("cannot be read") => {
                 if said.insert(name.clone()) {

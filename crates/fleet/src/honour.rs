@@ -40,7 +40,7 @@ impl Fleet {
             });
         }
         if let Kind::Container { .. } = &unit.kind {
-            let mut units = leader.units();
+            let mut units = leader.resources_of(unit);
             units.insert(unit.name.to_string(), Arc::new(unit.clone()));
             match translate::request(unit, "", &units) {
                 Ok(request) => coracle_engine::model::check::check(&request)?,

@@ -8,6 +8,8 @@
 //! | [`plan`] | what to do next with one unit; pure |
 //! | `supervise` | one driver a unit: observe, plan, do |
 //! | `observe`, `up`, `down`, `service`, `environment` | what a driver looks at and does |
+//! | `containers` | what of the engine a driver of containers needs |
+//! | `pace` | time, waits and tasks, as everything here has them |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, asked of the machine that leads |
 //! | `answers` | until when a request waits |
@@ -28,6 +30,7 @@
 
 mod agent;
 mod answers;
+mod containers;
 mod destroy;
 mod discovery;
 mod down;
@@ -46,6 +49,7 @@ pub mod model;
 mod observe;
 pub mod order;
 pub mod overlay;
+mod pace;
 pub mod plan;
 pub mod presence;
 pub mod rebind;
@@ -53,6 +57,8 @@ mod requests;
 mod service;
 mod show;
 mod shutdown;
+#[cfg(test)]
+mod simulation;
 mod supervise;
 pub mod translate;
 mod up;

@@ -36,7 +36,7 @@ impl Fleet {
                 let example = example.map_or_else(|_| String::new(), |n| n.to_string());
                 return Err(FleetError::Template(unit.name.to_string(), example));
             }
-            let order = order::stop(&[unit.name.to_string()], &leader.units());
+            let order = order::stop(&[unit.name.to_string()], &*leader);
             for one in order.iter().filter(|n| **n != unit.name.as_str()) {
                 leader.halt(one).await?;
             }

@@ -5,7 +5,6 @@ use crate::model::Active;
 use crate::plan::{Cause, Policy, Seen};
 use crate::service::{section, success_codes};
 use crate::supervise::Supervised;
-use chrono::Utc;
 use coracle_engine::process::State;
 use coracle_engine::record::Phase;
 use coracle_unit::{Kind, Unit};
@@ -58,7 +57,7 @@ impl Fleet {
             Kind::Volume(_) | Kind::Network(_) if unit.actual().active == Active::Active => {
                 Seen::Ended {
                     code: 0,
-                    at: Utc::now(),
+                    at: crate::pace::utc(),
                     cause: Cause::Told("it is there".into()),
                 }
             }
@@ -68,20 +67,19 @@ impl Fleet {
 
     fn see_container(&self, unit: &Supervised) -> Seen {
         let id = unit.actual().container;
-        let Some(found) = id.and_then(|id| self.engine().get(&id).ok()) else {
+        let Some(found) = id.and_then(|id| self.containers().look(&id)) else {
             return Seen::Missing;
         };
-        let state = found.record.state;
-        match state.phase {
+        match found.phase {
             Phase::Running | Phase::Restarting => Seen::Running {
-                health: found.health.map(|h| h.status),
+                health: found.health,
             },
             Phase::Removing | Phase::Dead => Seen::Missing,
             Phase::Created | Phase::Exited => Seen::Ended {
-                code: state.exit_code,
+                code: found.exit_code,
                 // One that never ran has no such time; the wait for its next start began when that was seen.
-                at: state.finished_at.unwrap_or_else(|| unit.actual().since),
-                cause: cause(state.watchdog, state.oom_killed, Some(state.error)),
+                at: found.finished_at.unwrap_or_else(|| unit.actual().since),
+                cause: cause(found.watchdog, found.oom_killed, Some(found.error)),
             },
         }
     }

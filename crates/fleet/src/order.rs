@@ -10,6 +10,57 @@ use std::sync::Arc;
 /// Units by name.
 pub type Units = BTreeMap<String, Arc<Unit>>;
 
+/// Units that are known, and who says what of whom. A map looks through all of its units; who has many keeps an index.
+pub trait Known {
+    /// The unit of that name.
+    fn unit(&self, name: &str) -> Option<Arc<Unit>>;
+
+    /// Who says that it comes before that one (`Before=`).
+    fn before(&self, name: &str) -> Vec<String>;
+
+    /// Who says that it cannot run beside that one (`Conflicts=`).
+    fn against(&self, name: &str) -> Vec<String>;
+
+    /// Who stops with that one (`Requires=`, `BindsTo=`, `PartOf=`).
+    fn stops_with(&self, name: &str) -> Vec<String>;
+}
+
+/// Those with whom a unit stops.
+pub(crate) fn holds_to(unit: &Unit) -> impl Iterator<Item = &String> {
+    let unit = &unit.unit;
+    let needs = unit.requires.iter().chain(&unit.binds_to);
+    needs.chain(&unit.part_of)
+}
+
+fn who<'a, I: Iterator<Item = &'a String>>(
+    units: &'a Units,
+    names: impl Fn(&'a Unit) -> I,
+    name: &str,
+) -> Vec<String> {
+    let say = units
+        .iter()
+        .filter(|(_, unit)| names(unit).any(|n| n == name));
+    say.map(|(other, _)| other.clone()).collect()
+}
+
+impl Known for Units {
+    fn unit(&self, name: &str) -> Option<Arc<Unit>> {
+        self.get(name).cloned()
+    }
+
+    fn before(&self, name: &str) -> Vec<String> {
+        who(self, |unit| unit.unit.before.iter(), name)
+    }
+
+    fn against(&self, name: &str) -> Vec<String> {
+        who(self, |unit| unit.unit.conflicts.iter(), name)
+    }
+
+    fn stops_with(&self, name: &str) -> Vec<String> {
+        who(self, holds_to, name)
+    }
+}
+
 /// Why a start is impossible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
@@ -42,18 +93,14 @@ fn strong(unit: &Unit) -> Vec<String> {
 }
 
 /// Whom a unit waits for, of those that start with it.
-pub fn waits_for(name: &str, units: &Units) -> BTreeSet<String> {
+pub fn waits_for(name: &str, units: &impl Known) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    if let Some(unit) = units.get(name) {
+    if let Some(unit) = units.unit(name) {
         found.extend(unit.unit.after.iter().cloned());
         // Volumes and networks must be there whatever the file says.
-        found.extend(implied_dependencies(unit).iter().map(ToString::to_string));
+        found.extend(implied_dependencies(&unit).iter().map(ToString::to_string));
     }
-    for (other, unit) in units {
-        if unit.unit.before.iter().any(|b| b == name) {
-            found.insert(other.clone());
-        }
-    }
+    found.extend(units.before(name));
     found.remove(name);
     found
 }
@@ -82,18 +129,18 @@ pub fn requires(unit: &Unit) -> Vec<String> {
 ///
 /// # Errors
 /// [`OrderError`] naming what is missing or goes in a circle.
-pub fn start(names: &[String], units: &Units) -> Result<Vec<String>, OrderError> {
+pub fn start(names: &[String], units: &impl Known) -> Result<Vec<String>, OrderError> {
     let mut all = BTreeSet::new();
     let mut todo: Vec<String> = names.to_vec();
     while let Some(name) = todo.pop() {
         if !all.insert(name.clone()) {
             continue;
         }
-        let Some(unit) = units.get(&name) else {
+        let Some(unit) = units.unit(&name) else {
             continue;
         };
-        for missing in strong(unit) {
-            if !units.contains_key(&missing) {
+        for missing in strong(&unit) {
+            if units.unit(&missing).is_none() {
                 return Err(OrderError::Missing {
                     unit: name,
                     missing,
@@ -106,14 +153,14 @@ pub fn start(names: &[String], units: &Units) -> Result<Vec<String>, OrderError>
             unit.unit
                 .wants
                 .iter()
-                .filter(|w| units.contains_key(*w))
+                .filter(|w| units.unit(w).is_some())
                 .cloned(),
         );
     }
     sort(all, units)
 }
 
-fn sort(mut left: BTreeSet<String>, units: &Units) -> Result<Vec<String>, OrderError> {
+fn sort(mut left: BTreeSet<String>, units: &impl Known) -> Result<Vec<String>, OrderError> {
     let mut sorted = Vec::new();
     while !left.is_empty() {
         let free = left
@@ -136,7 +183,7 @@ fn sort(mut left: BTreeSet<String>, units: &Units) -> Result<Vec<String>, OrderE
 }
 
 /// One circle among units that all wait for another of them.
-fn circle(among: &BTreeSet<String>, units: &Units) -> Vec<String> {
+fn circle(among: &BTreeSet<String>, units: &impl Known) -> Vec<String> {
     let mut path: Vec<String> = Vec::new();
     let mut at = among.iter().next().cloned();
     while let Some(name) = at {
@@ -152,27 +199,13 @@ fn circle(among: &BTreeSet<String>, units: &Units) -> Vec<String> {
 }
 
 /// Every unit that stops when these are stopped, those that need others before the others.
-pub fn stop(names: &[String], units: &Units) -> Vec<String> {
-    let mut all: BTreeSet<String> = names.iter().cloned().collect();
-    loop {
-        let more: Vec<String> = units
-            .iter()
-            .filter(|(name, _)| !all.contains(*name))
-            .filter(|(_, unit)| {
-                let needs = unit
-                    .unit
-                    .requires
-                    .iter()
-                    .chain(&unit.unit.binds_to)
-                    .chain(&unit.unit.part_of);
-                needs.into_iter().any(|n| all.contains(n))
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        if more.is_empty() {
-            break;
+pub fn stop(names: &[String], units: &impl Known) -> Vec<String> {
+    let mut all = BTreeSet::new();
+    let mut todo: Vec<String> = names.to_vec();
+    while let Some(name) = todo.pop() {
+        if all.insert(name.clone()) {
+            todo.extend(units.stops_with(&name));
         }
-        all.extend(more);
     }
     // A circle stops nobody from stopping.
     let names: Vec<String> = all.iter().cloned().collect();
@@ -182,16 +215,10 @@ pub fn stop(names: &[String], units: &Units) -> Vec<String> {
 }
 
 /// Units that cannot run beside this one.
-pub fn conflicts(name: &str, units: &Units) -> Vec<String> {
-    let own = units
-        .get(name)
-        .map(|u| u.unit.conflicts.clone())
-        .unwrap_or_default();
-    let against_us = units
-        .iter()
-        .filter(|(_, u)| u.unit.conflicts.iter().any(|c| c == name));
-    own.into_iter()
-        .chain(against_us.map(|(n, _)| n.clone()))
+pub fn conflicts(name: &str, units: &impl Known) -> Vec<String> {
+    let own = units.unit(name).map(|u| u.unit.conflicts.clone());
+    let all = own.unwrap_or_default().into_iter();
+    all.chain(units.against(name))
         .filter(|n| n != name)
         .collect()
 }

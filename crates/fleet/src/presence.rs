@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
 use crate::hold::Signs;
 use crate::model::{LeaderRecord, Machine, Marks, keys};
+use crate::pace;
 use coracle_engine::full_error;
 use coracle_store::{LeaseId, PutRequest, StoreError, StoreExt as _, machine_lease};
 use std::collections::BTreeMap;
@@ -83,7 +84,9 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        let due = presence.kept.is_none_or(|at| at.elapsed() + AGAIN >= BEAT);
+        let due = presence
+            .kept
+            .is_none_or(|at| pace::now().duration_since(at) + AGAIN >= BEAT);
         let kept = match presence.lease {
             Some(id) if due => self.cluster.lease_keep_alive(id).await.map(|_| id),
             Some(id) => Ok(id),
@@ -94,7 +97,7 @@ impl Inner {
         }
         presence.lease = Some(kept?);
         if due {
-            presence.kept = Some(Instant::now());
+            presence.kept = Some(pace::now());
         }
         self.sign_by(presence, signs).await?;
         told
@@ -218,10 +221,10 @@ impl Fleet {
         let known = watch::Sender::new(presence.lease.unwrap_or(0));
         let follow = known.subscribe();
         let weak = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
+        pace::spawn(async move {
             let (mut rest, mut said) = (if alone { BEAT } else { Duration::ZERO }, false);
             loop {
-                tokio::time::sleep(rest).await;
+                pace::sleep(rest).await;
                 let Some(inner) = weak.upgrade() else { return };
                 // Nobody watches a machine that is alone.
                 let signs = match inner.alone() {

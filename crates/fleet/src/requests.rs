@@ -11,8 +11,6 @@ use crate::model::{
 };
 use crate::order;
 use crate::supervise::Supervised;
-use chrono::Utc;
-use coracle_engine::EngineError;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
 use coracle_unit::{Kind, Unit, UnitName};
@@ -66,7 +64,7 @@ impl Fleet {
             version: VERSION,
             text: text.to_owned(),
             dropins,
-            created: Utc::now(),
+            created: crate::pace::utc(),
         };
         let target = self.store_text(&leader, &name, revision, unit).await?;
         Ok(self.view(&target))
@@ -94,7 +92,7 @@ impl Fleet {
             leader.write_units(vec![change]).await?;
             return Ok(target);
         }
-        let uid = coracle_engine::id::random_hex().map_err(EngineError::from)?[..32].to_owned();
+        let uid = crate::pace::new_uid()?;
         let record = UnitRecord {
             version: VERSION,
             uid,
@@ -274,15 +272,14 @@ impl Fleet {
         self.instance(leader, &unit.name).await?;
         let own = unit.name.to_string();
         self.have_instances(leader, &target.unit()).await?;
-        let units = leader.units();
-        let order = order::start(std::slice::from_ref(&own), &units)?;
-        for enemy in order.iter().flat_map(|n| order::conflicts(n, &units)) {
+        let order = order::start(std::slice::from_ref(&own), leader)?;
+        for enemy in order.iter().flat_map(|n| order::conflicts(n, leader)) {
             leader.halt(&enemy).await?;
         }
         let mut again: Vec<String> = Vec::new();
         if anew {
             // Those that need it go down and come up with it.
-            let with = order::stop(std::slice::from_ref(&own), &units);
+            let with = order::stop(std::slice::from_ref(&own), leader);
             let runs = |n: &String| {
                 let target = leader.target(n);
                 target.is_some_and(|t| t.goal.borrow().desired == Desired::Active)
@@ -341,6 +338,7 @@ impl Fleet {
         let goal = *target.goal.borrow();
         let mut over = leader.over();
         let ended = tokio::select! {
+            biased;
             ended = up_or_not(leader, target, goal) => ended,
             silent = silence(leader, target, goal, "start") => return Err(silent),
             _ = over.wait_for(|over| *over) => return Err(FleetError::NotLeader),
@@ -394,7 +392,7 @@ impl Fleet {
             let _one = self.change(&leader).await?;
             let target = self.find(&leader, name).await?;
             let own = target.unit().name.to_string();
-            let order = order::stop(&[own], &leader.units());
+            let order = order::stop(&[own], &*leader);
             for one in &order {
                 leader.halt(one).await?;
             }
@@ -419,6 +417,7 @@ impl Fleet {
         };
         let (mut over, goal) = (leader.over(), *target.goal.borrow());
         tokio::select! {
+            biased;
             _ = actual.wait_for(down) => Ok(()),
             silent = silence(leader, target, goal, "stop") => Err(silent),
             _ = over.wait_for(|over| *over) => Err(FleetError::NotLeader),

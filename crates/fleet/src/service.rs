@@ -7,7 +7,7 @@ use crate::plan::{Cause, Goal};
 use crate::supervise::Supervised;
 use crate::translate;
 use coracle_engine::process::{KillMode, ProcessSpec, State};
-use coracle_engine::{Engine, EngineError, full_error};
+use coracle_engine::{EngineError, full_error};
 use coracle_unit::exec::{Command, expand_env};
 use coracle_unit::service::ServiceSection;
 use coracle_unit::value::{TimeSpan, parse_bytes};
@@ -71,7 +71,6 @@ pub fn section(unit: &Unit) -> Option<&ServiceSection> {
 /// One run's processes.
 pub struct Run<'a> {
     pub fleet: &'a Fleet,
-    pub engine: &'a Engine,
     pub unit: &'a Unit,
     pub service: &'a ServiceSection,
     pub supervised: &'a Supervised,
@@ -105,6 +104,7 @@ impl Wanted {
     pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, NotUp> {
         let mut goals = self.goals.clone();
         tokio::select! {
+            biased;
             Ok(_) = goals.wait_for(|g| *g != self.goal) => Err(NotUp::because(1, Cause::Left)),
             done = work => Ok(done),
         }
@@ -119,7 +119,7 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
     if time == Duration::MAX {
         Some(work.await)
     } else {
-        tokio::time::timeout(time, work).await.ok()
+        crate::pace::within(time, work).await
     }
 }
 
@@ -142,21 +142,21 @@ impl Run<'_> {
     /// Ends what a run left that was cut short with its daemon, all but one process.
     pub async fn clear(&self, but: Option<&str>) {
         let prefix = self.prefix();
-        for (id, state) in self.engine.processes().await {
+        for (id, state) in self.fleet.containers().processes().await {
             if !id.starts_with(&prefix) || Some(id.as_str()) == but {
                 continue;
             }
             if matches!(state, State::Running { .. }) {
-                let _ = self.engine.process_signal(&id, 9, true).await;
-                let _ = self.engine.process_wait(&id).await;
+                let _ = self.fleet.engine().process_signal(&id, 9, true).await;
+                let _ = self.fleet.engine().process_wait(&id).await;
             }
-            let _ = self.engine.process_forget(&id).await;
+            let _ = self.fleet.engine().process_forget(&id).await;
         }
     }
 
     /// Where everything the unit says is logged.
     pub fn log(&self) -> PathBuf {
-        self.supervised.log_path(self.engine)
+        self.fleet.log_path(self.supervised)
     }
 
     /// Makes the directory of the log.
@@ -254,7 +254,7 @@ impl Run<'_> {
                 let (unit, file) = (self.supervised, self.unit);
                 self.fleet.start_process(unit, file, spec, wanted).await
             }
-            None => Ok(self.engine.process_start(spec).await.map(drop)?),
+            None => Ok(self.fleet.engine().process_start(spec).await.map(drop)?),
         }
     }
 
@@ -276,19 +276,19 @@ impl Run<'_> {
         let spec = self.spec(command, tag)?;
         let id = spec.id.clone();
         // A process of a former daemon that was on its way.
-        let _ = self.engine.process_forget(&id).await;
+        let _ = self.fleet.engine().process_forget(&id).await;
         // Never dropped half done: what is on its way could not be found again.
         self.begin(spec).await?;
-        let end = within(time, self.engine.process_wait(&id));
+        let end = within(time, self.fleet.engine().process_wait(&id));
         let ended = match self.wanted {
             Some(wanted) => wanted.unless(end).await,
             None => Ok(end.await),
         };
         if !matches!(ended, Ok(Some(_))) {
-            let _ = self.engine.process_signal(&id, 9, true).await;
-            let _ = self.engine.process_wait(&id).await;
+            let _ = self.fleet.engine().process_signal(&id, 9, true).await;
+            let _ = self.fleet.engine().process_wait(&id).await;
         }
-        let _ = self.engine.process_forget(&id).await;
+        let _ = self.fleet.engine().process_forget(&id).await;
         let Some(status) = ended? else {
             let (command, time) = (command.argv.join(" "), time.as_secs());
             return Err(NotUp::new(
@@ -367,7 +367,7 @@ impl Run<'_> {
         };
         let spec = self.spec(command, "main")?;
         let id = spec.id.clone();
-        let _ = self.engine.process_forget(&id).await;
+        let _ = self.fleet.engine().process_forget(&id).await;
         self.begin(spec).await?;
         Ok(Some(id))
     }
@@ -407,17 +407,21 @@ impl Run<'_> {
         let signal = coracle_engine::stop::signal_number(&s.kill_signal).unwrap_or(15);
         if s.kill_mode != "none" {
             let all = s.kill_mode == "control-group";
-            let _ = self.engine.process_signal(main, signal, all).await;
-            if within(time, self.engine.process_wait(main)).await.is_none() {
+            let _ = self.fleet.engine().process_signal(main, signal, all).await;
+            if within(time, self.fleet.engine().process_wait(main))
+                .await
+                .is_none()
+            {
                 tracing::warn!(unit = %self.unit.name, "it did not stop in time and is killed");
                 let _ = self
-                    .engine
+                    .fleet
+                    .engine()
                     .process_signal(main, 9, s.kill_mode != "process")
                     .await;
-                let _ = self.engine.process_wait(main).await;
+                let _ = self.fleet.engine().process_wait(main).await;
             }
         }
-        let _ = self.engine.process_forget(main).await;
+        let _ = self.fleet.engine().process_forget(main).await;
     }
 
     /// `ExecStopPost=`, after every end.

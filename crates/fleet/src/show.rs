@@ -131,7 +131,7 @@ impl Fleet {
             false => (actual.health.clone(), actual.ports.clone()),
         };
         let container = actual.container.clone();
-        let there = |id: &String| !here || self.engine().get(id).is_ok();
+        let there = |id: &String| !here || self.containers().look(id).is_some();
         UnitView {
             name: unit.name.to_string(),
             kind: unit.name.kind().suffix().to_owned(),
@@ -154,12 +154,10 @@ impl Fleet {
     /// Health and published ports of a unit's container.
     pub(crate) fn shown(&self, actual: &Actual) -> (Option<String>, Vec<String>) {
         let id = actual.container.as_deref();
-        let Some(found) = id.and_then(|id| self.engine().get(id).ok()) else {
+        let Some(found) = id.and_then(|id| self.containers().look(id)) else {
             return (None, Vec::new());
         };
-        let ports = found.record.state.published();
-        let ports = ports.map(ToString::to_string).collect();
-        (found.health.map(|h| h.status.to_owned()), ports)
+        (found.health.map(ToOwned::to_owned), found.ports)
     }
 
     /// The output of a unit that this machine has.
@@ -185,12 +183,10 @@ impl Fleet {
         let unit = supervised.unit();
         match unit.name.kind() {
             UnitKind::Container => match supervised.actual().container {
-                Some(id) => Ok(self.engine().logs(&id, query)?),
+                Some(id) => Ok(self.containers().logs(&id, query)?),
                 None => Ok(mpsc::channel(1).1),
             },
-            UnitKind::Service => Ok(self
-                .engine()
-                .process_logs(supervised.log_path(self.engine()), query)),
+            UnitKind::Service => Ok(self.engine().process_logs(self.log_path(supervised), query)),
             kind => silent(kind, unit.name.as_str()),
         }
     }

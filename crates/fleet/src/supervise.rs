@@ -5,18 +5,18 @@
 
 use crate::fleet::Fleet;
 use crate::model::{Active, Actual, DesiredRecord, Due, Instance, Outcome};
+use crate::pace::{self, Task};
 use crate::plan::{self, Goal, Seen, Step};
 use crate::service::{self, NotUp, Wanted};
 use chrono::{DateTime, Utc};
 use coracle_engine::events::Event;
-use coracle_engine::{Engine, full_error};
+use coracle_engine::full_error;
 use coracle_unit::Unit;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
-use tokio::task::AbortHandle;
 
 /// Looked at again this often even if nothing was heard.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub struct Supervised {
     pub(crate) actual: watch::Sender<Actual>,
     /// See [`Fleet::fence`].
     fence: AtomicI64,
-    task: Mutex<Option<AbortHandle>>,
+    task: Mutex<Option<Task>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -113,12 +113,13 @@ impl Supervised {
         self.actual.borrow().clone()
     }
 
-    pub(crate) fn log_path(&self, engine: &Engine) -> PathBuf {
-        let units = engine.options().state_dir.join("units");
+    /// `state_dir` is the machine's.
+    pub(crate) fn log_path(&self, state_dir: &Path) -> PathBuf {
+        let units = state_dir.join("units");
         units.join(self.uid()).join("unit.log")
     }
 
-    pub(crate) fn set_task(&self, task: Option<AbortHandle>) {
+    pub(crate) fn set_task(&self, task: Option<Task>) {
         if let Some(former) = std::mem::replace(&mut *locked(&self.task), task) {
             former.abort();
         }
@@ -146,8 +147,8 @@ impl Fleet {
             return;
         }
         let (fleet, driven) = (self.clone(), supervised.clone());
-        let task = tokio::spawn(async move { fleet.supervise(driven).await });
-        supervised.set_task(Some(task.abort_handle()));
+        let task = pace::spawn(async move { fleet.supervise(driven).await });
+        supervised.set_task(Some(task));
     }
 
     async fn supervise(&self, unit: Arc<Supervised>) {
@@ -160,7 +161,7 @@ impl Fleet {
         let mut cut = before.active == Active::Activating && before.sub == "start";
         let mut ears = Ears {
             goals: unit.goal.subscribe(),
-            events: self.engine().subscribe().1,
+            events: self.containers().events(),
         };
         loop {
             let goal = *ears.goals.borrow_and_update();
@@ -191,7 +192,7 @@ impl Fleet {
                 &unit.actual(),
                 self.boot_id(),
                 &memory.starts,
-                Utc::now(),
+                pace::utc(),
             );
             let over = match &step {
                 Step::Rest { active, .. } => !runs && *active != Active::Active,
@@ -216,8 +217,9 @@ impl Fleet {
                     let (active, sub) = (Active::Activating, "auto-restart");
                     self.say(&unit, goal, active, sub, reason, false).await;
                     tokio::select! {
-                        () = tokio::time::sleep(time) => {}
+                        biased;
                         _ = ears.goals.changed() => {}
+                        () = pace::sleep(time) => {}
                     }
                 }
                 Step::Stop { reason, cause } => {
@@ -234,7 +236,7 @@ impl Fleet {
                         .bring_up(&unit, &file, fresh, &mut memory, &wanted)
                         .await;
                     if let Err(NotUp { code, cause }) = up {
-                        let at = Utc::now();
+                        let at = pace::utc();
                         let ended = Actual {
                             outcome: Some(Outcome { code, cause, at }),
                             ..unit.actual()
@@ -303,10 +305,11 @@ impl Fleet {
             }
         };
         tokio::select! {
+            biased;
             _ = ears.goals.changed() => {}
             () = ended => {}
             () = told => {}
-            () = tokio::time::sleep(RESYNC) => {}
+            () = pace::sleep(RESYNC) => {}
         }
     }
 
@@ -336,7 +339,7 @@ impl Fleet {
             return;
         }
         if (next.active, &next.sub) != (before.active, &before.sub) {
-            next.since = Utc::now();
+            next.since = pace::utc();
             next.last_lines = match next.active {
                 Active::Failed => self.last_lines(unit).await,
                 _ => Vec::new(),

@@ -8,9 +8,7 @@ use crate::plan::Cause;
 use crate::service::{NotUp, Run, Wanted, section};
 use crate::supervise::{Memory, Supervised};
 use crate::translate;
-use chrono::Utc;
 use coracle_engine::{EngineError, full_error};
-use coracle_image::{ErrorKind, Reference, Silent};
 use coracle_network::NetworkSpec;
 use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
@@ -26,7 +24,6 @@ impl Fleet {
     ) -> Run<'a> {
         Run {
             fleet: self,
-            engine: self.engine(),
             unit,
             service,
             supervised,
@@ -65,7 +62,7 @@ impl Fleet {
         // Before waiting, so that a failure of another unit is the answer to this request and not a reason to ask again.
         self.keep(unit, actual.clone()).await;
         // A start that another unit's failure ends counts, too: the limit is to stop those that try again.
-        memory.starts.push(Utc::now());
+        memory.starts.push(crate::pace::utc());
         wanted.unless(self.wait_for_others(unit, file)).await??;
         if matches!(file.kind, Kind::Container { .. }) {
             wanted.unless(self.until_renumbered()).await?;
@@ -78,12 +75,7 @@ impl Fleet {
         }
         match &file.kind {
             Kind::Volume(volume) => {
-                // It waits for the disk.
-                tokio::task::block_in_place(|| {
-                    let (name, labels) = (Some(volume.volume_name.as_str()), &volume.labels);
-                    let volumes = self.engine().volumes();
-                    volumes.ensure(name, labels, &volume.options())
-                })?;
+                self.containers().have_volume(volume)?;
                 Err(NotUp::new(0, "it is there"))
             }
             Kind::Network(network) => {
@@ -113,20 +105,20 @@ impl Fleet {
     }
 
     async fn bring_up_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<(), NotUp> {
-        let there = |id: &String| self.engine().get(id).is_ok();
+        let there = |id: &String| self.containers().look(id).is_some();
         let id = match unit.actual().container.filter(there) {
             Some(id) => id,
             None => self.make_container(unit, run).await?,
         };
         match run.wanted {
             Some(wanted) => self.start_container(unit, run.unit, &id, wanted).await?,
-            None => self.engine().start(&id).await?,
+            None => self.containers().start(&id).await?,
         }
         let after = run.after().await;
         match &after {
             Ok(()) => self.owe(unit, run.service, Due::Stop).await,
             // The container of a unit that did not come up must not run on.
-            Err(_) => match self.engine().stop(&id, None, None).await {
+            Err(_) => match self.containers().stop(&id, None, None).await {
                 Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => {}
                 Err(error) => {
                     tracing::error!(unit = %run.unit.name, error = full_error(&error), "its container could not be stopped");
@@ -263,52 +255,21 @@ impl Fleet {
         // What an earlier run, or one that was cut short, left.
         self.remove_containers(uid).await?;
         if let Kind::Container { container, .. } = &file.kind {
-            let image = self.have_image(&container.image, &container.pull);
+            let image = self
+                .containers()
+                .have_image(&container.image, &container.pull);
             match run.wanted {
                 Some(wanted) => wanted.unless(image).await??,
                 None => image.await?,
             }
         }
-        let created = self
-            .engine()
-            .create(Some(&translate::container_name(file)), request)
-            .await?;
+        let name = translate::container_name(file);
+        let created = self.containers().create(name, request).await?;
         let made = Actual {
-            container: Some(created.id.to_string()),
+            container: Some(created.clone()),
             ..unit.actual()
         };
         self.keep(unit, made).await;
-        Ok(created.id.to_string())
-    }
-
-    async fn have_image(&self, name: &str, pull: &str) -> Result<(), NotUp> {
-        let images = self.engine().images();
-        let here = match images.get(name) {
-            Ok(_) => true,
-            Err(e) if e.kind() == ErrorKind::NotFound => false,
-            Err(e) => return Err(NotUp::new(125, full_error(&e))),
-        };
-        if (here && pull != "always") || pull == "never" {
-            return Ok(());
-        }
-        let failed = |error: &dyn std::error::Error| NotUp::new(125, full_error(error));
-        let reference = Reference::parse_normalized(name).map_err(|e| failed(&e))?;
-        if reference.domain() == "localhost" {
-            return match images.pull_from_peers(&reference, None, &Silent).await {
-                Ok(_) => Ok(()),
-                Err(e) if e.kind() == ErrorKind::NotFound => Err(NotUp::new(
-                    125,
-                    format!(
-                        "image {name} is neither here nor on another machine, and localhost/ is no registry; make it with `coracle build`, `coracle import` or `coracle load`"
-                    ),
-                )),
-                Err(e) => Err(failed(&e)),
-            };
-        }
-        images
-            .pull(&reference, None, None, &Silent)
-            .await
-            .map_err(|e| failed(&e))?;
-        Ok(())
+        Ok(created)
     }
 }

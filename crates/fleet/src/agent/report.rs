@@ -1,10 +1,17 @@
 //! What happens here, told to the cluster's store: each instance's record as the own store has it, the newest only, as soon as it can
 //! be had. A machine that is alone has nothing to report: both are one.
+//!
+//! Each is written over what this daemon knows to be there. A report that was given up and comes through late finds something else
+//! there, and takes nothing back.
 
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Instance, keys};
+use crate::pace;
 use coracle_engine::full_error;
-use coracle_store::{DeleteRangeRequest, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest};
+use coracle_store::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, Revision, StoreError, StoreExt as _,
+    TxnOp, TxnOpResponse, TxnRequest,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -53,7 +60,7 @@ impl Fleet {
     /// Reports for as long as there is a fleet.
     pub(crate) fn report(&self) {
         let (weak, mut alone) = (Arc::downgrade(&self.0), self.0.reports.alone.clone());
-        tokio::spawn(async move {
+        pace::spawn(async move {
             if alone.wait_for(|alone| !alone).await.is_ok() {
                 run(weak).await;
             }
@@ -61,12 +68,16 @@ impl Fleet {
     }
 }
 
+/// When what the cluster's store has of instances was written; of others there is nothing.
+type Known = BTreeMap<Instance, Revision>;
+
 async fn run(weak: Weak<Inner>) {
     let mut all = true;
     let mut said = false;
+    let mut known = Known::new();
     loop {
         let Some(inner) = weak.upgrade() else { return };
-        match turn(&inner, &mut all).await {
+        match turn(&inner, &mut all, &mut known).await {
             Ok(()) => {
                 said = false;
                 let reports = inner.reports.clone();
@@ -76,21 +87,21 @@ async fn run(weak: Weak<Inner>) {
             Err(error) => {
                 tell_once(&mut said, &error);
                 drop(inner);
-                tokio::time::sleep(REST).await;
+                pace::sleep(REST).await;
             }
         }
     }
 }
 
 /// Writes all news; `all` is whether everything is to be compared first.
-async fn turn(inner: &Inner, all: &mut bool) -> Result<(), StoreError> {
+async fn turn(inner: &Inner, all: &mut bool, known: &mut Known) -> Result<(), StoreError> {
     if *all {
-        everything(inner).await?;
+        *known = everything(inner).await?;
         *all = false;
     }
     let news: Vec<Instance> = inner.reports.take().into_iter().collect();
     for (at, some) in news.chunks(AT_ONCE).enumerate() {
-        if let Err(error) = write(inner, some).await {
+        if let Err(error) = write(inner, some, known).await {
             for one in news.iter().skip(at * AT_ONCE) {
                 inner.reports.tell(one);
             }
@@ -109,14 +120,20 @@ fn tell_once(said: &mut bool, error: &StoreError) {
     }
 }
 
-/// What the cluster's store has of this machine and what is so may differ after a time without it.
-async fn everything(inner: &Inner) -> Result<(), StoreError> {
+/// What the cluster's store has of this machine and what is so may differ after a time without it. Answers what it has.
+async fn everything(inner: &Inner) -> Result<Known, StoreError> {
     let prefix = keys::actual_of(&inner.machine.id);
     let by_key = |kvs: Vec<coracle_store::KeyValue>| -> BTreeMap<_, _> {
         kvs.into_iter().map(|kv| (kv.key, kv.value)).collect()
     };
     let own = by_key(inner.local.list(prefix.clone()).await?.kvs);
-    let told = by_key(inner.cluster.list(prefix).await?.kvs);
+    let told = inner.cluster.list(prefix).await?.kvs;
+    let known = told.iter().filter_map(|kv| {
+        let key = std::str::from_utf8(&kv.key).ok()?;
+        Some((keys::placed(key, keys::ACTUAL)?.1, kv.mod_revision))
+    });
+    let known = known.collect();
+    let told = by_key(told);
     let differ = |key: &&bytes::Bytes| own.get(*key) != told.get(*key);
     for key in own.keys().chain(told.keys()).filter(differ) {
         let key = String::from_utf8_lossy(key);
@@ -124,22 +141,38 @@ async fn everything(inner: &Inner) -> Result<(), StoreError> {
             inner.reports.tell(&instance);
         }
     }
-    Ok(())
+    Ok(known)
 }
 
-async fn write(inner: &Inner, some: &[Instance]) -> Result<(), StoreError> {
-    let mut success = Vec::new();
-    for instance in some {
-        let key = keys::actual(&inner.machine.id, instance);
-        success.push(match inner.local.get(key.clone()).await? {
-            Some(kv) => TxnOp::Put(PutRequest::new(key, kv.value)),
-            None => TxnOp::Delete(DeleteRangeRequest::key(key)),
-        });
+async fn write(inner: &Inner, some: &[Instance], known: &mut Known) -> Result<(), StoreError> {
+    loop {
+        let mut all = TxnRequest::default();
+        for instance in some {
+            let key = keys::actual(&inner.machine.id, instance);
+            let then = known.get(instance).copied().unwrap_or(0);
+            all.compare.push(Compare::unchanged(key.clone(), then));
+            all.failure
+                .push(TxnOp::Range(RangeRequest::key(key.clone())));
+            all.success.push(match inner.local.get(key.clone()).await? {
+                Some(kv) => TxnOp::Put(PutRequest::new(key, kv.value)),
+                None => TxnOp::Delete(DeleteRangeRequest::key(key)),
+            });
+        }
+        let answer = inner.cluster.txn(all).await?;
+        for (instance, response) in some.iter().zip(&answer.responses) {
+            let written = match response {
+                TxnOpResponse::Put(put) => Some(put.revision),
+                TxnOpResponse::Range(range) => range.kvs.first().map(|kv| kv.mod_revision),
+                _ => None,
+            };
+            match written {
+                Some(revision) => known.insert(instance.clone(), revision),
+                None => known.remove(instance),
+            };
+        }
+        if answer.succeeded {
+            return Ok(());
+        }
+        // An earlier one came through after all, or somebody took it away: it is written over what is there now.
     }
-    let all = TxnRequest {
-        success,
-        ..TxnRequest::default()
-    };
-    inner.cluster.txn(all).await?;
-    Ok(())
 }

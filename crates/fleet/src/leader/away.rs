@@ -3,16 +3,17 @@
 use super::spec::machine;
 use super::{Leader, Placed, Target, locked};
 use crate::hold::Signs;
+use crate::pace;
 use coracle_planner::MachineId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 impl Leader {
     /// Tells the planner of all machines. Answers whether time alone will change something.
     pub(super) fn tell_machines(&self) -> bool {
-        let grace = self.grace.is_some_and(|end| Instant::now() < end);
-        let now = Instant::now();
+        let grace = self.grace.is_some_and(|end| pace::now() < end);
+        let now = pace::now();
         // Units are asked without the machines held, as whoever holds a unit may ask for machines.
         for id in self.newly_absent() {
             let patience = self.signs_of(&id).patience;
@@ -86,7 +87,48 @@ impl Leader {
 
     /// Tells the planner that a machine is no more. What is exclusive may run there still.
     pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).away(id, Instant::now(), || Duration::ZERO);
+        locked(&self.lost).away(id, pace::now(), || Duration::ZERO);
         self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
+    }
+
+    /// Changes what is known of a unit's instances.
+    pub fn change(&self, target: &Target, change: impl FnOnce(&mut BTreeMap<String, Placed>)) {
+        let changed = target.change(change);
+        if !changed.came.is_empty() || !changed.left.is_empty() {
+            let (uid, mut there) = (target.record().uid, locked(&self.there));
+            for machine in changed.came {
+                there.entry(machine).or_default().insert(uid.clone());
+            }
+            for machine in changed.left {
+                if let Some(uids) = there.get_mut(&machine) {
+                    uids.remove(&uid);
+                    if uids.is_empty() {
+                        there.remove(&machine);
+                    }
+                }
+            }
+        }
+        for (machine, instance) in changed.gone {
+            self.tell_gone(target, &machine, &instance);
+        }
+    }
+
+    /// The units of which a machine has an instance, or is asked to; also those that were destroyed.
+    pub(super) fn on(&self, machine: &str) -> Vec<Arc<Target>> {
+        let uids = locked(&self.there).get(machine).cloned();
+        let uids = uids.unwrap_or_default().into_iter();
+        uids.filter_map(|uid| self.of_uid(&uid)).collect()
+    }
+
+    /// For what nobody needs yet: this machine, or another that gives signs.
+    pub(super) fn any_machine(&self) -> Option<String> {
+        let machines = locked(&self.machines);
+        let fit = |id: &&String| {
+            machines
+                .get(*id)
+                .is_some_and(|m| m.alive && !m.marks.cordoned && !m.marks.draining)
+        };
+        let own = Some(&self.machine).filter(fit);
+        own.or_else(|| machines.keys().find(fit)).cloned()
     }
 }

@@ -57,9 +57,9 @@ impl Group {
         self.absent.extend(machines.iter().cloned());
     }
 
-    /// Does all of it, or nothing. `fence` is the revision at which the key of who leads was made.
+    /// Does all of it, or nothing. `fence` is the revision at which the key of who leads was written.
     async fn write(self, store: &dyn Store, fence: Revision) -> Result<Done, StoreError> {
-        let lead = CompareTarget::Create(fence);
+        let lead = CompareTarget::Mod(fence);
         let leads = Compare::new(keys::LEADER, CompareResult::Equal, lead);
         let absent: Vec<String> = self.absent.iter().map(|id| keys::alive(id)).collect();
         let compares = absent.iter().cloned().map(Compare::absent);
@@ -74,7 +74,7 @@ impl Group {
             return Ok(Done::Yes);
         }
         let made = |at: TxnOpResponse| match at {
-            TxnOpResponse::Range(range) => range.kvs.first().map(|kv| kv.create_revision),
+            TxnOpResponse::Range(range) => range.kvs.first().map(|kv| kv.mod_revision),
             _ => None,
         };
         let mut found = answer.responses.into_iter().map(made);

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Active, Actual, Desired, Machine, Marks, keys};
 use crate::order;
+use crate::pace;
 use coracle_engine::full_error;
 use coracle_store::{Event, EventKind, LeaseId, Revision, WatchRequest, WatchStream};
 use std::collections::BTreeSet;
@@ -37,8 +38,9 @@ impl Leader {
 async fn pump(mut watch: WatchStream, to: mpsc::Sender<Option<Vec<Event>>>) {
     loop {
         let answer = tokio::select! {
-            answer = watch.next() => answer,
+            biased;
             () = to.closed() => return,
+            answer = watch.next() => answer,
         };
         let Some(Ok(answer)) = answer else { break };
         if answer.canceled {
@@ -61,13 +63,14 @@ pub(super) async fn lead(
 ) {
     let (to, mut events) = mpsc::channel(64);
     for stream in std::mem::take(&mut *locked(&leader.streams)) {
-        tokio::spawn(pump(stream, to.clone()));
+        pace::spawn(pump(stream, to.clone()));
     }
     drop(to);
     let (mut over, under) = (leader.over(), *lease.borrow_and_update());
     // What the former leader did not come to.
     let mut todo = Todo {
         all: true,
+        removed: leader.unknown(),
         ..Todo::default()
     };
     loop {
@@ -85,6 +88,11 @@ pub(super) async fn lead(
         }
         .is_err();
         tokio::select! {
+            biased;
+            _ = over.wait_for(|over| *over) => return,
+            // The key goes with the former lease.
+            () = until(lease, |now| *now != under) => return,
+            () = until(may_lead, |may| !may) => return,
             told = events.recv() => {
                 // What has come meanwhile is one piece of work, up to a bound.
                 let mut told = told;
@@ -102,14 +110,10 @@ pub(super) async fn lead(
             }
             // Not at once what has just failed.
             () = leader.wake.notified(), if !failed => {}
-            () = tokio::time::sleep(REST), if failed || todo.later() => {}
-            () = tokio::time::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
+            () = pace::sleep(REST), if failed || todo.later() => {}
+            () = pace::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
                 todo.machines = true;
             }
-            _ = over.wait_for(|over| *over) => return,
-            // The key goes with the former lease.
-            () = until(lease, |now| *now != under) => return,
-            () = until(may_lead, |may| !may) => return,
         }
     }
 }
@@ -128,6 +132,8 @@ pub(super) struct Todo {
     units: BTreeSet<String>,
     /// Machines came, went or changed.
     machines: bool,
+    /// Machines that are no more.
+    removed: BTreeSet<String>,
     /// Everything.
     all: bool,
 }
@@ -171,8 +177,15 @@ impl Leader {
                         roll.remove(id);
                         drop(roll);
                         self.tell_removed(id);
+                        todo.removed.insert(id.to_owned());
                     }
-                    Ok(machine) => roll.facts(id, machine),
+                    Ok(machine) => {
+                        roll.facts(id, machine);
+                        let alive = roll.get(id).is_some_and(|seen| seen.alive);
+                        drop(roll);
+                        // Its signs may have come before it was known.
+                        self.machine_is(id, alive);
+                    }
                     // Perhaps of a newer release; what was known of it holds.
                     Err(error) => {
                         tracing::error!(key, %error, "what a machine says of itself cannot be read");
@@ -188,15 +201,12 @@ impl Leader {
 
     /// A machine gives signs, or does not.
     pub(super) fn machine_is(&self, id: &str, alive: bool) {
-        let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
-        for target in self.all().into_iter().chain(leaving) {
-            if target.placed().contains_key(id) {
-                self.change(&target, |all| {
-                    if let Some(placed) = all.get_mut(id) {
-                        placed.alive = alive;
-                    }
-                });
-            }
+        for target in self.on(id) {
+            self.change(&target, |all| {
+                if let Some(placed) = all.get_mut(id) {
+                    placed.alive = alive;
+                }
+            });
         }
     }
 
@@ -219,11 +229,17 @@ impl Leader {
         for target in units.iter().filter_map(|name| self.target(name)) {
             self.tell_placed(&target);
         }
+        for id in &todo.removed {
+            self.forget_resources(id).await?;
+        }
         if todo.machines || todo.all {
             self.later.store(self.tell_machines(), Ordering::Relaxed);
         }
         if self.with_planner(|planner| planner.pending()) {
             self.place_anew().await?;
+        }
+        for id in &todo.removed {
+            self.keep_written(id).await?;
         }
         let awaited = match todo.machines {
             // What is lost is down for those that wait for its end.
@@ -254,7 +270,7 @@ impl Leader {
                 continue;
             };
             if target.record().desired == Desired::Active {
-                for each in order::stop(&[one], &self.units()) {
+                for each in order::stop(&[one], self) {
                     self.halt(&each).await?;
                 }
             }

@@ -8,6 +8,7 @@ use crate::model::{
     Actual, Desired, DesiredRecord, LeaderRecord, Machine, Marks, RevisionRecord, UnitRecord,
     VERSION, VolumeRecord, keys,
 };
+use crate::pace;
 use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
@@ -20,7 +21,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// How long a store that does not answer is left alone.
@@ -59,7 +60,7 @@ impl Fleet {
         may_lead: watch::Receiver<bool>,
     ) {
         let weak = Arc::downgrade(&self.0);
-        tokio::spawn(campaign(weak, lease, may_lead));
+        pace::spawn(campaign(weak, lease, may_lead));
     }
 
     async fn take_the_lead(&self, fence: Revision) -> Result<()> {
@@ -95,17 +96,15 @@ async fn stand(inner: &Inner, lease: LeaseId, alone: bool) -> Result<Option<Revi
     if !ours && !alone {
         return Ok(None);
     }
-    if found.lease == lease {
-        return Ok(Some(found.create_revision));
-    }
-    // A former life's, under a lease that is not kept any more: what was decided then stands, who decided is gone.
+    // Of this machine's last time as leader, or of a former life under a lease that is not kept any more. What was decided then stands, and
+    // what is still on its way is refused from here on: nobody would know of it.
     let txn = TxnRequest {
         compare: vec![Compare::unchanged(keys::LEADER, found.mod_revision)],
         success: vec![put()],
         failure: Vec::new(),
     };
     let answer = store.txn(txn).await?;
-    Ok(answer.succeeded.then_some(found.create_revision))
+    Ok(answer.succeeded.then_some(answer.revision))
 }
 
 /// Leads, and when that is over tries again, as long as there is a fleet.
@@ -144,6 +143,7 @@ async fn campaign(
         if under == 0 && !alone {
             drop(inner);
             tokio::select! {
+                biased;
                 () = changed(&mut lease) => {}
                 () = changed(&mut may_lead) => {}
             }
@@ -161,14 +161,14 @@ async fn campaign(
                 inner.leader.send_replace(Some(leader));
             }
             Ok(None) => {
-                let store = inner.cluster.clone();
+                let (store, machine) = (inner.cluster.clone(), inner.machine.id.clone());
                 drop(inner);
-                vacancy(&*store, &mut lease, &mut may_lead).await;
+                vacancy(&*store, &machine, &mut lease, &mut may_lead).await;
             }
             Err(error) => {
                 tracing::debug!(error = full_error(&error), "this machine cannot lead now");
                 drop(inner);
-                tokio::time::sleep(REST).await;
+                pace::sleep(REST).await;
             }
         }
     }
@@ -178,7 +178,7 @@ impl Leader {
     /// Leaves the lead to another machine at once; this one's lease is kept, so that its key would stay. A store that cannot be asked is asked
     /// a few times.
     async fn resign(&self) {
-        let own = CompareTarget::Create(self.fence);
+        let own = CompareTarget::Mod(self.fence);
         let txn = TxnRequest {
             compare: vec![Compare::new(keys::LEADER, CompareResult::Equal, own)],
             success: vec![TxnOp::Delete(DeleteRangeRequest::key(keys::LEADER))],
@@ -192,7 +192,7 @@ impl Leader {
                     "the lead could not be given up yet"
                 ),
             }
-            tokio::time::sleep(REST).await;
+            pace::sleep(REST).await;
         }
     }
 }
@@ -200,12 +200,19 @@ impl Leader {
 /// Waits until the leader's key goes, or something of ours changes.
 async fn vacancy(
     store: &dyn Store,
+    machine: &str,
     lease: &mut watch::Receiver<LeaseId>,
     may_lead: &mut watch::Receiver<bool>,
 ) {
     let gone = async {
         let found = store.range(RangeRequest::key(keys::LEADER)).await?;
-        if found.kvs.is_empty() {
+        let Some(kv) = found.kvs.first() else {
+            return Ok(());
+        };
+        let leads = serde_json::from_slice::<LeaderRecord>(&kv.value);
+        if leads.is_ok_and(|leads| leads.machine == machine) {
+            // An earlier try was thought to have failed, and came through.
+            pace::sleep(REST).await;
             return Ok(());
         }
         let from = WatchRequest::key(keys::LEADER).from(found.revision + 1);
@@ -219,8 +226,9 @@ async fn vacancy(
         Ok::<_, StoreError>(())
     };
     tokio::select! {
+        biased;
         gone = gone => if gone.is_err() {
-            tokio::time::sleep(REST).await;
+            pace::sleep(REST).await;
         },
         () = changed(lease) => {}
         () = changed(may_lead) => {}
@@ -289,6 +297,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         targets: RwLock::default(),
         names: RwLock::default(),
         machines: Mutex::new(Roll::new(machines.collect())),
+        there: Mutex::default(),
         needs: Mutex::new(Needs::default()),
         change_lock: tokio::sync::Mutex::default(),
         streams: Mutex::default(),
@@ -349,19 +358,12 @@ impl Leader {
 
     /// Machines that were removed under a former leader and of which instances are written still are away from now on.
     fn away(&self) {
-        let (known, now) = (self.machines(), Instant::now());
+        let (known, now) = (self.machines(), pace::now());
         for target in self.all() {
             let placed = target.placed();
             for id in placed.keys().filter(|id| !known.contains_key(*id)) {
                 locked(&self.lost).away(id, now, || Duration::ZERO);
             }
-        }
-    }
-
-    /// Changes what is known of a unit's instances.
-    pub fn change(&self, target: &Target, change: impl FnOnce(&mut BTreeMap<String, Placed>)) {
-        for (machine, instance) in target.change(change) {
-            self.tell_gone(target, &machine, &instance);
         }
     }
 

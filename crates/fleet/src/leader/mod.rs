@@ -19,6 +19,7 @@ mod lost;
 mod needs;
 mod operator;
 mod place;
+mod removed;
 mod roll;
 mod spec;
 mod status;
@@ -28,14 +29,14 @@ mod waits;
 
 use crate::error::{FleetError, Result};
 use crate::model::{DesiredRecord, Dropin, RevisionRecord, UnitRecord};
-use crate::order::Units;
+use crate::order::{Known, Units};
 use crate::presence::Seen;
 use coracle_planner::Planner;
 use coracle_store::{Revision, Store, StoreExt as _};
-use coracle_unit::{SpecifierContext, Unit, UnitName, load};
+use coracle_unit::{SpecifierContext, Unit, UnitName, implied_dependencies, load};
 use lost::Lost;
 use needs::Needs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -56,7 +57,7 @@ pub(crate) struct Leader {
     store: Arc<dyn Store>,
     /// This machine's id.
     machine: String,
-    /// Revision at which the leader's key was made.
+    /// Revision at which the leader's key was written for this time as leader.
     fence: Revision,
     specifiers: SpecifierContext,
     targets: RwLock<BTreeMap<String, Arc<Target>>>,
@@ -65,6 +66,8 @@ pub(crate) struct Leader {
     /// Units that were destroyed and that machines have still to forget, by uid.
     leaving: Mutex<BTreeMap<String, Arc<Target>>>,
     machines: Mutex<Roll>,
+    /// Uids of the units of which a machine has an instance, or is asked to.
+    there: Mutex<BTreeMap<String, BTreeSet<String>>>,
     /// Which unit asks for which.
     needs: Mutex<Needs>,
     planner: Mutex<Planner>,
@@ -95,6 +98,24 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Known for Leader {
+    fn unit(&self, name: &str) -> Option<Arc<Unit>> {
+        Some(self.target(name)?.unit())
+    }
+
+    fn before(&self, name: &str) -> Vec<String> {
+        locked(&self.needs).before(name)
+    }
+
+    fn against(&self, name: &str) -> Vec<String> {
+        locked(&self.needs).against(name)
+    }
+
+    fn stops_with(&self, name: &str) -> Vec<String> {
+        locked(&self.needs).stops_with(name)
+    }
+}
+
 impl Leader {
     /// Every unit.
     pub fn all(&self) -> Vec<Arc<Target>> {
@@ -108,10 +129,14 @@ impl Leader {
         targets.get(name).cloned()
     }
 
-    /// Every unit's file, by name.
-    pub fn units(&self) -> Units {
-        let all = self.all().into_iter().map(|t| t.unit());
-        all.map(|unit| (unit.name.to_string(), unit)).collect()
+    /// The files of a unit's volumes and networks, by name, as far as they were submitted.
+    pub fn resources_of(&self, unit: &Unit) -> Units {
+        let names = implied_dependencies(unit);
+        let found = names.iter().filter_map(|name| self.target(name.as_str()));
+        found
+            .map(|target| target.unit())
+            .map(|unit| (unit.name.to_string(), unit))
+            .collect()
     }
 
     /// Machines by id.

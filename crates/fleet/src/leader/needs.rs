@@ -1,5 +1,6 @@
 //! Which unit asks for which: kept as texts change, so that nothing has to look through all units. Pure.
 
+use crate::order::holds_to;
 use coracle_unit::{Unit, implied_dependencies};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,8 @@ struct Said {
     binds: Names,
     /// Units that it cannot run beside.
     conflicts: Names,
+    /// Units with which it stops.
+    holds_to: Names,
 }
 
 /// See the module.
@@ -33,6 +36,8 @@ pub(crate) struct Needs {
     bound: BTreeMap<String, Names>,
     /// Unit to those that say that they cannot run beside it.
     against: BTreeMap<String, Names>,
+    /// Unit to those that stop with it.
+    held: BTreeMap<String, Names>,
 }
 
 fn put(index: &mut BTreeMap<String, Names>, keys: &Names, name: &str) {
@@ -69,6 +74,7 @@ impl Needs {
             take(&mut self.earlier, &former.before, name);
             take(&mut self.bound, &former.binds, name);
             take(&mut self.against, &former.conflicts, name);
+            take(&mut self.held, &former.holds_to, name);
         }
         let Some(unit) = unit else { return };
         let names = |list: &[String]| list.iter().cloned().collect::<Names>();
@@ -81,6 +87,7 @@ impl Needs {
             before: names(&unit.unit.before),
             binds: names(&unit.unit.binds_to),
             conflicts: names(&unit.unit.conflicts),
+            holds_to: holds_to(unit).cloned().collect(),
             resources,
         };
         put(&mut self.users, &said.resources, name);
@@ -88,6 +95,7 @@ impl Needs {
         put(&mut self.earlier, &said.before, name);
         put(&mut self.bound, &said.binds, name);
         put(&mut self.against, &said.conflicts, name);
+        put(&mut self.held, &said.holds_to, name);
         self.said.insert(name.to_owned(), said);
     }
 
@@ -140,6 +148,16 @@ impl Needs {
         let said = self.said.iter().filter(|(_, said)| say(said));
         let named = self.waiters.keys().chain(self.against.keys());
         said.map(|(name, _)| name).chain(named).cloned().collect()
+    }
+
+    /// Who says that it cannot run beside a unit.
+    pub fn against(&self, name: &str) -> Vec<String> {
+        of(&self.against, name)
+    }
+
+    /// Who stops with a unit.
+    pub fn stops_with(&self, name: &str) -> Vec<String> {
+        of(&self.held, name)
     }
 
     /// Who is bound to a unit.

@@ -343,7 +343,7 @@ impl Leader {
             if machines.is_empty() && here.is_empty() {
                 machines.extend(self.any_machine());
             }
-            machines.retain(|machine| !here.contains(machine));
+            machines.retain(|machine| !here.contains(machine) && self.is_known(machine));
             let asked = writes
                 .get(&name)
                 .map_or_else(|| target.record(), |w| w.record.clone());
@@ -363,18 +363,6 @@ impl Leader {
                 write.add.insert(machine, instance);
             }
         }
-    }
-
-    /// For what nobody needs yet: this machine, or another that gives signs.
-    fn any_machine(&self) -> Option<String> {
-        let machines = locked(&self.machines);
-        let fit = |id: &&String| {
-            machines
-                .get(*id)
-                .is_some_and(|m| m.alive && !m.marks.cordoned && !m.marks.draining)
-        };
-        let own = Some(&self.machine).filter(fit);
-        own.or_else(|| machines.keys().find(fit)).cloned()
     }
 
     fn group(&self, name: &str, write: &Write) -> Result<Group> {

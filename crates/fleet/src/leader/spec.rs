@@ -119,7 +119,12 @@ pub(crate) fn condition(
     actual: Option<&Actual>,
     waits_for_health: bool,
 ) -> Condition {
-    let Some(actual) = actual.filter(|a| a.generation == record.generation) else {
+    // One that is not to run may never have run where it is: only that it was asked counts.
+    let answers = |a: &&Actual| match record.desired {
+        Desired::Active => a.generation == record.generation,
+        _ => a.order >= record.order,
+    };
+    let Some(actual) = actual.filter(answers) else {
         return Condition::Assigned;
     };
     match actual.active {

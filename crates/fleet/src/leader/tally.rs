@@ -47,7 +47,7 @@ impl Work {
 
 /// Now, as the planner counts.
 pub(super) fn now() -> Timestamp {
-    Timestamp(u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default())
+    Timestamp(u64::try_from(crate::pace::utc().timestamp_millis()).unwrap_or_default())
 }
 
 impl Leader {

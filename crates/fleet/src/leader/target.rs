@@ -3,7 +3,6 @@
 use super::Waits;
 use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, UnitRecord};
 use crate::plan::Goal;
-use chrono::Utc;
 use coracle_unit::Unit;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,9 +40,20 @@ pub(crate) struct Placed {
     pub leaving: bool,
 }
 
+/// What is another than before.
+#[derive(Default)]
+pub(crate) struct Changed {
+    /// Instances that are no more, with their machines.
+    pub gone: Vec<(String, Instance)>,
+    /// Machines on which there is one and was none.
+    pub came: Vec<String>,
+    /// Machines on which there was one and is none.
+    pub left: Vec<String>,
+}
+
 impl Target {
     pub fn new(record: UnitRecord, unit: Unit) -> Arc<Self> {
-        let actual = Actual::new(unit.name.as_str(), Utc::now());
+        let actual = Actual::new(unit.name.as_str(), crate::pace::utc());
         Arc::new(Self {
             goal: watch::Sender::new(goal(&record)),
             actual: watch::Sender::new(actual),
@@ -123,11 +133,8 @@ impl Target {
         known.max().unwrap_or(0).max(state.record.incarnation) + 1
     }
 
-    /// Changes what is known of its instances, and says how they stand together. Answers those that are gone by it.
-    pub fn change(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<String, Placed>),
-    ) -> Vec<(String, Instance)> {
+    /// Changes what is known of its instances, and says how they stand together.
+    pub fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Placed>)) -> Changed {
         self.both(|placed, _| change(placed))
     }
 
@@ -164,8 +171,8 @@ impl Target {
     fn both(
         &self,
         change: impl FnOnce(&mut BTreeMap<String, Placed>, &mut Option<Waits>),
-    ) -> Vec<(String, Instance)> {
-        let mut gone = Vec::new();
+    ) -> Changed {
+        let mut changed = Changed::default();
         // In one: what is told last is what is so last. Whoever looks has the lock of what is told first, and then the state's.
         self.actual.send_if_modified(|actual| {
             let mut state = self.state();
@@ -184,13 +191,20 @@ impl Target {
             let there = |(machine, instance): &(String, Instance)| {
                 placed.get(machine).is_some_and(|p| p.instance == *instance)
             };
-            gone = before.into_iter().filter(|one| !there(one)).collect();
+            let is_new = |machine: &&String| before.iter().all(|(before, _)| before != *machine);
+            let came = placed.keys().filter(is_new).cloned().collect();
+            let left = before.iter().map(|(machine, _)| machine.clone());
+            changed = Changed {
+                came,
+                left: left.filter(|m| !placed.contains_key(m)).collect(),
+                gone: before.into_iter().filter(|one| !there(one)).collect(),
+            };
             let together = together(unit.name.as_str(), placed, waits.as_ref(), actual);
             let news = *actual != together;
             *actual = together;
             news
         });
-        gone
+        changed
     }
 }
 

@@ -144,7 +144,7 @@ impl Fleet {
         }
         let mut renumbering = self.0.renumbering.subscribe();
         let done = renumbering.wait_for(|renumbering| !renumbering);
-        let _ = tokio::time::timeout(PATIENCE + REST, done).await;
+        let _ = crate::pace::within(PATIENCE + REST, done).await;
     }
 }
 

@@ -1,0 +1,74 @@
+//! What is written of machines that are no more.
+//!
+//! Units that are placed leave such a machine by the planner, those that are exclusive once they have ended there for sure. Volumes and networks are no
+//! business of the planner's: what is written of them there is taken away here.
+
+use super::spec::is_resource;
+use super::{Group, Leader, locked};
+use crate::error::Result;
+use crate::model::keys;
+use std::collections::BTreeSet;
+
+impl Leader {
+    /// Machines of which something is written and that nobody knows: they were removed under a former leader.
+    pub(super) fn unknown(&self) -> BTreeSet<String> {
+        let (there, machines) = (locked(&self.there), locked(&self.machines));
+        let unknown = there.keys().filter(|id| !machines.contains_key(*id));
+        unknown.cloned().collect()
+    }
+
+    /// Whether a machine is one of the cluster's.
+    pub(super) fn is_known(&self, id: &str) -> bool {
+        locked(&self.machines).contains_key(id)
+    }
+
+    /// Has it written again what may still run on a machine that is no more, and must not run twice: a leader that follows has to
+    /// know of it until it has ended there for sure. With the machine all that was written of it went.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(super) async fn keep_written(&self, id: &str) -> Result<()> {
+        if self.is_known(id) {
+            return Ok(());
+        }
+        let mut groups = Vec::new();
+        for target in self.on(id) {
+            let placed = target.placed().remove(id);
+            let asked = placed.and_then(|placed| Some((placed.instance, placed.desired?)));
+            if let Some((instance, desired)) =
+                asked.filter(|_| crate::hold::is_exclusive(&target.unit()))
+            {
+                let mut group = Group::default();
+                group.put(keys::desired(id, &instance), &desired)?;
+                groups.push(group);
+            }
+        }
+        self.commit(groups).await
+    }
+
+    /// Takes away what is written of volumes and networks on a machine that is no more.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(super) async fn forget_resources(&self, id: &str) -> Result<()> {
+        if self.is_known(id) {
+            return Ok(());
+        }
+        let mut all = self.on(id);
+        all.retain(|target| is_resource(&target.unit()));
+        let mut groups = Vec::new();
+        for target in &all {
+            if let Some(placed) = target.placed().get(id) {
+                let mut group = Group::default();
+                group.delete(keys::desired(id, &placed.instance));
+                group.delete(keys::actual(id, &placed.instance));
+                groups.push(group);
+            }
+        }
+        self.commit(groups).await?;
+        for target in &all {
+            self.change(target, |placed| drop(placed.remove(id)));
+        }
+        Ok(())
+    }
+}
