@@ -51,16 +51,16 @@ test: ## install what the tests need, then run every test
 
 soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, MACHINES=5)
 	@scripts/deps build run test
-	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle --test lifecycle
 	@scripts/debian $(dir $(TARGET))tmp/debian
-	CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked -p coracle --test machines
-	CORACLE_MACHINES=$(or $(MACHINES),5) CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked -p coracle --test soak -- --nocapture
-	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked -p coracle-gateway --test differential
-	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-gateway --test linearizable
-	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked -p coracle-store --test crash
-	CORACLE_ROUNDS=$(or $(ROUNDS),20000) cargo test --locked -p coracle-planner --test model
+	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked --workspace --test lifecycle
+	CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked --workspace --test machines
+	CORACLE_MACHINES=$(or $(MACHINES),5) CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked --workspace --test soak -- --nocapture
+	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked --workspace --test differential
+	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked --workspace --test linearizable
+	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked --workspace --test crash
+	CORACLE_ROUNDS=$(or $(ROUNDS),20000) cargo test --locked --workspace --test model
 	CORACLE_ROUNDS=$(or $(ROUNDS),200000) cargo test --locked -p coracle-fleet --lib simulation
-	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked -p coracle-image --test fuzz -p coracle-unit --test tables
+	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked --workspace --test fuzz --test tables
 
 bench: ## docker, podman, runc and etcd beside us, and simulated machines; writes docs/benchmarks.md
 	@scripts/deps build run bench
@@ -68,7 +68,7 @@ bench: ## docker, podman, runc and etcd beside us, and simulated machines; write
 	cargo build --locked -p coracle -p coracle-shim
 	@scripts/bench $(TARGET)/coracle
 	@scripts/bench-images $(TARGET)/coracle $(dir $(TARGET))tmp/debian
-	cargo build --locked -p coracle-gateway --example store-load
+	cargo build --locked --workspace --example store-load
 	@scripts/bench-store $(TARGET)/examples/store-load
 	cargo build --locked --workspace --example fleet-load
 	@scripts/bench-fleet $(TARGET)/examples/fleet-load
