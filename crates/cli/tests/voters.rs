@@ -186,10 +186,8 @@ fn a_dead_voter_is_replaced_and_is_none_when_it_comes_back() {
     });
     assert!(back.ok(&["store", "get", "k"]).contains('1'));
     works(&cluster, lost, "back");
-    // A voter that is taken off while it lives hands its vote over. It may lead: then the answer may be cut off with it.
-    let said = out.coracle(&["machine", "remove", cluster.machine(1).id()]);
-    let cut = common::errors(&said).contains("may have done it");
-    assert!(said.status.success() || cut, "{}", common::errors(&said));
+    // A voter that is taken off while it lives hands its vote over. It may lead, and its answer be cut off with it.
+    out.ok(&["machine", "remove", cluster.machine(1).id()]);
     let after: String = (1..=4).map(|n| if n == 1 { '?' } else { 'V' }).collect();
     become_(&cluster, follower, &after);
     works(&cluster, lost, "last");

@@ -24,6 +24,9 @@ use tokio::sync::{broadcast, mpsc};
 pub(crate) type Doing<'a, T, E = EngineError> =
     Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
+/// Processes of services, by id.
+pub(crate) type Processes = Vec<(String, State)>;
+
 /// A container as it is seen.
 pub(crate) struct Look {
     pub phase: Phase,
@@ -89,7 +92,7 @@ pub(crate) trait Containers: Send + Sync + 'static {
     fn have_volume(&self, volume: &VolumeUnit) -> Result<(), EngineError>;
 
     /// Processes of services, by id.
-    fn processes(&self) -> Pin<Box<dyn Future<Output = Vec<(String, State)>> + Send + '_>>;
+    fn processes(&self) -> Pin<Box<dyn Future<Output = Processes> + Send + '_>>;
 
     /// A container's output.
     fn logs(&self, id: &str, query: LogQuery) -> Result<mpsc::Receiver<LogLine>, EngineError>;
@@ -184,7 +187,7 @@ impl Containers for Engine {
         .map(drop)
     }
 
-    fn processes(&self) -> Pin<Box<dyn Future<Output = Vec<(String, State)>> + Send + '_>> {
+    fn processes(&self) -> Pin<Box<dyn Future<Output = Processes> + Send + '_>> {
         Box::pin(Engine::processes(self))
     }
 

@@ -78,11 +78,16 @@ impl Asked {
         let verb = path.rsplit('/').next().unwrap_or(path);
         match self.parts.method {
             Method::GET | Method::HEAD | Method::PUT => true,
+            Method::DELETE => self.removes_machine(),
             // A start is known by its id.
             Method::POST if verb == "start" => self.parts.headers.contains_key(REQUEST),
             Method::POST => matches!(verb, "stop" | "cordon" | "uncordon" | "drain" | "rebind"),
             _ => false,
         }
+    }
+
+    fn removes_machine(&self) -> bool {
+        self.parts.method == Method::DELETE && self.parts.uri.path().starts_with("/v1/machines/")
     }
 
     /// Whether this machine can answer for itself.
@@ -110,10 +115,16 @@ pub async fn led(
         Ok(asked) => asked,
         Err(refused) => return refused,
     };
-    let mut begun = Instant::now();
+    let (mut begun, mut lost) = (Instant::now(), false);
     loop {
         let waits = |patience| begun.elapsed() < patience;
         let trouble = match one_try(&cluster, &fleet, &asked, &next).await {
+            // The one that led was itself taken off, and cut off with its answer.
+            Ok(answer)
+                if lost && asked.removes_machine() && answer.status() == StatusCode::NOT_FOUND =>
+            {
+                return StatusCode::NO_CONTENT.into_response();
+            }
             Ok(answer) => return answer,
             Err(trouble) => trouble,
         };
@@ -122,7 +133,7 @@ pub async fn led(
                 return part(&asked, &next, REMOVED).await;
             }
             // It was asked, however long that took.
-            Trouble::Lost if asked.repeatable() => begun = Instant::now(),
+            Trouble::Lost if asked.repeatable() => (begun, lost) = (Instant::now(), true),
             Trouble::Lost => {
                 return unavailable(
                     "the machine that leads was lost while it was asked, and may have done it; what runs runs on, look and ask again",

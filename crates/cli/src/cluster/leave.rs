@@ -40,16 +40,19 @@ impl Cluster {
         };
         // Of one that has nothing of the store nothing is to be handed over.
         let keeps = self.standing() > Some(Standing::Machine);
-        if !*self.alone.borrow() && others() > 0 && keeps && !self.is_struck().await {
-            if let Err(error) = self.hand_over(&self.machine).await {
-                if !force {
-                    return Err(error);
-                }
-                tracing::warn!(
-                    error = full_error(&error),
-                    "nobody has taken this machine's place"
-                );
+        if !*self.alone.borrow()
+            && others() > 0
+            && keeps
+            && !self.is_struck().await
+            && let Err(error) = self.hand_over(&self.machine).await
+        {
+            if !force {
+                return Err(error);
             }
+            tracing::warn!(
+                error = full_error(&error),
+                "nobody has taken this machine's place"
+            );
         }
         let _one = self.change.lock().await;
         if *self.alone.borrow() {

@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(
             between_machines(&overlay).as_deref(),
             Some(
-                "vxlan 7373 on port 7373/udp, subnet 10.212.0.0/22, 1 of 2 machines routed, packets of 1450 bytes"
+                "vxlan 7373 on port 7373/udp, IPv4 only, subnet 10.212.0.0/22, 1 of 2 machines routed, packets of 1450 bytes"
             )
         );
     }

@@ -222,7 +222,7 @@ async fn voter(
     let known = members::get(&*here.store, &machine).await;
     let known =
         known.map_err(|e| No::new(StatusCode::SERVICE_UNAVAILABLE, Why::NotNow, full(&e)))?;
-    if !known.is_some_and(|(member, _)| member.standing() >= Standing::Learner) {
+    if known.is_none_or(|(member, _)| member.standing() < Standing::Learner) {
         let message = format!("machine {machine} is no voter any more, nor about to be one");
         return Err(No::new(StatusCode::FORBIDDEN, Why::Other, message));
     }

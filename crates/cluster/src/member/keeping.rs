@@ -125,9 +125,9 @@ impl Seen {
 
     /// What `own`, which leads, is to do; a voter that is dead for `patience` is replaced.
     pub fn plan(&self, own: &MachineId, patience: Duration) -> Plan {
-        let strangers = self.etcd.iter().filter(|m| self.machine_of(m).is_none());
+        let mut strangers = self.etcd.iter().filter(|m| self.machine_of(m).is_none());
         // Added for a machine that was gone before it began.
-        if let Some(stranger) = strangers.filter(|m| m.name.is_empty()).last() {
+        if let Some(stranger) = strangers.rfind(|m| m.name.is_empty()) {
             return Plan {
                 steps: vec![Step::Remove(stranger.id)],
                 reason: format!("etcd's member {:?} is no machine's", stranger.peer_urls),

@@ -1,6 +1,7 @@
 //! How a machine comes to lead, and what it does while it does.
 
 use super::events::until;
+use super::vacancy::{end_of_a_former_life, vacancy};
 use super::{Leader, Needs, Placed, Roll, Target, Work, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
@@ -13,9 +14,8 @@ use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
 use coracle_store::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, EventKind, KeyValue, LeaseId,
-    PutRequest, RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
-    WatchRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyValue, LeaseId, PutRequest,
+    RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// How long a store that does not answer is left alone.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 /// How long after its own start a leader waits for machines that do not give signs before it takes them for lost.
 const GRACE: Duration = Duration::from_secs(15);
 /// How often it is tried to give up the lead.
@@ -133,9 +133,16 @@ async fn campaign(
             continue;
         }
         if !*may_lead.borrow_and_update() {
+            let (store, machine) = (inner.cluster.clone(), inner.machine.id.clone());
             drop(inner);
-            if may_lead.changed().await.is_err() {
-                return;
+            let end = async {
+                end_of_a_former_life(&*store, &machine).await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                changed = may_lead.changed() => if changed.is_err() { return },
+                () = end => {}
             }
             continue;
         }
@@ -197,45 +204,7 @@ impl Leader {
     }
 }
 
-/// Waits until the leader's key goes, or something of ours changes.
-async fn vacancy(
-    store: &dyn Store,
-    machine: &str,
-    lease: &mut watch::Receiver<LeaseId>,
-    may_lead: &mut watch::Receiver<bool>,
-) {
-    let gone = async {
-        let found = store.range(RangeRequest::key(keys::LEADER)).await?;
-        let Some(kv) = found.kvs.first() else {
-            return Ok(());
-        };
-        let leads = serde_json::from_slice::<LeaderRecord>(&kv.value);
-        if leads.is_ok_and(|leads| leads.machine == machine) {
-            // An earlier try was thought to have failed, and came through.
-            pace::sleep(REST).await;
-            return Ok(());
-        }
-        let from = WatchRequest::key(keys::LEADER).from(found.revision + 1);
-        let mut watch = store.watch(from).await?;
-        while let Some(answer) = watch.next().await {
-            let answer = answer?;
-            if answer.canceled || answer.events.iter().any(|e| e.kind == EventKind::Delete) {
-                break;
-            }
-        }
-        Ok::<_, StoreError>(())
-    };
-    tokio::select! {
-        biased;
-        gone = gone => if gone.is_err() {
-            pace::sleep(REST).await;
-        },
-        () = changed(lease) => {}
-        () = changed(may_lead) => {}
-    }
-}
-
-async fn changed<T>(from: &mut watch::Receiver<T>) {
+pub(super) async fn changed<T>(from: &mut watch::Receiver<T>) {
     if from.changed().await.is_err() {
         std::future::pending().await
     }

@@ -25,6 +25,7 @@ mod spec;
 mod status;
 mod tally;
 mod target;
+mod vacancy;
 mod waits;
 
 use crate::error::{FleetError, Result};

@@ -3,7 +3,7 @@
 
 use super::books::{Books, Ran};
 use super::world::World;
-use crate::containers::{Containers, Doing, Look};
+use crate::containers::{Containers, Doing, Look, Processes};
 use crate::service::NotUp;
 use crate::translate::{UID_LABEL, UNIT_LABEL};
 use chrono::{DateTime, Utc};
@@ -12,7 +12,6 @@ use coracle_engine::events::Event;
 use coracle_engine::exclusive::Permit;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_engine::model::CreateRequest;
-use coracle_engine::process::State;
 use coracle_engine::record::Phase;
 use coracle_unit::unit::VolumeUnit;
 use std::collections::{BTreeMap, BTreeSet};
@@ -399,7 +398,7 @@ impl Containers for Table {
         Ok(())
     }
 
-    fn processes(&self) -> Pin<Box<dyn Future<Output = Vec<(String, State)>> + Send + '_>> {
+    fn processes(&self) -> Pin<Box<dyn Future<Output = Processes> + Send + '_>> {
         Box::pin(async { Vec::new() })
     }
 
