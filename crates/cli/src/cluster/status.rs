@@ -124,9 +124,11 @@ impl Cluster {
     }
 }
 
-/// What is known without asking anybody.
+/// What is known without asking other machines, and what keeps units from being changed.
 pub(super) async fn brief(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
-    Json(cluster.shown(&cluster.rows()))
+    let mut shown = cluster.shown(&cluster.rows());
+    shown["trouble"] = json!(cluster.trouble().await);
+    Json(shown)
 }
 
 /// The same, with how every etcd stands, who leads, and what that means.

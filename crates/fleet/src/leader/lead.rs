@@ -103,8 +103,12 @@ async fn stand(inner: &Inner, lease: LeaseId, alone: bool) -> Result<Option<Revi
         success: vec![put()],
         failure: Vec::new(),
     };
-    let answer = store.txn(txn).await?;
-    Ok(answer.succeeded.then_some(answer.revision))
+    match store.txn(txn).await {
+        Ok(answer) => Ok(answer.succeeded.then_some(answer.revision)),
+        // The disk is full. Of a machine that is alone nothing can be on its way still: its store went with that life.
+        Err(StoreError::NoSpace { .. }) if alone && ours => Ok(Some(found.mod_revision)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Leads, and when that is over tries again, as long as there is a fleet.
