@@ -14,7 +14,7 @@ mod run;
 #[path = "../examples/fleet-load/units.rs"]
 mod units;
 
-use run::Size;
+use run::{Figures, Size};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -74,8 +74,12 @@ async fn measure(dir: &Path) {
             .env(DIR, dir);
         command
     };
-    let figures = run::measure(size, dir, &program).await.unwrap();
-    let figures: BTreeMap<_, _> = figures.iter().map(|(n, v, _)| (*n, *v)).collect();
+    let mut figures = BTreeMap::new();
+    let mut tell = |name: &'static str, value: f64, _: &'static str| {
+        figures.insert(name, value);
+    };
+    let told = &mut Figures(&mut tell);
+    run::measure(size, dir, &program, told).await.unwrap();
     for (name, value) in &figures {
         let may_be_nothing = name.starts_with("lapsed")
             || *name == "idle-operations"

@@ -25,7 +25,7 @@ const SHARE: usize = 100;
 /// Machines that come up at a time.
 const COME: usize = 64;
 /// Machines that answer at a time: of real ones never all do so in the same moment, in which signs of life would come too late.
-const ANSWER: usize = 256;
+const ANSWER: usize = 64;
 /// Records of one transaction.
 const AT_ONCE: usize = 100;
 /// How long a store that does not answer is left alone.

@@ -13,7 +13,7 @@ mod lead;
 mod run;
 mod units;
 
-use run::Size;
+use run::{Figures, Size};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,10 +48,12 @@ fn main() -> Fallible<()> {
                 command.args(["lead", url]).arg(dir);
                 command
             };
-            for (name, value, unit) in runtime.block_on(run::measure(size, dir.path(), &program))? {
+            let mut tell = |name: &'static str, value: f64, unit: &'static str| {
                 println!("{name} {value:.3} {unit}");
-            }
-            Ok(())
+            };
+            let mut figures = Figures(&mut tell);
+            let measured = run::measure(size, dir.path(), &program, &mut figures);
+            runtime.block_on(measured)
         }
         _ => Err("usage: fleet-load MACHINES UNITS [IDLE] [DIRECTORY]".into()),
     }

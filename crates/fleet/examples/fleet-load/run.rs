@@ -23,18 +23,27 @@ pub struct Size {
     pub more: usize,
 }
 
-/// Name, value and unit, in the order in which they were measured.
-pub type Figures = Vec<(&'static str, f64, &'static str)>;
+/// Name, value and unit, told as they are measured.
+pub struct Figures<'a>(pub &'a mut (dyn FnMut(&'static str, f64, &'static str) + Send));
+
+impl Figures<'_> {
+    fn push(&mut self, (name, value, unit): (&'static str, f64, &'static str)) {
+        (self.0)(name, value, unit);
+    }
+}
 
 /// A command that comes to [`super::lead::serve`], given etcd's address and a directory.
 pub type Program<'a> = &'a (dyn Fn(&str, &Path) -> Command + Sync);
 
 /// Measures everything, in directories below `dir`.
-pub async fn measure(size: Size, dir: &Path, program: Program<'_>) -> Fallible<Figures> {
-    let mut figures = Figures::new();
-    apart(size, &dir.join("apart"), program, &mut figures).await?;
-    together(size, &dir.join("together"), program, &mut figures).await?;
-    Ok(figures)
+pub async fn measure(
+    size: Size,
+    dir: &Path,
+    program: Program<'_>,
+    figures: &mut Figures<'_>,
+) -> Fallible<()> {
+    apart(size, &dir.join("apart"), program, figures).await?;
+    together(size, &dir.join("together"), program, figures).await
 }
 
 /// How often the leader is asked: that is work for it, too, more of it with more units.
@@ -51,7 +60,7 @@ async fn apart(
     size: Size,
     dir: &Path,
     program: Program<'_>,
-    figures: &mut Figures,
+    figures: &mut Figures<'_>,
 ) -> Fallible<()> {
     let (etcd, agents, mut leader) = begin(size, dir, program, false).await?;
     let (count, units) = (size.units as f64, size.units);
@@ -117,7 +126,7 @@ async fn together(
     size: Size,
     dir: &Path,
     program: Program<'_>,
-    figures: &mut Figures,
+    figures: &mut Figures<'_>,
 ) -> Fallible<()> {
     let begun = Instant::now();
     let (etcd, agents, mut leader) = begin(size, dir, program, true).await?;
@@ -166,7 +175,12 @@ async fn end(etcd: Etcd, agents: Agents, leader: Leading) -> Fallible<()> {
 }
 
 /// What machines ask of the store while nothing happens.
-async fn idle(size: Size, etcd: &Etcd, leader: &Leading, figures: &mut Figures) -> Fallible<()> {
+async fn idle(
+    size: Size,
+    etcd: &Etcd,
+    leader: &Leading,
+    figures: &mut Figures<'_>,
+) -> Fallible<()> {
     // What was set off has come to rest when nothing was written for a second.
     let mut before = etcd.counts().await?.puts();
     loop {
@@ -198,7 +212,7 @@ async fn lost(
     size: Size,
     agents: &Agents,
     leader: &mut Leading,
-    figures: &mut Figures,
+    figures: &mut Figures<'_>,
 ) -> Fallible<()> {
     let (mut took, mut had) = (Vec::new(), 0);
     for n in 0..size.lost {
@@ -224,7 +238,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn traffic(
-    figures: &mut Figures,
+    figures: &mut Figures<'_>,
     names: [&'static str; 4],
     before: &Counts,
     after: &Counts,
@@ -237,7 +251,12 @@ fn traffic(
     figures.push((names[3], of(Counts::sent), "bytes a unit"));
 }
 
-fn processors(figures: &mut Figures, names: [&'static str; 3], before: [f64; 3], after: [f64; 3]) {
+fn processors(
+    figures: &mut Figures<'_>,
+    names: [&'static str; 3],
+    before: [f64; 3],
+    after: [f64; 3],
+) {
     for (n, name) in names.into_iter().enumerate() {
         figures.push((name, after[n] - before[n], "processor seconds"));
     }

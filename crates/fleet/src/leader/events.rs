@@ -164,9 +164,9 @@ impl Leader {
                 continue;
             }
             todo.machines = true;
-            // Nobody was told how units stand while there was nobody else.
-            todo.all |= key.starts_with(keys::MACHINES);
             let mut roll = locked(&self.machines);
+            // Nobody was told how units stand while there was nobody else.
+            todo.all |= key.starts_with(keys::MACHINES) && (!put || roll.len() < 2);
             if let Some(id) = key.strip_prefix(keys::ALIVE) {
                 roll.signs(id, put);
                 drop(roll);

@@ -304,10 +304,13 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
             ),
         }
     }
+    drop(texts);
     leader.take_in(desired, actual);
     leader.adopt().await?;
     leader.tell_all(volumes);
     leader.begin(at).await?;
+    // What was read is larger than what is kept of it.
+    coracle_sys::memory::give_back();
     Ok(leader)
 }
 
