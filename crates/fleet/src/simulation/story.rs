@@ -246,11 +246,12 @@ impl Story {
         let (answer, come) = oneshot::channel();
         let ids: Vec<String> = self.cluster.machines.iter().map(|m| m.id.clone()).collect();
         let asked = self.cluster.world.spawn_in(group, async move {
-            let done = perform(&fleet, ask, &ids).await;
-            let done = done.map_err(|error| match error {
-                FleetError::NotLeader | FleetError::Store(_) => None,
-                other => Some(other.to_string()),
-            });
+            let done = match perform(&fleet, ask, &ids).await {
+                // It is asked for, and done when the machine answers.
+                Ok(()) | Err(FleetError::Silent { .. }) => Ok(()),
+                Err(FleetError::NotLeader | FleetError::Store(_)) => Err(None),
+                Err(other) => Err(Some(other.to_string())),
+            };
             let _ = answer.send(done);
         });
         Some((asked, come))
