@@ -44,9 +44,7 @@ impl Leader {
         let later = grace && absent || lost.waits();
         fenced.retain(|id| machines.get(id).is_none());
         drop((machines, lost));
-        for id in &fenced {
-            self.never_answers(id);
-        }
+        locked(&self.ended).extend(fenced);
         later
     }
 

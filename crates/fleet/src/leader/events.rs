@@ -241,6 +241,7 @@ impl Leader {
         for id in &todo.removed {
             self.keep_written(id).await?;
         }
+        self.forget_ended().await?;
         let awaited = match todo.machines {
             // What is lost is down for those that wait for its end.
             true => locked(&self.needs).all_awaited(),

@@ -285,6 +285,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
         answered: Mutex::default(),
+        ended: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
         wake: Notify::new(),

@@ -45,16 +45,6 @@ impl Leader {
         }
         done
     }
-
-    /// Nobody will answer for a machine that was removed.
-    pub(super) fn never_answers(&self, machine: &str) {
-        let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
-        for target in self.all().into_iter().chain(leaving) {
-            if target.placed().get(machine).is_some_and(|p| p.leaving) {
-                self.change(&target, |all| drop(all.remove(machine)));
-            }
-        }
-    }
 }
 
 /// What an instance is asked that is to leave.

@@ -83,6 +83,8 @@ pub(crate) struct Leader {
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    /// Machines that are no more and on which everything has ended for sure: what is written of them goes.
+    ended: Mutex<BTreeSet<String>>,
     /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
     answered: Mutex<Vec<String>>,
     /// Set once somebody else may lead.

@@ -71,4 +71,42 @@ impl Leader {
         }
         Ok(())
     }
+
+    /// Takes away what was kept of machines that are no more, now that nothing can run there.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; then it is tried again.
+    pub(super) async fn forget_ended(&self) -> Result<()> {
+        let ended = locked(&self.ended).clone();
+        for id in ended {
+            if !self.is_known(&id) {
+                self.forget_all_on(&id).await?;
+            }
+            locked(&self.ended).remove(&id);
+        }
+        Ok(())
+    }
+
+    async fn forget_all_on(&self, id: &str) -> Result<()> {
+        let there: Vec<_> = self
+            .on(id)
+            .into_iter()
+            .filter_map(|target| Some((target.placed().remove(id)?.instance, target)))
+            .collect();
+        let groups = there.iter().map(|(instance, _)| {
+            let mut group = Group::default();
+            group.delete(keys::desired(id, instance));
+            group.delete(keys::actual(id, instance));
+            group
+        });
+        self.commit(groups.collect::<Vec<_>>()).await?;
+        for (instance, target) in &there {
+            self.change(target, |placed| drop(placed.remove(id)));
+            self.tell_gone(target, id, instance);
+            if target.placed().is_empty() {
+                locked(&self.leaving).remove(&instance.uid);
+            }
+        }
+        Ok(())
+    }
 }

@@ -218,7 +218,6 @@ impl Cluster {
                 one(keys::alive(&id)),
                 one(keys::machine(&id)),
                 one(keys::marks(&id)),
-                below(keys::desired_of(&id)),
                 below(keys::actual_of(&id)),
             ],
             ..TxnRequest::default()

@@ -111,9 +111,7 @@ fn volumes_leave_nothing_behind_of_a_machine_that_is_removed() {
             .unwrap();
         // It may be on the other machine only.
         let id = &cluster.machines[1].id;
-        let user = format!(
-            "[X-Deploy]\nExclusive=no\n[X-Fleet]\nMachineID={id}\n{TEXT}Volume=kept.volume:/data\n"
-        );
+        let user = format!("[X-Fleet]\nMachineID={id}\n{TEXT}Volume=kept.volume:/data\n");
         fleet
             .submit("res-a.container", &user, Vec::new())
             .await
