@@ -169,7 +169,9 @@ fn a_machine_that_is_removed_is_cut_off_at_once_and_told() {
         d.log()
             .contains("this machine was removed from the cluster")
     );
-    assert_eq!(pid(d, "there"), there);
+    // What it was asked may have been taken back before it was cut off; it is never begun anew there.
+    let still = d.coracle(&["inspect", "--format", "{{.State.Pid}}", "there"]);
+    assert!(!still.status.success() || common::text(&still) == there);
     assert!(!a.ok(&["machine", "list"]).contains("m4"));
     // Also after its own restart.
     d.reboot();

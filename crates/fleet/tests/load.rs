@@ -82,7 +82,7 @@ async fn measure(dir: &Path) {
     run::measure(size, dir, &program, told).await.unwrap();
     for (name, value) in &figures {
         let may_be_nothing = name.starts_with("lapsed")
-            || *name == "idle-operations"
+            || name.starts_with("idle-")
             || matches!(*name, "lost-units" | "replaced" | "replaced-most")
             || name.contains("-etcd")
             || name.contains("-leader")

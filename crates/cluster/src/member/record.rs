@@ -91,9 +91,10 @@ pub fn cluster_of(machine: &MachineId, number: u64) -> String {
 
 /// How often the store of that cluster was made anew.
 fn epoch_of(cluster: &str) -> u64 {
-    // A first one's name ends with the machine's id, which is too long for a number.
-    let last = cluster.rsplit_once('-').map(|(_, last)| last.parse());
-    last.and_then(Result::ok).unwrap_or(0)
+    // A first one's name ends with the machine's id.
+    let machine = cluster.strip_prefix("coracle-").unwrap_or(cluster);
+    let number = machine.split_once('-').map(|(_, number)| number.parse());
+    number.and_then(Result::ok).unwrap_or(0)
 }
 
 /// What to do, when that is the entry and `config` how this machine's etcd is run; `begun` if that has data. Pure.
