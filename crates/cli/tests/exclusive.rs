@@ -86,6 +86,7 @@ fn nothing_doubled(witness: &Witness, back: &Machine) {
 #[test]
 fn cut_off_it_stops_before_it_begins_elsewhere() {
     let cluster = joined(3);
+    cluster.settles();
     let first = cluster.machine(1);
     let witness = exclusive(&cluster, "it", ON_WORKERS);
     let from = home(&cluster, &witness);
@@ -131,6 +132,7 @@ fn cut_off_it_stops_before_it_begins_elsewhere() {
 #[test]
 fn without_a_daemon_it_stops_too() {
     let cluster = joined(3);
+    cluster.settles();
     let witness = exclusive(&cluster, "it", ON_WORKERS);
     let from = home(&cluster, &witness);
     from.kill();

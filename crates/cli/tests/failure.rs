@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_machine_that_is_cut_off_runs_on_and_its_units_run_elsewhere() {
     let cluster = joined(3);
+    cluster.settles();
     let a = cluster.machine(1);
     let text = format!("{SLEEPS}{}", on(&cluster, "worker", &[2, 3]));
     a.ok(&["unit", "start", &a.unit("roams.container", &text)]);
@@ -141,6 +142,7 @@ fn installed_elsewhere() -> (PathBuf, tempfile::TempDir) {
 fn many_units_start_over_the_leaders_death_and_outlive_an_upgrade() {
     const MANY: usize = 16;
     let cluster = joined(3);
+    cluster.settles();
     let (a, c) = (cluster.machine(1), cluster.machine(3));
     c.ok(&["unit", "submit", &c.unit("many@.container", SLEEPS)]);
     let starting = Running::start(c, &["unit", "start", &format!("many@{{1..{MANY}}}")]);

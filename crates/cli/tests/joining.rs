@@ -123,6 +123,7 @@ fn tokens_are_good_once_and_for_their_cluster() {
 #[test]
 fn units_of_a_lost_machine_run_elsewhere() {
     let cluster = joined(3);
+    cluster.settles();
     let a = cluster.machine(1);
     let text = "[Container]\nImage=bb\nExec=sleep 1000\n[X-Fleet]\nMachineMetadata=kind=worker\n";
     for worker in [2, 3] {

@@ -1,6 +1,7 @@
 //! Machines become one cluster, and what they say of it.
 
 use super::Cluster;
+use super::wait::{MINUTE, wait_for};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -33,6 +34,17 @@ impl Cluster {
         voters
             .filter_map(|m| self.numbered(m["id"].as_str()?))
             .collect()
+    }
+
+    /// Waits until three machines have votes and hold the same: while there are two, either's loss stops both.
+    pub fn settles(&self) {
+        wait_for("three have votes", 2 * MINUTE, || {
+            let status = self.status(1);
+            let machines = status["machines"].as_array().unwrap().iter();
+            let with = machines.filter(|m| !m["store"].is_null());
+            let mut with = with.map(|m| m["store"] == "voter" && m["inStep"] == true);
+            with.clone().count() == 3 && with.all(|good| good)
+        });
     }
 
     /// The number of the machine with this id.
