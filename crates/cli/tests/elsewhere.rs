@@ -353,11 +353,17 @@ fn streams_of_another_machine() {
         common::programs().display(),
         two.socket.display()
     );
-    let run = run
+    let mut run = run
         .args(["-qec", &line, "/dev/null"])
-        .stdin(Stdio::null())
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    // Not at its end: script would pass that on, and may then leave before the last of the output.
+    let open = run.stdin.take();
+    let run = run.wait_with_output().unwrap();
+    drop(open);
     assert_eq!(run.status.code(), Some(5), "{}", text(&run));
     assert!(text(&run).contains("a terminal"), "{}", text(&run));
     // A container is run there, in front.
