@@ -34,7 +34,9 @@ impl From<FleetError> for ApiError {
             FleetError::Failed { .. } | FleetError::Waits { .. } | FleetError::Senseless { .. } => {
                 StatusCode::CONFLICT
             }
-            FleetError::Silent { .. } => StatusCode::GATEWAY_TIMEOUT,
+            FleetError::Silent { .. } | FleetError::NotDestroyed { .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             FleetError::Leaving | FleetError::NotLeader | FleetError::Back(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

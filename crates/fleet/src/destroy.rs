@@ -13,12 +13,26 @@ impl Fleet {
     /// Stops a unit and forgets it with its container and texts. Volumes stay.
     ///
     /// # Errors
-    /// [`FleetError::NotFound`], [`FleetError::Store`].
+    /// [`FleetError::NotFound`], [`FleetError::Store`]; [`FleetError::NotDestroyed`] where a machine does not answer.
     pub async fn destroy(&self, name: &str) -> Result<()> {
         let leader = self.leading()?;
         let name = named(&leader, name)?.unit().name.to_string();
         let target = loop {
-            self.stop(&name, true).await?;
+            if let Err(error) = self.stop(&name, true).await {
+                return Err(match error {
+                    FleetError::Silent {
+                        unit,
+                        machines,
+                        seconds,
+                        ..
+                    } => FleetError::NotDestroyed {
+                        unit,
+                        machines,
+                        seconds,
+                    },
+                    other => other,
+                });
+            }
             let _one = self.change(&leader).await?;
             let Some(target) = leader.target(&name) else {
                 return Err(FleetError::NotFound(name));

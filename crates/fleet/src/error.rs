@@ -58,6 +58,18 @@ pub enum FleetError {
         /// How long they were waited for.
         seconds: u64,
     },
+    /// A machine that is there has not said that it stopped what is to be destroyed.
+    #[error(
+        "{unit} is not destroyed: it was asked to stop first, and {machines} gives signs but has not answered within {seconds} s; it stops as soon as {machines} answers: see to the daemon there and destroy it again"
+    )]
+    NotDestroyed {
+        /// The unit.
+        unit: String,
+        /// As people call the machines.
+        machines: String,
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// No machine is called so.
     #[error("no machine \"{text}\" is known; there are {known}")]
     NoMachine {

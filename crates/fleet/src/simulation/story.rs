@@ -246,12 +246,12 @@ impl Story {
         let (answer, come) = oneshot::channel();
         let ids: Vec<String> = self.cluster.machines.iter().map(|m| m.id.clone()).collect();
         let asked = self.cluster.world.spawn_in(group, async move {
-            let destroys = matches!(ask, Ask::Destroy(_));
             let done = match perform(&fleet, ask, &ids).await {
-                // It is asked for, and done when the machine answers; what is to be destroyed is only stopped then.
-                Err(FleetError::Silent { .. }) if destroys => Err(None),
+                // It is asked for, and done when the machine answers.
                 Ok(()) | Err(FleetError::Silent { .. }) => Ok(()),
-                Err(FleetError::NotLeader | FleetError::Store(_)) => Err(None),
+                Err(
+                    FleetError::NotLeader | FleetError::Store(_) | FleetError::NotDestroyed { .. },
+                ) => Err(None),
                 Err(other) => Err(Some(other.to_string())),
             };
             let _ = answer.send(done);
