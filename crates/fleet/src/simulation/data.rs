@@ -282,7 +282,7 @@ impl Data {
                     })
                 }
                 TxnOp::Range(range) => TxnOpResponse::Range(self.range(&range)?),
-                TxnOp::Txn(_) => unimplemented!("a transaction within a transaction"),
+                TxnOp::Txn(_) => unreachable!("the fleet puts no transaction into another"),
             });
         }
         if changed {

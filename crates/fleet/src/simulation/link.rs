@@ -223,6 +223,10 @@ impl Link {
     }
 }
 
+/// What the fleet never asks of a store is not played: an ask of it ends the test.
+const NOT_ASKED: &str =
+    "the fleet has never asked this of its store; the simulation has to learn it";
+
 impl Store for Link {
     fn range(&self, request: RangeRequest) -> BoxFuture<'_, RangeResponse> {
         Box::pin(self.ask(move |data, _| data.range(&request)))
@@ -245,7 +249,7 @@ impl Store for Link {
     }
 
     fn compact(&self, _: Revision) -> BoxFuture<'_, CompactResponse> {
-        unimplemented!("nobody here asks for it")
+        unreachable!("{NOT_ASKED}")
     }
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, WatchStream> {
@@ -284,19 +288,19 @@ impl Store for Link {
     }
 
     fn lease_time_to_live(&self, _: LeaseId, _: bool) -> BoxFuture<'_, LeaseTimeToLiveResponse> {
-        unimplemented!("nobody here asks for it")
+        unreachable!("{NOT_ASKED}")
     }
 
     fn leases(&self) -> BoxFuture<'_, LeasesResponse> {
-        unimplemented!("nobody here asks for it")
+        unreachable!("{NOT_ASKED}")
     }
 
     fn defragment(&self) -> BoxFuture<'_, ()> {
-        unimplemented!("nobody here asks for it")
+        unreachable!("{NOT_ASKED}")
     }
 
     fn hash(&self, _: Revision) -> BoxFuture<'_, HashResponse> {
-        unimplemented!("nobody here asks for it")
+        unreachable!("{NOT_ASKED}")
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {
@@ -314,7 +318,7 @@ impl Store for Link {
     }
 
     fn snapshot(&self, _: Box<dyn Write + Send>) -> BoxFuture<'_, Revision> {
-        unimplemented!("nobody here asks for it")
+        unreachable!("{NOT_ASKED}")
     }
 }
 
