@@ -62,7 +62,7 @@ impl Leader {
             let placed = target.placed();
             placed.get(id).is_some_and(Placed::runs)
         };
-        Signs::of(self.all().iter().filter(|t| here(t)).map(|t| t.unit()))
+        Signs::of(self.on(id).iter().filter(|t| here(t)).map(|t| t.unit()))
     }
 
     /// Machines on which something exclusive ran that may be back before its successor is written down, though they were given up.
@@ -70,10 +70,11 @@ impl Leader {
         let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
         let former = leaving.iter().filter(|t| t.unit().name.as_str() == name);
         let all = former.flat_map(|t| t.placed()).chain(target.placed());
-        let machines = self.machines();
-        let absent = |id: &String| machines.get(id).is_some_and(|m| !m.alive);
-        let ids = all.map(|(id, _)| id);
-        ids.filter(|id| id != machine && absent(id)).collect()
+        let mut ids: BTreeSet<String> = all.map(|(id, _)| id).collect();
+        ids.remove(machine);
+        let machines = locked(&self.machines);
+        ids.retain(|id| machines.get(id).is_some_and(|m| !m.alive));
+        ids
     }
 
     /// A machine is there, which no watch has told yet.
