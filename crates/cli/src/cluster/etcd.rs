@@ -31,11 +31,12 @@ pub(super) struct Own {
     pub here: bool,
 }
 
-/// Runs this machine's etcd if it has one.
+/// Runs this machine's etcd if it has one, by the programs that were `found`.
 pub(super) async fn own(
     engine: &Engine,
     options: &Options,
     dir: &Path,
+    found: Result<Found, MemberError>,
 ) -> Result<Own, DaemonError> {
     let config = MemberConfig::load(dir).map_err(|e| failed("reading member.json")(Box::new(e)))?;
     let Some(config) = config else {
@@ -45,8 +46,7 @@ pub(super) async fn own(
         program: options.program.clone(),
         ..config
     };
-    // An image that is not here is pulled when the daemon is up.
-    match options.find(engine, dir, false).await {
+    match found {
         Ok(found) => Ok(Own {
             member: Some(Member::start(engine.clone(), &found, config, dir)),
             missing: None,

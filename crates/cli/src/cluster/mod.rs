@@ -243,12 +243,13 @@ impl Cluster {
             EtcdStore::new(options).map(Arc::new)
         };
         let (in_etcd, at_door) = (etcd_at(true)?, etcd_at(false)?);
-        let can_vote =
-            options.votes && mode == Mode::Etcd && options.find(engine, &dir, false).await.is_ok();
-        let mut own = etcd::Own::default();
+        let (mut own, mut can_vote) = (etcd::Own::default(), false);
         let store: Arc<dyn Store> = match (mode, &client) {
             (Mode::Etcd, Some(_)) => {
-                own = etcd::own(engine, &options, &dir).await?;
+                // An image that is not here is pulled when the daemon is up.
+                let found = options.find(engine, &dir, false).await;
+                can_vote = options.votes && found.is_ok();
+                own = etcd::own(engine, &options, &dir, found).await?;
                 in_etcd.clone()
             }
             (Mode::Etcd, None) => {
