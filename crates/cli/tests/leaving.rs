@@ -5,7 +5,7 @@ mod cluster;
 mod common;
 mod scenarios;
 
-use cluster::{Machine, wait_for, wait_until};
+use cluster::{Cluster, Machine, wait_for, wait_until};
 use scenarios::{LOST, Running, SLEEPS, SOON, all, homes, is_at, join, joined, on, pid, runs};
 use std::time::Duration;
 
@@ -31,20 +31,23 @@ fn files(machine: &Machine) -> Vec<String> {
         .collect()
 }
 
+/// Starts a unit on m4, that may run on m3 afterwards.
+fn on_the_last(cluster: &Cluster, unit: &str, text: &str) {
+    let a = cluster.machine(1);
+    let only = on(cluster, "worker", &[3, 4]);
+    a.ok(&["machine", "cordon", "m3"]);
+    let file = a.unit(&format!("{unit}.container"), &format!("{text}{only}"));
+    a.ok(&["unit", "start", &file]);
+    is_at(cluster, unit, &[4]);
+    a.ok(&["machine", "uncordon", "m3"]);
+}
+
 #[test]
 fn machines_leave_and_come_again() {
     let cluster = joined(4);
     // The last to come has no vote.
     let (a, d) = (cluster.machine(1), cluster.machine(4));
-    let only = on(&cluster, "worker", &[3, 4]);
-    a.ok(&["machine", "cordon", "m3"]);
-    a.ok(&[
-        "unit",
-        "start",
-        &a.unit("moves.container", &format!("{SLEEPS}{only}")),
-    ]);
-    is_at(&cluster, "moves", &[4]);
-    a.ok(&["machine", "uncordon", "m3"]);
+    on_the_last(&cluster, "moves", SLEEPS);
     d.ok(&["run", "-d", "--name", "mine", "bb", "sleep", "1000"]);
     let mine = pid(d, "mine");
     wait_for("it has the network between machines", SOON, || {
@@ -114,15 +117,7 @@ fn a_machine_that_is_removed_is_cut_off_at_once_and_told() {
     let cluster = joined(4);
     let (a, d) = (cluster.machine(1), cluster.machine(4));
     let ticks = "[Container]\nImage=bb\nExec=sh -c 'while :; do echo tick; sleep 0.2; done'\nStopTimeout=1\n";
-    let only = on(&cluster, "worker", &[3, 4]);
-    a.ok(&["machine", "cordon", "m3"]);
-    a.ok(&[
-        "unit",
-        "start",
-        &a.unit("there.container", &format!("{ticks}{only}")),
-    ]);
-    is_at(&cluster, "there", &[4]);
-    a.ok(&["machine", "uncordon", "m3"]);
+    on_the_last(&cluster, "there", ticks);
     let first = format!("{ticks}[X-Fleet]\nMachineID={}\n", a.id());
     a.ok(&["unit", "start", &a.unit("first.container", &first)]);
     let there = pid(d, "there");

@@ -3,9 +3,8 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use common::*;
@@ -61,14 +60,14 @@ impl Cluster {
     }
 
     fn store_as(&self, machine: &Machine) -> EtcdStore {
-        self.store_counting(machine, Arc::default())
+        self.store_noting(machine, Arc::default())
     }
 
-    /// The same, with a count of how often it connects.
-    fn store_counting(&self, machine: &Machine, dialled: Arc<AtomicUsize>) -> EtcdStore {
+    /// The same; notes when it connects.
+    fn store_noting(&self, machine: &Machine, dials: Arc<Mutex<Vec<Instant>>>) -> EtcdStore {
         let target = self.open.target();
         let dial = machine.client().dial(move |id| {
-            dialled.fetch_add(1, Ordering::Relaxed);
+            dials.lock().unwrap().push(Instant::now());
             (*id == target.machine).then(|| target.clone())
         });
         let mut options = EtcdOptions::new([endpoint(&self.open.machine)]);
@@ -268,22 +267,28 @@ async fn a_removed_machine_is_cut_off_with_its_watches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_of_a_removed_machine_asks_less_and_less() {
     let cluster = cluster().await;
-    let dialled = Arc::new(AtomicUsize::new(0));
+    let dials = Arc::new(Mutex::new(Vec::new()));
     let b = Machine::new('b', &cluster.authority);
-    let b = cluster.store_counting(&b, dialled.clone());
+    let b = cluster.store_noting(&b, dials.clone());
     let prefix = key("apps/", 'b');
     let mut watch = b.watch(WatchRequest::prefix(prefix)).await.unwrap();
     let before = cluster.members.borrow().clone();
     let others = before.iter().filter(|(machine, _)| **machine != id('b'));
     let others = others.map(|(machine, standing)| (machine.clone(), standing));
     cluster.members.send_replace(others.collect());
-    let while_away = tokio::time::sleep(Duration::from_secs(3));
+    // At first it asks ten times a second.
+    let rests = async || {
+        let dials = dials.lock().unwrap();
+        // The first is of the watch as it was opened.
+        let mut gaps = dials.windows(2).skip(1).map(|two| two[1] - two[0]);
+        gaps.any(|gap| gap > Duration::from_secs(1))
+    };
     tokio::select! {
         told = watch.next() => panic!("{told:?}"),
-        () = while_away => {}
+        () = until("it rests for a second", rests) => {}
     }
-    let asked = dialled.load(Ordering::Relaxed);
-    assert!((2..10).contains(&asked), "{asked}");
+    let asked = dials.lock().unwrap().len();
+    assert!(asked < 12, "{asked}");
     // Taken in again, it hears what was written meanwhile.
     let put = PutRequest::new(key("apps/x", 'b'), "1");
     cluster.store.put(put).await.unwrap();

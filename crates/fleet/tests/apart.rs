@@ -14,17 +14,6 @@ use std::time::{Duration, Instant};
 const SLEEPS: &str = "[Service]\nExecStart=/bin/sleep 1000\n";
 const THERE: &str = "[X-Fleet]\nMachineMetadata=rack=there\n";
 
-async fn joined(m: &Machine) -> Fake {
-    let fake = Fake::join(m.store.clone(), 'f', &[("rack", "there")]).await;
-    m.sees("the other machine is there", || {
-        m.fleet
-            .machine_named("fake-f")
-            .is_ok_and(|f| f.state == "alive")
-    })
-    .await;
-    fake
-}
-
 /// What the other machine is asked of units, by their names.
 async fn asked(m: &Machine, fake: &Fake) -> BTreeMap<String, DesiredRecord> {
     let found = m.store.list(keys::desired_of(&fake.id)).await.unwrap();
@@ -41,7 +30,7 @@ fn a_machine_that_is_silent_is_not_waited_for_without_bound() {
         "a_machine_that_is_silent_is_not_waited_for_without_bound",
         &[|m| {
             Box::pin(async move {
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 m.submit("quiet-a.service", &format!("{SLEEPS}{THERE}"))
                     .await;
                 m.fleet.start("quiet-a", true).await.unwrap();
@@ -73,7 +62,7 @@ fn what_a_machine_has_said_nothing_of_has_not_gone_from_it() {
         &[|m| {
             Box::pin(async move {
                 let own = m.fleet.machine().id.clone();
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 fake.say("alone-a.service", None);
                 let text = format!("{SLEEPS}{THERE}[X-Deploy]\nExclusive=yes\n");
                 m.submit("alone-a.service", &text).await;
@@ -114,7 +103,7 @@ fn a_unit_waits_until_its_rival_elsewhere_has_ended() {
         "a_unit_waits_until_its_rival_elsewhere_has_ended",
         &[|m| {
             Box::pin(async move {
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 m.submit("red-a.service", &format!("{SLEEPS}{THERE}")).await;
                 let here = "[X-Fleet]\nMachineMetadata=rack=here\n";
                 let blue = format!("[Unit]\nConflicts=red-a.service\n{SLEEPS}{here}");

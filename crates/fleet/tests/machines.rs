@@ -18,17 +18,6 @@ fn labels(those: &[(&str, Option<&str>)]) -> Mark {
     Mark::Labels(owned.collect())
 }
 
-async fn joined(m: &Machine) -> Fake {
-    let fake = Fake::join(m.store.clone(), 'f', &[("rack", "there")]).await;
-    m.sees("the other machine is there", || {
-        m.fleet
-            .machine_named("fake-f")
-            .is_ok_and(|f| f.state == "alive")
-    })
-    .await;
-    fake
-}
-
 /// It goes from where it was first.
 async fn up_on(m: &Machine, name: &str, machine: &str) {
     m.fleet.start(name, false).await.unwrap();
@@ -51,7 +40,7 @@ fn labels_and_cordons_decide_where_units_go() {
             Box::pin(async move {
                 let own = m.fleet.machine().id.clone();
                 refused(&m, &own, Mark::Drain, "it is the only one").await;
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 refused(&m, "nobody", Mark::Cordon, "no machine \"nobody\" is known").await;
                 refused(&m, "fff", labels(&[("a b", Some("c"))]), "label a b=c").await;
                 let seen = m.fleet.machine_named("fff").unwrap();
@@ -110,7 +99,7 @@ fn a_drain_moves_units_and_names_what_cannot() {
             Box::pin(async move {
                 let own = m.fleet.machine().id.clone();
                 let host = m.fleet.machine().hostname.clone();
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 fake.say("moves-a.service", None);
                 m.fleet.mark("fake-f", &Mark::Cordon).await.unwrap();
                 m.submit("moves-a.service", SLEEPS).await;
@@ -169,7 +158,7 @@ fn a_volume_is_bound_to_another_machine() {
             Box::pin(async move {
                 let own = m.fleet.machine().id.clone();
                 let host = m.fleet.machine().hostname.clone();
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 m.image().await;
                 m.submit("data-a.volume", "[Volume]\nVolumeName=data-a\n")
                     .await;
@@ -247,7 +236,7 @@ fn a_unit_waits_for_one_on_another_machine() {
         &[|m| {
             Box::pin(async move {
                 let own = m.fleet.machine().id.clone();
-                let fake = joined(&m).await;
+                let fake = Fake::beside(&m).await;
                 let there = format!("{SLEEPS}[X-Fleet]\nMachineMetadata=rack=there\n");
                 m.submit("first-a.service", &there).await;
                 m.submit(

@@ -26,6 +26,18 @@ struct Says {
 }
 
 impl Fake {
+    /// Another machine beside this one, in the rack "there"; the fleet knows it already.
+    pub async fn beside(m: &super::Machine) -> Self {
+        let fake = Self::join(m.store.clone(), 'f', &[("rack", "there")]).await;
+        m.sees("the other machine is there", || {
+            m.fleet
+                .machine_named("fake-f")
+                .is_ok_and(|f| f.state == "alive")
+        })
+        .await;
+        fake
+    }
+
     /// A machine whose id is of this digit, with labels of its own.
     pub async fn join(store: Arc<dyn Store>, digit: char, labels: &[(&str, &str)]) -> Self {
         let id = digit.to_string().repeat(32);
