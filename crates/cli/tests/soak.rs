@@ -281,7 +281,7 @@ impl Soak {
                     // A machine that has nothing is to be missed as well.
                     self.misses(&well, &hit)?;
                     let seen = seen::look(&self.cluster, &well)?;
-                    seen::nowhere(&self.asked, &seen, &well, &but)
+                    seen::nowhere(&self.asked, &seen, &well, round.drained, &but)
                 });
                 eprintln!("  moved after {:.1} s", begun.elapsed().as_secs_f64());
             }

@@ -108,18 +108,20 @@ pub fn differs(asked: &Asked, seen: &[Run], machines: usize) -> Result<(), Strin
     }
 }
 
-/// Units that are to run and may move, but run on none of the machines looked at; `but` are not counted.
+/// Units that are to run and may move, but run on none of the machines looked at; `but` are not counted. One that is drained has no
+/// unit from some moment on.
 pub fn nowhere(
     asked: &Asked,
     seen: &[Run],
     well: &BTreeSet<usize>,
+    drained: Option<usize>,
     but: &BTreeSet<&str>,
 ) -> Result<(), String> {
     for unit in asked.running().filter(|unit| !but.contains(unit)) {
         let here = seen.iter().filter(|r| r.unit == unit && r.runs);
         let on: BTreeSet<usize> = here.map(|r| r.machine).collect();
         let right = match kind(unit) {
-            Kind::Global => on == *well,
+            Kind::Global => well.iter().all(|n| on.contains(n) || drained == Some(*n)),
             Kind::Pinned => true,
             _ => !on.is_empty(),
         };
