@@ -215,7 +215,8 @@ impl Planner {
         let now = self.core.now;
         let since = now.0.saturating_sub(window);
         let moved = &mut self.core.unit_mut(u).moved;
-        moved.retain(|at| at.0 >= since);
+        // Of a clock that was ahead of this one it is not known when that was.
+        moved.retain(|at| (since..=now.0.saturating_add(window)).contains(&at.0));
         if moved.len() >= most {
             let moves = moved.len();
             return self.wait(

@@ -94,8 +94,44 @@ impl Planner {
                     .push((name, WaitReason::Drain(id.clone(), nowhere)));
             }
         }
+        self.held_up(m, &mut drain);
         drain.stuck.sort_by(|a, b| a.0.cmp(&b.0));
         drain
+    }
+
+    /// Units go one by one: what has failed where it was moved to holds up what is still to go.
+    fn held_up(&self, m: M, drain: &mut Drain) {
+        let machine = self.core.machines.get(m);
+        let here = machine.used.units.keys();
+        let leaving = here.copied().filter(|u| self.is_leaving(*u, m));
+        let moved: BTreeSet<U> = machine.moving.iter().copied().chain(leaving).collect();
+        let failed = |u: &U| {
+            let unit = self.core.units.get(u.0)?;
+            let home = unit.home().filter(|h| h.m != m)?;
+            let id = &self.core.machines.get(home.m).id;
+            (home.condition == Condition::Failed).then(|| (unit.name.clone(), id.clone()))
+        };
+        let failed: Vec<_> = moved.iter().filter_map(failed).collect();
+        let Some((first, _)) = failed.first().cloned() else {
+            return;
+        };
+        let is_failed = |name: &UnitName| failed.iter().any(|(one, _)| one == name);
+        // What has left for good, with nobody behind it, is no matter of the drain any more.
+        let is_last = drain.next.is_empty() && drain.global.is_empty();
+        if is_last && !drain.moving.iter().any(is_failed) {
+            return;
+        }
+        drain.moving.retain(|name| !is_failed(name));
+        if failed.len() >= self.core.settings.drain_at_once.max(1) {
+            let behind = std::mem::take(&mut drain.next).into_iter();
+            let behind = behind.chain(std::mem::take(&mut drain.global));
+            let waits = |name| (name, WaitReason::Behind(first.clone()));
+            drain.stuck.extend(behind.map(waits));
+        }
+        let failed = failed.into_iter();
+        drain
+            .stuck
+            .extend(failed.map(|(name, on)| (name, WaitReason::NotUp(on))));
     }
 
     pub(crate) fn by_name(&self, units: &BTreeSet<U>) -> Vec<U> {

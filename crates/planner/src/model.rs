@@ -113,6 +113,8 @@ pub enum Condition {
     /// Its machine has said nothing yet.
     #[default]
     Assigned,
+    /// It has failed, and is not started again there.
+    Failed,
     /// It is loaded or starts, and is not healthy yet; or not any more.
     Present,
     /// It runs and is healthy.

@@ -178,9 +178,13 @@ impl Core {
     }
 
     pub(crate) fn failed_lately(&self, u: U, m: M) -> bool {
-        let since = self.now.0.saturating_sub(self.settings.failure_window);
+        let (now, window) = (self.now.0, self.settings.failure_window);
+        // Of a clock that was far ahead of this one it is not known when that was.
+        let lately = now.saturating_sub(window)..=now.saturating_add(window);
         let failed = &self.unit(u).failed;
-        failed.iter().any(|(at, on)| *on == m && at.0 >= since)
+        failed
+            .iter()
+            .any(|(at, on)| *on == m && lately.contains(&at.0))
     }
 
     /// All that follow a unit, directly or not.

@@ -399,6 +399,10 @@ pub enum WaitReason {
     },
     /// It should leave its machine, which is drained, and cannot.
     Drain(MachineId, Nowhere),
+    /// A drain moved it there, and it has failed.
+    NotUp(MachineId),
+    /// A drain goes on with it once that one is well.
+    Behind(UnitName),
     /// It should make room for another (Replaces), and cannot.
     Replaced(MachineId, UnitName, Nowhere),
     /// It keeps failing, and no other machine fits.
@@ -452,6 +456,13 @@ impl fmt::Display for WaitReason {
             }
             WaitReason::Drain(m, nowhere) => {
                 write!(f, "it stays on {m}, which is being drained: {nowhere}")
+            }
+            WaitReason::NotUp(m) => write!(
+                f,
+                "it was moved to {m} and has failed there; the drain goes on once it runs, or is stopped"
+            ),
+            WaitReason::Behind(unit) => {
+                write!(f, "it moves once {unit}, which went before it, is well")
             }
             WaitReason::Replaced(m, by, nowhere) => {
                 write!(

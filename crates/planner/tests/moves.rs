@@ -157,6 +157,60 @@ fn data_pins() {
 }
 
 #[test]
+fn a_drain_stops_at_what_fails_where_it_was_moved_to() {
+    let mut world = World::new(&["m1", "m2"]);
+    world.machine("m2", |m| m.cordoned = true);
+    for name in ["a.service", "b.service", "c.service"] {
+        world.unit(name, |u| u.needs.exclusive = name != "b.service");
+    }
+    world.settle();
+    world.machine("m2", |m| m.cordoned = false);
+    world.machine("m1", |m| m.draining = true);
+    let stuck = |world: &World| -> Vec<String> {
+        let stuck = world.planner.drain(&"m1".into()).stuck;
+        stuck.iter().map(|(n, why)| format!("{n}: {why}")).collect()
+    };
+    // It leaves m1, is placed on m2, and fails there.
+    world.plan();
+    world.answer();
+    world.plan();
+    assert_eq!(stuck(&world), none());
+    let moved = world.placement("a.service", "m2");
+    world.say(&moved, Condition::Failed);
+    assert_eq!(world.plan(), none());
+    assert_eq!(
+        stuck(&world),
+        [
+            "a.service: it was moved to m2 and has failed there; the drain goes on once it runs, or is stopped",
+            "b.service: it moves once a.service, which went before it, is well",
+            "c.service: it moves once a.service, which went before it, is well",
+        ]
+    );
+    let drain = world.planner.drain(&"m1".into());
+    assert!(drain.next.is_empty() && drain.moving.is_empty() && !drain.finished());
+    // It was put right: the next one goes. Not exclusive, that is there twice until it is well.
+    world.say(&moved, Condition::Healthy);
+    world.plan();
+    assert_eq!(world.on("b.service"), ["m1", "m2"]);
+    let moved = world.placement("b.service", "m2");
+    world.say(&moved, Condition::Failed);
+    assert_eq!(world.plan(), none());
+    assert!(
+        stuck(&world)[0].starts_with("b.service: it was moved to m2"),
+        "{:?}",
+        stuck(&world)
+    );
+    // Who fails last holds nobody up.
+    world.stop("b.service");
+    world.settle();
+    assert_eq!(world.on("c.service"), ["m2"]);
+    let moved = world.placement("c.service", "m2");
+    world.say(&moved, Condition::Failed);
+    world.plan();
+    assert!(world.planner.drain(&"m1".into()).finished());
+}
+
+#[test]
 fn a_drain_moves_one_after_another() {
     let mut world = World::new(&["m1", "m2"]);
     let names = [

@@ -22,7 +22,10 @@ pub(crate) type Named<'a> = &'a dyn Fn(&UnitName) -> Option<String>;
 
 /// `placed` is whether it has a machine: what was stopped keeps it.
 pub(crate) fn spec(record: &UnitRecord, unit: &Unit, named: Named<'_>, placed: bool) -> UnitSpec {
+    let has_ended = record.ended == Some(record.generation);
     let wanted = match record.desired {
+        // Its machine has gone since; it is not run again until that is asked for.
+        Desired::Active if has_ended && !placed => Wanted::Inactive,
         Desired::Active => Wanted::Launched,
         Desired::Loaded => Wanted::Loaded,
         Desired::Inactive if placed && !record.unloaded => Wanted::Loaded,
@@ -135,6 +138,7 @@ pub(crate) fn condition(
         }
         Active::Active => Condition::Healthy,
         Active::Inactive if actual.settled => Condition::Done,
+        Active::Failed if actual.settled => Condition::Failed,
         _ => Condition::Present,
     }
 }
