@@ -387,8 +387,16 @@ impl Agent {
                 match text {
                     Ok(text) => unit.set(record.clone(), text),
                     Err(error) => {
-                        let record = record.clone();
-                        self.cannot(name, record, &error);
+                        // It is stopped by the text that it runs by.
+                        if record.desired != Desired::Active {
+                            let revision = before.revision;
+                            let record = DesiredRecord {
+                                revision,
+                                ..record.clone()
+                            };
+                            unit.set(record, None);
+                        }
+                        self.cannot(name, record.clone(), &error);
                     }
                 }
             }

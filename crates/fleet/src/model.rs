@@ -211,6 +211,9 @@ pub struct UnitRecord {
     /// Of one that is not to run: it is to have no machine either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unloaded: bool,
+    /// The generation of which an instance ended well on a machine that has been removed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
     /// The client's own id of the last request to start it, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,

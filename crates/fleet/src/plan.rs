@@ -314,7 +314,8 @@ fn down(
             return rest(Active::Failed, "start-limit-hit", reason, true);
         }
     }
-    let since = (now - at).to_std().unwrap_or_default();
+    // Where the clock was set back it is not known how long ago that was, and not waited until it has caught up.
+    let since = (now - at).to_std().unwrap_or(Duration::MAX);
     match policy
         .restart_sec
         .checked_sub(since)

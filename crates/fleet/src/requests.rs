@@ -102,6 +102,7 @@ impl Fleet {
             order: 0,
             incarnation: 0,
             unloaded: false,
+            ended: None,
             started_by: None,
             failed: BTreeMap::new(),
             moved: Vec::new(),

@@ -133,7 +133,8 @@ impl Cluster {
     }
 }
 
-/// What goes with a machine. What it was asked to run goes once that has ended there for sure, by whoever leads then.
+/// What goes with a machine. What it was asked to run, and what it said of that, goes once all has ended there for sure, by whoever leads
+/// then.
 pub(super) fn gone(machine: &MachineId) -> Vec<TxnOp> {
     let id = machine.as_str();
     let keys = [
@@ -141,7 +142,6 @@ pub(super) fn gone(machine: &MachineId) -> Vec<TxnOp> {
         keys::alive(id),
         keys::machine(id),
         keys::marks(id),
-        keys::actual_of(id),
         keys::subnet(id),
         record::key(machine),
         record::leaving(machine),

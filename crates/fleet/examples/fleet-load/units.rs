@@ -48,6 +48,7 @@ pub async fn write(store: &dyn Store, units: usize) -> Fallible<()> {
                 order: 1,
                 incarnation: 0,
                 unloaded: false,
+                ended: None,
                 started_by: None,
                 failed: BTreeMap::new(),
                 moved: Vec::new(),

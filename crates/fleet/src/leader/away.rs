@@ -48,6 +48,18 @@ impl Leader {
         later
     }
 
+    /// A machine gives signs again. Its next absence counts anew, also when that is told in the same moment.
+    pub(super) fn ends_absence(&self, id: &str) {
+        let (machines, mut lost) = (locked(&self.machines), locked(&self.lost));
+        if lost.is_away(id)
+            && let Some(seen) = machines.get(id)
+        {
+            lost.back(id);
+            let back = machine(seen, false);
+            self.with_planner(|planner| planner.set_machine(&MachineId::from(id), Some(back)));
+        }
+    }
+
     /// Machines that give no signs, which is not noted yet.
     fn newly_absent(&self) -> Vec<String> {
         let (machines, lost) = (locked(&self.machines), locked(&self.lost));
@@ -65,7 +77,8 @@ impl Leader {
         Signs::of(self.on(id).iter().filter(|t| here(t)).map(|t| t.unit()))
     }
 
-    /// Machines on which something exclusive ran that may be back before its successor is written down, though they were given up.
+    /// Machines on which something exclusive ran that may be back before its successor is written down, though they were given up. That one is known to
+    /// be back already, of which the planner has not heard, is no reason to leave it out.
     pub(super) fn given_up(&self, name: &str, target: &Target, machine: &str) -> BTreeSet<String> {
         let leaving: Vec<_> = locked(&self.leaving).values().cloned().collect();
         let former = leaving.iter().filter(|t| t.unit().name.as_str() == name);
@@ -73,7 +86,7 @@ impl Leader {
         let mut ids: BTreeSet<String> = all.map(|(id, _)| id).collect();
         ids.remove(machine);
         let machines = locked(&self.machines);
-        ids.retain(|id| machines.get(id).is_some_and(|m| !m.alive));
+        ids.retain(|id| machines.contains_key(id));
         ids
     }
 

@@ -171,6 +171,9 @@ impl Leader {
                 roll.signs(id, put);
                 drop(roll);
                 self.machine_is(id, put);
+                if put {
+                    self.ends_absence(id);
+                }
             } else if let Some(id) = key.strip_prefix(keys::MACHINES) {
                 match serde_json::from_slice::<Machine>(&event.kv.value) {
                     _ if !put => {

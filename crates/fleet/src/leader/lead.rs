@@ -18,7 +18,7 @@ use coracle_store::{
     RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -32,6 +32,8 @@ const GRACE: Duration = Duration::from_secs(15);
 const RESIGN: usize = 30;
 /// Decisions of one plan: between two, requests are answered and machines listened to.
 const BATCH: usize = 10_000;
+/// Entries that are read at a time.
+const PART: i64 = 2_000;
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -214,18 +216,15 @@ pub(super) async fn changed<T>(from: &mut watch::Receiver<T>) {
     }
 }
 
-/// What stands below a prefix at a revision, by what follows the prefix.
+/// What stands below a prefix at a revision, by what follows the prefix. It is read in parts: an answer with all of a hundred thousand
+/// units would take longer than a store is waited for, and hold up what else is on its connection.
 async fn family<T: DeserializeOwned>(
     store: &dyn Store,
     prefix: &str,
     revision: Revision,
 ) -> Result<BTreeMap<String, T>, StoreError> {
-    let request = RangeRequest {
-        revision,
-        ..RangeRequest::prefix(prefix.to_owned())
-    };
-    let read = |kv: KeyValue| {
-        let key = String::from_utf8(kv.key.to_vec()).ok()?;
+    let read = |kv: &KeyValue| {
+        let key = std::str::from_utf8(&kv.key).ok()?;
         let name = key.strip_prefix(prefix)?.to_owned();
         match serde_json::from_slice(&kv.value) {
             Ok(value) => Some((name, value)),
@@ -236,14 +235,27 @@ async fn family<T: DeserializeOwned>(
             }
         }
     };
-    let found = store.range(request).await?;
-    Ok(found.kvs.into_iter().filter_map(read).collect())
+    let mut request = RangeRequest {
+        limit: PART,
+        ..RangeRequest::prefix(prefix.to_owned()).at(revision)
+    };
+    let mut all = BTreeMap::new();
+    loop {
+        let found = store.range(request.clone()).await?;
+        all.extend(found.kvs.iter().filter_map(read));
+        let Some(last) = found.kvs.last().filter(|_| found.more) else {
+            return Ok(all);
+        };
+        // The first key after it.
+        request.key = [&last.key[..], b"\0"].concat().into();
+    }
 }
 
 /// Reads everything.
 async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     let store = &*inner.cluster;
-    let at = store.status().await?.revision;
+    // Who answers that may be behind who was asked for the lead.
+    let at = store.status().await?.revision.max(fence);
     let units: BTreeMap<String, UnitRecord> = family(store, keys::UNITS, at).await?;
     let texts: BTreeMap<String, RevisionRecord> = family(store, keys::REVISIONS, at).await?;
     let desired: BTreeMap<String, DesiredRecord> = family(store, keys::DESIRED, at).await?;
@@ -256,8 +268,9 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         keys_only: true,
         ..RangeRequest::prefix(keys::ALIVE)
     };
-    let alive = store.range(alive).await?.kvs;
-    let is_alive = |id: &str| alive.iter().any(|kv| kv.key == keys::alive(id));
+    let alive = store.range(alive).await?.kvs.into_iter();
+    let alive: HashSet<_> = alive.map(|kv| kv.key).collect();
+    let is_alive = |id: &str| alive.contains(keys::alive(id).as_bytes());
     let machines = machines.into_iter().map(|(id, machine)| {
         let (alive, marks) = (is_alive(&id), marks.remove(&id).unwrap_or_default());
         (id, Seen::new(machine, alive, marks))

@@ -3,10 +3,11 @@
 //! Units that are placed leave such a machine by the planner, those that are exclusive once they have ended there for sure. Volumes and networks are no
 //! business of the planner's: what is written of them there is taken away here.
 
-use super::spec::is_resource;
-use super::{Group, Leader, locked};
+use super::spec::{condition, is_placed, is_resource};
+use super::{Group, Leader, Placed, Target, locked};
 use crate::error::Result;
-use crate::model::keys;
+use crate::model::{UnitRecord, keys};
+use coracle_planner::Condition;
 use std::collections::BTreeSet;
 
 impl Leader {
@@ -91,22 +92,50 @@ impl Leader {
         let there: Vec<_> = self
             .on(id)
             .into_iter()
-            .filter_map(|target| Some((target.placed().remove(id)?.instance, target)))
+            .filter_map(|target| Some((target.placed().remove(id)?, target)))
             .collect();
-        let groups = there.iter().map(|(instance, _)| {
-            let mut group = Group::default();
-            group.delete(keys::desired(id, instance));
-            group.delete(keys::actual(id, instance));
-            group
-        });
-        self.commit(groups.collect::<Vec<_>>()).await?;
-        for (instance, target) in &there {
-            self.change(target, |placed| drop(placed.remove(id)));
-            self.tell_gone(target, id, instance);
-            if target.placed().is_empty() {
-                locked(&self.leaving).remove(&instance.uid);
+        let mut groups = Vec::new();
+        let mut ended = Vec::new();
+        for (placed, target) in &there {
+            if let Some(record) = ended_well(target, placed) {
+                let mut group = Group::default();
+                group.put(keys::unit(target.unit().name.as_str()), &record)?;
+                groups.push(group);
+                ended.push((record, target));
             }
         }
+        // Also what was written of units that nobody knows any more. One that comes again under its old id has other instances.
+        let mut group = Group::default();
+        group.only_if_absent(&BTreeSet::from([id.to_owned()]));
+        group.delete_below(keys::desired_of(id));
+        group.delete_below(keys::actual_of(id));
+        groups.push(group);
+        self.commit(groups).await?;
+        for (record, target) in ended {
+            target.set(record, None);
+        }
+        for (placed, target) in &there {
+            self.change(target, |all| drop(all.remove(id)));
+            self.tell_gone(target, id, &placed.instance);
+            self.tell_unit(target, &target.record(), &target.unit());
+            if target.placed().is_empty() {
+                locked(&self.leaving).remove(&placed.instance.uid);
+            }
+        }
+        // What waited for that may go on.
+        self.wake.notify_one();
         Ok(())
     }
+}
+
+/// The record of a unit that has ended well on a machine that is no more: it is not run again elsewhere.
+fn ended_well(target: &Target, placed: &Placed) -> Option<UnitRecord> {
+    let (unit, record) = (target.unit(), target.record());
+    let tested = crate::fleet::Fleet::policy(&unit).waits_for_health;
+    let condition = condition(&record, placed.actual.as_deref(), tested);
+    let stays = placed.desired.is_some() && is_placed(&unit) && condition == Condition::Done;
+    stays.then(|| UnitRecord {
+        ended: Some(record.generation),
+        ..record
+    })
 }

@@ -54,6 +54,7 @@ pub(crate) struct Changed {
 impl Target {
     pub fn new(record: UnitRecord, unit: Unit) -> Arc<Self> {
         let actual = Actual::new(unit.name.as_str(), crate::pace::utc());
+        let actual = nowhere(&record, actual);
         Arc::new(Self {
             goal: watch::Sender::new(goal(&record)),
             actual: watch::Sender::new(actual),
@@ -180,7 +181,7 @@ impl Target {
                 placed,
                 waits,
                 unit,
-                ..
+                record,
             } = &mut *state;
             let before: Vec<_> = placed
                 .iter()
@@ -199,7 +200,10 @@ impl Target {
                 left: left.filter(|m| !placed.contains_key(m)).collect(),
                 gone: before.into_iter().filter(|one| !there(one)).collect(),
             };
-            let together = together(unit.name.as_str(), placed, waits.as_ref(), actual);
+            let mut together = together(unit.name.as_str(), placed, waits.as_ref(), actual);
+            if placed.is_empty() {
+                together = nowhere(record, together);
+            }
             let news = *actual != together;
             *actual = together;
             news
@@ -213,6 +217,20 @@ fn goal(record: &UnitRecord) -> Goal {
         desired: record.desired,
         generation: record.generation,
         order: record.order,
+    }
+}
+
+/// How a unit stands of which there is nothing.
+fn nowhere(record: &UnitRecord, actual: Actual) -> Actual {
+    if record.ended != Some(record.generation) {
+        return actual;
+    }
+    Actual {
+        generation: record.generation,
+        order: record.order,
+        settled: true,
+        reason: "it ended well, on a machine that has been removed since".into(),
+        ..actual
     }
 }
 

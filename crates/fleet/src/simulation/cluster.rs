@@ -212,13 +212,11 @@ impl Cluster {
         let id = machine.id.clone();
         // As a voter's door does it.
         let one = |key| TxnOp::Delete(DeleteRangeRequest::key(key));
-        let below = |prefix| TxnOp::Delete(DeleteRangeRequest::prefix(prefix));
         let gone = TxnRequest {
             success: vec![
                 one(keys::alive(&id)),
                 one(keys::machine(&id)),
                 one(keys::marks(&id)),
-                below(keys::actual_of(&id)),
             ],
             ..TxnRequest::default()
         };

@@ -107,11 +107,15 @@ impl Data {
         if request.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
         }
+        let (count, limit) = (kvs.len(), usize::try_from(request.limit).unwrap_or(0));
+        if limit > 0 {
+            kvs.truncate(limit);
+        }
         Ok(RangeResponse {
             revision: self.revision,
-            count: kvs.len() as i64,
+            count: count as i64,
+            more: kvs.len() < count,
             kvs,
-            more: false,
         })
     }
 

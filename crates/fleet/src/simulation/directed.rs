@@ -163,6 +163,137 @@ fn who_leads_next_knows_what_may_still_run_on_a_machine_that_was_removed() {
 }
 
 #[test]
+fn what_was_to_leave_a_machine_that_is_removed_runs_nowhere_else_before_it_has_ended() {
+    live(1, 2, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let (first, second) = (&cluster.machines[0], &cluster.machines[1]);
+        fleet.mark(&first.id, &Mark::Cordon).await.unwrap();
+        let text = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
+        fleet
+            .submit("ex-a.container", &text, Vec::new())
+            .await
+            .unwrap();
+        fleet.start("ex-a.container", true).await.unwrap();
+        fleet.mark(&first.id, &Mark::Uncordon).await.unwrap();
+        // It does not hear that it is asked for no more.
+        second
+            .line
+            .send_modify(|line| (line.to, line.from) = (false, false));
+        fleet.mark(&second.id, &Mark::Drain).await.unwrap();
+        world.sleep(SECOND).await;
+        let asked = |data: &Data| data.below(&keys::desired_of(&second.id)).len();
+        assert_eq!(cluster.shared.look(asked), 0);
+        cluster.remove(second);
+        world.sleep(40 * SECOND).await;
+        let runs = cluster.books.running();
+        let on: Vec<usize> = runs.iter().map(|ran| ran.machine).collect();
+        assert_eq!(on, [0], "{}", world.trace().join("\n"));
+        let said = |data: &Data| data.below(&keys::actual_of(&second.id)).len();
+        assert_eq!(cluster.shared.look(said), 0, "it is forgotten then");
+    });
+}
+
+/// A machine of which there is nothing but what the store says of it.
+struct Said<'a> {
+    cluster: &'a Cluster,
+    id: String,
+}
+
+impl<'a> Said<'a> {
+    async fn come(cluster: &'a Cluster) -> Self {
+        let said = Self {
+            cluster,
+            id: "f".repeat(32),
+        };
+        put(cluster, &keys::alive(&said.id), &"now");
+        put(cluster, &keys::machine(&said.id), &facts(&said.id));
+        cluster.world.sleep(SECOND).await;
+        said
+    }
+
+    fn delete(&self, key: String) {
+        let gone = DeleteRangeRequest::key(key);
+        self.cluster.shared.act(None, |data, _| data.delete(&gone));
+    }
+
+    /// The instance that it is asked for, and says how that is.
+    fn says(&self, active: Active, settled: bool) {
+        let key = self.cluster.shared.look(|data| {
+            let asked = data.below(&keys::desired_of(&self.id));
+            String::from_utf8(asked[0].key.to_vec()).unwrap()
+        });
+        let (_, instance) = keys::placed(&key, keys::DESIRED).unwrap();
+        let actual = Actual {
+            active,
+            settled,
+            generation: 1,
+            order: 1,
+            ..Actual::new("said", crate::pace::utc())
+        };
+        put(self.cluster, &keys::actual(&self.id, &instance), &actual);
+    }
+}
+
+/// A unit that is on the machine of which something is said.
+async fn there(cluster: &Cluster, fleet: &Fleet, name: &str, more: &str) {
+    let first = &cluster.machines[0].id;
+    fleet.mark(first, &Mark::Cordon).await.unwrap();
+    let text = format!("{TEXT}{more}");
+    fleet.submit(name, &text, Vec::new()).await.unwrap();
+    fleet.start(name, false).await.unwrap();
+    fleet.mark(first, &Mark::Uncordon).await.unwrap();
+}
+
+#[test]
+fn an_absence_that_begins_anew_is_waited_for_anew() {
+    live(1, 1, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let said = Said::come(&cluster).await;
+        let exclusive = "[X-Deploy]\nExclusive=yes\n";
+        there(&cluster, &fleet, "ex-a.container", exclusive).await;
+        said.says(Active::Active, false);
+        world.sleep(SECOND).await;
+        said.delete(keys::alive(&said.id));
+        world.sleep(12 * SECOND).await;
+        // It was back, and both are told at once.
+        put(&cluster, &keys::alive(&said.id), &"again");
+        said.delete(keys::alive(&said.id));
+        world.sleep(10 * SECOND).await;
+        assert!(cluster.books.running().is_empty(), "it may run there still");
+        world.sleep(10 * SECOND).await;
+        assert_eq!(cluster.books.running().len(), 1);
+    });
+}
+
+#[test]
+fn what_has_ended_well_is_not_run_again_when_its_machine_is_removed() {
+    live(1, 1, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let said = Said::come(&cluster).await;
+        there(&cluster, &fleet, "job-a.container", "").await;
+        said.says(Active::Inactive, true);
+        world.sleep(SECOND).await;
+        for key in [keys::alive(&said.id), keys::machine(&said.id)] {
+            said.delete(key);
+        }
+        world.sleep(60 * SECOND).await;
+        assert!(cluster.books.running().is_empty());
+        let left = |data: &Data| {
+            let families = [keys::desired_of(&said.id), keys::actual_of(&said.id)];
+            families.iter().map(|f| data.below(f).len()).sum::<usize>()
+        };
+        assert_eq!(cluster.shared.look(left), 0);
+        // Nor by who leads next, until it is asked for.
+        fleet.leading().unwrap().end();
+        world.sleep(30 * SECOND).await;
+        assert!(cluster.books.running().is_empty());
+        let fleet = leader(&cluster);
+        fleet.start("job-a.container", true).await.unwrap();
+        assert_eq!(cluster.books.running().len(), 1);
+    });
+}
+
+#[test]
 fn what_fails_everywhere_is_tried_within_its_budget() {
     let everywhere = (0..5).collect();
     let bad = Bad::from([("bad-a.container".to_owned(), everywhere)]);

@@ -279,7 +279,12 @@ impl World {
         let (mut work, waker) = {
             let mut state = self.state();
             state.polls += 1;
-            assert!(state.polls < 3_000_000, "nothing comes to rest");
+            let last = state.trace.len().saturating_sub(30);
+            assert!(
+                state.polls < 3_000_000,
+                "nothing comes to rest: {}",
+                state.trace[last..].join("\n")
+            );
             let Some(slot) = state.tasks.get_mut(&id) else {
                 return;
             };
