@@ -4,100 +4,9 @@
 mod cluster;
 mod common;
 
-use cluster::{Cluster, Machine, Setup, parts, wait_for};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(60);
-const ETCD: &str = "/usr/bin/etcd";
-const ETCDCTL: &str = "/usr/bin/etcdctl";
-
-/// A machine that cannot run etcd, so that it never votes.
-fn hide_etcd(machine: &Machine) {
-    for program in [ETCD, ETCDCTL] {
-        let mut mount = machine.inside("mount");
-        let hidden = mount.args(["--bind", "/dev/null", program]).status();
-        assert!(hidden.unwrap().success());
-    }
-}
-
-fn show_etcd(machine: &Machine) {
-    let shown = machine.inside("umount").args([ETCD, ETCDCTL]).status();
-    assert!(shown.unwrap().success());
-}
-
-/// Machines of one cluster, of which only the first can run etcd.
-fn joined(machines: usize, config: &str) -> Cluster {
-    joined_and_more(machines, 0, config)
-}
-
-/// As [`joined`], and machines that are in none.
-fn joined_and_more(machines: usize, more: usize, config: &str) -> Cluster {
-    let cluster = Setup {
-        config: config.to_owned(),
-        ..Setup::new(machines + more).unstarted()
-    }
-    .build();
-    cluster.each(|machine| {
-        machine.boot();
-        if (2..=machines).contains(&machine.n()) {
-            hide_etcd(machine);
-        }
-        machine.start();
-        machine.load(&parts::busybox(), "bb");
-    });
-    let first = cluster.machine(1);
-    for n in 2..=machines {
-        join(first, cluster.machine(n));
-    }
-    cluster
-}
-
-fn join(at: &Machine, newcomer: &Machine) {
-    let token = at.ok(&["cluster", "token", "-q"]);
-    newcomer.ok(&["join", &at.address(), "--token", token.trim()]);
-}
-
-/// A file of `STATE_DIR/cluster`, as the test reaches it.
-fn file(machine: &Machine, name: &str) -> PathBuf {
-    machine.path(&machine.state_dir().join("cluster").join(name))
-}
-
-/// Whether the store answers there, and no recovery is on its way.
-fn answers(machine: &Machine) -> bool {
-    let said = machine.ok(&["cluster", "status", "--format", "json"]);
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-    said["answers"] == true && said["recovering"] == false
-}
-
-fn status(machine: &Machine) -> String {
-    machine.ok(&["cluster", "status"])
-}
-
-/// Starts a unit that stays, on that machine.
-fn stay(asked: &Machine, name: &str, on: &Machine) {
-    stay_for(asked, name, on, 1000);
-}
-
-fn stay_for(asked: &Machine, name: &str, on: &Machine, seconds: u32) {
-    let text = format!(
-        "[Container]\nImage=bb\nExec=sleep {seconds}\n[X-Fleet]\nMachineID={}\n",
-        on.id()
-    );
-    let file = asked.unit(&format!("{name}.container"), &text);
-    asked.ok(&["unit", "start", &file]);
-}
-
-fn pid(machine: &Machine, container: &str) -> String {
-    machine.field(container, ".State.Pid")
-}
-
-fn lists(machine: &Machine, words: &str) -> bool {
-    let listed = machine.coracle(&["unit", "list"]);
-    String::from_utf8_lossy(&listed.stdout)
-        .lines()
-        .any(|line| line.contains(words) && line.contains("active") && !line.contains("inactive"))
-}
+use cluster::recovery::*;
+use cluster::{Machine, Setup, parts, wait_for};
+use std::path::Path;
 
 /// Begins a recovery and kills the daemon as soon as a file is there.
 fn cut_short(machine: &Machine, is: impl Fn() -> bool) {
@@ -256,16 +165,6 @@ fn machines_go_over_to_the_new_store_and_lost_voters_too() {
     b.ok(&["cluster", "token"]);
 }
 
-/// A copy of the store that the first machine took, and the CA's key, as an operator may have them, at another machine.
-fn carry(from: &Machine, taken: &str, to: &Machine, key: bool) -> String {
-    let copy = to.state_dir().join("copy.db");
-    std::fs::copy(from.path(Path::new(taken.trim())), to.path(&copy)).unwrap();
-    if key {
-        std::fs::copy(file(from, "ca.key"), file(to, "ca.key")).unwrap();
-    }
-    copy.to_str().unwrap().to_owned()
-}
-
 /// The voter runs on by itself, and does not know that it was given up.
 #[test]
 fn a_voter_that_was_only_cut_off_goes_over_too() {
@@ -289,50 +188,6 @@ fn a_voter_that_was_only_cut_off_goes_over_too() {
         String::from_utf8_lossy(&got.stdout).contains('1')
     });
     assert_eq!(a.ok(&["store", "get", "lost"]), "");
-}
-
-#[test]
-fn a_machine_without_the_keys_begins_a_cluster_of_what_a_copy_holds() {
-    let cluster = joined_and_more(3, 1, "");
-    let (a, b, c) = (cluster.machine(1), cluster.machine(2), cluster.machine(3));
-    stay(a, "stays", b);
-    let before = pid(b, "stays");
-    a.ok(&["store", "put", "kept", "1"]);
-    let taken = a.ok(&["cluster", "snapshot"]);
-    a.kill_all();
-    let from = &carry(a, &taken, b, false);
-    b.refused(&["cluster", "recover", "--yes", "--from", from], "etcd");
-    show_etcd(b);
-    b.refused(&["cluster", "recover", "--yes"], "member/snap/db");
-    let asked = b.coracle(&["cluster", "recover", "--from", from]);
-    let told = String::from_utf8_lossy(&asked.stdout);
-    assert!(
-        told.contains("begins a new one") && told.contains("m3"),
-        "{told}"
-    );
-    b.ok(&["cluster", "recover", "--yes", "--from", from]);
-    assert!(b.ok(&["store", "get", "kept"]).contains('1'));
-    wait_for("its unit", SOON, || lists(b, "stays.container"));
-    assert_eq!(pid(b, "stays"), before);
-    // Others come in anew, as the way out says.
-    c.ok(&["leave", "--force"]);
-    join(b, c);
-    wait_for("m3 is there", SOON, || lists(c, "stays.container"));
-    let said = status(b);
-    assert!(!said.contains(a.id()) && said.contains(c.id()), "{said}");
-
-    // And so does a new machine, of which nobody knew.
-    let d = cluster.machine(4);
-    let from = &carry(a, &taken, d, false);
-    d.refused(&["cluster", "recover", "--yes"], "--from FILE");
-    d.ok(&["run", "-d", "--name", "mine", "bb", "sleep", "1000"]);
-    let recover = ["cluster", "recover", "--yes", "--from", from];
-    d.refused(&recover, "not empty");
-    d.ok(&["rm", "-f", "mine"]);
-    d.ok(&recover);
-    assert!(d.ok(&["store", "get", "kept"]).contains('1'));
-    let said = status(d);
-    assert!(said.contains(d.id()) && !said.contains(b.id()), "{said}");
 }
 
 #[test]
@@ -416,49 +271,6 @@ fn etcd_out_of_an_image() {
     assert!(taken.contains("snapshots/"), "{taken}");
 }
 
-/// Machines that all can run etcd, once they stand as is said of each.
-fn standing(machines: usize, of_each: &[&str]) -> Cluster {
-    let cluster = Setup::new(machines).build();
-    for n in 2..=machines {
-        join(cluster.machine(1), cluster.machine(n));
-    }
-    stand(&cluster, of_each);
-    cluster
-}
-
-fn stand(cluster: &Cluster, of_each: &[&str]) {
-    let asked = cluster.machines().last().unwrap();
-    wait_for(&format!("machines are {of_each:?}"), 2 * SOON, || {
-        let said = status(asked);
-        let mut all = cluster.machines().iter().zip(of_each);
-        all.all(|(machine, is)| {
-            let mut lines = said.lines();
-            let line = lines.find(|line| line.starts_with(machine.id()));
-            line.is_some_and(|line| line.contains(is))
-        })
-    });
-}
-
-#[test]
-fn of_two_machines_the_one_with_the_copy_goes_on() {
-    let cluster = standing(2, &["voter", "learner, in step"]);
-    let (a, b) = (cluster.machine(1), cluster.machine(2));
-    a.ok(&["store", "put", "kept", "1"]);
-    stay(a, "stays", b);
-    let before = pid(b, "stays");
-    a.kill_all();
-    b.ok(&["cluster", "recover", "--yes"]);
-    assert!(b.ok(&["store", "get", "kept"]).contains('1'));
-    wait_for("its unit", SOON, || lists(b, "stays.container"));
-    assert_eq!(pid(b, "stays"), before);
-    // It may let others in, and the one that was lost learns from it now.
-    b.ok(&["cluster", "token"]);
-    a.start();
-    stand(&cluster, &["learner, in step", "voter"]);
-    assert!(file(a, "etcd/data.before-1").exists());
-    assert!(lists(a, "stays.container"));
-}
-
 /// Two of three come back, which were a majority of what is past.
 #[test]
 fn of_three_voters_the_last_one_goes_on() {
@@ -470,6 +282,13 @@ fn of_three_voters_the_last_one_goes_on() {
     c.refused(&["cluster", "recover", "--yes"], "answers");
     a.kill_all();
     b.kill_all();
+    // Who is lost is said, and where it goes on.
+    wait_for("it is known", SOON, || {
+        let said = status(c);
+        said.contains("1 of 3 voters answer")
+            && said.contains("one of m1, m2 is back")
+            && said.contains("`coracle cluster recover` on m3 goes on")
+    });
     c.ok(&["cluster", "recover", "--yes"]);
     c.ok(&["store", "put", "new", "1"]);
     for lost in [a, b] {

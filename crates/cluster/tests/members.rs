@@ -1,6 +1,7 @@
 //! etcds of several machines, with certificates between them: added, promoted, killed, removed, and copied.
 #![allow(clippy::unwrap_used)]
 
+mod copied;
 mod lives;
 #[path = "../../store/tests/common/etcd.rs"]
 mod server;
@@ -8,45 +9,20 @@ mod server;
 use std::path::Path;
 use std::time::Duration;
 
+use copied::{Copied, DOOR, begin, copied, plain, put, start};
 use coracle_cluster::member::api::{Members, initial_cluster};
 use coracle_cluster::member::config::{Initial, MemberConfig, PeerTls};
-use coracle_cluster::member::find::{Found, Program};
+use coracle_cluster::member::find::Program;
 use coracle_cluster::member::recover::{Source, recover};
-use coracle_cluster::member::run::{Member, State};
+use coracle_cluster::member::run::State;
 use coracle_cluster::member::snapshots::{Snapshots, verify};
-use coracle_store::{EmbeddedStore, EtcdStore, Options, PutRequest, Store as _, StoreExt as _};
+use coracle_store::{EtcdStore, PutRequest, Store as _, StoreExt as _};
 use lives::{Machine, PATIENCE, machine};
 
 fn config(machine: &Machine, door: u16, tls: &PeerTls) -> MemberConfig {
     let id = machine.engine.machine_id().parse().unwrap();
     let address = "127.0.0.1".parse().unwrap();
     MemberConfig::first(&machine.cluster(), id, address, door, Some(tls.clone()))
-}
-
-/// The first one begins with what the machine's store holds, which is nothing.
-async fn begin(machine: &Machine, found: &Found, config: MemberConfig) -> Member {
-    let store = EmbeddedStore::open(&machine.dir.join("state/store"), Options::default()).unwrap();
-    let seed = machine.dir.join("seed");
-    store.seed(&seed).await.unwrap();
-    found.restore(&seed, &config).await.unwrap();
-    start(machine, found, config).await
-}
-
-async fn start(machine: &Machine, found: &Found, config: MemberConfig) -> Member {
-    config.save(&machine.cluster()).unwrap();
-    Member::start(machine.engine.clone(), found, config, &machine.cluster())
-}
-
-/// Until a write is done: a leader may be lost on the way.
-async fn put(store: &EtcdStore, key: &str) {
-    let written = async {
-        while store
-            .put(PutRequest::new(key.to_owned(), "x"))
-            .await
-            .is_err()
-        {}
-    };
-    tokio::time::timeout(PATIENCE, written).await.unwrap();
 }
 
 #[test]
@@ -196,64 +172,15 @@ async fn copies(machine: &Machine, store: &EtcdStore) {
 /// The only voter is lost, and the machine with the copy goes on.
 #[test]
 fn a_learner_takes_over() {
-    machine("a_learner_takes_over", 1, |a, _| Box::pin(learner(a)));
+    machine("a_learner_takes_over", 1, |a, _| Box::pin(takes_over(a)));
 }
 
-async fn learner(a: Machine) {
-    let plain = |machine: &Machine, door| {
-        let id = machine.engine.machine_id().parse().unwrap();
-        MemberConfig::first(
-            &machine.cluster(),
-            id,
-            "127.0.0.1".parse().unwrap(),
-            door,
-            None,
-        )
-    };
-    let found = Program::Host { path: None }.find().await.unwrap();
-    let first = plain(&a, 7000);
-    let (api, cluster) = (
-        Members::at(&first.client_url()).unwrap(),
-        first.cluster.clone(),
-    );
-    let on_a = begin(&a, &found, first).await;
-    on_a.ready(PATIENCE).await.unwrap();
-    let store = on_a.store().unwrap();
-    let b = a.beside("b").await;
-    let mut config = plain(&b, 7010);
-    let (id, members) = api.add_learner(&config.peer_url()).await.unwrap();
-    config.cluster = cluster;
-    config.initial = Initial::Existing;
-    config.initial_cluster = initial_cluster(&members, id, config.name.as_str());
-    let on_b = start(&b, &found, config).await;
-    for n in 0..100 {
-        put(&store, &format!("k{n}")).await;
-    }
-    let last = store
-        .put(PutRequest::new("last", "x"))
-        .await
-        .unwrap()
-        .revision;
-    // A learner answers no reads that a majority would be asked for; its own file tells when it has all.
-    let copied = || {
-        let file = b.cluster().join("etcd/data/member/snap/db");
-        let copy = b.dir.join("copy");
-        std::fs::copy(file, &copy).is_ok() && verify(&copy).is_ok_and(|found| found == last)
-    };
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !copied() {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the learner gets nothing"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    on_a.stop().await.unwrap();
-    on_b.stop().await.unwrap();
+async fn takes_over(a: Machine) {
+    let Copied { found, b, last, .. } = copied(&a).await;
     // Twice: as if the first try had been cut short, and as if it was lost once more.
     for times in 1..=2 {
         let (engine, dir) = (&b.engine, b.cluster());
-        let (member, done) = recover(engine, &found, plain(&b, 7010), &dir, &Source::Own)
+        let (member, done) = recover(engine, &found, plain(&b, DOOR), &dir, &Source::Own)
             .await
             .unwrap();
         member.ready(PATIENCE).await.unwrap();

@@ -12,7 +12,7 @@ use coracle_cluster::door::{DoorClient, Target};
 use coracle_cluster::join::Voter;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::epoch::{Epoch, KEY, Recovering};
-use coracle_cluster::member::recover::stand_down;
+use coracle_cluster::member::recover::{stand_down, tidy};
 use coracle_cluster::member::run::runs;
 use coracle_cluster::member::{MemberError, epoch};
 use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
@@ -23,6 +23,7 @@ use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt as _, Limited};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Between two rounds of questions.
@@ -35,6 +36,17 @@ const BEFORE: Duration = Duration::from_secs(2);
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// Bytes of an answer at most.
 const LARGEST: usize = 64 << 10;
+
+/// What comes of a question to the cluster's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Nothing.
+    Nothing,
+    /// It answers.
+    Own,
+    /// One answers that was made anew after this machine's etcd began; this machine is to go over to it.
+    Later,
+}
 
 /// Asks those machines; the epoch that counts before `known` and is proved, if there is one.
 async fn newest(
@@ -105,41 +117,59 @@ impl Early<'_> {
         let config = config.map_err(|e| failed("reading member.json")(Box::new(e)))?;
         let recovering = Recovering::load(self.dir);
         let recovering = recovering.map_err(|e| failed("reading recovering.json")(Box::new(e)))?;
-        // One that runs is looked after by `follow_epochs`: a daemon's restart does not wait.
-        if config.is_none() || recovering.is_some() || runs(self.engine).await {
+        let is_its_own =
+            recovering.is_some_and(|found| found.is_in_place(self.dir, self.identity.machine()));
+        let Some(config) = config.filter(|_| !is_its_own) else {
             return Ok(known);
-        }
-        let machines = targets(home, self.identity.machine());
-        let found = newest(self.client, self.identity, machines, known.as_ref(), BEFORE).await;
+        };
+        let found = match &known {
+            // It knows already, and has not gone over.
+            Some(known) if known.ends(&config) => Some(known.clone()),
+            // One that runs is looked after by `follow_epochs`: a daemon's restart does not wait.
+            _ if runs(self.engine).await => None,
+            _ => {
+                let machines = targets(home, self.identity.machine());
+                newest(self.client, self.identity, machines, known.as_ref(), BEFORE).await
+            }
+        };
         let Some(epoch) = found else {
             return Ok(known);
         };
-        self.go_over(home, &epoch)
+        self.go_over(home, &epoch, Some(&config), known.as_ref())
             .await
             .map_err(failed("leaving the store that was given up"))?;
         Ok(Some(epoch))
     }
 
-    /// This machine's own etcd is given up, if it has one, and the store is asked of who made it anew. May be cut short and done
+    /// This machine's own etcd is given up if the epoch ends it, and the store is asked of who made it anew. May be cut short and done
     /// again: the epoch is written last.
     async fn go_over(
         &self,
         home: &mut Home,
         epoch: &Epoch,
+        config: Option<&MemberConfig>,
+        known: Option<&Epoch>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        tracing::warn!(
-            machine = %epoch.machine, number = epoch.number,
-            "the store was made anew on another machine; this one goes over to it, its own copy is put aside in STATE_DIR/cluster/etcd"
-        );
-        stand_down(self.engine, self.dir).await?;
-        Authority::forget(self.keys)?;
-        home.voters = vec![Voter {
-            machine: epoch.machine.clone(),
-            address: epoch.address.clone(),
-        }];
-        home.members.values_mut().for_each(|voter| *voter = false);
-        home.members.insert(epoch.machine.clone(), true);
-        home.save(self.dir)?;
+        if config.is_none_or(|config| epoch.ends(config)) {
+            tracing::warn!(
+                machine = %epoch.machine, number = epoch.number,
+                "the store was made anew on another machine; this one goes over to it, its own copy is put aside in STATE_DIR/cluster/etcd"
+            );
+            stand_down(self.engine, self.dir).await?;
+            tidy(self.dir)?;
+            Authority::forget(self.keys)?;
+            if known != Some(epoch) {
+                home.voters = vec![Voter {
+                    machine: epoch.machine.clone(),
+                    address: epoch.address.clone(),
+                }];
+                home.members.values_mut().for_each(|voter| *voter = false);
+                home.members.insert(epoch.machine.clone(), true);
+                home.save(self.dir)?;
+            }
+            // What this machine had begun of its own is of the store that was given up.
+            Recovering::remove(self.dir)?;
+        }
         epoch.save(self.dir)?;
         Ok(())
     }
@@ -177,37 +207,50 @@ impl Cluster {
             .with_state(self.clone())
     }
 
-    /// Whether the cluster's store answers. What it says of its epoch is kept.
+    /// Whether the cluster's store answers.
     pub(super) async fn answers(&self) -> bool {
+        self.said().await != Said::Nothing
+    }
+
+    /// Which store answers, if one does. What it says of its epoch is kept.
+    pub(super) async fn said(&self) -> Said {
         let asked = self.switch.get_json::<Epoch>(KEY);
         match tokio::time::timeout(ANSWER, asked).await {
-            Ok(Ok(Some((epoch, _)))) => {
-                if let Err(error) = self.know(epoch) {
+            Ok(Ok(Some((epoch, _)))) => match self.know(epoch) {
+                Ok(true) => Said::Own,
+                Ok(false) => Said::Later,
+                Err(error) => {
                     tracing::warn!(
                         error = full_error(&error),
                         "epoch.json could not be written"
                     );
+                    Said::Own
                 }
-                true
-            }
-            Ok(Ok(None)) => true,
+            },
+            Ok(Ok(None)) => Said::Own,
             // It was asked, and says something that this release cannot read.
-            Ok(Err(StoreError::Json { .. })) => true,
-            Ok(Err(_)) | Err(_) => false,
+            Ok(Err(StoreError::Json { .. })) => Said::Own,
+            Ok(Err(_)) | Err(_) => Said::Nothing,
         }
     }
 
-    /// Keeps an epoch that is new here and proved.
-    fn know(&self, epoch: Epoch) -> Result<(), MemberError> {
+    /// Keeps an epoch that is new here and proved. False where this machine still runs, or would run, an etcd that it ends, as one that
+    /// reads by others' doors may: then nothing is kept, as if this machine had gone over.
+    fn know(&self, epoch: Epoch) -> Result<bool, MemberError> {
         let Some(identity) = self.identity.get() else {
-            return Ok(());
+            return Ok(true);
         };
-        let new = epoch.beats(self.epoch.borrow().as_ref());
-        if new && epoch.verify(identity.ca()).is_ok() {
+        if epoch.verify(identity.ca()).is_err() {
+            return Ok(true);
+        }
+        if MemberConfig::load(&self.dir)?.is_some_and(|config| epoch.ends(&config)) {
+            return Ok(false);
+        }
+        if epoch.beats(self.epoch.borrow().as_ref()) {
             epoch.save(&self.dir)?;
             self.epoch.send_replace(Some(epoch));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Asks the others as long as this machine's etcd may be one that was given up, or the store does not answer.
@@ -226,7 +269,8 @@ impl Cluster {
             if answers && number != checked && self.check_texts().await {
                 checked = number;
             }
-            if answers && self.member().is_none() {
+            // Who would have none, and reaches a store, has nothing to go over with.
+            if answers && !MemberConfig::path(&self.dir).exists() {
                 continue;
             }
             if let Err(error) = self.look_for_epoch().await {
@@ -254,19 +298,31 @@ impl Cluster {
         let machines = targets(&self.home(), &self.machine);
         let known = self.epoch.borrow().clone();
         let found = newest(client, identity, machines, known.as_ref(), ROUND).await;
-        let Some(epoch) = found else { return Ok(()) };
-        let _one = self.change.lock().await;
-        // Meanwhile this machine may have made the store anew itself, or learnt of it by the store.
-        let new = epoch.beats(self.epoch.borrow().as_ref());
-        if !new || Recovering::load(&self.dir)?.is_some() {
+        if found.is_none() && known.is_none() {
             return Ok(());
         }
-        let asks_it = |voter: &Voter| voter.machine == epoch.machine;
-        if self.member().is_none() && self.voters.borrow().iter().any(asks_it) {
-            // It is asked already: nothing begins anew.
-            return Ok(self.know(epoch)?);
+        let _one = self.change.lock().await;
+        // Meanwhile this machine may have made the store anew itself, or learnt of it by the store.
+        let known = self.epoch.borrow().clone();
+        let found = found.filter(|found| found.beats(known.as_ref()));
+        let Some(epoch) = found.or_else(|| known.clone()) else {
+            return Ok(());
+        };
+        let recovering = Recovering::load(&self.dir)?;
+        if recovering.is_some_and(|found| found.is_in_place(&self.dir, &self.machine)) {
+            return Ok(());
         }
         let _part = self.part.lock().await;
+        let config = MemberConfig::load(&self.dir)?;
+        if config.as_ref().is_none_or(|config| !epoch.ends(config)) {
+            let asks_it = |voter: &Voter| voter.machine == epoch.machine;
+            let asks_it = self.voters.borrow().iter().any(asks_it);
+            if config.is_some() || asks_it || known.as_ref() == Some(&epoch) {
+                // It is gone over already: nothing begins anew.
+                self.know(epoch)?;
+                return Ok(());
+            }
+        }
         self.stop_own().await?;
         let early = Early {
             engine: &self.engine,
@@ -276,8 +332,11 @@ impl Cluster {
             identity,
         };
         let mut home = self.home();
-        let gone_over = early.go_over(&mut home, &epoch).await;
+        let gone_over = early
+            .go_over(&mut home, &epoch, config.as_ref(), known.as_ref())
+            .await;
         if gone_over.is_ok() {
+            self.recovering.store(false, Ordering::Release);
             // Whoever writes it from here on writes the same.
             self.voters.send_replace(home.voters.clone());
             self.members.send_replace(home.members());

@@ -16,6 +16,7 @@ mod agreed;
 mod aim;
 mod api;
 mod certify;
+mod dying;
 mod elsewhere;
 mod epochs;
 mod error;
@@ -263,7 +264,7 @@ impl Cluster {
         let etcd = mode == Mode::Etcd;
         let recovering = Recovering::load(&dir)
             .map_err(|e| failed("reading recovering.json")(Box::new(e)))?
-            .is_some();
+            .is_some_and(|found| found.is_in_place(&dir, &machine));
         let cluster = Arc::new(Self {
             dir,
             keys,

@@ -15,6 +15,7 @@ use coracle_cluster::member::api::Members;
 use coracle_cluster::member::config::{Initial, MemberConfig};
 use coracle_cluster::member::moving::clear;
 use coracle_cluster::member::record::{Act, Record, act, key};
+use coracle_cluster::member::recover::make_room;
 use coracle_cluster::member::run::Member;
 use coracle_cluster::pki::{Authority, Identity, Kind};
 use coracle_engine::full_error;
@@ -117,7 +118,7 @@ impl Cluster {
         let (keys, addresses) = (&self.keys, self.addresses());
         let (_, peer) = become_voter(keys, client, identity, &self.targets(), addresses).await?;
         self.stop_own().await?;
-        clear(&self.engine, &self.dir).await?;
+        make_room(&self.engine, &self.dir, &entry.cluster).await?;
         let config = MemberConfig {
             initial: Initial::Existing,
             initial_cluster: entry.peers,

@@ -9,6 +9,8 @@
 //! ```
 
 use super::certify::{certify, peer_tls};
+use super::dying::reached;
+use super::epochs::Said;
 use super::snapshots::seconds;
 use super::strike::gone;
 use super::{Cluster, ClusterError, Home, Options};
@@ -16,9 +18,9 @@ use coracle_cluster::join::Voter;
 use coracle_cluster::member::MemberError;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::epoch::{Epoch, KEY, Recovering};
-use coracle_cluster::member::moving::{Mode, set_mode};
+use coracle_cluster::member::moving::{Mode, mode, set_mode};
 use coracle_cluster::member::record::{PREFIX as ETCDS, cluster_of};
-use coracle_cluster::member::recover::{Source, own_database, restore, restored};
+use coracle_cluster::member::recover::{Source, own_database, restore, tidy};
 use coracle_cluster::member::snapshots::verify;
 use coracle_cluster::members::{self, Listed, Member as Entry, Standing};
 use coracle_cluster::pki::{Authority, Directory, Kind};
@@ -79,40 +81,53 @@ impl Own<'_> {
 
     /// Called when the daemon starts, before anything is asked of its keys: what a restored store needs is made whole. A machine
     /// without the CA's key makes itself a CA; nobody has seen that before it is whole, so one that was cut short is made once more.
+    /// Nobody has a vote until the list in the new store says so.
     pub fn make_whole(&self) -> Result<(), ClusterError> {
         let Some(mut recovering) = Recovering::load(self.dir)? else {
             return Ok(());
         };
-        let config = self.config(recovering.number);
-        if restored(self.dir).as_ref() != Some(&config.cluster) {
+        if !recovering.is_in_place(self.dir, self.machine) {
+            if mode(self.dir)? != Mode::Etcd {
+                // It was alone, and is as if nothing had been.
+                Recovering::remove(self.dir)?;
+            }
             return Ok(());
         }
+        let config = self.config(recovering.number);
         let known = MemberConfig::load(self.dir)?;
         if known.is_none_or(|known| known.cluster != config.cluster) {
             config.save(self.dir)?;
-            set_mode(self.dir, Mode::Etcd)?;
         }
+        set_mode(self.dir, Mode::Etcd)?;
+        reached(self.dir, "configured");
+        let mut home = Home::load(self.dir)?;
+        home.voters = vec![Voter {
+            machine: self.machine.clone(),
+            address: self.options.advertise.to_string(),
+        }];
         if !recovering.new_ca || recovering.ca_made {
+            home.members.values_mut().for_each(|voter| *voter = false);
+            home.save(self.dir)?;
+            reached(self.dir, "forgotten");
             return Ok(());
         }
         self.keys.clear()?;
+        reached(self.dir, "keyless");
         let authority = Authority::found(self.keys)?;
-        let door = self.options.advertise;
+        reached(self.dir, "founded");
+        let addresses = [self.options.advertise.ip()];
         for kind in [Kind::Machine, Kind::Peer] {
-            certify(self.keys, self.machine, &[door.ip()], &authority, kind)?;
+            certify(self.keys, self.machine, &addresses, &authority, kind)?;
         }
-        Home {
-            voters: vec![Voter {
-                machine: self.machine.clone(),
-                address: door.to_string(),
-            }],
-            members: [(self.machine.clone(), false)].into(),
-            keys: Default::default(),
-            ..Home::load(self.dir)?
-        }
-        .save(self.dir)?;
+        reached(self.dir, "certified");
+        home.members = [(self.machine.clone(), false)].into();
+        home.keys.clear();
+        home.save(self.dir)?;
+        reached(self.dir, "at home");
         recovering.ca_made = true;
-        Ok(recovering.save(self.dir)?)
+        recovering.save(self.dir)?;
+        reached(self.dir, "ca made");
+        Ok(())
     }
 }
 
@@ -158,8 +173,9 @@ impl Cluster {
                 return no("the cluster's store answers, so nothing is to be recovered; an older copy takes its place only on the one machine that votes, with --from FILE".into());
             }
         }
-        // A machine with a copy and no vote has the key too, which counts.
-        let new_ca = Authority::open(&self.keys)?.is_none();
+        // A machine with a copy and no vote has the key too, which counts; a CA that a recovery before made is nobody else's yet.
+        let new_ca =
+            Authority::open(&self.keys)?.is_none() || self.in_place()?.is_some_and(|r| r.new_ca);
         let dir = self.dir.clone();
         let copies = self.copies();
         let from = from.map(Path::to_owned);
@@ -176,6 +192,12 @@ impl Cluster {
             voters,
             others,
         })
+    }
+
+    /// One that is on its way and has the new etcd in its place.
+    fn in_place(&self) -> Result<Option<Recovering>, MemberError> {
+        let found = Recovering::load(&self.dir)?;
+        Ok(found.filter(|found| found.is_in_place(&self.dir, &self.machine)))
     }
 
     /// Whether one is on its way.
@@ -225,21 +247,39 @@ impl Cluster {
             options: &self.options,
         };
         let config = own.config(number);
-        Recovering::new(number, plan.new_ca).save(&self.dir)?;
+        let recovering = Recovering {
+            ca_made: self.in_place()?.is_some_and(|before| before.ca_made),
+            ..Recovering::new(number, plan.new_ca)
+        };
+        recovering.save(&self.dir)?;
+        reached(&self.dir, "noted");
         tracing::warn!(path = %plan.path.display(), revision = plan.revision, "the store is made anew");
         let _part = self.part.lock().await;
+        let (dir, source) = (&self.dir, &plan.source);
         let restored = async {
-            self.stop_own().await?;
-            let restored = restore(&self.engine, &found, &config, &self.dir, &plan.source).await?;
             if *self.alone.borrow() {
+                // Of what it has as one that is alone nothing is anybody's.
                 self.discard().await?;
+                reached(dir, "discarded");
             }
+            self.stop_own().await?;
+            let done = |step| reached(dir, &format!("{step:?}"));
+            let restored = restore(&self.engine, &found, &config, dir, source, &done).await?;
             if !plan.new_ca {
                 self.forget_votes();
             }
             Ok::<_, ClusterError>(restored)
         };
         let restored = restored.await;
+        if restored.is_err() && !recovering.is_in_place(dir, &self.machine) {
+            // What was there goes on as if nothing had been.
+            if let Err(error) = Recovering::remove(dir).and_then(|()| tidy(dir)) {
+                tracing::warn!(
+                    error = full_error(&error),
+                    "what a recovery left could not be removed yet"
+                );
+            }
+        }
         // Whatever came of it, the next daemon goes by the files.
         self.again.notify_one();
         let restored = restored?;
@@ -309,18 +349,17 @@ impl Cluster {
         let Some(recovering) = Recovering::load(&self.dir)? else {
             return Ok(true);
         };
-        let name = cluster_of(&self.machine, recovering.number);
-        if restored(&self.dir) != Some(name) {
-            if !self.answers().await {
-                // It was cut short before there was anything new: it is to be said again.
+        if !recovering.is_in_place(&self.dir, &self.machine) {
+            if self.said().await != Said::Own {
+                // It was cut short before there was anything new: it is to be said again, unless this machine is about to go over to
+                // what another one made.
                 return Ok(false);
             }
             tracing::warn!(
                 "the store is back as it was, and the recovery that was cut short is given up"
             );
             Recovering::remove(&self.dir)?;
-            self.recovering.store(false, Ordering::Release);
-            self.stand();
+            tidy(&self.dir)?;
             return Ok(true);
         }
         let authority = Authority::open(&self.keys)?;
@@ -339,6 +378,7 @@ impl Cluster {
         let value = serde_json::to_vec(&entry).map_err(std::io::Error::other)?;
         let put = PutRequest::new(members::key(&self.machine), value);
         store.put(put).await?;
+        reached(&self.dir, "listed");
         let listed = members::list(&*store).await?;
         for (machine, standing) in listed.iter().filter(|(id, _)| **id != self.machine) {
             if recovering.new_ca {
@@ -352,6 +392,7 @@ impl Cluster {
                 members::set_standing(&*store, machine, Standing::Machine).await?;
             }
         }
+        reached(&self.dir, "struck");
         store
             .delete_range(DeleteRangeRequest::prefix(ETCDS))
             .await?;
@@ -363,8 +404,11 @@ impl Cluster {
             self.advertise.to_string(),
         )?;
         self.check_texts().await;
+        reached(&self.dir, "led by nobody");
         store.put_json(KEY, &epoch).await?;
+        reached(&self.dir, "told");
         epoch.save(&self.dir)?;
+        reached(&self.dir, "known");
         self.epoch.send_replace(Some(epoch));
         // As soon as that is known here, it is the list that says whom this machine asks. It may have been read before what was
         // written above; so what counts is that it says now what it did not say in the beginning.
@@ -374,7 +418,9 @@ impl Cluster {
             return Ok(false);
         }
         self.write_home();
+        reached(&self.dir, "home");
         Recovering::remove(&self.dir)?;
+        reached(&self.dir, "finished");
         self.recovering.store(false, Ordering::Release);
         self.stand();
         tracing::info!(number = recovering.number, "the store is recovered");

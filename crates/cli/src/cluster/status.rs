@@ -37,23 +37,22 @@ impl Row {
         self.standing == Standing::Learner
     }
 
-    /// Its etcd answers and is one of a majority.
-    fn answers(&self) -> bool {
-        matches!(&self.etcd, Some(Ok(health)) if health.leader != 0)
+    /// What its etcd says, if that answers.
+    fn health(&self) -> Option<&Health> {
+        self.etcd.as_ref()?.as_ref().ok()
+    }
+
+    /// Its etcd is one of a majority: one that is left without has no leader.
+    fn is_led(&self) -> bool {
+        self.health().is_some_and(|health| health.leader != 0)
     }
 }
 
 /// Whether its etcd holds what the one that leads does, as far as can be told.
 fn in_step(row: &Row, rows: &[Row]) -> Option<bool> {
-    let Some(Ok(own)) = &row.etcd else {
-        return None;
-    };
-    let healths = rows
-        .iter()
-        .filter_map(|row| row.etcd.as_ref()?.as_ref().ok());
-    let leads = healths
-        .into_iter()
-        .find(|health| health.member == health.leader)?;
+    let own = row.health()?;
+    let mut healths = rows.iter().filter_map(Row::health);
+    let leads = healths.find(|health| health.member == health.leader)?;
     Some(own.in_step_with(leads))
 }
 
@@ -181,73 +180,112 @@ fn named(text: &str, rows: &[Row]) -> String {
     text
 }
 
+/// The names of those, as one reads them out.
+fn names(rows: &[Row], between: &str, wanted: impl Fn(&Row) -> bool) -> String {
+    let wanted = rows.iter().filter(|row| wanted(row));
+    let names: Vec<&str> = wanted.map(|row| row.name.as_str()).collect();
+    names.join(between)
+}
+
+/// Where the store is to be made anew of what is left: those whose etcd answers and has the most, or else a learner.
+fn copies(rows: &[Row]) -> String {
+    let left = rows.iter().filter_map(Row::health);
+    let newest = left.map(|health| health.revision).max();
+    let left = names(rows, " or ", |row| {
+        newest.is_some() && row.health().map(|health| health.revision) == newest
+    });
+    let learners = names(rows, " or ", Row::learns);
+    let all = [left, learners].into_iter().find(|names| !names.is_empty());
+    all.unwrap_or_else(|| "one of the machines with a copy".to_owned())
+}
+
 /// What is to be feared, and the way out. Pure.
 fn caution(rows: &[Row]) -> Option<String> {
-    let names = |wanted: &dyn Fn(&&Row) -> bool| {
-        let names: Vec<&str> = rows
-            .iter()
-            .filter(wanted)
-            .map(|row| row.name.as_str())
-            .collect();
-        names.join(", ")
-    };
-    let voters = rows.iter().filter(|row| row.votes()).count();
-    let answer = rows
-        .iter()
-        .filter(|row| row.votes() && row.answers())
-        .count();
-    let silent = names(&|row| row.votes() && !row.answers());
-    let learner = rows.iter().find(|row| row.learns());
-    let without = names(&|row| row.alive && !row.can_vote && row.standing == Standing::Machine);
-    let install = "install etcd there (packages etcd-server and etcd-client), have no votes = false in its coracle.toml, and restart its daemon";
-    if voters == 0 {
-        return None;
-    }
-    if answer < voters / 2 + 1 {
-        let copies = match learner {
-            Some(learner) => learner.name.clone(),
-            None => "one of the machines with a copy".to_owned(),
-        };
-        return Some(format!(
-            "{answer} of {voters} voters answer, which is no majority: what runs runs on, and changes wait until {silent} is back. If it is lost for good, `coracle cluster recover` on {copies} goes on with what there is."
-        ));
-    }
-    if voters < 3 && rows.len() > 1 {
-        let voter = names(&|row| row.votes());
-        let mut text = match learner {
-            Some(learner) => format!(
-                "{voter} has the only vote: while it is away, what runs runs on and changes wait. If it is lost for good, `coracle cluster recover` on {}, which has a copy{}, goes on with that.",
-                learner.name,
-                match in_step(learner, rows) {
-                    Some(true) => "",
-                    _ => " that is not in step yet",
-                },
-            ),
-            None => format!(
-                "{voter} alone has the store: if it is lost for good, so is what was written since its last snapshot, from which `coracle cluster recover` begins anew."
-            ),
-        };
-        if without.is_empty() {
-            if rows.len() == 2 {
-                text += " A third machine makes three voters.";
-            }
-        } else {
-            text += &format!(" {without} can have no copy: {install}.");
+    let voters: Vec<&Row> = rows.iter().filter(|row| row.votes()).collect();
+    let led = voters.iter().filter(|row| row.is_led()).count();
+    let majority = voters.len() / 2 + 1;
+    match voters.len() {
+        0 => None,
+        _ if led < majority => Some(no_majority(rows, voters.len(), majority)),
+        1 | 2 if rows.len() > 1 => Some(few(rows, voters.len())),
+        _ => {
+            let silent = names(rows, ", ", |row| row.votes() && row.health().is_none());
+            let apart = names(rows, ", ", |row| {
+                row.votes() && row.health().is_some() && !row.is_led()
+            });
+            let what = match (silent.is_empty(), apart.is_empty()) {
+                (true, true) => return None,
+                (true, false) => format!("{apart} does not reach the other voters"),
+                (false, _) => format!("{silent} does not answer"),
+            };
+            let spare = match led - majority {
+                0 => "none".to_owned(),
+                spare => spare.to_string(),
+            };
+            Some(format!(
+                "{what}; {spare} more of the voters may be lost before changes wait. One that stays away is replaced if another machine has etcd."
+            ))
         }
-        return Some(text);
     }
-    if !silent.is_empty() {
-        let spare = answer - (voters / 2 + 1);
-        return Some(format!(
-            "{silent} does not answer; {} more of the voters may be lost before changes wait. One that stays away is replaced if another machine has etcd.",
-            if spare == 0 {
-                "none".to_owned()
-            } else {
-                spare.to_string()
+}
+
+/// The store does not answer: too many are away, or those that are there do not find each other.
+fn no_majority(rows: &[Row], voters: usize, majority: usize) -> String {
+    let there = rows
+        .iter()
+        .filter(|row| row.votes() && row.health().is_some());
+    let there = there.count();
+    if there >= majority {
+        return format!(
+            "{there} of {voters} voters answer, and have none that leads: what runs runs on, and changes wait until they have, within seconds. If that stays so, their etcds do not reach each other (TCP, the port after the door's)."
+        );
+    }
+    let silent = names(rows, ", ", |row| row.votes() && row.health().is_none());
+    let back = match (majority - there, voters - there) {
+        (_, 1) => format!("{silent} is back"),
+        (needed, lost) if needed == lost => format!("{silent} are back"),
+        (1, _) => format!("one of {silent} is back"),
+        (needed, _) => format!("{needed} of {silent} are back"),
+    };
+    format!(
+        "{there} of {voters} voters answer, which is no majority: what runs runs on, and changes wait until {back}. If they are lost for good, `coracle cluster recover` on {} goes on with what there is.",
+        copies(rows),
+    )
+}
+
+/// One or two vote, of machines that are more.
+fn few(rows: &[Row], voters: usize) -> String {
+    let learner = rows.iter().find(|row| row.learns());
+    let without = names(rows, ", ", |row| {
+        row.alive && !row.can_vote && row.standing == Standing::Machine
+    });
+    let voter = names(rows, " and ", Row::votes);
+    let mut text = match learner {
+        _ if voters == 2 => format!(
+            "{voter} have the votes: while either is away, what runs runs on and changes wait. If it is lost for good, `coracle cluster recover` on the other one goes on."
+        ),
+        Some(learner) => format!(
+            "{voter} has the only vote: while it is away, what runs runs on and changes wait. If it is lost for good, `coracle cluster recover` on {}, which has a copy{}, goes on with that.",
+            learner.name,
+            match in_step(learner, rows) {
+                Some(true) => "",
+                _ => " that is not in step yet",
             },
-        ));
+        ),
+        None => format!(
+            "{voter} alone has the store: if it is lost for good, so is what was written since its last snapshot, from which `coracle cluster recover` begins anew."
+        ),
+    };
+    if !without.is_empty() {
+        text += &format!(
+            " {without} can have no copy: install etcd there (packages etcd-server and etcd-client), have no votes = false in its coracle.toml, and restart its daemon."
+        );
+    } else if let Some(learner) = learner.filter(|_| voters == 2) {
+        text += &format!(" {} takes its copy, and votes then.", learner.name);
+    } else if rows.len() == 2 {
+        text += " A third machine makes three voters.";
     }
-    None
+    text
 }
 
 #[cfg(test)]
@@ -279,6 +317,16 @@ mod tests {
             etcd: Some(Err("it does not answer".into())),
             ..row
         }
+    }
+
+    /// Its etcd answers, and is left without a majority.
+    fn unled(row: Row) -> Row {
+        let left = |health: Health| Health {
+            leader: 0,
+            ..health
+        };
+        let etcd = row.etcd.map(|etcd| etcd.map(left));
+        Row { etcd, ..row }
     }
 
     #[test]
@@ -315,15 +363,77 @@ mod tests {
         );
         told(
             &[silent(a.clone()), learner],
-            &["0 of 1", "until m1 is back", "recover` on m2"],
+            &["0 of 1", "until m1 is back", "recover` on m2 goes"],
         );
         told(
             &[a.clone(), b.clone(), silent(c.clone())],
             &["m3 does not answer", "none more"],
         );
         told(
-            &[a, silent(b), silent(c)],
-            &["1 of 3", "no majority", "recover`"],
+            &[a.clone(), b.clone(), unled(c.clone())],
+            &["m3 does not reach", "none more"],
         );
+        let left = unled(c.clone());
+        told(
+            &[silent(a.clone()), silent(b.clone()), left.clone()],
+            &["1 of 3", "one of m1, m2 is back", "recover` on m3 goes"],
+        );
+        // Where they say nothing of what they have, none is the better one; else it is the one with more.
+        let (d, e) = (row(4, Voter), row(5, Voter));
+        let lost = [silent(a.clone()), silent(b.clone()), silent(d.clone())];
+        let five = |last: Row| [&lost[..], &[left.clone(), last]].concat();
+        let words = ["2 of 5", "one of m1, m2, m4 is back"];
+        told(&five(unled(e.clone())), &words);
+        told(&five(unled(e.clone())), &["recover` on m3 or m5 goes"]);
+        let mut more = unled(e);
+        if let Some(Ok(health)) = &mut more.etcd {
+            health.revision += 1;
+        }
+        told(&five(more), &["recover` on m5 goes"]);
+        told(
+            &[
+                silent(a.clone()),
+                silent(b.clone()),
+                silent(d),
+                left.clone(),
+                silent(c),
+            ],
+            &["1 of 5", "2 of m1, m2, m4, m3 are back"],
+        );
+        // Nobody is lost, and nobody leads.
+        told(
+            &[unled(a.clone()), unled(b.clone()), left],
+            &["3 of 3", "none that leads"],
+        );
+    }
+
+    #[test]
+    fn two_that_vote_need_each_other() {
+        use Standing::{Learner, Machine, Voter};
+        let (a, b, c) = (row(1, Voter), row(2, Voter), row(3, Learner));
+        let two = caution(&[a.clone(), b.clone()]).unwrap();
+        assert!(
+            two.starts_with("m1 and m2 have the votes: while either is away"),
+            "{two}"
+        );
+        assert!(
+            two.ends_with("A third machine makes three voters."),
+            "{two}"
+        );
+        let three = caution(&[a.clone(), b.clone(), c]).unwrap();
+        assert!(
+            three.ends_with("m3 takes its copy, and votes then."),
+            "{three}"
+        );
+        let mut plain = row(3, Machine);
+        plain.can_vote = false;
+        let three = caution(&[a.clone(), b.clone(), plain]).unwrap();
+        assert!(three.contains("m3 can have no copy"), "{three}");
+        let one = caution(&[silent(a), unled(b)]).unwrap();
+        assert!(
+            one.contains("1 of 2") && one.contains("until m1 is back"),
+            "{one}"
+        );
+        assert!(one.contains("recover` on m2 goes"), "{one}");
     }
 }

@@ -7,8 +7,9 @@
 use super::Cluster;
 use super::error::ClusterError;
 use coracle_cluster::MachineId;
+use coracle_cluster::member::MemberError;
 use coracle_cluster::member::api::{Health, MemberId, Members};
-use coracle_cluster::member::config::peer_url_beside;
+use coracle_cluster::member::config::{MemberConfig, peer_url_beside};
 use coracle_cluster::member::keeping::{Known, Seen, Step};
 use coracle_cluster::member::record::{self, LEAVING, Record};
 use coracle_cluster::members;
@@ -154,19 +155,16 @@ impl Cluster {
             leader: (own.leader != 0).then_some(MemberId(own.leader)),
             records,
             known: self.known(&leaving),
-            cluster: self.own_cluster(),
+            cluster: self.own_cluster()?,
         };
         self.listen(&mut seen, own, silent).await;
         Ok(seen)
     }
 
-    /// The name of etcd's cluster.
-    fn own_cluster(&self) -> String {
-        let member = self.member();
-        let name = member
-            .as_ref()
-            .map(|member| member.config().cluster.clone());
-        name.unwrap_or_default()
+    /// The name of etcd's cluster, also of one that runs on while its program is gone.
+    fn own_cluster(&self) -> Result<String, MemberError> {
+        let config = MemberConfig::load(&self.dir)?;
+        Ok(config.map(|config| config.cluster).unwrap_or_default())
     }
 
     fn known(&self, leaving: &BTreeSet<MachineId>) -> BTreeMap<MachineId, Known> {

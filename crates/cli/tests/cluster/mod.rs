@@ -37,6 +37,7 @@ pub mod outside;
 pub mod parts;
 mod probe;
 pub mod processes;
+pub mod recovery;
 pub mod signals;
 mod sweep;
 pub mod traces;

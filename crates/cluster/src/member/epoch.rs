@@ -11,6 +11,7 @@
 //!                          their old etcd ends, its data is put aside, they are machines without a vote
 //! ```
 //! The epoch stands in the store too ([`KEY`]), so that who comes later, or goes on without having asked, knows in which one it is.
+//! To know of it is not to have gone over: what a machine's own etcd is part of says its name ([`MemberConfig::cluster`]).
 //! If two machines made the store anew at the same time, the higher id counts.
 //!
 //! A machine believes that only with a proof: a certificate of the cluster's CA for a name that says number and machine. The CA's
@@ -21,6 +22,9 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
+use super::config::MemberConfig;
+use super::record::{cluster_of, epoch_of};
+use super::recover::restored;
 use super::{MemberError, files};
 use crate::MachineId;
 use crate::pki::{Authority, PkiError, vouched};
@@ -83,6 +87,12 @@ impl Epoch {
         known.is_none_or(|known| (self.number, &self.machine) > (known.number, &known.machine))
     }
 
+    /// Whether its store took the place of the one that an etcd run by that configuration is part of. That etcd counts no more then,
+    /// also where this epoch is known already.
+    pub fn ends(&self, config: &MemberConfig) -> bool {
+        (self.number, self.machine.as_str()) > epoch_of(&config.cluster)
+    }
+
     /// Whether it is proved by the CA with that certificate.
     ///
     /// # Errors
@@ -117,6 +127,12 @@ impl Recovering {
             new_ca,
             ca_made: false,
         }
+    }
+
+    /// Whether the new etcd is in the old one's place on that machine, which goes on with it then; before, the recovery is to be said
+    /// again, and nothing of it counts. `dir` is `STATE_DIR/cluster`.
+    pub fn is_in_place(&self, dir: &Path, machine: &MachineId) -> bool {
+        restored(dir) == Some(cluster_of(machine, self.number))
     }
 
     /// What is on its way on this machine.
@@ -198,6 +214,29 @@ mod tests {
         assert!(other(|e| e.number = 4).is_err());
         assert!(other(|e| e.machine = "f".repeat(32).parse().unwrap()).is_err());
         assert!(other(|e| e.proof = "nothing".into()).is_err());
+    }
+
+    #[test]
+    fn it_ends_what_was_before_it() {
+        let (dir, machine) = (
+            tempfile::tempdir().unwrap(),
+            C.parse::<MachineId>().unwrap(),
+        );
+        let authority = Authority::found(&Directory::open(dir.path()).unwrap()).unwrap();
+        let epoch = Epoch::new(&authority, 2, machine.clone(), "192.0.2.3:7373".into()).unwrap();
+        let first =
+            MemberConfig::first(dir.path(), machine.clone(), [192, 0, 2, 3].into(), 1, None);
+        let of = |machine: &MachineId, number| MemberConfig {
+            cluster: cluster_of(machine, number),
+            ..first.clone()
+        };
+        let (lower, higher): (MachineId, MachineId) = (
+            "0".repeat(32).parse().unwrap(),
+            "f".repeat(32).parse().unwrap(),
+        );
+        assert!(epoch.ends(&first) && epoch.ends(&of(&higher, 1)) && epoch.ends(&of(&lower, 2)));
+        assert!(!epoch.ends(&of(&machine, 2)) && !epoch.ends(&of(&higher, 2)));
+        assert!(!epoch.ends(&of(&lower, 3)));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! The machine that leads writes there whom etcd has added or taken out, after it is done; the machine itself follows its own entry.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::MemberConfig;
@@ -89,12 +91,14 @@ pub fn cluster_of(machine: &MachineId, number: u64) -> String {
     format!("coracle-{machine}-{number}")
 }
 
-/// How often the store of that cluster was made anew.
-fn epoch_of(cluster: &str) -> u64 {
+/// How often the store of that etcd cluster was made anew, and by which machine last; by nobody where it is a first one.
+pub(super) fn epoch_of(cluster: &str) -> (u64, &str) {
     // A first one's name ends with the machine's id.
-    let machine = cluster.strip_prefix("coracle-").unwrap_or(cluster);
-    let number = machine.split_once('-').map(|(_, number)| number.parse());
-    number.and_then(Result::ok).unwrap_or(0)
+    let name = cluster.strip_prefix("coracle-").unwrap_or(cluster);
+    let epoch = name
+        .split_once('-')
+        .and_then(|(machine, number)| Some((number.parse().ok()?, machine)));
+    epoch.unwrap_or((0, ""))
 }
 
 /// What to do, when that is the entry and `config` how this machine's etcd is run; `begun` if that has data. Pure.
@@ -104,9 +108,15 @@ pub fn act(entry: Option<&Record>, config: Option<&MemberConfig>, begun: bool) -
     let Some(entry) = entry else {
         return Act::Rest;
     };
-    // One of the store that this machine's was made anew of: nothing of it is so any more.
-    if config.is_some_and(|config| epoch_of(&entry.cluster) < epoch_of(&config.cluster)) {
-        return Act::Rest;
+    if let Some(config) = config {
+        match epoch_of(&entry.cluster).cmp(&epoch_of(&config.cluster)) {
+            // One of the store that this machine's was made anew of: nothing of it is so any more.
+            Ordering::Less => return Act::Rest,
+            Ordering::Equal => {}
+            // One of a store that was made anew after this machine's: which member its etcd is says nothing there.
+            Ordering::Greater if entry.part == Part::In => return Act::Begin,
+            Ordering::Greater => return Act::Rest,
+        }
     }
     match (entry.part, config) {
         (Part::In, None) => Act::Begin,
@@ -151,6 +161,18 @@ mod tests {
             ..config
         };
         assert_eq!(act(Some(&later), Some(&old), true), Act::Begin);
+        // Who did not know which member it was is not that one, and what it has is not ended by who was taken out there.
+        let unknown = MemberConfig {
+            member: None,
+            ..old
+        };
+        assert_eq!(act(Some(&later), Some(&unknown), true), Act::Begin);
+        assert_eq!(act(Some(&later.out()), Some(&unknown), true), Act::Rest);
+        // Of two of the same number the higher machine's counts.
+        let higher = of(cluster_of(&"2".repeat(32).parse().unwrap(), 2));
+        assert_eq!(act(Some(&higher), Some(&unknown), true), Act::Begin);
+        let lower = of(cluster_of(&"0".repeat(32).parse().unwrap(), 2));
+        assert_eq!(act(Some(&lower), Some(&unknown), true), Act::Rest);
     }
 
     #[test]

@@ -4,8 +4,18 @@
 //! and an etcd with this machine as its only member made of it. Revisions that apps saw are told to be compacted, so none
 //! watches on from a state that is not there any more. What was there before stays beside it, as `etcd/data.before-N`.
 //!
+//! ```text
+//! Ended        no etcd of this machine's runs
+//! Read         recovered.db is written, from what there is
+//! Made         data.new is made of it
+//! Named        it says of which recovery it is
+//! Aside        data is data.before-N, and not begun anew though it is gone
+//! Placed       data.new is data
+//! Configured   member.json says how it is run
+//! Flipped      mode.json says that it holds the store
+//! ```
 //! Killed at any point it can be done again: `etcd/data` is at each moment the old one or the new one, or not there between two
-//! renamings, when the newest of those beside is taken.
+//! renamings, when the newest of those beside is taken. From `Placed` on [`restored`] says that it is the new one.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,8 +25,8 @@ use coracle_store::{Recovered, Revision};
 
 use super::config::MemberConfig;
 use super::find::Found;
-use super::moving::{Mode, set_mode};
-use super::run::{Member, stop_all};
+use super::moving::{Mode, clear, set_mode};
+use super::run::{Member, begun, note_begun, stop_all};
 use super::{MemberError, files};
 
 /// How far revisions go forward: more than a store counts between its last copy and its loss.
@@ -34,6 +44,20 @@ pub enum Source {
     Snapshot(PathBuf),
 }
 
+/// How far [`restore`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the module's table says it")]
+pub enum Step {
+    Ended,
+    Read,
+    Made,
+    Named,
+    Aside,
+    Placed,
+    Configured,
+    Flipped,
+}
+
 /// Makes this machine the only member of a new etcd, and runs it. `config` is [`MemberConfig::first`]'s; `dir` is
 /// `STATE_DIR/cluster`. The caller sees to it that the old members do not come back.
 ///
@@ -46,13 +70,13 @@ pub async fn recover(
     dir: &Path,
     source: &Source,
 ) -> Result<(Member, Recovered), MemberError> {
-    let recovered = restore(engine, found, &config, dir, source).await?;
+    let recovered = restore(engine, found, &config, dir, source, &|_| {}).await?;
     let member = Member::start(engine.clone(), found, config, dir);
     Ok((member, recovered))
 }
 
 /// As [`recover`], without running it: the files say that it is to be run. No [`Member`] may look after this machine's etcd
-/// meanwhile.
+/// meanwhile. `done` is told of each step.
 ///
 /// # Errors
 /// `Store` (`Corrupt`, or `Io` where there is nothing to read); `Program`, `File`, `Engine`. What was there is there still then.
@@ -62,9 +86,11 @@ pub async fn restore(
     config: &MemberConfig,
     dir: &Path,
     source: &Source,
+    done: &(dyn Fn(Step) + Send + Sync),
 ) -> Result<Recovered, MemberError> {
     // In order: then its database holds all that it knows.
     stop_all(engine).await?;
+    done(Step::Ended);
     let data = config.data_dir.clone();
     files::make_dir(&dir.join("etcd"))?;
     let from = match source {
@@ -73,17 +99,18 @@ pub async fn restore(
     };
     let file = dir.join("etcd/recovered.db");
     let fresh = data.with_extension("new");
-    files::remove_dir(&fresh)?;
-    files::remove(&file)?;
+    tidy(dir)?;
     let written = file.clone();
     let read =
         tokio::task::spawn_blocking(move || coracle_store::recover(&from, &written, AHEAD, true));
     let recovered = read.await.map_err(coracle_engine::EngineError::from)??;
+    done(Step::Read);
     let elsewhere = MemberConfig {
         data_dir: fresh.clone(),
         ..config.clone()
     };
     found.restore(&file, &elsewhere).await?;
+    done(Step::Made);
     files::remove(&file)?;
     // In its place with the data: which one it is. etcd passes over it.
     let name = fresh.join(NAME);
@@ -91,11 +118,23 @@ pub async fn restore(
     File::open(&name)
         .and_then(|file| file.sync_all())
         .map_err(MemberError::file("syncing", &name))?;
-    put_aside(&data)?;
-    fs::rename(&fresh, &data).map_err(MemberError::file("naming", &data))?;
+    done(Step::Named);
+    note_begun(&data)?;
+    let aside = put_aside(&data)?;
+    done(Step::Aside);
+    if let Err(error) = fs::rename(&fresh, &data) {
+        if let Some(aside) = aside {
+            // What it says of the error counts more than that this may fail, too: it is found there the next time.
+            let _ = fs::rename(aside, &data);
+        }
+        return Err(MemberError::file("naming", &data)(error));
+    }
     files::sync_dir(&dir.join("etcd"))?;
+    done(Step::Placed);
     config.save(dir)?;
+    done(Step::Configured);
     set_mode(dir, Mode::Etcd)?;
+    done(Step::Flipped);
     Ok(recovered)
 }
 
@@ -105,6 +144,15 @@ pub fn restored(dir: &Path) -> Option<String> {
     fs::read_to_string(data_dir(dir).join(NAME)).ok()
 }
 
+/// Removes what a [`restore`] that was cut short, and is not done again, had made by the way. `dir` is `STATE_DIR/cluster`.
+///
+/// # Errors
+/// `File`.
+pub fn tidy(dir: &Path) -> Result<(), MemberError> {
+    files::remove_dir(&data_dir(dir).with_extension("new"))?;
+    files::remove(&dir.join("etcd/recovered.db"))
+}
+
 /// Ends this machine's etcd and puts its data aside, as `etcd/data.before-N`: the store goes on elsewhere. `dir` is
 /// `STATE_DIR/cluster`. May be done again.
 ///
@@ -112,11 +160,26 @@ pub fn restored(dir: &Path) -> Option<String> {
 /// `File`, `Engine`.
 pub async fn stand_down(engine: &Engine, dir: &Path) -> Result<(), MemberError> {
     stop_all(engine).await?;
-    // First what says that there is one.
-    files::remove(&MemberConfig::path(dir))?;
     let data = data_dir(dir);
-    files::remove(&data.with_extension("begun"))?;
-    put_aside(&data)
+    // What says that there is one goes after the data: whoever finds neither may remove what lies there.
+    if data.exists() {
+        note_begun(&data)?;
+    }
+    put_aside(&data)?;
+    files::remove(&MemberConfig::path(dir))?;
+    files::remove(&begun(&data))
+}
+
+/// Ends this machine's etcd, so that a member of that `cluster` can begin in its place. What it had of the same cluster goes, since
+/// the others have it; of another, which was given up, it may be all that is left, and is put aside as by [`stand_down`].
+///
+/// # Errors
+/// `File`, `Format`, `UnknownFormat`, `Engine`.
+pub async fn make_room(engine: &Engine, dir: &Path, cluster: &str) -> Result<(), MemberError> {
+    match MemberConfig::load(dir)? {
+        Some(config) if config.cluster != cluster => stand_down(engine, dir).await,
+        _ => clear(engine, dir).await,
+    }
 }
 
 /// The database of this machine's own etcd, or of the one that it had last; there need not be one.
@@ -136,13 +199,15 @@ fn data_dir(dir: &Path) -> PathBuf {
     dir.join("etcd/data")
 }
 
-fn put_aside(data: &Path) -> Result<(), MemberError> {
+/// Answers where it is then; None where there is nothing.
+fn put_aside(data: &Path) -> Result<Option<PathBuf>, MemberError> {
     if !data.exists() {
-        return Ok(());
+        return Ok(None);
     }
     let aside = before(data, last(data)? + 1);
     fs::rename(data, &aside).map_err(MemberError::file("keeping", &aside))?;
-    files::sync_dir(data.parent().unwrap_or(Path::new("/")))
+    files::sync_dir(data.parent().unwrap_or(Path::new("/")))?;
+    Ok(Some(aside))
 }
 
 fn before(data: &Path, number: u32) -> PathBuf {

@@ -143,7 +143,7 @@ impl Member {
             log: self.log.clone(),
         };
         timeout(limit, answers).await.map_err(late)?;
-        begun(&self.config).map(drop)
+        may_start(&self.config).map(drop)
     }
 
     /// Ends it in order; what does not end is killed.
@@ -189,18 +189,32 @@ pub async fn stop_all(engine: &Engine) -> Result<(), MemberError> {
     Ok(())
 }
 
+/// Where it is noted that an etcd with that data has begun.
+pub(super) fn begun(data: &Path) -> PathBuf {
+    data.with_extension("begun")
+}
+
+/// Notes that it has: from then on it is not started without its data.
+///
+/// # Errors
+/// `File`.
+pub(super) fn note_begun(data: &Path) -> Result<(), MemberError> {
+    let note = begun(data);
+    match note.exists() {
+        true => Ok(()),
+        false => std::fs::write(&note, "").map_err(MemberError::file("writing", &note)),
+    }
+}
+
 /// Whether it may be started, and notes that it was once it has data. An etcd whose data is gone would be another one with the
 /// same name: it would begin an empty store, or vote again on what it has forgotten.
-fn begun(config: &MemberConfig) -> Result<bool, MemberError> {
-    let note = config.data_dir.with_extension("begun");
+fn may_start(config: &MemberConfig) -> Result<bool, MemberError> {
     if config.data_dir.join("member").exists() {
-        if !note.exists() {
-            std::fs::write(&note, "").map_err(MemberError::file("writing", &note))?;
-        }
+        note_begun(&config.data_dir)?;
         return Ok(true);
     }
     // The first one's data is made before it starts; one that comes to others gets it from them.
-    Ok(config.initial == Initial::Existing && !note.exists())
+    Ok(config.initial == Initial::Existing && !begun(&config.data_dir).exists())
 }
 
 /// The task that looks after it.
@@ -266,7 +280,7 @@ impl Keeper {
                 continue;
             };
             if let ProcessState::Running { pid, .. } = state {
-                begun(&self.config)?;
+                may_start(&self.config)?;
                 return Ok((id, pid));
             }
             last = last.max(number.parse().unwrap_or(0));
@@ -274,7 +288,7 @@ impl Keeper {
             self.engine.process_wait(&id).await?;
             self.engine.process_forget(&id).await?;
         }
-        if !begun(&self.config)? {
+        if !may_start(&self.config)? {
             let path = self.config.data_dir.clone();
             return Err(MemberError::Gone { path });
         }
