@@ -2,7 +2,6 @@
 
 use crate::environment;
 use crate::fleet::Fleet;
-use crate::hold;
 use crate::plan::{Cause, Goal};
 use crate::supervise::Supervised;
 use crate::translate;
@@ -176,7 +175,7 @@ impl Run<'_> {
             env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
         }
         let fence = self.supervised.fence();
-        if fence > 0 && hold::is_exclusive(self.unit) {
+        if fence > 0 && self.supervised.is_exclusive() {
             env.retain(|e| !e.starts_with("CORACLE_FENCE="));
             env.push(format!("CORACLE_FENCE={fence}"));
         }

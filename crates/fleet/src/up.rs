@@ -1,7 +1,6 @@
 //! The way up: whom a unit waits for, and what is made and started.
 
 use crate::fleet::Fleet;
-use crate::hold;
 use crate::model::{Active, Actual, Desired, Due};
 use crate::order;
 use crate::plan::Cause;
@@ -67,7 +66,7 @@ impl Fleet {
         if matches!(file.kind, Kind::Container { .. }) {
             wanted.unless(self.until_renumbered()).await?;
         }
-        if hold::is_exclusive(file) {
+        if unit.is_exclusive() {
             // Before anything is made of it: it may be another machine's by now.
             wanted.unless(self.permit(unit, wanted)).await?;
         } else if unit.fence() == 0 {
@@ -111,7 +110,7 @@ impl Fleet {
             None => self.make_container(unit, run).await?,
         };
         match run.wanted {
-            Some(wanted) => self.start_container(unit, run.unit, &id, wanted).await?,
+            Some(wanted) => self.start_container(unit, &id, wanted).await?,
             None => self.containers().start(&id).await?,
         }
         let after = run.after().await;
