@@ -61,6 +61,8 @@ pub(crate) struct Container {
     pub going: std::sync::atomic::AtomicBool,
     /// It runs and was asked to end; see [`crate::names::Stopping`].
     pub stopping: std::sync::atomic::AtomicBool,
+    /// It is exclusive, whatever its label says; see [`crate::Engine::claim`].
+    pub claimed: std::sync::atomic::AtomicBool,
     pub op: Arc<tokio::sync::Mutex<()>>,
     pub run: Arc<tokio::sync::Mutex<()>>,
     record: Mutex<Record>,
@@ -93,6 +95,7 @@ impl Container {
             cgroup: format!("{cgroup_root}/{}", record.id),
             going: std::sync::atomic::AtomicBool::new(false),
             stopping: std::sync::atomic::AtomicBool::new(false),
+            claimed: std::sync::atomic::AtomicBool::new(false),
             op: Arc::default(),
             run: Arc::default(),
             record: Mutex::new(record),

@@ -78,7 +78,7 @@ pub(crate) struct Inner {
     pub doors: Doors,
     /// Until when what is exclusive may run.
     pub permit: tokio::sync::watch::Sender<crate::exclusive::Permit>,
-    /// Host processes that are exclusive and were started since this daemon came up, and how they end.
+    /// Host processes that are exclusive, and how they end: those of this daemon's time, and of earlier ones that it was told of.
     pub permitted: std::sync::Mutex<BTreeMap<String, crate::exclusive::Ending>>,
 }
 
@@ -137,6 +137,7 @@ impl Engine {
             options,
         }));
         engine.restore().await?;
+        engine.enforce();
         Ok(engine)
     }
 

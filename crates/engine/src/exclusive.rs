@@ -2,7 +2,9 @@
 //! that by itself; see [`Deadline`].
 //!
 //! A container is exclusive by its label [`EXCLUSIVE_LABEL`], so that whoever starts it, also a restart policy or a person, needs
-//! the permit. Host processes say so in their specification.
+//! the permit; or because that is said of it while it is there ([`Engine::claim`]). Host processes say so in their specification.
+//!
+//! Its shim and that one's guard end it in time. Where both are stopped, the daemon kills it, once no permit is left.
 //!
 //! Worked example: the daemon asks the store in second 100 whether the machine still counts as there, is told yes, and permits until
 //! second 110. `db`, with a stop timeout of 2 s, may be started until second 108, and has to have ended by second 110. Asked again
@@ -10,7 +12,7 @@
 
 use crate::client::Shim;
 use crate::container::Container;
-use crate::engine::Engine;
+use crate::engine::{Engine, Inner};
 use crate::error::{EngineError, Result};
 use crate::record::{Phase, Record};
 use crate::stop::{STOP_TIMEOUT, signal_number};
@@ -18,8 +20,11 @@ use coracle_shim_protocol::shim::{Deadline, Request};
 use coracle_shim_protocol::{DEADLINES, boottime_ms};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Label of containers that are exclusive.
 pub const EXCLUSIVE_LABEL: &str = "coracle.exclusive";
@@ -27,6 +32,8 @@ pub const EXCLUSIVE_LABEL: &str = "coracle.exclusive";
 pub const LONGEST_STOP: Duration = Duration::from_secs(6);
 /// A shim that does not answer is left alone after this time.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// So long after the end of all permits, in milliseconds, nothing is left to shims any more.
+const OVERDUE_MS: u64 = 500;
 
 /// Until when what is exclusive may run on this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -143,7 +150,7 @@ impl Engine {
         record: &Record,
     ) -> Result<Option<Deadline>> {
         let own = container.permit();
-        if own.is_none() && !record.config.labels.contains_key(EXCLUSIVE_LABEL) {
+        if own.is_none() && !is_exclusive(container) {
             return Ok(None);
         }
         let permit = own.unwrap_or_else(|| *self.0.permit.borrow());
@@ -171,6 +178,18 @@ impl Engine {
             }
         }
         Ok(deadline)
+    }
+
+    /// From now on a container is exclusive, also if it was not made so. One that is not there is none.
+    pub fn claim(&self, container: &str) {
+        if let Ok(container) = self.find(container) {
+            container.claimed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`Self::claim`], of a host process.
+    pub fn process_claim(&self, id: &str, ending: Ending) {
+        self.permitted().insert(id.to_owned(), ending);
     }
 
     /// Tells the shim of a container that runs until when it may. Nothing happens to one that does not run.
@@ -202,16 +221,54 @@ impl Engine {
         self.limit(&dir, id, ending).await
     }
 
-    /// As [`Self::process_prolong`], of every host process that was started with a permit since this daemon came up. What goes wrong
-    /// with one shows at its end.
+    /// As [`Self::process_prolong`], of every host process that is known to be exclusive, all at once. What goes wrong with one
+    /// shows at its end.
     pub async fn prolong_commands(&self) {
-        let all: Vec<_> = self.permitted().clone().into_iter().collect();
-        for (id, ending) in all {
-            if let Err(error) = self.process_prolong(&id, ending).await {
+        let mut all = JoinSet::new();
+        let known = self.permitted().clone();
+        for (id, ending) in known {
+            let engine = self.clone();
+            all.spawn(async move {
+                if let Err(error) = engine.process_prolong(&id, ending).await {
+                    let error = coracle_sys::full(&error);
+                    tracing::debug!(process = id, error, "its deadline was not moved");
+                }
+            });
+        }
+        all.join_all().await;
+    }
+
+    /// Kills what is exclusive when no permit is left, for as long as there is an engine.
+    pub(crate) fn enforce(&self) {
+        let permits = self.0.permit.subscribe();
+        tokio::spawn(enforce(Arc::downgrade(&self.0), permits));
+    }
+
+    /// Kills all that is exclusive; whether nothing is left of it. Waits for that.
+    fn kill_exclusive(&self) -> bool {
+        let containers = self.containers().into_iter().filter(|c| is_exclusive(c));
+        let containers = containers.map(|c| (c.name(), c.cgroup()));
+        let processes: Vec<String> = self.permitted().keys().cloned().collect();
+        let processes = processes.into_iter().map(|id| {
+            let group = self.process_cgroup(&id);
+            (id, group)
+        });
+        let mut gone = true;
+        for (name, group) in containers.chain(processes) {
+            if self.0.cgroups.procs(&group).is_ok_and(|p| p.is_empty()) {
+                continue;
+            }
+            tracing::warn!(
+                name,
+                "it is exclusive, its time is over, and its shim has not ended it: it is killed"
+            );
+            if let Err(error) = self.0.cgroups.kill_all(&group) {
                 let error = coracle_sys::full(&error);
-                tracing::debug!(process = id, error, "its deadline was not moved");
+                tracing::error!(name, error, "it is exclusive and could not be killed");
+                gone = false;
             }
         }
+        gone
     }
 
     pub(crate) fn permitted(&self) -> MutexGuard<'_, BTreeMap<String, Ending>> {
@@ -235,6 +292,46 @@ impl Engine {
                 source: std::io::ErrorKind::TimedOut.into(),
             })
         })
+    }
+}
+
+fn is_exclusive(container: &Container) -> bool {
+    let labelled = |record: &Record| record.config.labels.contains_key(EXCLUSIVE_LABEL);
+    container.claimed.load(Ordering::Relaxed) || container.read(labelled)
+}
+
+/// See [`Engine::enforce`].
+async fn enforce(inner: Weak<Inner>, mut permits: watch::Receiver<Permit>) {
+    let mut done = false;
+    loop {
+        let permit = *permits.borrow_and_update();
+        let left = match permit {
+            Permit::Until { until_ms, .. } if !done => {
+                let end = until_ms.saturating_add(OVERDUE_MS);
+                Some(end.saturating_sub(boottime_ms()))
+            }
+            _ => None,
+        };
+        let Some(left) = left else {
+            if permits.changed().await.is_err() {
+                return;
+            }
+            done = false;
+            continue;
+        };
+        if left > 0 {
+            tokio::select! {
+                changed = permits.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(Duration::from_millis(left)) => {}
+            }
+            continue;
+        }
+        let Some(engine) = inner.upgrade().map(Engine) else {
+            return;
+        };
+        // It waits for processes to go.
+        let killed = tokio::task::spawn_blocking(move || engine.kill_exclusive());
+        done = killed.await.unwrap_or(false);
     }
 }
 

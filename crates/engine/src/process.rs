@@ -9,8 +9,8 @@ use crate::error::{EngineError, Result};
 use crate::exclusive::{Ending, Permit};
 use crate::exit::{lost, read_exit};
 use crate::logs::{self, LogLine, LogQuery};
-use coracle_shim_protocol::shim::{ExitStatus, LogConfig, Request, ShimSpec, Workload};
-pub use coracle_shim_protocol::shim::{KillMode, State};
+pub use coracle_shim_protocol::shim::{ExitStatus, KillMode, State};
+use coracle_shim_protocol::shim::{LogConfig, Request, ShimSpec, Workload};
 use oci_spec::runtime::Process;
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,7 +44,7 @@ impl Engine {
         self.shim_dir(&format!("{PREFIX}{id}"))
     }
 
-    fn process_cgroup(&self, id: &str) -> String {
+    pub(crate) fn process_cgroup(&self, id: &str) -> String {
         format!("{}/{PREFIX}{id}", self.0.cgroup_root)
     }
 

@@ -385,7 +385,13 @@ impl Agent {
                     fleet.read_text(name, &instance.uid, record.revision).await
                 };
                 match text {
-                    Ok(text) => unit.set(record.clone(), text),
+                    Ok(text) => {
+                        unit.set(record.clone(), text);
+                        // It may be so from now on.
+                        if unit.is_exclusive() {
+                            fleet.0.held.notify_one();
+                        }
+                    }
                     Err(error) => {
                         // It is stopped by the text that it runs by.
                         if record.desired != Desired::Active {

@@ -68,6 +68,9 @@ pub(crate) trait Containers: Send + Sync + 'static {
     /// Says until when what is exclusive may run here.
     fn permit(&self, permit: Permit);
 
+    /// From now on one is exclusive, also if it was not made so.
+    fn claim(&self, id: &str);
+
     /// Moves on the deadline of one to what was said last.
     fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()>;
 
@@ -147,6 +150,10 @@ impl Containers for Engine {
 
     fn permit(&self, permit: Permit) {
         Engine::permit(self, permit);
+    }
+
+    fn claim(&self, id: &str) {
+        Engine::claim(self, id);
     }
 
     fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {

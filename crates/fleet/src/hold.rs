@@ -3,7 +3,7 @@
 //! # Who promises what
 //! * The machine `m` sends a question in its second `t`: is `alive/<m>` there, under the lease that I keep? The read is linearizable. Told
 //!   yes, it permits until `t +` [`HOLD`], whenever the answer comes. Each shim has stopped its container by then
-//!   ([`coracle_engine::exclusive`]), whatever became of the daemon.
+//!   ([`coracle_engine::exclusive`]), whatever became of the daemon; or its guard, whatever became of the shim.
 //! * The leader sees `alive/<m>` gone in its second `s`, waits [`FENCE`] `= HOLD + MARGIN`, and places the unit elsewhere by a transaction
 //!   that holds only if `alive/<m>` is not there.
 //! * To *start* something exclusive, `m` asks in the same read whether `desired/<m>/<instance>` and its own `actual/<m>/<instance>` are there.
@@ -45,6 +45,7 @@ use coracle_store::{
 use coracle_unit::container::MountSource;
 use coracle_unit::{Kind, Unit, deploy};
 use futures_util::StreamExt as _;
+use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -73,6 +74,13 @@ pub(crate) fn is_exclusive(unit: &Unit) -> bool {
     };
     let able = !unit.fleet.global && !is_resource(unit);
     able && unit.deploy.exclusive.unwrap_or_else(has_data)
+}
+
+impl Supervised {
+    /// Whether it is by what it runs, or by its text, by which the leader goes: a unit may become so while it runs.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        is_exclusive(&self.running()) || is_exclusive(&self.unit())
+    }
 }
 
 /// How a unit that is exclusive is asked to end.
@@ -157,6 +165,7 @@ impl Fleet {
             }
             let word = ask(&self.0, Some(&unit.instance)).await;
             if let Word::Yes(permit, fence) = word {
+                self.containers().permit(permit);
                 self.0.held.notify_one();
                 unit.set_fence(fence);
                 return permit;
@@ -186,12 +195,11 @@ impl Fleet {
     pub(crate) async fn start_container(
         &self,
         unit: &Supervised,
-        file: &Unit,
         id: &str,
         wanted: &Wanted,
     ) -> Result<(), NotUp> {
         loop {
-            let started = if is_exclusive(file) {
+            let started = if unit.is_exclusive() {
                 let permit = wanted.unless(self.permit(unit, wanted)).await?;
                 self.containers().start_permitted(id, permit).await
             } else {
@@ -200,7 +208,7 @@ impl Fleet {
             match started {
                 Ok(()) | Err(EngineError::NotModified) => return Ok(()),
                 // The permit ran out on the way.
-                Err(EngineError::NotPermitted(_)) if is_exclusive(file) => {}
+                Err(EngineError::NotPermitted(_)) if unit.is_exclusive() => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -215,13 +223,13 @@ impl Fleet {
         wanted: &Wanted,
     ) -> Result<(), NotUp> {
         loop {
-            if is_exclusive(file) {
+            if unit.is_exclusive() {
                 let permit = wanted.unless(self.permit(unit, wanted)).await?;
                 spec.exclusive = Some((ending(file), permit));
             }
             match self.engine().process_start(spec.clone()).await {
                 Ok(_) => return Ok(()),
-                Err(EngineError::NotPermitted(_)) if is_exclusive(file) => {}
+                Err(EngineError::NotPermitted(_)) if unit.is_exclusive() => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -262,7 +270,7 @@ impl Inner {
                 unit.actual.borrow().active,
                 Active::Inactive | Active::Failed
             );
-            (wanted || !is_down) && is_exclusive(&unit.running())
+            (wanted || !is_down) && unit.is_exclusive()
         };
         units.values().filter(wanted).cloned().collect()
     }
@@ -302,10 +310,16 @@ async fn keep(weak: Weak<Inner>) {
             held.notified().await;
             continue;
         }
+        // Whatever the answer: what was begun before it was exclusive is so now.
+        those.iter().for_each(|unit| claim(&inner, unit));
+        let mut rest = ASK;
         match ask(&inner, None).await {
             Word::Yes(permit, _) => {
                 inner.containers.permit(permit);
+                let begun = pace::now();
                 prolong(&inner, &those, &mut said).await;
+                // A shim that does not answer keeps nobody from the next question.
+                rest = ASK.saturating_sub(pace::now().duration_since(begun));
             }
             Word::Silence(Some(error)) => tracing::debug!(
                 error = full_error(&error),
@@ -314,15 +328,30 @@ async fn keep(weak: Weak<Inner>) {
             _ => {}
         }
         drop(inner);
-        pace::sleep(ASK).await;
+        pace::sleep(rest).await;
+    }
+}
+
+/// Its container and its process.
+fn runs(unit: &Supervised) -> (Option<String>, Option<String>) {
+    let actual = unit.actual.borrow();
+    (actual.container.clone(), actual.process.clone())
+}
+
+/// From now on nobody starts it without a permit, and it ends where none is left.
+fn claim(inner: &Inner, unit: &Supervised) {
+    let (container, process) = runs(unit);
+    if let Some(id) = container {
+        inner.containers.claim(&id);
+    }
+    if let Some(id) = process {
+        let ending = ending(&unit.running());
+        inner.engine().process_claim(&id, ending);
     }
 }
 
 async fn prolong_one(inner: &Inner, unit: Arc<Supervised>) -> (String, Result<(), EngineError>) {
-    let (container, process) = {
-        let actual = unit.actual.borrow();
-        (actual.container.clone(), actual.process.clone())
-    };
+    let (container, process) = runs(&unit);
     let mut told = Ok(());
     if let Some(id) = container {
         told = inner.containers.prolong(&id).await;
@@ -334,31 +363,38 @@ async fn prolong_one(inner: &Inner, unit: Arc<Supervised>) -> (String, Result<()
     (unit.unit().name.to_string(), told)
 }
 
-/// Moves on the deadlines of these; of each that cannot be, that is said once.
+/// Moves on the deadlines of these, all at once, so that one that does not answer keeps none from it; of each that cannot be, that is
+/// said once.
 async fn prolong(inner: &Inner, those: &[Arc<Supervised>], said: &mut BTreeSet<String>) {
     let mut all = FuturesUnordered::new();
     for unit in those {
         all.push(prolong_one(inner, unit.clone()));
     }
-    inner.containers.prolong_commands().await;
-    while let Some((name, told)) = all.next().await {
-        match told {
-            Err(EngineError::Refused { message, .. }) if message.contains("cannot be read") => {
-                if said.insert(name.clone()) {
-                    tracing::error!(
-                        unit = name,
-                        "it was started by an older release and would run on if this machine were cut off: restart it (`coracle unit restart`)"
-                    );
-                }
-            }
-            // It ends just now.
-            Err(error) => tracing::debug!(
-                unit = name,
-                error = full_error(&error),
-                "its deadline was not moved"
-            ),
-            Ok(()) => {}
+    let units = async {
+        while let Some((name, told)) = all.next().await {
+            was_told(name, told, said);
         }
+    };
+    join(units, inner.containers.prolong_commands()).await;
+}
+
+fn was_told(name: String, told: Result<(), EngineError>, said: &mut BTreeSet<String>) {
+    match told {
+        Err(EngineError::Refused { message, .. }) if message.contains("cannot be read") => {
+            if said.insert(name.clone()) {
+                tracing::error!(
+                    unit = name,
+                    "it was started by an older release and would run on if this machine were cut off: restart it (`coracle unit restart`)"
+                );
+            }
+        }
+        // It ends just now.
+        Err(error) => tracing::debug!(
+            unit = name,
+            error = full_error(&error),
+            "its deadline was not moved"
+        ),
+        Ok(()) => {}
     }
 }
 

@@ -2,11 +2,10 @@
 
 use crate::environment;
 use crate::fleet::Fleet;
-use crate::hold;
 use crate::plan::{Cause, Goal};
 use crate::supervise::Supervised;
 use crate::translate;
-use coracle_engine::process::{KillMode, ProcessSpec, State};
+use coracle_engine::process::{ExitStatus, KillMode, ProcessSpec, State};
 use coracle_engine::{EngineError, full_error};
 use coracle_unit::exec::{Command, expand_env};
 use coracle_unit::service::ServiceSection;
@@ -43,7 +42,7 @@ impl NotUp {
 impl std::fmt::Display for NotUp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.cause {
-            Cause::Told(words) => f.write_str(words),
+            Cause::Told(words) | Cause::Watchdog(words) => f.write_str(words),
             _ => write!(f, "code {}", self.code),
         }
     }
@@ -58,6 +57,12 @@ impl From<EngineError> for NotUp {
         };
         Self::new(code, full_error(&error))
     }
+}
+
+/// Of a process that its watchdog ended: why what it belongs to is not up. Not its own doing, whatever code it made of that.
+pub(crate) fn by_watchdog(status: &ExitStatus) -> Option<NotUp> {
+    let why = status.error.as_ref().filter(|_| status.watchdog)?;
+    Some(NotUp::because(status.code, Cause::Watchdog(why.clone())))
 }
 
 /// The `[Service]` of a unit that has one.
@@ -176,7 +181,7 @@ impl Run<'_> {
             env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
         }
         let fence = self.supervised.fence();
-        if fence > 0 && hold::is_exclusive(self.unit) {
+        if fence > 0 && self.supervised.is_exclusive() {
             env.retain(|e| !e.starts_with("CORACLE_FENCE="));
             env.push(format!("CORACLE_FENCE={fence}"));
         }
@@ -296,7 +301,11 @@ impl Run<'_> {
                 format!("{command} took longer than {time} s"),
             ));
         };
-        Ok(status?.code)
+        let status = status?;
+        match by_watchdog(&status) {
+            Some(ended) => Err(ended),
+            None => Ok(status.code),
+        }
     }
 
     /// Runs commands one after the other; the first that fails ends it.
@@ -400,28 +409,26 @@ impl Run<'_> {
         }
     }
 
-    /// Ends the main process as `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say.
-    pub async fn stop(&self, main: &str) {
+    /// Ends the main process as `KillSignal=`, `KillMode=` and `TimeoutStopSec=` say. Answers how it ended, if that is known.
+    pub async fn stop(&self, main: &str) -> Option<ExitStatus> {
         let s = self.service;
         let time = self.timeout_stop();
         let signal = coracle_engine::stop::signal_number(&s.kill_signal).unwrap_or(15);
+        let mut ended = None;
         if s.kill_mode != "none" {
+            let engine = self.fleet.engine();
             let all = s.kill_mode == "control-group";
-            let _ = self.fleet.engine().process_signal(main, signal, all).await;
-            if within(time, self.fleet.engine().process_wait(main))
-                .await
-                .is_none()
-            {
+            let _ = engine.process_signal(main, signal, all).await;
+            ended = within(time, engine.process_wait(main)).await;
+            if ended.is_none() {
                 tracing::warn!(unit = %self.unit.name, "it did not stop in time and is killed");
-                let _ = self
-                    .fleet
-                    .engine()
-                    .process_signal(main, 9, s.kill_mode != "process")
-                    .await;
-                let _ = self.fleet.engine().process_wait(main).await;
+                let all = s.kill_mode != "process";
+                let _ = engine.process_signal(main, 9, all).await;
+                ended = Some(engine.process_wait(main).await);
             }
         }
         let _ = self.fleet.engine().process_forget(main).await;
+        ended?.ok()
     }
 
     /// `ExecStopPost=`, after every end.

@@ -1,11 +1,10 @@
 //! The way up: whom a unit waits for, and what is made and started.
 
 use crate::fleet::Fleet;
-use crate::hold;
 use crate::model::{Active, Actual, Desired, Due};
 use crate::order;
-use crate::plan::Cause;
-use crate::service::{NotUp, Run, Wanted, section};
+use crate::plan::{Cause, Seen};
+use crate::service::{NotUp, Run, Wanted, by_watchdog, section};
 use crate::supervise::{Memory, Supervised};
 use crate::translate;
 use coracle_engine::{EngineError, full_error};
@@ -67,7 +66,7 @@ impl Fleet {
         if matches!(file.kind, Kind::Container { .. }) {
             wanted.unless(self.until_renumbered()).await?;
         }
-        if hold::is_exclusive(file) {
+        if unit.is_exclusive() {
             // Before anything is made of it: it may be another machine's by now.
             wanted.unless(self.permit(unit, wanted)).await?;
         } else if unit.fence() == 0 {
@@ -111,21 +110,29 @@ impl Fleet {
             None => self.make_container(unit, run).await?,
         };
         match run.wanted {
-            Some(wanted) => self.start_container(unit, run.unit, &id, wanted).await?,
+            Some(wanted) => self.start_container(unit, &id, wanted).await?,
             None => self.containers().start(&id).await?,
         }
-        let after = run.after().await;
-        match &after {
-            Ok(()) => self.owe(unit, run.service, Due::Stop).await,
-            // The container of a unit that did not come up must not run on.
-            Err(_) => match self.containers().stop(&id, None, None).await {
-                Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::error!(unit = %run.unit.name, error = full_error(&error), "its container could not be stopped");
-                }
-            },
+        let Err(failed) = run.after().await else {
+            self.owe(unit, run.service, Due::Stop).await;
+            return Ok(());
+        };
+        // The container of a unit that did not come up must not run on.
+        match self.containers().stop(&id, None, None).await {
+            Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::error!(unit = %run.unit.name, error = full_error(&error), "its container could not be stopped");
+            }
         }
-        after
+        // What speaks with a container that its watchdog ends fails by that.
+        match self.see(unit, run.unit).await {
+            Seen::Ended {
+                code,
+                cause: cause @ Cause::Watchdog(_),
+                ..
+            } => Err(NotUp::because(code, cause)),
+            _ => Err(failed),
+        }
     }
 
     async fn bring_up_service(&self, unit: &Supervised, run: &Run<'_>) -> Result<(), NotUp> {
@@ -140,12 +147,13 @@ impl Fleet {
             ..unit.actual()
         };
         self.keep(unit, started).await;
-        let after = run.after().await;
-        match &after {
-            Ok(()) => self.owe(unit, run.service, Due::Stop).await,
-            Err(_) => run.stop(&main).await,
-        }
-        after
+        let Err(failed) = run.after().await else {
+            self.owe(unit, run.service, Due::Stop).await;
+            return Ok(());
+        };
+        let ended = run.stop(&main).await;
+        // As of a container.
+        Err(ended.as_ref().and_then(by_watchdog).unwrap_or(failed))
     }
 
     /// Remembers which last commands this run will have; of a unit that has none there is nothing to write.

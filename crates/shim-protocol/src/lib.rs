@@ -30,8 +30,8 @@
 //! daemon → shim     Release                       the status is recorded; the shim leaves
 //! ```
 //!
-//! What is exclusive has a [deadline](shim::Deadline) from before its start, which `Limit` moves on; without a daemon that
-//! does so the shim ends it.
+//! What is exclusive has a [deadline](shim::Deadline) from before its start, or from when it became so, which `Limit` moves on;
+//! without a daemon that does so the shim ends it.
 //!
 //! A daemon that comes back connects to `shim.sock`, sends `Watch` and gets the present [`shim::State`] first.
 //! A shim whose container ended while no daemon was there leaves as soon as `exit.json` is written.

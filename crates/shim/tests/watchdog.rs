@@ -3,13 +3,20 @@
 
 mod common;
 
-use common::{Bench, eventually, log_texts, process};
+use common::{Bench, eventually, log_texts, process, shim_pids};
 use coracle_shim_protocol::{
     boottime_ms,
     shim::{Deadline, ExitStatus, FailReason, KillMode, Reply, Request, ShimSpec},
 };
 use coracle_sys::cgroup::Layout;
-use std::{fs, thread, time::Duration};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs::{self, File},
+    io,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 const TERM: i32 = 15;
 
@@ -244,4 +251,161 @@ fn host_processes_end_with_all_that_they_started() {
         assert!(boottime_ms() < deadline.until_ms + 2000);
         client.release();
     }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+fn shim(bench: &Bench, id: &str) -> u32 {
+    let pids = shim_pids(&bench.shim_dir(id).join("shim.sock"));
+    assert_eq!(pids.len(), 1, "only the shim itself listens");
+    pids[0]
+}
+
+/// Of a shim whose container has a deadline.
+fn guards(id: &str) -> Vec<u32> {
+    let title = format!("coracle-guard {id}");
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).trim_end_matches('\0') == title
+    })
+    .collect()
+}
+
+fn namespace(pid: u32) -> std::path::PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap()
+}
+
+/// It writes more than anything that is not read has room for, and does not end.
+const LOUD: &[&str] = &[
+    "sh",
+    "-c",
+    "trap '' TERM; while :; do echo a line of some length; done",
+];
+
+#[test]
+fn a_log_that_cannot_be_written_does_not_keep_it_from_its_end() {
+    let mut bench = Bench::new();
+    let deadline = within(3000, 700);
+    let spec = exclusive(bench.spec(LOUD, |_| {}), deadline);
+    // As a disk that does not answer: who writes to it waits.
+    let log = bench.state_dir(&spec.id).join("x.log");
+    assert!(Command::new("mkfifo").arg(&log).status().unwrap().success());
+    let mut disk = File::options().read(true).write(true).open(&log).unwrap();
+    let (client, _) = bench.start(&spec);
+    drop(client);
+    eventually("nothing of it is left", || {
+        group(&bench, &spec.id).is_empty()
+    });
+    assert!(boottime_ms() >= deadline.until_ms);
+    assert!(record(&bench, &spec.id).is_none(), "the shim waits still");
+    // The disk is back, for as long as there is this test.
+    thread::spawn(move || io::copy(&mut disk, &mut io::sink()));
+    let (status, _) = ends(&bench, &spec.id);
+    assert_eq!((status.signal, status.watchdog), (Some(9), true));
+    eventually("the shim has left", || !bench.shim_dir(&spec.id).exists());
+}
+
+#[test]
+fn a_shim_that_is_stopped_does_not_keep_it_from_its_end() {
+    let mut bench = Bench::new();
+    let deadline = within(3000, 700);
+    let spec = exclusive(bench.spec(DEAF, |_| {}), deadline);
+    let (mut client, _) = bench.start(&spec);
+    ready(&bench, &spec.id);
+    let own = shim(&bench, &spec.id);
+    signal(own, Signal::STOP);
+    eventually("nothing of it is left", || {
+        group(&bench, &spec.id).is_empty()
+    });
+    assert!(boottime_ms() >= deadline.until_ms);
+    signal(own, Signal::CONT);
+    let status = client.exited();
+    assert_eq!((status.signal, status.watchdog), (Some(9), true));
+    client.release();
+    assert_eq!(guards(&spec.id), [] as [u32; 0]);
+}
+
+#[test]
+fn a_shim_that_is_killed_does_not_keep_it_from_its_end() {
+    let mut bench = Bench::new();
+    let deadline = within(3000, 700);
+    // The kernel ends the main process with its shim, and nothing else.
+    let script = "(while :; do sleep 0.05; done) & wait";
+    let spec = bench.process(&["/bin/sh", "-c", script], KillMode::ControlGroup);
+    let spec = exclusive(spec, deadline);
+    let (_client, _) = bench.start(&spec);
+    eventually("both are there", || group(&bench, &spec.id).len() > 1);
+    signal(shim(&bench, &spec.id), Signal::KILL);
+    eventually("nothing of it is left", || {
+        group(&bench, &spec.id).is_empty()
+    });
+    assert!(boottime_ms() >= deadline.until_ms);
+    eventually("its guard has left", || guards(&spec.id).is_empty());
+}
+
+#[test]
+fn what_runs_without_a_deadline_is_given_its_first_one() {
+    let mut bench = Bench::new();
+    let spec = bench.spec(DEAF, |_| {});
+    let (mut client, init) = bench.start(&spec);
+    ready(&bench, &spec.id);
+    assert_eq!(guards(&spec.id), [] as [u32; 0]);
+    let deadline = within(3000, 700);
+    let mut other = bench.connect(&spec.id);
+    let limit = Request::Limit {
+        deadline: Some(deadline),
+    };
+    assert_eq!(other.ask(&limit), Reply::Ok);
+    // Its guard is out of the container's sight and reach, and what is exec'd is not.
+    eventually("it has a guard", || guards(&spec.id).len() == 1);
+    let guard = guards(&spec.id);
+    assert_eq!(namespace(guard[0]), namespace(std::process::id()));
+    let mut exec = bench.connect(&spec.id);
+    let reply = exec.ask(&Request::Exec {
+        exec_id: "e".into(),
+        process: Box::new(process(DEAF)),
+        terminal: false,
+        stdin: false,
+        output: false,
+    });
+    let Reply::Started { pid } = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(namespace(pid), namespace(init));
+    assert!(!group(&bench, &spec.id).contains(&guard[0]));
+    signal(shim(&bench, &spec.id), Signal::STOP);
+    eventually("nothing of it is left", || {
+        group(&bench, &spec.id).is_empty()
+    });
+    assert!(boottime_ms() >= deadline.until_ms);
+    signal(shim(&bench, &spec.id), Signal::CONT);
+    assert!(client.exited().watchdog);
+    client.release();
+    assert_eq!(guards(&spec.id), [] as [u32; 0]);
+}
+
+/// What such a service is to leave running is left, if it ended by itself.
+#[test]
+fn what_outlives_its_service_by_right_is_not_killed_later() {
+    let mut bench = Bench::new();
+    let script = "sleep 1000 & exit 0";
+    let spec = bench.process(&["/bin/sh", "-c", script], KillMode::Process);
+    let deadline = within(1500, 500);
+    let spec = exclusive(spec, deadline);
+    let (mut client, _) = bench.start(&spec);
+    let status = client.exited();
+    assert_eq!((status.code, status.watchdog), (0, false));
+    let left = group(&bench, &spec.id);
+    assert_eq!(left.len(), 1);
+    eventually("its time is over", || {
+        boottime_ms() > deadline.until_ms + 200
+    });
+    assert_eq!(group(&bench, &spec.id), left);
+    client.release();
+    assert_eq!(guards(&spec.id), [] as [u32; 0]);
 }

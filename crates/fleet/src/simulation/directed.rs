@@ -294,6 +294,32 @@ fn what_has_ended_well_is_not_run_again_when_its_machine_is_removed() {
 }
 
 #[test]
+fn what_becomes_exclusive_while_it_runs_is_held_to_that() {
+    live(1, 2, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let first = cluster.machines[0].id.clone();
+        fleet.mark(&first, &Mark::Cordon).await.unwrap();
+        let name = "ex-a.container";
+        fleet.submit(name, TEXT, Vec::new()).await.unwrap();
+        fleet.start(name, true).await.unwrap();
+        fleet.mark(&first, &Mark::Uncordon).await.unwrap();
+        let text = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
+        fleet.submit(name, &text, Vec::new()).await.unwrap();
+        world.sleep(3 * SECOND).await;
+        let on = |cluster: &Cluster| -> Vec<usize> {
+            let runs = cluster.books.running();
+            runs.iter().map(|ran| ran.machine).collect()
+        };
+        assert_eq!(on(&cluster), [1], "it is not started anew for that");
+        // Never two: the books see to that.
+        let line = &cluster.machines[1].line;
+        line.send_modify(|line| (line.to, line.from) = (false, false));
+        world.sleep(40 * SECOND).await;
+        assert_eq!(on(&cluster), [0], "{}", world.trace().join("\n"));
+    });
+}
+
+#[test]
 fn what_fails_everywhere_is_tried_within_its_budget() {
     let everywhere = (0..5).collect();
     let bad = Bad::from([("bad-a.container".to_owned(), everywhere)]);

@@ -30,7 +30,7 @@ pub(crate) struct Table {
     all: Mutex<BTreeMap<String, Container>>,
     events: broadcast::Sender<Event>,
     /// Until when what is exclusive may run, as the daemon said last.
-    permit: Mutex<Duration>,
+    permit: Mutex<Permit>,
     /// Whether its watchdogs do what they should.
     guarded: bool,
     dir: PathBuf,
@@ -347,16 +347,29 @@ impl Containers for Table {
     }
 
     fn permit(&self, permit: Permit) {
-        if let Some(until) = until(permit) {
-            let mut known = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-            *known = (*known).max(until);
+        let mut known = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = |permit| until(permit).unwrap_or_default();
+        let is_older = matches!(
+            (*known, permit),
+            (Permit::Until { .. }, Permit::Until { .. })
+        ) && end(permit) < end(*known);
+        if !is_older {
+            *known = permit;
         }
+    }
+
+    fn claim(&self, _: &str) {
+        // Nobody starts anything by hand here.
     }
 
     fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
         let known = *self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(end) = self.all().get_mut(id).and_then(|c| c.deadline.as_mut()) {
-            *end = (*end).max(known);
+        if let Some(container) = self.all().get_mut(id).filter(|c| c.running) {
+            container.deadline = match known {
+                Permit::Unknown => container.deadline,
+                Permit::Unlimited => None,
+                Permit::Until { .. } => container.deadline.max(until(known)),
+            };
         }
         Box::pin(async { Ok(()) })
     }

@@ -164,15 +164,20 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
+    /// The group of that path, which need not be there.
+    pub fn at(machine: Rc<Machine>, path: &str) -> Self {
+        Self {
+            machine,
+            path: path.to_owned(),
+        }
+    }
+
     /// Makes the group, or takes the one that is there.
     ///
     /// # Errors
     /// [`ShimError::Cgroup`] with the directory.
     pub fn create(machine: Rc<Machine>, path: &str) -> Result<Self, ShimError> {
-        let group = Self {
-            machine,
-            path: path.to_owned(),
-        };
+        let group = Self::at(machine, path);
         if !group.try_create() {
             // The way above it is missing, or this is version 2.
             group.machine.reached.create(path)?;

@@ -138,6 +138,7 @@ impl Shim {
             error: Some(failure.message.clone()),
         };
         self.failure = Some(failure);
+        self.unguard();
         self.write_exit(&status);
         self.finish_attached();
         self.phase = Phase::Ended { status };
@@ -157,6 +158,7 @@ impl Shim {
 
     /// Writes the status down and tells it.
     fn finish(&mut self, status: ExitStatus) {
+        self.unguard();
         if !self.released {
             self.write_exit(&status);
         }
@@ -219,6 +221,7 @@ impl Shim {
 
     /// Undoes what was made, and last of all closes the connections.
     pub(super) fn leave(&mut self) {
+        self.guard = None;
         if self.mounted {
             let root = self.rootfs();
             if let Err(error) = unmount(&root, UnmountFlags::DETACH) {

@@ -1,6 +1,7 @@
 //! One container's shim: parent of its init, owner of its stdio, keeper of its exit status.
 //!
-//! One thread, one loop around `poll(2)`; nothing in it waits but the making of the container itself.
+//! One thread, one loop around `poll(2)`; nothing in it waits but the making of the container itself, and the disk that the log is on. So
+//! what is exclusive has a second process for its end: `guard`.
 //!
 //! ```text
 //!            Prepare                    Start                exec succeeded
@@ -22,6 +23,7 @@
 //! read to their ends, `exit.json` is written, `Exited` goes out, `Release` comes in, and the loop returns.
 
 mod ending;
+mod guard;
 mod life;
 mod output;
 mod requests;
@@ -38,6 +40,7 @@ use crate::{
     wire::Wire,
 };
 use coracle_shim_protocol::shim::{ExitStatus, ShimSpec};
+use guard::Guard;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     collections::BTreeMap,
@@ -142,6 +145,7 @@ struct Shim {
     kill_at: Option<Instant>,
     /// Of what is exclusive.
     watchdog: Option<Watchdog>,
+    guard: Option<Guard>,
     buffer: Vec<u8>,
 }
 
@@ -167,16 +171,16 @@ pub fn run(seed: Seed) {
         released: false,
         kill_at: None,
         watchdog: None,
+        guard: None,
         buffer: Vec::new(),
     };
     if let Err(error) = shim.listener.set_nonblocking(true) {
         shim.note(&format!("cannot make its socket non-blocking: {error}"));
     }
+    // The guard comes first: it is none of the container's.
+    let limited = shim.limit(shim.spec.deadline);
     // Whoever asks for it will ask in a moment.
-    shim.early = shim.namespaces().err();
-    if let Err(error) = shim.limit(shim.spec.deadline) {
-        shim.early = Some(error);
-    }
+    shim.early = limited.and_then(|()| shim.namespaces()).err();
     while !shim.may_leave() {
         if let Err(error) = shim.turn() {
             shim.note(&format!("cannot poll: {error}"));
