@@ -9,7 +9,7 @@ use std::time::Duration;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::find::Program;
 use coracle_cluster::member::moving::{Mode, Move, Moved, Step, mode, settle};
-use coracle_cluster::member::run::{Member, State};
+use coracle_cluster::member::run::{Member, State, stop_all};
 use coracle_store::{
     DeleteRangeRequest, EmbeddedStore, EtcdOptions, EtcdStore, Options, PutRequest, RangeRequest,
     Store, StoreExt as _, Switch, WatchRequest, compare,
@@ -229,4 +229,29 @@ fn a_move_that_fails_is_undone() {
             moved.member.stop().await.unwrap();
         })
     });
+}
+
+/// Both wait for the same process, and either may forget it first; tried several times, since it is a matter of chance who does.
+#[test]
+fn an_etcd_is_ended_beside_who_looks_after_it() {
+    machine(
+        "an_etcd_is_ended_beside_who_looks_after_it",
+        1,
+        |machine, _| {
+            Box::pin(async move {
+                let store = open(&machine);
+                let moved = prepare(&machine, &store).await.run().await.unwrap();
+                for _ in 0..6 {
+                    stop_all(&machine.engine).await.unwrap();
+                    let mut state = moved.member.state();
+                    let again = state.wait_for(|s| matches!(s, State::Running { .. }));
+                    tokio::time::timeout(PATIENCE, again)
+                        .await
+                        .unwrap()
+                        .unwrap();
+                }
+                moved.member.stop().await.unwrap();
+            })
+        },
+    );
 }

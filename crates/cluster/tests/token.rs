@@ -186,6 +186,14 @@ async fn a_token_may_have_several_uses_and_can_be_revoked() {
         book.redeem('d', 3, 2000).await,
         Err(RedeemError::Unknown)
     ));
+    // Who came in stays a member, and is told so once more; removed, it does not come back.
+    book.redeem('b', 1, 2000).await.unwrap();
+    assert!(members::remove(&*book.store, &id('b')).await.unwrap());
+    assert!(matches!(
+        book.redeem('b', 1, 2000).await,
+        Err(RedeemError::Unknown)
+    ));
+    book.redeem('c', 2, 2000).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

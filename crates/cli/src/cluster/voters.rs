@@ -120,7 +120,7 @@ impl Cluster {
                 members::set_standing(&*store, &machine, standing).await?;
             }
             Step::Tell(machine, entry) => {
-                store.put_json(&record::key(&machine), &entry).await?;
+                record::tell(&*store, &machine, &entry).await?;
             }
             Step::Add(url) => drop(etcd.add_learner(&url).await?),
             Step::Promote(member) => etcd.promote_when_ready(member, PROMOTE).await?,

@@ -9,11 +9,13 @@
 //! majority lost ── recover ──▶ a new etcd of this machine alone; epoch: the others learn of it
 //! ```
 //! All of it is in files of the machine, `STATE_DIR/cluster/`, since the store cannot be asked before it runs:
-//! `mode.json` (what holds the store, see [`moving`]), `etcd/member.json` ([`config`]), `etcd/data/`, `snapshots/`.
+//! `mode.json` (what holds the store, see [`moving`]), `etcd/member.json` ([`config`]), `etcd/data/`, `snapshots/`; what was of a
+//! cluster that this machine has left is in `former-N/` ([`aside`]).
 //!
 //! etcd listens to its clients on loopback, and to its peers with certificates of both sides.
 
 pub mod api;
+pub mod aside;
 pub mod config;
 pub mod epoch;
 mod error;

@@ -3,11 +3,15 @@
 //! The machine that leads writes there whom etcd has added or taken out, after it is done; the machine itself follows its own entry.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
+use coracle_store::{
+    Compare, CompareResult, CompareTarget, PutRequest, Store, StoreError, TxnOp, TxnRequest,
+};
 use serde::{Deserialize, Serialize};
 
 use super::config::MemberConfig;
-use crate::MachineId;
+use crate::{MachineId, members};
 
 /// Where the entries stand in the store.
 pub const PREFIX: &str = "/coracle/v1/etcd/";
@@ -69,6 +73,30 @@ pub fn key(machine: &MachineId) -> String {
 /// The key of a machine that is about to go.
 pub fn leaving(machine: &MachineId) -> String {
     format!("{LEAVING}{machine}")
+}
+
+/// Tells a machine. One that was struck off is told nothing: nobody would take that entry away again. Answers whether it was written.
+///
+/// # Errors
+/// The store's.
+pub async fn tell(
+    store: &dyn Store,
+    machine: &MachineId,
+    entry: &Record,
+) -> Result<bool, StoreError> {
+    let key = key(machine);
+    let value = serde_json::to_vec(entry).map_err(|source| StoreError::Json {
+        key: key.clone(),
+        source: Arc::new(source),
+    })?;
+    let there = CompareTarget::Create(0);
+    let member = Compare::new(members::key(machine), CompareResult::NotEqual, there);
+    let txn = TxnRequest {
+        compare: vec![member],
+        success: vec![TxnOp::Put(PutRequest::new(key, value))],
+        failure: vec![],
+    };
+    Ok(store.txn(txn).await?.succeeded)
 }
 
 /// What a machine is to do about its etcd.
@@ -139,6 +167,29 @@ pub fn act(entry: Option<&Record>, config: Option<&MemberConfig>, begun: bool) -
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::pki::Fingerprint;
+    use coracle_store::{EmbeddedStore, Options, StoreExt as _};
+
+    #[tokio::test]
+    async fn who_was_struck_off_is_told_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+        let id: MachineId = "11111111111111111111111111111111".parse().unwrap();
+        let entry = Record::new(7, "c".into(), Vec::new());
+        let key_of = Fingerprint([1; 32]);
+        members::found(&store, &id, key_of, 1).await.unwrap();
+        assert!(tell(&store, &id, &entry).await.unwrap());
+        let told = async || store.get_json::<Record>(&key(&id)).await.unwrap();
+        assert_eq!(told().await.map(|(told, _)| told), Some(entry.clone()));
+        // A leader that looked before, and says late that it is out.
+        members::remove(&store, &id).await.unwrap();
+        store
+            .delete_range(coracle_store::DeleteRangeRequest::key(key(&id)))
+            .await
+            .unwrap();
+        assert!(!tell(&store, &id, &entry.out()).await.unwrap());
+        assert_eq!(told().await, None);
+    }
 
     #[test]
     fn what_an_etcd_of_before_was_told_counts_no_more() {

@@ -214,10 +214,26 @@ fn before(data: &Path, number: u32) -> PathBuf {
     data.with_extension(format!("before-{number}"))
 }
 
+/// What recoveries have left of the data of before, in no order.
+pub(super) fn kept(dir: &Path) -> Result<Vec<PathBuf>, MemberError> {
+    match dir.join("etcd").exists() {
+        true => Ok(numbered(&data_dir(dir))?
+            .into_iter()
+            .map(|(_, path)| path)
+            .collect()),
+        false => Ok(Vec::new()),
+    }
+}
+
 /// The number of the newest one that was kept, or 0.
 fn last(data: &Path) -> Result<u32, MemberError> {
+    let all = numbered(data)?.into_iter();
+    Ok(all.map(|(number, _)| number).max().unwrap_or(0))
+}
+
+fn numbered(data: &Path) -> Result<Vec<(u32, PathBuf)>, MemberError> {
     let dir = data.parent().unwrap_or(Path::new("/"));
-    let mut last = 0;
+    let mut all = Vec::new();
     for entry in fs::read_dir(dir).map_err(MemberError::file("reading", dir))? {
         let path = entry.map_err(MemberError::file("reading", dir))?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
@@ -225,8 +241,8 @@ fn last(data: &Path) -> Result<u32, MemberError> {
         if path.file_stem() == data.file_stem()
             && let Some(number) = number.and_then(|number| number.parse().ok())
         {
-            last = last.max(number);
+            all.push((number, path));
         }
     }
-    Ok(last)
+    Ok(all)
 }

@@ -9,8 +9,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coracle_engine::Engine;
 use coracle_engine::process::{KillMode, ProcessSpec, State as ProcessState};
+use coracle_engine::{Engine, EngineError};
 use coracle_store::{EtcdOptions, EtcdStore, Store as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -183,7 +183,11 @@ pub async fn stop_all(engine: &Engine) -> Result<(), MemberError> {
             }
         }
         // Of one that was never started this says so.
-        engine.process_wait(&id).await?;
+        match engine.process_wait(&id).await {
+            // Whoever waited for its end too has forgotten it already.
+            Err(EngineError::NotFound { .. }) => continue,
+            ended => drop(ended?),
+        }
         engine.process_forget(&id).await?;
     }
     Ok(())

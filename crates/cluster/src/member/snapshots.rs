@@ -51,6 +51,11 @@ pub struct Taken {
     pub time: SystemTime,
 }
 
+/// Where a machine's copies are, below `dir` (`STATE_DIR/cluster`).
+pub(super) fn copies(dir: &Path) -> PathBuf {
+    dir.join("snapshots")
+}
+
 /// The directory of a machine's copies.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
@@ -66,7 +71,7 @@ impl Snapshots {
     /// # Errors
     /// `File`.
     pub fn open(dir: &Path, keep: usize) -> Result<Self, MemberError> {
-        let dir = dir.join("snapshots");
+        let dir = copies(dir);
         files::make_dir(&dir)?;
         let snapshots = Self {
             dir,
