@@ -79,6 +79,6 @@ lint: ## formatting and clippy, warnings denied
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 deny: ## licences and sources of the dependencies (installs cargo-deny if it is missing)
-	@command -v cargo-deny >/dev/null || cargo install --debug --locked cargo-deny
+	@command -v cargo-deny >/dev/null || CARGO_PROFILE_DEV_DEBUG=false cargo install --debug --locked cargo-deny
 	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
