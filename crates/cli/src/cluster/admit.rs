@@ -6,6 +6,7 @@ use super::error::ClusterError;
 use super::{Cluster, home::Home};
 use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, Newcomer, Voter, join};
+use coracle_cluster::member::aside::put_aside;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::moving::{Mode, Move, set_mode};
 use coracle_cluster::members;
@@ -13,6 +14,7 @@ use coracle_cluster::pki::{Authority, Identity, Kind};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MOVE: Duration = Duration::from_secs(60);
 
 /// What a machine has that joining takes from it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Discarded {
     /// Units.
     pub units: usize,
@@ -28,6 +30,8 @@ pub struct Discarded {
     pub keys: usize,
     /// Containers, those of units among them.
     pub containers: usize,
+    /// Where copies of a former cluster's store are now.
+    pub aside: Option<PathBuf>,
 }
 
 fn now() -> u64 {
@@ -89,6 +93,10 @@ impl Cluster {
         let voter = Voter {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
+        // What a leave of an older release has left here.
+        if let Some(aside) = put_aside(&self.dir)? {
+            tracing::info!(path = %aside.display(), "copies of a former cluster's store are put aside");
+        }
         };
         self.voters.send_replace(vec![voter]);
         self.authority.send_replace(Some(Arc::new(authority)));
@@ -229,7 +237,7 @@ impl Cluster {
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
         self.fits(&joined.answer.extra)?;
-        let gone = self.discard().await?;
+        let mut gone = self.discard().await?;
         self.learn_epoch(&joined.answer.voters).await?;
         let home = Home {
             voters: joined.answer.voters,
@@ -240,6 +248,7 @@ impl Cluster {
         self.again.notify_one();
         Ok(gone)
     }
+        gone.aside = put_aside(&self.dir)?;
 
     /// What would be lost if this machine joined others.
     pub(super) async fn holds(&self) -> Result<Option<String>, ClusterError> {
@@ -275,6 +284,7 @@ impl Cluster {
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
+            aside: None,
                     tracing::warn!(
                         unit = unit.name,
                         error = full_error(&error),

@@ -119,7 +119,7 @@ async fn enter(
         .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(Json(json!({
-        "units": gone.units, "containers": gone.containers, "keys": gone.keys,
+        "units": gone.units, "containers": gone.containers, "keys": gone.keys, "aside": gone.aside,
     })))
 }
 
@@ -133,11 +133,12 @@ struct Leave {
 async fn leave(
     State(cluster): State<Arc<Cluster>>,
     Json(asked): Json<Leave>,
-) -> Result<StatusCode, ClusterError> {
+) -> Result<Json<Value>, ClusterError> {
     let task = tokio::spawn(async move { cluster.leave(asked.force).await });
-    task.await
+    let aside = task
+        .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(json!({ "aside": aside })))
 }
 
 async fn snapshots(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
@@ -221,7 +222,7 @@ impl Cluster {
         let cluster = self.clone();
         // A client that leaves must not leave it half done.
         let task = tokio::spawn(async move {
-            cluster.hand_over(&id).await?;
+            cluster.hand_over(&id, false).await?;
             cluster.strike(&id).await
         });
         task.await

@@ -14,6 +14,7 @@ use super::strike::gone;
 use super::{Cluster, ClusterError, Home, Options};
 use coracle_cluster::join::Voter;
 use coracle_cluster::member::MemberError;
+use coracle_cluster::member::aside::put_aside;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::epoch::{Epoch, KEY, Recovering};
 use coracle_cluster::member::moving::{Mode, set_mode};
@@ -233,6 +234,8 @@ impl Cluster {
             let restored = restore(&self.engine, &found, &config, &self.dir, &plan.source).await?;
             if *self.alone.borrow() {
                 self.discard().await?;
+                // What a leave of an older release has left here is another cluster's.
+                put_aside(&self.dir)?;
             }
             if !plan.new_ca {
                 self.forget_votes();

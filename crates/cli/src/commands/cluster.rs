@@ -64,7 +64,9 @@ pub struct Join {
 
 /// `coracle leave`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  coracle leave")]
+#[command(
+    after_help = "Copies of the cluster's store that are here stay, put aside where no recovery looks; it is said where.\n\nExample:\n  coracle leave"
+)]
 pub struct Leave {
     /// Even if no other machine can be told, or none can take over the store that this one has, which is lost then with all units
     #[arg(long)]
@@ -214,11 +216,21 @@ pub async fn join(client: &Client, args: &Join) -> Result<()> {
         let mut all = found["machines"].as_array().into_iter().flatten();
         found["store"] == "etcd" && all.any(|m| m["id"] == *own && m["alive"] == true)
     };
+/// Where copies of a former cluster's store are now, in words.
+fn aside(done: &Value) -> String {
+    done["aside"].as_str().map_or_else(String::new, |path| {
+        format!(
+            "Copies of the store of the cluster where it was before are in {path}, secrets included; remove them when they are of no use any more.\n"
+        )
+    })
+}
+
     let found = until(client, "/v1/cluster", "joined", is_in).await?;
     let machines = found["machines"].as_array().map_or(0, Vec::len);
     out(&format!(
-        "This machine is in the cluster, as one of {machines}.\n{}",
-        lost(&gone)
+        "This machine is in the cluster, as one of {machines}.\n{}{}",
+        lost(&gone),
+        aside(&gone)
     ))
 }
 
@@ -246,12 +258,12 @@ fn lost(gone: &Value) -> String {
 
 pub async fn leave(client: &Client, args: &Leave) -> Result<()> {
     let body = json!({ "force": args.force });
-    client
+    let done = client
         .json(Method::POST, "/v1/cluster/leave", Some(&body))
         .await?;
     until(client, "/v1/cluster", "left", |found| {
         found["founded"] == false
     })
     .await?;
-    out("This machine is alone again.\n")
+    out(&format!("This machine is alone again.\n{}", aside(&done)))
 }
