@@ -34,7 +34,8 @@ pub struct Discarded {
     pub aside: Option<PathBuf>,
 }
 
-fn now() -> u64 {
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }
@@ -65,25 +66,37 @@ impl Cluster {
         if !self.is_founded() {
             self.found().await?;
         }
-        let Some(authority) = self.authority.borrow().clone() else {
-            let voters = self.voters.borrow();
-            let voters: Vec<String> = voters
-                .iter()
-                .map(|v| self.called(v.machine.as_str()))
-                .collect();
-            return Err(ClusterError::NoVoter {
-                voters: voters.join(", "),
-            });
-        };
+        let authority = self.as_voter()?;
         let token = Token::random(authority.pin())
             .map_err(|e| ClusterError::File(std::io::Error::other(e)))?;
         issue(&*self.store(), &token, ttl, uses, who, now()).await?;
         Ok(token)
     }
 
+    /// The CA, whose key voters have.
+    ///
+    /// # Errors
+    /// `NoMember`, `NoVoter`.
+    pub(super) fn as_voter(&self) -> Result<Arc<Authority>, ClusterError> {
+        if !self.is_founded() {
+            return Err(ClusterError::NoMember);
+        }
+        self.authority.borrow().clone().ok_or_else(|| {
+            let voters = self.voters.borrow();
+            let voters = voters.iter().map(|v| self.called(v.machine.as_str()));
+            ClusterError::NoVoter {
+                voters: voters.collect::<Vec<_>>().join(", "),
+            }
+        })
+    }
+
     /// Makes a CA and this machine its first member. May be cut short and done again.
     async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
         let authority = Authority::found(&self.keys)?;
+        // What a leave of an older release has left here.
+        if let Some(aside) = put_aside(&self.dir)? {
+            tracing::info!(path = %aside.display(), "copies of a former cluster's store are put aside");
+        }
         let identity = self.certified(&authority, Kind::Machine)?;
         let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
         let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
@@ -93,10 +106,6 @@ impl Cluster {
         let voter = Voter {
             machine: self.machine.clone(),
             address: self.advertise.to_string(),
-        // What a leave of an older release has left here.
-        if let Some(aside) = put_aside(&self.dir)? {
-            tracing::info!(path = %aside.display(), "copies of a former cluster's store are put aside");
-        }
         };
         self.voters.send_replace(vec![voter]);
         self.authority.send_replace(Some(Arc::new(authority)));
@@ -239,6 +248,7 @@ impl Cluster {
         self.fits(&joined.answer.extra)?;
         let mut gone = self.discard().await?;
         self.learn_epoch(&joined.answer.voters).await?;
+        gone.aside = put_aside(&self.dir)?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -248,7 +258,6 @@ impl Cluster {
         self.again.notify_one();
         Ok(gone)
     }
-        gone.aside = put_aside(&self.dir)?;
 
     /// What would be lost if this machine joined others.
     pub(super) async fn holds(&self) -> Result<Option<String>, ClusterError> {
@@ -275,6 +284,7 @@ impl Cluster {
             units,
             keys: found.iter().filter(app).count(),
             containers: self.engine.list().len(),
+            aside: None,
         })
     }
 
@@ -284,7 +294,6 @@ impl Cluster {
         if let Some(inside) = self.inside.get() {
             for unit in inside.fleet.list() {
                 if let Err(error) = inside.fleet.destroy(&unit.name).await {
-            aside: None,
                     tracing::warn!(
                         unit = unit.name,
                         error = full_error(&error),

@@ -1,9 +1,9 @@
 //! What our own socket has about the cluster.
 
-use super::Cluster;
 use super::error::ClusterError;
 use super::snapshots::shown;
 use super::status::{brief, status};
+use super::{Cluster, tokens};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,8 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/v1/cluster", get(brief))
         .route("/v1/cluster/status", get(status))
         .route("/v1/cluster/token", post(token))
+        .route("/v1/cluster/tokens", get(tokens::all))
+        .route("/v1/cluster/tokens/{id}", delete(tokens::end))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
         .route("/v1/cluster/snapshots", get(snapshots).post(snapshot))
@@ -86,9 +88,9 @@ async fn token(
     Json(asked): Json<TokenOf>,
 ) -> Result<Json<Value>, ClusterError> {
     let ttl = Duration::from_secs(asked.ttl.unwrap_or(TTL));
-    let token = cluster
-        .token(ttl, asked.uses.unwrap_or(1), "operator")
-        .await?;
+    let name = rustix::system::uname();
+    let who = format!("operator on {}", name.nodename().to_string_lossy());
+    let token = cluster.token(ttl, asked.uses.unwrap_or(1), &who).await?;
     Ok(Json(json!({
         "token": token.to_string(),
         "address": cluster.advertise.to_string(),
