@@ -111,6 +111,19 @@ fn a_machine_that_was_taken_over() {
         let answer = thief.posts(a, path, body);
         assert_eq!(status(&answer), "404", "{path}: {answer}");
     }
+    // Nor does it see or revoke what others have made, whatever it says of itself.
+    a.ok(&["cluster", "token", "-q"]);
+    let made = a.ok(&["cluster", "token", "list", "-q"]);
+    let made = format!("/v1/cluster/tokens/{}", made.trim());
+    let led = format!("coracle-led: {}", b.id());
+    for more in [&[][..], &["-H", &led], &["-H", "coracle-machine: m1"]] {
+        let answer = thief.asks(a, "/v1/cluster/tokens", more, b"");
+        assert_ne!(status(&answer), "200", "{answer}");
+        let answer = thief.asks(a, &made, &[more, &["-X", "DELETE"]].concat(), b"");
+        assert_ne!(status(&answer), "200", "{answer}");
+    }
+    b.refused(&["cluster", "token", "list"], "only voters");
+    assert!(!a.ok(&["cluster", "token", "list", "-q"]).is_empty());
     let alone = format!("/v1/machines/{}", c.id());
     let answer = thief.asks(a, &alone, &["-X", "DELETE"], b"");
     assert_eq!(status(&answer), "409", "{answer}");

@@ -121,6 +121,68 @@ fn tokens_are_good_once_and_for_their_cluster() {
 }
 
 #[test]
+fn tokens_are_seen_and_revoked() {
+    let cluster = Setup::new(2).build();
+    let (a, b) = (cluster.machine(1), cluster.machine(2));
+    a.refused(&["cluster", "token", "list"], "in no cluster");
+    let make = |more: &[&str]| {
+        let token = a.ok(&[&["cluster", "token", "-q"], more].concat());
+        token.trim().to_owned()
+    };
+    let list = |more: &[&str]| a.ok(&[&["cluster", "token", "list"], more].concat());
+    let ids = || -> Vec<String> { list(&["-q"]).lines().map(str::to_owned).collect() };
+    let (first, _) = (make(&[]), make(&["--ttl", "1s"]));
+    let known = ids();
+    assert_eq!(known.len(), 2, "{known:?}");
+    let shown = list(&[]);
+    for words in ["TOKEN ID", "operator on m1", "in 24 hours"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    wait_for("it says that one ran out", SOON, || {
+        let expired = list(&["--format", "{{.Expired}} {{.Machines}}"]);
+        expired.contains("true 0") && list(&[]).contains("ran out")
+    });
+    let enter = |token: &str| ["join", &a.address(), "--token", token].map(str::to_owned);
+    let join = |token: &str| {
+        let words = enter(token);
+        b.coracle(&words.each_ref().map(String::as_str))
+    };
+
+    // By the whole token, or by what is its own of the id.
+    a.refused(&["cluster", "token", "revoke", "zz"], &known[0]);
+    a.refused(
+        &["cluster", "token", "revoke", &format!("{first}a")],
+        "copied",
+    );
+    let done = a.ok(&["cluster", "token", "revoke", &first]);
+    assert!(known.contains(&done.trim().to_owned()), "{done}");
+    let refused = common::errors(&join(&first));
+    assert!(refused.contains("was revoked"), "{refused}");
+    let left = ids();
+    assert_eq!(left.len(), 1);
+    let several = make(&["--uses", "3"]);
+    let new = ids().into_iter().find(|id| !left.contains(id)).unwrap();
+
+    // A member stays one, though its token is revoked; removed, it does not come back by it.
+    assert!(join(&several).status.success());
+    assert!(list(&["--format", "{{.ID}} {{.Machines}}"]).contains(&format!("{new} 2")));
+    b.refused(&["cluster", "token", "list"], "only voters");
+    b.refused(&["cluster", "token", "revoke", &new], "only voters");
+    assert_eq!(
+        a.ok(&["cluster", "token", "revoke", &new[..12]]).trim(),
+        new
+    );
+    a.refused(&["cluster", "token", "revoke", &new], &left[0]);
+    assert!(b.ok(&["unit", "list"]).contains("UNIT"));
+    a.ok(&["machine", "remove", b.id()]);
+    b.ok(&["leave"]);
+    let refused = common::errors(&join(&several));
+    assert!(refused.contains("was revoked"), "{refused}");
+    let output = join(&make(&[]));
+    assert!(output.status.success(), "{}", common::errors(&output));
+}
+
+#[test]
 fn units_of_a_lost_machine_run_elsewhere() {
     let cluster = joined(3);
     cluster.settles();

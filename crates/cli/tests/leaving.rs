@@ -5,7 +5,7 @@ mod cluster;
 mod common;
 mod scenarios;
 
-use cluster::{Cluster, Machine, wait_for, wait_until};
+use cluster::{Cluster, Machine, Setup, wait_for, wait_until};
 use scenarios::{LOST, Running, SLEEPS, SOON, all, homes, is_at, join, joined, on, pid, runs};
 use std::time::Duration;
 
@@ -177,4 +177,62 @@ fn a_machine_that_is_removed_is_cut_off_at_once_and_told() {
     wait_for("it is back", SOON, || {
         a.ok(&["machine", "list"]).contains("m4")
     });
+}
+
+/// Revisions of two clusters do not compare: the newer copy may be of the one that the machine has left.
+#[test]
+fn a_cluster_is_not_recovered_from_the_store_of_another_one() {
+    let cluster = Setup::new(2).build();
+    let (a, b) = (cluster.machine(1), cluster.machine(2));
+    let copies = |machine: &Machine| machine.ok(&["cluster", "snapshots"]).lines().count() - 1;
+    let enter = |at: &Machine, newcomer: &Machine| {
+        let token = at.ok(&["cluster", "token", "-q"]);
+        newcomer.ok(&["join", &at.address(), "--token", token.trim()])
+    };
+    // A cluster where much was written, of which the second machine has the store.
+    enter(b, a);
+    let puts = "for n in $(seq 200); do etcdctl put k $n || exit 1; done >/dev/null";
+    let written = b
+        .inside("sh")
+        .args(["-c", puts])
+        .env("ETCDCTL_API", "3")
+        .status();
+    assert!(written.unwrap().success());
+    b.ok(&["store", "put", "of-the-former", "1"]);
+    let taken = b.ok(&["cluster", "snapshot"]);
+    a.ok(&["leave"]);
+    b.refused(&["leave"], "--force");
+    let said = b.ok(&["leave", "--force"]);
+    assert!(said.contains("cluster/former-1"), "{said}");
+    assert_eq!(copies(b), 0);
+    // As an older release has left it.
+    let dir = b.path(&b.state_dir().join("cluster"));
+    let name = std::path::Path::new(taken.trim()).file_name().unwrap();
+    let kept = dir.join("former-1/snapshots").join(name);
+    std::fs::copy(&kept, dir.join("snapshots").join(name)).unwrap();
+    assert_eq!(copies(b), 1);
+
+    let said = enter(a, b);
+    assert!(said.contains("cluster/former-2"), "{said}");
+    assert_eq!(copies(b), 0);
+    assert!(kept.exists());
+    a.ok(&["store", "put", "of-this-one", "1"]);
+    wait_for("it has a copy", LOST + SOON, || {
+        a.ok(&["cluster", "status"]).contains("learner, in step")
+    });
+    a.kill_all();
+    let said = b.ok(&["cluster", "recover", "--yes"]);
+    assert!(said.contains("this machine's own etcd"), "{said}");
+    // The former cluster's copy would have been the newer one.
+    let number = |text: &str| -> u64 {
+        let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let end = digits
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(digits.len());
+        digits[..end].parse().unwrap()
+    };
+    let own = number(said.split_once("revision").unwrap().1);
+    assert!(number(name.to_str().unwrap()) > own, "{name:?} {said}");
+    assert!(b.ok(&["store", "get", "of-this-one"]).contains('1'));
+    assert_eq!(b.ok(&["store", "get", "of-the-former"]), "");
 }

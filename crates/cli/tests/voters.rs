@@ -4,7 +4,10 @@
 mod cluster;
 mod common;
 
+use base64::Engine as _;
+use cluster::signals::{self, Signal};
 use cluster::{Cluster, Machine, Setup, wait_for};
+use common::errors;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -65,6 +68,38 @@ fn etcd_file(machine: &Machine, file: &str) -> bool {
         .exists()
 }
 
+/// Revisions at which each key went whose name ends so, as the etcd of that machine has them.
+fn went(machine: &Machine, end: &str) -> Vec<(String, i64)> {
+    let mut etcdctl = machine.inside("timeout");
+    etcdctl.args(["3", "etcdctl", "--endpoints=http://127.0.0.1:7375"]);
+    etcdctl.args(["watch", "--rev=1", "--prefix", "/coracle/v1/", "-w", "json"]);
+    let output = etcdctl.env("ETCDCTL_API", "3").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let answers = told
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let events: Vec<Value> = answers
+        .flat_map(|answer| answer["Events"].as_array().cloned().unwrap_or_default())
+        .collect();
+    assert!(!events.is_empty(), "{told}{}", errors(&output));
+    let gone = events.iter().filter(|event| event["type"] == 1);
+    let named = gone.map(|event| {
+        let key = event["kv"]["key"].as_str().unwrap().as_bytes();
+        let key = base64::engine::general_purpose::STANDARD
+            .decode(key)
+            .unwrap();
+        let revision = event["kv"]["mod_revision"].as_i64().unwrap();
+        (String::from_utf8(key).unwrap(), revision)
+    });
+    named.filter(|(key, _)| key.ends_with(end)).collect()
+}
+
+/// Runs a program in the machine, which must succeed.
+fn does(machine: &Machine, program: &str, args: &[&str]) {
+    let done = machine.inside(program).args(args).status().unwrap();
+    assert!(done.success(), "{program} {args:?}");
+}
+
 /// A unit is started by a machine's word, and listed.
 fn works(cluster: &Cluster, asked: usize, unit: &str) {
     let machine = cluster.machine(asked);
@@ -92,8 +127,26 @@ fn the_second_has_a_copy_and_takes_over_from_one_that_leaves() {
     works(&cluster, 2, "before");
     // The only voter leaves: the other one has its vote first, and all that there was.
     a.ok(&["store", "put", "kept", "1"]);
-    a.ok(&["leave"]);
+    // Cut short where it has told the others, and cannot remove its data.
+    let busy = a.state_dir().join("cluster/etcd/data/busy");
+    let busy = busy.to_str().unwrap();
+    does(a, "mkdir", &[busy]);
+    does(a, "mount", &["-t", "tmpfs", "none", busy]);
+    a.refused(&["leave"], "removing");
+    a.kill();
+    does(a, "umount", &[busy]);
+    a.start();
+    // It is alone, and no cluster's founder, as it would be by the CA's key.
     assert!(a.ok(&["cluster", "status"]).contains("alone"));
+    a.refused(&["cluster", "token"], "leave first");
+    a.ok(&["leave"]);
+    a.refused(&["leave"], "in no cluster");
+    assert!(!etcd_file(a, "ca.pem") && !etcd_file(a, "home.json"));
+    // The word that it goes stood as long as it was on the list: the leader never was to let it in again.
+    let off = went(b, &format!("members/{}", a.id()));
+    let word = went(b, &format!("leaving/{}", a.id()));
+    assert_eq!((off.len(), word.len()), (1, 1), "{off:?} {word:?}");
+    assert_eq!(off[0].1, word[0].1);
     for file in ["ca.key", "etcd/member.json", "etcd/data"] {
         assert!(!etcd_file(a, file), "{file}");
     }
@@ -146,10 +199,11 @@ fn three_vote_and_any_of_them_may_be_lost() {
         b.ok(&["cluster", "status"]).contains("m1 does not answer")
     });
     // It would end the majority.
-    b.refused(
-        &["machine", "remove", cluster.machine(3).id()],
-        "no majority",
-    );
+    let refused = b.coracle(&["machine", "remove", cluster.machine(3).id()]);
+    let said = errors(&refused);
+    assert!(said.contains("no majority"), "{said}");
+    // What it advises is there.
+    assert!(!said.contains("--force"), "{said}");
     a.start();
     become_(&cluster, 1, "VVV");
     assert!(a.ok(&["store", "get", "k"]).contains('2'));
@@ -191,4 +245,38 @@ fn a_dead_voter_is_replaced_and_is_none_when_it_comes_back() {
     let after: String = (1..=4).map(|n| if n == 1 { '?' } else { 'V' }).collect();
     become_(&cluster, follower, &after);
     works(&cluster, lost, "last");
+    // Its own list says for ever that it votes. It leaves by the others' word.
+    let first = cluster.machine(1);
+    first.ok(&["leave"]);
+    assert!(first.ok(&["cluster", "status"]).contains("alone"));
+    for file in ["ca.key", "machine.pem", "etcd/data"] {
+        assert!(!etcd_file(first, file), "{file}");
+    }
+}
+
+#[test]
+fn a_voter_whose_etcd_is_dead_is_taken_out_elsewhere_and_leaves_then() {
+    let cluster = joined(Setup::new(3));
+    let (a, c) = (cluster.machine(1), cluster.machine(3));
+    become_(&cluster, 1, "VVV");
+    // Its etcd ends, and does not start any more.
+    does(c, "mount", &["--bind", "/dev/null", "/usr/bin/etcd"]);
+    let all = c.processes();
+    for etcd in all.iter().filter(|process| process.name == "etcd") {
+        signals::send(etcd.pid, Signal::KILL);
+    }
+    c.refused(&["leave"], "`coracle machine remove m3` on another machine");
+    a.ok(&["machine", "remove", "m3"]);
+    wait_for("it is off the list", LONG, || {
+        roles(&cluster, 1).ends_with('?')
+    });
+    // Also after a restart, when it knows what was written down only.
+    c.kill();
+    c.start();
+    c.ok(&["leave"]);
+    assert!(c.ok(&["cluster", "status"]).contains("alone"));
+    does(c, "umount", &["/usr/bin/etcd"]);
+    let token = a.ok(&["cluster", "token", "-q"]);
+    c.ok(&["join", &a.address(), "--token", token.trim()]);
+    works(&cluster, 3, "back");
 }

@@ -6,6 +6,7 @@ use super::error::ClusterError;
 use super::{Cluster, home::Home};
 use coracle_cluster::door::DoorOptions;
 use coracle_cluster::join::{Admit, Join, Newcomer, Voter, join};
+use coracle_cluster::member::aside::put_aside;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::moving::{Mode, Move, set_mode};
 use coracle_cluster::members;
@@ -13,6 +14,7 @@ use coracle_cluster::pki::{Authority, Identity, Kind};
 use coracle_cluster::token::{Token, issue};
 use coracle_engine::full_error;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MOVE: Duration = Duration::from_secs(60);
 
 /// What a machine has that joining takes from it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Discarded {
     /// Units.
     pub units: usize,
@@ -28,9 +30,12 @@ pub struct Discarded {
     pub keys: usize,
     /// Containers, those of units among them.
     pub containers: usize,
+    /// Where copies of a former cluster's store are now.
+    pub aside: Option<PathBuf>,
 }
 
-fn now() -> u64 {
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }
@@ -61,25 +66,37 @@ impl Cluster {
         if !self.is_founded() {
             self.found().await?;
         }
-        let Some(authority) = self.authority.borrow().clone() else {
-            let voters = self.voters.borrow();
-            let voters: Vec<String> = voters
-                .iter()
-                .map(|v| self.called(v.machine.as_str()))
-                .collect();
-            return Err(ClusterError::NoVoter {
-                voters: voters.join(", "),
-            });
-        };
+        let authority = self.as_voter()?;
         let token = Token::random(authority.pin())
             .map_err(|e| ClusterError::File(std::io::Error::other(e)))?;
         issue(&*self.store(), &token, ttl, uses, who, now()).await?;
         Ok(token)
     }
 
+    /// The CA, whose key voters have.
+    ///
+    /// # Errors
+    /// `NoMember`, `NoVoter`.
+    pub(super) fn as_voter(&self) -> Result<Arc<Authority>, ClusterError> {
+        if !self.is_founded() {
+            return Err(ClusterError::NoMember);
+        }
+        self.authority.borrow().clone().ok_or_else(|| {
+            let voters = self.voters.borrow();
+            let voters = voters.iter().map(|v| self.called(v.machine.as_str()));
+            ClusterError::NoVoter {
+                voters: voters.collect::<Vec<_>>().join(", "),
+            }
+        })
+    }
+
     /// Makes a CA and this machine its first member. May be cut short and done again.
     async fn found(self: &Arc<Self>) -> Result<(), ClusterError> {
         let authority = Authority::found(&self.keys)?;
+        // What a leave of an older release has left here.
+        if let Some(aside) = put_aside(&self.dir)? {
+            tracing::info!(path = %aside.display(), "copies of a former cluster's store are put aside");
+        }
         let identity = self.certified(&authority, Kind::Machine)?;
         let inside = self.inside.get().ok_or(ClusterError::NoMember)?;
         let listener = crate::doors::listen(&inside.run_dir, self.advertise).await?;
@@ -229,8 +246,9 @@ impl Cluster {
         };
         let joined = join(&self.keys, &asked, DoorOptions::default()).await?;
         self.fits(&joined.answer.extra)?;
-        let gone = self.discard().await?;
+        let mut gone = self.discard().await?;
         self.learn_epoch(&joined.answer.voters).await?;
+        gone.aside = put_aside(&self.dir)?;
         let home = Home {
             voters: joined.answer.voters,
             ..Home::default()
@@ -266,6 +284,7 @@ impl Cluster {
             units,
             keys: found.iter().filter(app).count(),
             containers: self.engine.list().len(),
+            aside: None,
         })
     }
 

@@ -1,9 +1,9 @@
 //! What our own socket has about the cluster.
 
-use super::Cluster;
 use super::error::ClusterError;
 use super::snapshots::shown;
 use super::status::{brief, status};
+use super::{Cluster, tokens};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,8 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/v1/cluster", get(brief))
         .route("/v1/cluster/status", get(status))
         .route("/v1/cluster/token", post(token))
+        .route("/v1/cluster/tokens", get(tokens::all))
+        .route("/v1/cluster/tokens/{id}", delete(tokens::end))
         .route("/v1/cluster/enter", post(enter))
         .route("/v1/cluster/leave", post(leave))
         .route("/v1/cluster/snapshots", get(snapshots).post(snapshot))
@@ -86,9 +88,9 @@ async fn token(
     Json(asked): Json<TokenOf>,
 ) -> Result<Json<Value>, ClusterError> {
     let ttl = Duration::from_secs(asked.ttl.unwrap_or(TTL));
-    let token = cluster
-        .token(ttl, asked.uses.unwrap_or(1), "operator")
-        .await?;
+    let name = rustix::system::uname();
+    let who = format!("operator on {}", name.nodename().to_string_lossy());
+    let token = cluster.token(ttl, asked.uses.unwrap_or(1), &who).await?;
     Ok(Json(json!({
         "token": token.to_string(),
         "address": cluster.advertise.to_string(),
@@ -119,7 +121,7 @@ async fn enter(
         .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
     Ok(Json(json!({
-        "units": gone.units, "containers": gone.containers, "keys": gone.keys,
+        "units": gone.units, "containers": gone.containers, "keys": gone.keys, "aside": gone.aside,
     })))
 }
 
@@ -133,11 +135,12 @@ struct Leave {
 async fn leave(
     State(cluster): State<Arc<Cluster>>,
     Json(asked): Json<Leave>,
-) -> Result<StatusCode, ClusterError> {
+) -> Result<Json<Value>, ClusterError> {
     let task = tokio::spawn(async move { cluster.leave(asked.force).await });
-    task.await
+    let aside = task
+        .await
         .map_err(|e| ClusterError::File(std::io::Error::other(e)))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(json!({ "aside": aside })))
 }
 
 async fn snapshots(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
@@ -221,7 +224,7 @@ impl Cluster {
         let cluster = self.clone();
         // A client that leaves must not leave it half done.
         let task = tokio::spawn(async move {
-            cluster.hand_over(&id).await?;
+            cluster.hand_over(&id, false).await?;
             cluster.strike(&id).await
         });
         task.await

@@ -26,7 +26,9 @@ pub enum ClusterError {
     )]
     NoMember,
     /// It has none of the keys.
-    #[error("this machine is no voter, and only voters give tokens: ask one of {voters}")]
+    #[error(
+        "this machine is no voter, and only voters give, list and revoke tokens: ask one of {voters}"
+    )]
     NoVoter {
         /// Those.
         voters: String,

@@ -32,6 +32,7 @@ mod serve;
 mod snapshots;
 mod status;
 mod strike;
+mod tokens;
 mod voters;
 
 pub use api::routes;

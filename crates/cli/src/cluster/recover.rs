@@ -16,6 +16,7 @@ use super::strike::gone;
 use super::{Cluster, ClusterError, Home, Options};
 use coracle_cluster::join::Voter;
 use coracle_cluster::member::MemberError;
+use coracle_cluster::member::aside::put_aside;
 use coracle_cluster::member::config::MemberConfig;
 use coracle_cluster::member::epoch::{Epoch, KEY, Recovering};
 use coracle_cluster::member::moving::{Mode, mode, set_mode};
@@ -260,6 +261,8 @@ impl Cluster {
             if *self.alone.borrow() {
                 // Of what it has as one that is alone nothing is anybody's.
                 self.discard().await?;
+                // What a leave of an older release has left here is another cluster's.
+                put_aside(&self.dir)?;
                 reached(dir, "discarded");
             }
             self.stop_own().await?;

@@ -1,6 +1,7 @@
 //! `coracle cluster`, `coracle join`, `coracle leave`: machines become one place.
 
 use super::recover::{Recover, recover, snapshot, snapshots, standing};
+use super::tokens::{Token, token};
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::format::out;
@@ -12,18 +13,11 @@ use std::time::Duration;
 #[derive(Debug, clap::Subcommand)]
 pub enum Cluster {
     /// Make a token with which another machine may join; the first one begins the cluster
-    #[command(after_help = "Example:\n  coracle cluster token --ttl 1h")]
-    Token {
-        /// How long it is good: 30m, 24h
-        #[arg(long, default_value = "24h", value_name = "TIME")]
-        ttl: String,
-        /// How many machines may join with it
-        #[arg(long, default_value_t = 1, value_name = "N")]
-        uses: u32,
-        /// The token alone
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  coracle cluster token --ttl 1h\n  coracle cluster token list"
+    )]
+    Token(Token),
     /// Which machines there are, and which of them have the store
     #[command(after_help = "Example:\n  coracle cluster status")]
     Status {
@@ -64,7 +58,9 @@ pub struct Join {
 
 /// `coracle leave`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  coracle leave")]
+#[command(
+    after_help = "Copies of the cluster's store that are here stay, put aside where no recovery looks; it is said where.\n\nExample:\n  coracle leave"
+)]
 pub struct Leave {
     /// Even if no other machine can be told, or none can take over the store that this one has, which is lost then with all units
     #[arg(long)]
@@ -77,37 +73,12 @@ const LOOK: Duration = Duration::from_millis(100);
 
 pub async fn cluster(client: &Client, command: &Cluster) -> Result<()> {
     match command {
-        Cluster::Token { ttl, uses, quiet } => token(client, ttl, *uses, *quiet).await,
+        Cluster::Token(args) => token(client, args).await,
         Cluster::Status { format } => status(client, format.as_deref()).await,
         Cluster::Snapshot => snapshot(client).await,
         Cluster::Snapshots { format } => snapshots(client, format.as_deref()).await,
         Cluster::Recover(args) => recover(client, args).await,
     }
-}
-
-async fn token(client: &Client, ttl: &str, uses: u32, quiet: bool) -> Result<()> {
-    let seconds = coracle_image::duration::nanoseconds(ttl)
-        .map(|n| n / 1_000_000_000)
-        .filter(|n| *n > 0)
-        .ok_or_else(|| {
-            CliError::Usage(format!(
-                "--ttl {ttl} is no time; write for example 30m or 24h"
-            ))
-        })?;
-    let body = json!({ "ttl": seconds, "uses": uses });
-    let made = client
-        .json(Method::POST, "/v1/cluster/token", Some(&body))
-        .await?;
-    let text = |key: &str| made[key].as_str().unwrap_or_default().to_owned();
-    let token = text("token");
-    if quiet {
-        return out(&format!("{token}\n"));
-    }
-    out(&format!(
-        "On the machine that is to join:\n\n  coracle join {} --token {token}\n\nIt is good for {ttl}, for {uses} machine{}; keep it to yourself.\n",
-        text("address"),
-        if uses == 1 { "" } else { "s" },
-    ))
 }
 
 async fn status(client: &Client, format: Option<&str>) -> Result<()> {
@@ -217,8 +188,9 @@ pub async fn join(client: &Client, args: &Join) -> Result<()> {
     let found = until(client, "/v1/cluster", "joined", is_in).await?;
     let machines = found["machines"].as_array().map_or(0, Vec::len);
     out(&format!(
-        "This machine is in the cluster, as one of {machines}.\n{}",
-        lost(&gone)
+        "This machine is in the cluster, as one of {machines}.\n{}{}",
+        lost(&gone),
+        aside(&gone)
     ))
 }
 
@@ -244,14 +216,23 @@ fn lost(gone: &Value) -> String {
     }
 }
 
+/// Where copies of a former cluster's store are now, in words.
+fn aside(done: &Value) -> String {
+    done["aside"].as_str().map_or_else(String::new, |path| {
+        format!(
+            "Copies of the store of the cluster where it was before are in {path}, secrets included; remove them when they are of no use any more.\n"
+        )
+    })
+}
+
 pub async fn leave(client: &Client, args: &Leave) -> Result<()> {
     let body = json!({ "force": args.force });
-    client
+    let done = client
         .json(Method::POST, "/v1/cluster/leave", Some(&body))
         .await?;
     until(client, "/v1/cluster", "left", |found| {
         found["founded"] == false
     })
     .await?;
-    out("This machine is alone again.\n")
+    out(&format!("This machine is alone again.\n{}", aside(&done)))
 }

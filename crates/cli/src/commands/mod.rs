@@ -21,6 +21,7 @@ pub mod run;
 pub mod stats;
 pub mod store;
 pub mod system;
+mod tokens;
 pub mod units;
 pub mod update;
 pub mod usage;

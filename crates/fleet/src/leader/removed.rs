@@ -134,7 +134,7 @@ fn ended_well(target: &Target, placed: &Placed) -> Option<UnitRecord> {
     let tested = crate::fleet::Fleet::policy(&unit).waits_for_health;
     let condition = condition(&record, placed.actual.as_deref(), tested);
     let stays = placed.desired.is_some() && is_placed(&unit) && condition == Condition::Done;
-    stays.then(|| UnitRecord {
+    stays.then_some(UnitRecord {
         ended: Some(record.generation),
         ..record
     })
