@@ -10,7 +10,6 @@ use coracle_cluster::member::voters::may_go;
 use coracle_cluster::members::Standing;
 use coracle_engine::full_error;
 use coracle_store::{PutRequest, machine_lease};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,7 +162,7 @@ impl Cluster {
     /// Whether a voter can go.
     async fn may_be_without(&self, machine: &MachineId) -> Result<(), ClusterError> {
         // By what is known here; whoever leads looks again before each step.
-        let seen = self.see(&mut BTreeMap::new()).await?;
+        let seen = self.see(&mut super::voters::Past::default()).await?;
         may_go(&seen.machines(&self.machine), machine).map_err(|why| {
             let name = self.called(machine.as_str());
             ClusterError::CannotLeave(format!(
