@@ -3,6 +3,10 @@
 
 mod cluster;
 mod common;
+#[path = "voters/moved.rs"]
+mod moved;
+#[path = "voters/renewed.rs"]
+mod renewed;
 
 use base64::Engine as _;
 use cluster::signals::{self, Signal};
@@ -121,6 +125,12 @@ fn the_second_has_a_copy_and_takes_over_from_one_that_leaves() {
     assert!(said.contains("m1 has the only vote"), "{said}");
     assert!(said.contains("`coracle cluster recover` on m2"), "{said}");
     assert!(said.contains("learner, in step"), "{said}");
+    // Also who began the cluster, and had the store in itself before.
+    let machines = status(b)["machines"].as_array().cloned().unwrap();
+    assert!(
+        machines.iter().all(|m| m["canVote"] == true),
+        "{machines:?}"
+    );
     b.refused(&["cluster", "token"], "only voters");
     // It has what a voter needs, and is none: it goes by the door's word.
     assert!(etcd_file(b, "ca.key"));
@@ -207,6 +217,26 @@ fn three_vote_and_any_of_them_may_be_lost() {
     a.start();
     become_(&cluster, 1, "VVV");
     assert!(a.ok(&["store", "get", "k"]).contains('2'));
+}
+
+#[test]
+fn a_voter_whose_etcd_is_lost_begins_anew_where_nobody_else_can() {
+    let mut setup = Setup::new(3);
+    setup.config = "[cluster]\nreplace_after = \"8s\"\n".into();
+    let cluster = joined(setup);
+    become_(&cluster, 1, "VVV");
+    let lost = cluster.machine(3);
+    lost.kill_all();
+    let data = lost.state_dir().join("cluster/etcd/data");
+    std::fs::remove_dir_all(lost.path(&data)).unwrap();
+    lost.start();
+    wait_for("its etcd is not begun without what it had", LONG, || {
+        status(lost)["etcd"]["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("is gone"))
+    });
+    become_(&cluster, 1, "VVV");
+    works(&cluster, 3, "on");
 }
 
 #[test]

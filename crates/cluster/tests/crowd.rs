@@ -55,6 +55,34 @@ async fn requests_for_a_machine_that_is_silent_do_not_wait_for_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_elsewhere_now_is_asked_there() {
+    let (_ca, authority) = authority();
+    let members = members(&[('a', Standing::Voter), ('b', Standing::Machine)]);
+    let (a, b) = (Machine::new('a', &authority), Machine::new('b', &authority));
+    let says = |word: &'static str| Router::new().route("/where", get(move || async move { word }));
+    let here = Open::with(&a, members.subscribe(), says("here")).await;
+    let there = Open::with(&a, members.subscribe(), says("there")).await;
+    // Where it was once somebody takes all and says nothing; for as long as that is tried the test would hang.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = DoorOptions {
+        connect: Duration::from_secs(24 * 3600),
+        ..DoorOptions::default()
+    };
+    let client = DoorClient::new(b.identity.clone(), options).unwrap();
+    let mut to = here.target();
+    to.addresses
+        .insert(0, silent.local_addr().unwrap().to_string());
+    let asked = ask(&client, &to, "/where");
+    assert_eq!(soon("an answer", asked).await, (200, "here".into()));
+    // The connection is there still, and it is not the best way any more.
+    let to = there.target();
+    let asked = ask(&client, &to, "/where");
+    assert_eq!(soon("an answer", asked).await, (200, "there".into()));
+    here.close().await;
+    there.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_that_say_nothing_do_not_keep_others_out() {
     let (_ca, authority) = authority();
     let members = members(&[('a', Standing::Voter), ('b', Standing::Machine)]);

@@ -219,6 +219,20 @@ fn the_cas_key_moves_with_voters() {
     assert!(Authority::open(&dir).unwrap().is_none());
 }
 
+#[test]
+fn a_certificate_says_which_addresses_it_is_for() {
+    let (_ca, authority) = authority();
+    let machine = Machine::new('a', &authority);
+    let addresses: [std::net::IpAddr; 2] =
+        ["192.0.2.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+    let asked = machine.identity.request().unwrap();
+    for wanted in [&addresses[..], &addresses[1..], &[]] {
+        let made = authority.machine(&asked.pem, &id('a'), wanted).unwrap();
+        machine.identity.replace(&made).unwrap();
+        assert_eq!(machine.identity.seen().addresses, wanted);
+    }
+}
+
 #[tokio::test]
 async fn it_is_renewed_while_in_use_and_asked_for_again_after_failures() {
     let (_ca, authority) = authority();

@@ -122,20 +122,25 @@ impl Cluster {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connections to doors: where a machine says that it is now, then where it was.
+    /// Connections to doors: where a machine says that it is now, then where it was, then where others say that it is. What is known
+    /// is looked at for each connection.
     fn dial(&self, client: &Arc<DoorClient>) -> Dial {
         let (neighbours, voters) = (self.neighbours.clone(), self.voters.subscribe());
-        let heard = self.heard().clone();
+        let heard = self.heard.clone();
         client.dial(move |machine| {
             let now = neighbours
                 .borrow()
                 .get(machine.as_str())
                 .map(|n| n.door.clone());
-            let known = voters.borrow().clone();
-            let then = known.iter().chain(&heard).filter(|v| v.machine == *machine);
-            let then = then.map(|v| v.address.clone());
-            let mut addresses: Vec<String> = now.into_iter().chain(then).collect();
-            addresses.dedup();
+            let mut all = voters.borrow().clone();
+            all.extend_from_slice(&heard.lock().unwrap_or_else(PoisonError::into_inner));
+            let then = all.into_iter().filter(|v| v.machine == *machine);
+            let mut addresses = Vec::new();
+            for address in now.into_iter().chain(then.map(|v| v.address)) {
+                if !address.is_empty() && !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
             (!addresses.is_empty()).then(|| Target {
                 machine: machine.clone(),
                 addresses,

@@ -46,7 +46,7 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
 pub(super) fn door_routes(cluster: Arc<Cluster>) -> Router {
     Router::new()
         .route("/v1/cluster/etcd", get(etcd))
-        .route("/v1/cluster/voters", get(voters))
+        .route("/v1/cluster/voters", get(voters).post(told))
         .route("/v1/machines/{name}", delete(remove_from_there))
         .with_state(cluster)
 }
@@ -265,5 +265,11 @@ async fn etcd(State(cluster): State<Arc<Cluster>>) -> Response {
 
 /// Who has the store, as far as is known here.
 async fn voters(State(cluster): State<Arc<Cluster>>) -> Json<Vec<Voter>> {
-    Json(cluster.voters.borrow().clone())
+    Json(cluster.named())
+}
+
+/// Another machine says who has the store.
+async fn told(State(cluster): State<Arc<Cluster>>, Json(voters): Json<Vec<Voter>>) -> Json<Value> {
+    cluster.is_told(voters);
+    Json(Value::Null)
 }

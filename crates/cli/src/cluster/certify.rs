@@ -7,7 +7,7 @@ use coracle_cluster::pki::{Authority, Directory, Identity, Item, Kind, PEER_NAME
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// This machine's certificate of a CA whose key is here, made if there is none.
+/// This machine's certificate of a CA whose key is here, made if there is none for these addresses.
 pub(super) fn certify(
     keys: &Directory,
     machine: &MachineId,
@@ -16,7 +16,10 @@ pub(super) fn certify(
     kind: Kind,
 ) -> Result<Arc<Identity>, ClusterError> {
     if let Some(known) = Identity::open(keys, kind, machine)? {
-        return Ok(known);
+        let named = known.seen().addresses;
+        if addresses.iter().all(|address| named.contains(address)) {
+            return Ok(known);
+        }
     }
     let asked = Identity::ask(keys, kind, machine)?;
     let certificate = match kind {

@@ -33,6 +33,9 @@ pub enum ClusterError {
         /// Those.
         voters: String,
     },
+    /// A voter does not have what it needs.
+    #[error("the CA's key is not in STATE_DIR/cluster, where each machine with the store has it")]
+    NoCaKey,
     /// It cannot go.
     #[error("{0}")]
     CannotLeave(String),

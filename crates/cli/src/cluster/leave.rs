@@ -15,7 +15,6 @@ use coracle_cluster::pki::{Authority, Item};
 use coracle_engine::full_error;
 use coracle_store::{PutRequest, machine_lease};
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,7 +193,7 @@ impl Cluster {
     async fn may_be_without(&self, machine: &MachineId, leaves: bool) -> Result<(), ClusterError> {
         let name = self.called(machine.as_str());
         // By what is known here; whoever leads looks again before each step.
-        let seen = match self.see(&mut BTreeMap::new()).await {
+        let seen = match self.see(&mut super::voters::Past::default()).await {
             Err(error) if leaves => {
                 return Err(ClusterError::CannotLeave(format!(
                     "{name} has a vote that it cannot hand over, since its own etcd, or the store, does not answer ({}); `coracle machine remove {name}` on another machine takes it out, and `coracle leave` makes it alone then; --force leaves at once, and the others have it on their list until it is removed there",

@@ -24,6 +24,7 @@ mod etcd;
 mod home;
 mod lead;
 mod leave;
+mod moved;
 mod own;
 mod places;
 mod recover;
@@ -157,8 +158,8 @@ pub struct Cluster {
     look: Notify,
     /// What was decided of them last, while this machine leads.
     decided: Mutex<String>,
-    /// Voters that others name, while none of those that are known answers.
-    heard: Mutex<Vec<Voter>>,
+    /// Voters that others name, the last first, while none of those that are known answers.
+    heard: Arc<Mutex<Vec<Voter>>>,
     /// What runs once the store is in etcd is started.
     followed: AtomicBool,
     /// What the door needs of the rest of the daemon.
@@ -245,12 +246,13 @@ impl Cluster {
             EtcdStore::new(options).map(Arc::new)
         };
         let (in_etcd, at_door) = (etcd_at(true)?, etcd_at(false)?);
-        let (mut own, mut can_vote) = (etcd::Own::default(), false);
+        // An image that is not here is pulled when the daemon is up.
+        let found = options.find(engine, &dir, false).await;
+        let can_vote = options.votes && found.is_ok();
+        let mut own = etcd::Own::default();
         let store: Arc<dyn Store> = match (mode, &client) {
             (Mode::Etcd, Some(_)) => {
-                // An image that is not here is pulled when the daemon is up.
-                let found = options.find(engine, &dir, false).await;
-                can_vote = options.votes && found.is_ok();
+                moved::follow_address(engine, &dir, &keys, &machine, advertise).await;
                 own = etcd::own(engine, &options, &dir, found).await?;
                 in_etcd.clone()
             }
@@ -300,7 +302,7 @@ impl Cluster {
             ailing: watch::Sender::new(false),
             look: Notify::new(),
             decided: Mutex::default(),
-            heard: Mutex::default(),
+            heard: Arc::default(),
             followed: AtomicBool::new(false),
             inside: OnceLock::new(),
             written: Mutex::new(Some(home)),

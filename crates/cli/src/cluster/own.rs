@@ -91,9 +91,7 @@ impl Cluster {
         let done = tokio::spawn(async move {
             let _one = cluster.part.lock().await;
             let config = MemberConfig::load(&cluster.dir)?;
-            let begun = config
-                .as_ref()
-                .is_some_and(|config| config.data_dir.join("member").exists());
+            let begun = config.as_ref().is_some_and(MemberConfig::has_begun);
             let Some(entry) = entry else { return Ok(()) };
             match (act(Some(&entry), config.as_ref(), begun), config) {
                 (Act::Rest, _) => Ok(()),

@@ -161,6 +161,7 @@ impl Cluster {
         tokio::spawn(self.clone().look_after_voters());
         tokio::spawn(self.clone().follow_leaving());
         tokio::spawn(self.clone().seek_voters());
+        tokio::spawn(self.clone().tell_silent());
         tokio::spawn(self.clone().follow_own_health());
     }
 

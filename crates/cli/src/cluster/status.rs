@@ -150,7 +150,9 @@ pub(super) async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
     }
     let mut shown = cluster.shown(&rows);
     shown["leader"] = json!(cluster.leads_now().await);
-    shown["answers"] = json!(cluster.answers().await);
+    let answers = cluster.answers().await;
+    shown["answers"] = json!(answers);
+    shown["moved"] = json!((!answers).then(|| cluster.moved()).flatten());
     shown["snapshot"] = json!(cluster.copies().first().map(super::snapshots::shown));
     shown["caution"] = match *cluster.alone.borrow() {
         true => Value::Null,

@@ -14,6 +14,7 @@ use coracle_cluster::member::keeping::{Known, Seen, Step};
 use coracle_cluster::member::record::{self, LEAVING, Record};
 use coracle_cluster::members;
 use coracle_engine::full_error;
+use coracle_fleet::model::{Machine as Facts, keys};
 use coracle_store::{StoreExt as _, WatchRequest};
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
@@ -31,15 +32,21 @@ const BEGINNING: Duration = Duration::from_secs(60);
 /// How long etcd may take to give a vote.
 const PROMOTE: Duration = Duration::from_secs(5);
 
-/// Since when machines are silent.
-type Silent = BTreeMap<MachineId, Instant>;
+/// What is remembered from one look to the next.
+#[derive(Default)]
+pub(super) struct Past {
+    /// Since when machines are silent.
+    silent: BTreeMap<MachineId, Instant>,
+    /// When machines were taken out because their etcd was lost.
+    failed: BTreeMap<MachineId, Instant>,
+}
 
 impl Cluster {
     /// Looks after voters for as long as this machine leads.
     pub(super) async fn look_after_voters(self: Arc<Self>) {
         let mut members = self.members.subscribe();
         let mut neighbours = self.neighbours.subscribe();
-        let (mut silent, mut rest, mut said) = (Silent::new(), QUIET, String::new());
+        let (mut past, mut rest, mut said) = (Past::default(), QUIET, String::new());
         loop {
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
@@ -50,10 +57,10 @@ impl Cluster {
             }
             rest = QUIET;
             if !self.leads_voters() {
-                silent.clear();
+                past = Past::default();
                 continue;
             }
-            match self.round(&mut silent).await {
+            match self.round(&mut past).await {
                 Ok(true) => rest = SOON,
                 Ok(false) => said.clear(),
                 Err(error) => {
@@ -95,21 +102,25 @@ impl Cluster {
     }
 
     /// Looks once; answers whether something is under way.
-    async fn round(&self, silent: &mut Silent) -> Result<bool, ClusterError> {
-        let seen = self.see(silent).await?;
-        let plan = seen.plan(&self.machine, self.options.replace_after);
+    async fn round(&self, past: &mut Past) -> Result<bool, ClusterError> {
+        let patience = self.options.replace_after;
+        let seen = self.see(past).await?;
+        let plan = seen.plan(&self.machine, patience);
         plan.reason
             .clone_into(&mut self.decided.lock().unwrap_or_else(PoisonError::into_inner));
-        let learns = seen.etcd.iter().any(|member| member.learner) && seen.list.len() > 2;
         let some = !plan.steps.is_empty();
         for step in plan.steps {
             if !self.leads_voters() {
                 return Ok(false);
             }
             tracing::info!(?step, reason = plan.reason, "voters change");
+            let fails = seen.fails(&step, patience);
             self.step(step).await?;
+            if let Some(machine) = fails {
+                past.failed.insert(machine, Instant::now());
+            }
         }
-        Ok(some || learns)
+        Ok(some || seen.learns())
     }
 
     async fn step(&self, step: Step) -> Result<(), ClusterError> {
@@ -125,12 +136,13 @@ impl Cluster {
             Step::Add(url) => drop(etcd.add_learner(&url).await?),
             Step::Promote(member) => etcd.promote_when_ready(member, PROMOTE).await?,
             Step::Remove(member) => etcd.remove(member).await?,
+            Step::Move(member, url) => etcd.update(member, &url).await?,
         }
         Ok(())
     }
 
-    /// Sees everything that counts. `silent` is brought up to now.
-    pub(super) async fn see(&self, silent: &mut Silent) -> Result<Seen, ClusterError> {
+    /// Sees everything that counts. `past` is brought up to now.
+    pub(super) async fn see(&self, past: &mut Past) -> Result<Seen, ClusterError> {
         let store = self.store();
         let list = members::list(&*store).await?;
         let list: BTreeMap<_, _> = list.iter().map(|(id, s)| (id.clone(), s)).collect();
@@ -146,6 +158,12 @@ impl Cluster {
             .iter()
             .filter_map(|kv| id_of(&kv.key, LEAVING))
             .collect();
+        let facts = store.list(keys::MACHINES).await?.kvs;
+        let doors = facts
+            .iter()
+            .filter_map(|kv| serde_json::from_slice(&kv.value).ok());
+        let doors = doors.map(|machine: Facts| (machine.id, machine.door));
+        let doors: BTreeMap<String, String> = doors.collect();
         // After the store: what this etcd has done by now is not older than what was read.
         let etcd = Members::at(&self.client_url())?;
         let (all, own) = (etcd.list().await?, etcd.health(ANSWER).await?);
@@ -154,10 +172,10 @@ impl Cluster {
             etcd: all,
             leader: (own.leader != 0).then_some(MemberId(own.leader)),
             records,
-            known: self.known(&leaving),
+            known: self.known(&leaving, &doors),
             cluster: self.own_cluster()?,
         };
-        self.listen(&mut seen, own, silent).await;
+        self.listen(&mut seen, own, past).await;
         Ok(seen)
     }
 
@@ -167,14 +185,21 @@ impl Cluster {
         Ok(config.map(|config| config.cluster).unwrap_or_default())
     }
 
-    fn known(&self, leaving: &BTreeSet<MachineId>) -> BTreeMap<MachineId, Known> {
+    /// Machines, with their doors as the store has them now: what this machine knows of them may be older than etcd's list.
+    fn known(
+        &self,
+        leaving: &BTreeSet<MachineId>,
+        doors: &BTreeMap<String, String>,
+    ) -> BTreeMap<MachineId, Known> {
         let neighbours = self.neighbours.borrow();
         let known = neighbours.iter().filter_map(|(id, neighbour)| {
             let id: MachineId = id.parse().ok()?;
-            let door = neighbour.door.parse().ok();
+            let door = doors.get(id.as_str()).and_then(|door| door.parse().ok());
             let known = Known {
                 peer_url: door.map(peer_url_beside),
                 dead: (!neighbour.alive).then_some(Duration::ZERO),
+                up: neighbour.alive || id == self.machine,
+                failed: None,
                 capable: neighbour.can_vote,
                 leaving: leaving.contains(&id),
                 in_step: false,
@@ -185,7 +210,7 @@ impl Cluster {
     }
 
     /// Asks every member's machine how its etcd stands, and notes who is silent, and for how long.
-    async fn listen(&self, seen: &mut Seen, own: Health, silent: &mut Silent) {
+    async fn listen(&self, seen: &mut Seen, own: Health, past: &mut Past) {
         let members: Vec<_> = seen
             .etcd
             .iter()
@@ -202,8 +227,11 @@ impl Cluster {
             })
             .collect();
         let now = Instant::now();
+        let Past { silent, failed } = past;
         silent.retain(|id, _| seen.known.contains_key(id));
+        failed.retain(|id, _| seen.known.contains_key(id));
         for (id, known) in &mut seen.known {
+            known.failed = failed.get(id).map(|at| now - *at);
             if *id == self.machine {
                 known.dead = None;
                 continue;
@@ -256,7 +284,16 @@ impl Cluster {
         path: &str,
     ) -> Result<T, String> {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty());
-        let request = request.map_err(|e| e.to_string())?;
+        self.ask_door_so(machine, request.map_err(|e| e.to_string())?)
+            .await
+    }
+
+    /// The same of any request whose answer is short.
+    pub(super) async fn ask_door_so<T: serde::de::DeserializeOwned>(
+        &self,
+        machine: &str,
+        request: axum::http::Request<axum::body::Body>,
+    ) -> Result<T, String> {
         let asked = async {
             let answer = self
                 .send(machine, request)

@@ -121,7 +121,7 @@ async fn status(client: &Client, format: Option<&str>) -> Result<()> {
     if let Some(voting) = found["voting"].as_str().filter(|text| !text.is_empty()) {
         text += &format!("\nVoters: {voting}.\n");
     }
-    for said in ["caution", "trouble"] {
+    for said in ["caution", "trouble", "moved"] {
         if let Some(said) = found[said].as_str() {
             text += &format!("\n{said}\n");
         }

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,12 +27,14 @@ pub struct Machine {
     pub(super) disk: Disk,
     pub(super) shared: Arc<Shared>,
     power: Mutex<Power>,
+    /// The number that its addresses are made of; its own until it moves.
+    pub(super) at: AtomicUsize,
 }
 
 /// What a machine has only while it is on.
 #[derive(Default)]
-struct Power {
-    boot: Option<Holding>,
+pub(super) struct Power {
+    pub(super) boot: Option<Holding>,
     daemon: Option<Child>,
 }
 
@@ -52,10 +55,11 @@ impl Machine {
             disk,
             shared: shared.clone(),
             power: Mutex::default(),
+            at: AtomicUsize::new(n),
         }
     }
 
-    fn power(&self) -> MutexGuard<'_, Power> {
+    pub(super) fn power(&self) -> MutexGuard<'_, Power> {
         self.power.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -76,14 +80,6 @@ impl Machine {
     /// Its machine id, 32 hexadecimal digits.
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    pub fn address(&self) -> String {
-        network::address(self.n)
-    }
-
-    pub fn address6(&self) -> String {
-        network::address6(self.n)
     }
 
     /// The state directory, as the machine calls it. [`Self::path`] is how the test reaches it.
@@ -226,11 +222,12 @@ impl Machine {
         fs::write(&boot_id, fresh).unwrap();
         let room = &self.shared.room;
         let boot = room.machine(&self.name(), &self.run_dir(), &boot_id);
-        self.shared
-            .network
-            .lock()
-            .unwrap()
-            .plug(room, self.n, &boot);
+        self.shared.network.lock().unwrap().plug(
+            room,
+            self.n,
+            self.at.load(Ordering::SeqCst),
+            &boot,
+        );
         power.boot = Some(boot);
         drop(power);
         self.note("is switched on");

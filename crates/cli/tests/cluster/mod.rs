@@ -27,6 +27,7 @@
 //! Machines are counted from 1, as their names are: `machine(1)` is `m1`.
 #![allow(dead_code)]
 
+mod address;
 pub mod chaos;
 mod disk;
 mod forming;

@@ -132,8 +132,8 @@ impl Network {
         }
     }
 
-    /// Connects the namespaces of `to` as machine `n`.
-    pub fn plug(&self, room: &Holding, n: usize, to: &Holding) {
+    /// Connects the namespaces of `to` as machine `n`, with the addresses of number `at`.
+    pub fn plug(&self, room: &Holding, n: usize, at: usize, to: &Holding) {
         let bridge = if self.delays.contains_key(&n) {
             format!("d{n}")
         } else {
@@ -146,7 +146,7 @@ impl Network {
                 "link add p{n} type veth peer name eth0 address {mac} netns {pid}\nlink set p{n} master {bridge} up\n"
             ),
         );
-        let (address, address6) = (address(n), address6(n));
+        let (address, address6) = (address(at), address6(at));
         let mut lines = format!(
             "addr add {address}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\nlink set eth0 up\n"
         );
@@ -155,6 +155,21 @@ impl Network {
             let _ = writeln!(lines, "route add default via {gateway}");
         }
         ip(to, &lines);
+    }
+
+    /// Gives the machine in the namespaces of `at` other addresses: those of number `then` for those of number `now`.
+    pub fn renumber(at: &Holding, now: usize, then: usize) {
+        let gateway = address(OUTSIDE);
+        let lines = [
+            // First, since a second address would go with it.
+            format!("addr del {}/24 dev eth0", address(now)),
+            format!("addr del {}/64 dev eth0", address6(now)),
+            format!("addr add {}/24 dev eth0", address(then)),
+            format!("addr add {}/64 dev eth0 nodad", address6(then)),
+            // It went as well.
+            format!("route replace default via {gateway}"),
+        ];
+        ip(at, &(lines.join("\n") + "\n"));
     }
 
     /// Pulls the plug: what is sent from now on is lost, and nobody is told.

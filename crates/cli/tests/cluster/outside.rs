@@ -23,7 +23,7 @@ impl Outside {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         let holding = shared.room.outside();
         let network = shared.network.lock().unwrap();
-        network.plug(&shared.room, OUTSIDE, &holding);
+        network.plug(&shared.room, OUTSIDE, OUTSIDE, &holding);
         drop(network);
         Self {
             holding,

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use coracle_store::etcd::{Dial, Io};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderValue, UPGRADE};
@@ -26,6 +28,9 @@ use crate::pki::{DOOR_NAME, Fingerprint, Identity, MACHINE_DOMAIN};
 
 /// What a request carries: whatever axum's bodies can hold.
 pub type Body = axum::body::Body;
+
+/// How long an address is tried alone before the next one is, too.
+const AHEAD: Duration = Duration::from_millis(300);
 
 /// A machine and where its door may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +63,8 @@ struct Pooled {
     sender: http2::SendRequest<Body>,
     /// When the certificate that it was made with runs out.
     expires: SystemTime,
+    /// The best of the addresses then: a machine that is elsewhere now does not answer on it.
+    best: Option<String>,
 }
 
 /// What is known of the way to one machine.
@@ -176,6 +183,7 @@ impl DoorClient {
         let expires = self.identity.seen().not_after;
         if let Some(known) = &way.pooled
             && known.expires == expires
+            && known.best.as_ref() == to.addresses.first()
             && !known.sender.is_closed()
         {
             return Ok(known.sender.clone());
@@ -219,6 +227,7 @@ impl DoorClient {
         way.pooled = Some(Pooled {
             sender: sender.clone(),
             expires,
+            best: to.addresses.first().cloned(),
         });
         Ok(sender)
     }
@@ -226,11 +235,18 @@ impl DoorClient {
     async fn connect(&self, connector: &TlsConnector, to: &Target) -> Result<Line, DoorError> {
         let (machine, cut) = (to.machine.as_str(), self.cutter(&to.machine));
         let name = format!("{machine}{MACHINE_DOMAIN}");
+        // One that was its address once may swallow all that is sent there, and must not use up the time for the next.
+        let tries = to.addresses.iter().zip(0..).map(async |(address, n)| {
+            tokio::time::sleep(AHEAD * n).await;
+            let reached = reach(connector, address, &name, self.options.connect).await;
+            reached.map_err(|source| (address, source))
+        });
+        let mut tries: FuturesUnordered<_> = tries.collect();
         let mut last = None;
-        for address in &to.addresses {
-            match reach(connector, address, &name, self.options.connect).await {
+        while let Some(tried) = tries.next().await {
+            match tried {
                 Ok(stream) => return Ok(Cuttable::new(stream, cut, CancellationToken::new())),
-                Err(source) => last = Some((address, source)),
+                Err(failed) => last = Some(failed),
             }
         }
         Err(match last {

@@ -238,10 +238,10 @@ impl Members {
         }
     }
 
-    /// Tells where a member's peers reach it from now on.
+    /// Tells where a member's peers reach it from now on. It may be done twice, and needs a majority.
     ///
     /// # Errors
-    /// `Refused`.
+    /// `Refused`, also where another member has that URL.
     pub async fn update(&self, id: MemberId, peer_url: &str) -> Result<(), MemberError> {
         let ask = |mut client: ClusterClient<Channel>| {
             let request = pb::MemberUpdateRequest {

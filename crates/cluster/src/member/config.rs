@@ -139,6 +139,28 @@ impl MemberConfig {
         )
     }
 
+    /// The same member on a machine whose door is there now.
+    #[must_use]
+    pub fn at(&self, door: SocketAddr) -> Self {
+        Self {
+            advertise: door.ip(),
+            peer_port: door.port().saturating_add(1),
+            client_port: door.port().saturating_add(2),
+            ..self.clone()
+        }
+    }
+
+    /// Whether it was one of its cluster once: its log is there. The directory and its database are made before an etcd that comes to
+    /// others knows whether these let it in.
+    pub fn has_begun(&self) -> bool {
+        let log = std::fs::read_dir(self.data_dir.join("member/wal"));
+        let is_log = |entry: std::fs::DirEntry| {
+            let path = entry.path();
+            path.extension().is_some_and(|extension| extension == "wal")
+        };
+        log.into_iter().flatten().flatten().any(is_log)
+    }
+
     /// Where clients of this machine reach it.
     pub fn client_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client_port)
@@ -223,6 +245,30 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         let broken = MemberConfig::load(dir.path()).unwrap_err();
         assert!(matches!(broken, MemberError::Format { .. }));
+    }
+
+    #[test]
+    fn it_moves_with_its_door() {
+        let before = config(Path::new("/s/cluster"));
+        let moved = before.at("192.0.2.9:99".parse().unwrap());
+        assert_eq!(moved.peer_url(), "https://192.0.2.9:100");
+        assert_eq!(moved.client_url(), "http://127.0.0.1:101");
+        assert_eq!(moved.at("[fd00::1]:7373".parse().unwrap()), before);
+    }
+
+    #[test]
+    fn it_has_begun_when_there_is_a_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        assert!(!config.has_begun());
+        let member = config.data_dir.join("member");
+        std::fs::create_dir_all(member.join("snap")).unwrap();
+        std::fs::write(member.join("snap/db"), "").unwrap();
+        assert!(!config.has_begun(), "the others have not let it in yet");
+        std::fs::create_dir_all(member.join("wal")).unwrap();
+        assert!(!config.has_begun());
+        std::fs::write(member.join("wal/0-0.wal"), "").unwrap();
+        assert!(config.has_begun());
     }
 
     #[test]

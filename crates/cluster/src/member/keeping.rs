@@ -10,8 +10,14 @@
 //! etcd: a*, b~   in step; c is there            etcd promotes b
 //! etcd: a*, b    list: b learner                list: b voter
 //! etcd: a*, c    list: b voter, b told in       list: b machine, b is told out
+//! etcd: a*, b    b says that it is elsewhere    etcd's list has b there
 //! ```
-//! Nothing is remembered from one look to the next, so whoever leads goes on wherever the one before was killed.
+//! Nothing is remembered from one look to the next but since when machines are silent and who has failed, so whoever leads goes on
+//! wherever the one before was killed.
+//!
+//! A member's own etcd is where the machine says before the machine says it, and it reaches the others by the addresses that they had:
+//! that is enough for raft, and so for the change of the list. Two members may have exchanged their addresses, and etcd wants each once. Then one of
+//! them is put where nobody is first.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +27,7 @@ use super::record::{Part, Record};
 use super::voters::{self, Decision, Machine, Role};
 use crate::MachineId;
 use crate::members::Standing;
+use crate::pki::PEER_NAME;
 
 /// What is known of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,10 @@ pub struct Known {
     pub peer_url: Option<String>,
     /// For how long it, or its etcd, has not been seen; None while it is.
     pub dead: Option<Duration>,
+    /// Its daemon gives signs.
+    pub up: bool,
+    /// How long ago it was taken out because its etcd was lost.
+    pub failed: Option<Duration>,
     /// It can run etcd.
     pub capable: bool,
     /// It is about to go.
@@ -54,6 +65,11 @@ pub struct Seen {
     pub cluster: String,
 }
 
+/// Where nobody is, to make room for another member.
+fn nowhere(id: &MachineId) -> String {
+    format!("https://{id}.{PEER_NAME}:1")
+}
+
 /// One thing to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -67,6 +83,8 @@ pub enum Step {
     Promote(MemberId),
     /// etcd takes it out.
     Remove(MemberId),
+    /// etcd's list has it at that URL from now on.
+    Move(MemberId, String),
 }
 
 /// What to do, and why, or why nothing.
@@ -79,14 +97,20 @@ pub struct Plan {
 }
 
 impl Seen {
-    /// The machine that a member is; one that never ran is known by its URL.
+    /// The machine that a member is; one that never ran is known by what its machine was told, or else by its URL.
     pub fn machine_of(&self, member: &MemberInfo) -> Option<MachineId> {
         if !member.name.is_empty() {
             return member.name.parse().ok();
         }
+        let is_it = |told: &Record| told.part == Part::In && told.member == member.id.0;
+        if let Some((id, _)) = self.records.iter().find(|(_, told)| is_it(told)) {
+            return Some(id.clone());
+        }
         let url = member.peer_urls.first()?;
+        let begun = |id: &MachineId| self.etcd.iter().any(|other| other.name == id.as_str());
         let mut known = self.known.iter();
-        let found = known.find(|(_, known)| known.peer_url.as_ref() == Some(url));
+        // Machines may exchange their addresses: one that is another member is not this one, too.
+        let found = known.find(|(id, known)| known.peer_url.as_ref() == Some(url) && !begun(id));
         found.map(|(id, _)| id.clone())
     }
 
@@ -101,7 +125,9 @@ impl Seen {
             let Some(id) = self.machine_of(member) else {
                 continue;
             };
-            let ready = self.known.get(&id).is_some_and(|known| known.in_step);
+            // What a machine holds by another member is not what one holds that has not begun.
+            let ready = !member.name.is_empty();
+            let ready = ready && self.known.get(&id).is_some_and(|known| known.in_step);
             let role = match member.learner {
                 true => Role::Learner { ready },
                 false => Role::Voter {
@@ -116,6 +142,8 @@ impl Seen {
                 belongs: self.list.contains_key(&id) && known.is_none_or(|known| !known.leaving),
                 dead: known.map_or(Some(Duration::ZERO), |known| known.dead),
                 capable: role != Role::None || known.is_some_and(|known| known.capable),
+                again: known.is_some_and(|known| known.up && known.capable),
+                failed: known.and_then(|known| known.failed),
                 id,
                 role,
             }
@@ -133,6 +161,9 @@ impl Seen {
                 reason: format!("etcd's member {:?} is no machine's", stranger.peer_urls),
             };
         }
+        if let Some(moved) = self.moved() {
+            return moved;
+        }
         let Decision { step, reason } = voters::next(&self.machines(own), patience);
         let mut steps = self.in_line(&step);
         let member = |id: &MachineId| self.member(id).map(|member| member.id);
@@ -145,6 +176,73 @@ impl Seen {
             voters::Step::Remove(id) => steps.extend(member(id).map(Step::Remove)),
         }
         Plan { steps, reason }
+    }
+
+    /// One member that is elsewhere than etcd's list says. Where another one still has its place, it waits for that.
+    fn moved(&self) -> Option<Plan> {
+        let etcd = self.etcd.iter();
+        let all: Vec<_> = etcd
+            .filter_map(|member| {
+                let id = self.machine_of(member)?;
+                let wanted = self.place_of(member, &id)?;
+                let is_there = member.peer_urls.iter().eq([&wanted]);
+                (!is_there).then_some((member, id, wanted))
+            })
+            .collect();
+        let taken = |url: &String| self.etcd.iter().any(|m| m.peer_urls.contains(url));
+        let free = all.iter().find(|(.., wanted)| !taken(wanted));
+        let (member, id, url) = match free {
+            Some((member, id, wanted)) => (member, id, wanted.clone()),
+            None => {
+                let mut all = all.iter();
+                let (member, id, _) = all.find(|(m, id, _)| !m.peer_urls.contains(&nowhere(id)))?;
+                (member, id, nowhere(id))
+            }
+        };
+        Some(Plan {
+            reason: format!("{id} is reached at {url} now"),
+            steps: vec![Step::Move(member.id, url)],
+        })
+    }
+
+    /// Where etcd's list is to have a member: where its machine says. What two say is the one's that gives signs, and the other
+    /// was there before it was lost.
+    fn place_of(&self, member: &MemberInfo, id: &MachineId) -> Option<String> {
+        let known = self.known.get(id)?;
+        let url = known.peer_url.as_ref()?;
+        let rival = self.known.iter().any(|(other, there)| {
+            let same = other != id && there.peer_url.as_ref() == Some(url);
+            same && match (known.up, there.up) {
+                (true, false) => false,
+                (false, true) => true,
+                _ => other < id && self.member(other).is_some(),
+            }
+        });
+        match rival {
+            true if member.peer_urls.contains(url) => Some(nowhere(id)),
+            // It stays where it is, which is not where the other one comes.
+            true => None,
+            false => Some(url.clone()),
+        }
+    }
+
+    /// Whether a learner is on its way to a vote, and is to be looked at again soon.
+    pub fn learns(&self) -> bool {
+        let on_its_way = |id: MachineId| {
+            let known = self.known.get(&id);
+            known.is_some_and(|known| known.dead.is_none() && !known.in_step)
+        };
+        let mut learners = self.etcd.iter().filter(|member| member.learner);
+        self.list.len() > 2 && learners.any(|m| self.machine_of(m).is_some_and(on_its_way))
+    }
+
+    /// The machine that a step takes out because it has been dead for `patience`.
+    pub fn fails(&self, step: &Step, patience: Duration) -> Option<MachineId> {
+        let Step::Remove(id) = step else { return None };
+        let member = self.etcd.iter().find(|member| member.id == *id)?;
+        let machine = self.machine_of(member)?;
+        let dead = self.known.get(&machine)?.dead?;
+        (dead >= patience).then_some(machine)
     }
 
     fn member(&self, id: &MachineId) -> Option<&MemberInfo> {

@@ -129,7 +129,8 @@ pub(super) fn epoch_of(cluster: &str) -> (u64, &str) {
     epoch.unwrap_or((0, ""))
 }
 
-/// What to do, when that is the entry and `config` how this machine's etcd is run; `begun` if that has data. Pure.
+/// What to do, when that is the entry and `config` how this machine's etcd is run; `begun` if that was let in
+/// by the others once ([`MemberConfig::has_begun`]). Pure.
 ///
 /// Without an entry nothing is done: who began the cluster has none at first.
 pub fn act(entry: Option<&Record>, config: Option<&MemberConfig>, begun: bool) -> Act {

@@ -6,6 +6,7 @@
 //!   next daemon ──┘ └──stop──▶ Stopped
 //! ```
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -210,10 +211,10 @@ pub(super) fn note_begun(data: &Path) -> Result<(), MemberError> {
     }
 }
 
-/// Whether it may be started, and notes that it was once it has data. An etcd whose data is gone would be another one with the
+/// Whether it may be started, and notes that it was once it has a log. An etcd whose data is gone would be another one with the
 /// same name: it would begin an empty store, or vote again on what it has forgotten.
 fn may_start(config: &MemberConfig) -> Result<bool, MemberError> {
-    if config.data_dir.join("member").exists() {
+    if config.has_begun() {
         note_begun(&config.data_dir)?;
         return Ok(true);
     }
@@ -245,6 +246,7 @@ impl Keeper {
                     self.told.send_replace(State::Running { pid });
                     tokio::select! {
                         why = self.ended(&id) => why,
+                        never = self.note_begin() => match never {},
                         _ = stopped.wait_for(|stop| *stop) => break,
                     }
                 }
@@ -262,6 +264,17 @@ impl Keeper {
             rest = (rest * 2).min(LONGEST_REST);
         }
         self.told.send_replace(State::Stopped);
+    }
+
+    /// Notes that it has begun, as soon as it has; then it waits for ever.
+    async fn note_begin(&self) -> Infallible {
+        while !self.config.has_begun() {
+            sleep(POLL).await;
+        }
+        if let Err(error) = may_start(&self.config) {
+            tracing::warn!(error = %coracle_engine::full_error(&error), "that etcd has begun could not be written down");
+        }
+        std::future::pending().await
     }
 
     /// Waits for the end of a run; answers how it ended.

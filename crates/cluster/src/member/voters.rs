@@ -14,8 +14,12 @@
 //! The dead one goes first, since etcd lets nobody in while a voter does not answer. That costs nothing: of three of which one is dead
 //! both others are needed, and of two as well. Nothing is done without a majority, and nothing that would end it. A learner is promoted to an even number of votes only
 //! where another machine stands ready to make it odd. A voter that is dead and has nobody to take its place stays, and counts
-//! again when it is back.
+//! again when it is back; one whose daemon lives and whose etcd alone is dead is its own heir, and begins anew.
+//!
+//! Who was taken out as dead is asked after all others from then on, the one that failed last at the very end: a machine whose etcd
+//! cannot run keeps nobody else out.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use crate::MachineId;
@@ -51,6 +55,10 @@ pub struct Machine {
     pub dead: Option<Duration>,
     /// It can run etcd.
     pub capable: bool,
+    /// Its daemon gives signs and can run etcd, whatever the etcd does that it has: it could begin another one.
+    pub again: bool,
+    /// How long ago it was taken out because its etcd was lost; None if it was not, as far as is known.
+    pub failed: Option<Duration>,
     /// What it is to etcd.
     pub role: Role,
 }
@@ -154,10 +162,16 @@ impl<'m> Count<'m> {
         self.machines.iter().find(|machine| machine.learns())
     }
 
-    /// The machine to be added next.
+    /// The machine to be added next: one that never failed, else the one whose failure is the longest ago.
     fn candidate(&self) -> Option<&'m Machine> {
         let ready = self.machines.iter().filter(|m| m.stands_ready());
-        ready.min_by(|a, b| a.id.cmp(&b.id))
+        ready.min_by_key(|machine| (machine.failed.map(Reverse), &machine.id))
+    }
+
+    /// Who can take the place of a voter that is lost: another machine, else its own with another etcd.
+    fn heir_of(&self, lost: &'m Machine) -> Option<&'m Machine> {
+        let own = Some(lost).filter(|lost| lost.again && lost.belongs);
+        self.candidate().or(own)
     }
 }
 
@@ -243,29 +257,34 @@ fn stale_learner(count: &Count<'_>) -> Option<Decision> {
 
 /// Voters that are lost, when there is somebody for their place.
 fn replace(count: &Count<'_>) -> Option<Decision> {
-    let lost = |m: &&Machine| m.votes() && m.lost(count.patience);
+    let lost = |m: &&Machine| m.votes() && m.lost(count.patience) && count.may_lose(m);
     let mut lost = count.machines.iter().filter(lost);
-    let out = lost.find(|machine| count.may_lose(machine))?;
-    let heir = match count.learner() {
-        Some(learner) if learner.alive() && learner.role == (Role::Learner { ready: true }) => {
-            learner
-        }
+    let (out, heir) = match count.learner() {
         Some(learner) if learner.alive() => {
-            let reason = format!(
-                "{} is to take the place of {} and is not in step yet",
-                learner.id, out.id
-            );
-            return Some(decide(Step::None, reason));
+            let out = lost.next()?;
+            if learner.role != (Role::Learner { ready: true }) {
+                let reason = format!(
+                    "{} is to take the place of {} and is not in step yet",
+                    learner.id, out.id
+                );
+                return Some(decide(Step::None, reason));
+            }
+            (out, learner)
         }
         Some(_) => return None,
-        None => count.candidate()?,
+        None => lost.find_map(|out| Some((out, count.heir_of(out)?)))?,
     };
-    let reason = format!(
-        "{} has been dead for {} s, and {} can take its place",
-        out.id,
-        out.dead.unwrap_or_default().as_secs(),
-        heir.id
-    );
+    let dead = out.dead.unwrap_or_default().as_secs();
+    let reason = match heir.id == out.id {
+        true => format!(
+            "the etcd of {} has been dead for {dead} s while its daemon lives, and it begins anew",
+            out.id
+        ),
+        false => format!(
+            "{} has been dead for {dead} s, and {} can take its place",
+            out.id, heir.id
+        ),
+    };
     Some(decide(Step::Remove(out.id.clone()), reason))
 }
 

@@ -1,6 +1,7 @@
 //! What a certificate says.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
@@ -72,6 +73,15 @@ pub struct Seen {
     pub not_after: SystemTime,
     /// Its key's.
     pub key: Fingerprint,
+    /// The IP addresses that it is for besides its names.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An address as it stands in a certificate: 4 or 16 bytes.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 impl Seen {
@@ -90,10 +100,16 @@ impl Seen {
         let common_name = common_name.unwrap_or_default().to_owned();
         let expected = format!("{common_name}{MACHINE_DOMAIN}");
         let names = parsed.subject_alternative_name().ok().flatten();
-        let named = names.is_some_and(|names| {
-            let mut names = names.value.general_names.iter();
-            names.any(|name| matches!(name, GeneralName::DNSName(name) if *name == expected))
+        let names = names.map(|names| names.value.general_names.as_slice());
+        let names = names.unwrap_or_default();
+        let named = names
+            .iter()
+            .any(|name| matches!(name, GeneralName::DNSName(name) if *name == expected));
+        let addresses = names.iter().filter_map(|name| match name {
+            GeneralName::IPAddress(bytes) => address(bytes),
+            _ => None,
         });
+        let addresses = addresses.collect();
         let time = |time: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
         Ok(Self {
             machine: common_name.parse().ok().filter(|_| named),
@@ -102,6 +118,7 @@ impl Seen {
             // The second that stands there is its last.
             not_after: time(parsed.validity().not_after.timestamp().saturating_add(1)),
             key: Fingerprint::of(parsed.public_key().raw),
+            addresses,
         })
     }
 }

@@ -48,6 +48,8 @@ impl World {
         let known = Known {
             peer_url: Some(url(n)),
             dead: None,
+            up: true,
+            failed: None,
             capable,
             leaving: false,
             in_step: false,
@@ -58,6 +60,17 @@ impl World {
 
     fn known(&mut self, n: u64) -> &mut Known {
         self.seen.known.get_mut(&id(n)).unwrap()
+    }
+
+    /// Machines come up elsewhere than they were, each with the address of another one.
+    fn move_to(&mut self, places: &[(u64, u64)]) {
+        for (n, place) in places {
+            self.known(*n).peer_url = Some(url(*place));
+        }
+    }
+
+    fn place(&self, n: u64) -> &str {
+        &self.seen.member(&id(n)).unwrap().peer_urls[0]
     }
 
     fn alive(&self, machine: &MachineId) -> bool {
@@ -92,6 +105,12 @@ impl World {
                 let found = etcd.find(|m| m.id == member).unwrap();
                 assert!(found.learner && !found.name.is_empty());
                 found.learner = false;
+            }
+            Step::Move(member, url) => {
+                let taken = self.seen.etcd.iter().any(|m| m.peer_urls.contains(&url));
+                assert!(!taken, "etcd refuses {url}");
+                let mut etcd = self.seen.etcd.iter_mut();
+                etcd.find(|m| m.id == member).unwrap().peer_urls = vec![url];
             }
             Step::Remove(member) => {
                 self.seen.etcd.retain(|m| m.id != member);
@@ -199,6 +218,10 @@ impl World {
         );
         for (machine, standing) in &self.seen.list {
             let member = self.seen.member(machine);
+            if let Some(member) = member {
+                let known = self.seen.known[machine].peer_url.clone();
+                assert_eq!(member.peer_urls.first(), known.as_ref(), "{machine}");
+            }
             let wanted = match member {
                 None => Standing::Machine,
                 Some(member) if member.learner => Standing::Learner,
@@ -242,6 +265,138 @@ fn machines_without_etcd_are_not_asked() {
     world.settle(|| usize::MAX);
     world.check(1, 1);
     assert_eq!(world.seen.list[&id(2)], Standing::Machine);
+}
+
+fn three() -> World {
+    let mut world = World::new();
+    world.join(2, true);
+    world.join(3, true);
+    world.settle(|| usize::MAX);
+    world.check(3, 0);
+    world
+}
+
+#[test]
+fn a_member_that_comes_up_elsewhere_is_there_in_etcds_list() {
+    for places in [
+        &[(2, 20)][..],
+        &[(2, 20), (3, 30)],
+        &[(1, 10)],
+        // One has the place that another one left; two have exchanged theirs; three.
+        &[(2, 3), (3, 30)],
+        &[(2, 3), (3, 2)],
+        &[(1, 2), (2, 3), (3, 1)],
+    ] {
+        for killed_after in [1, usize::MAX] {
+            let mut world = three();
+            world.move_to(places);
+            world.settle(|| killed_after);
+            world.check(3, 0);
+        }
+    }
+}
+
+#[test]
+fn whose_place_is_somebody_elses_now_makes_room_until_it_is_back() {
+    let mut world = three();
+    world.known(3).dead = Some(Duration::ZERO);
+    world.known(3).up = false;
+    world.move_to(&[(2, 3)]);
+    world.settle(|| usize::MAX);
+    assert_eq!(world.place(2), url(3));
+    assert_eq!(world.place(3), nowhere(&id(3)));
+    world.known(3).dead = None;
+    world.known(3).up = true;
+    world.move_to(&[(3, 30)]);
+    world.settle(|| usize::MAX);
+    world.check(3, 0);
+}
+
+#[test]
+fn a_learner_that_moves_before_it_begins_is_told_of_its_new_place() {
+    let mut world = World::new();
+    world.join(2, true);
+    while !world.seen.records.contains_key(&id(2)) {
+        world.look(usize::MAX);
+    }
+    let member = world.seen.etcd[1].id;
+    world.move_to(&[(2, 20)]);
+    world.look(usize::MAX);
+    world.look(usize::MAX);
+    let peers = &world.seen.records[&id(2)].peers;
+    assert!(peers.contains(&(id(2).to_string(), url(20))), "{peers:?}");
+    world.settle(|| usize::MAX);
+    world.check(1, 1);
+    assert_eq!(world.seen.etcd[1].id, member);
+}
+
+#[test]
+fn a_newcomer_may_have_the_address_of_a_voter_that_is_away() {
+    let mut world = three();
+    world.known(3).dead = Some(PATIENCE);
+    world.known(3).up = false;
+    world.join(4, true);
+    world.move_to(&[(4, 3)]);
+    world.settle(|| usize::MAX);
+    assert_eq!(world.place(4), url(3));
+    assert!(world.seen.member(&id(3)).is_none());
+}
+
+#[test]
+fn where_a_machine_does_not_know_its_address_its_member_stays() {
+    let mut world = three();
+    world.known(2).peer_url = None;
+    world.settle(|| usize::MAX);
+    assert_eq!(world.place(2), url(2));
+}
+
+#[test]
+fn a_voter_whose_etcd_is_lost_begins_anew_on_its_own_machine() {
+    let mut world = three();
+    let before = world.seen.member(&id(3)).unwrap().id;
+    world.known(3).dead = Some(PATIENCE);
+    let plan = world.seen.plan(&id(1), PATIENCE);
+    let out = Step::Remove(before);
+    assert_eq!(plan.steps, std::slice::from_ref(&out), "{}", plan.reason);
+    assert_eq!(world.seen.fails(&out, PATIENCE), Some(id(3)));
+    world.step(out);
+    // Of a machine that is no member the daemon alone counts.
+    world.known(3).dead = None;
+    world.settle(|| usize::MAX);
+    world.check(3, 0);
+    assert_ne!(world.seen.member(&id(3)).unwrap().id, before);
+    // Its daemon is away as well: it is waited for.
+    world.known(3).dead = Some(PATIENCE);
+    world.known(3).up = false;
+    assert_eq!(world.seen.plan(&id(1), PATIENCE).steps, []);
+}
+
+#[test]
+fn who_failed_is_asked_after_all_others() {
+    let mut world = World::new();
+    world.join(2, true);
+    world.join(3, true);
+    world.known(2).failed = Some(Duration::ZERO);
+    let plan = world.seen.plan(&id(1), PATIENCE);
+    let add = Step::Add(url(3));
+    assert_eq!(plan.steps.last(), Some(&add), "{}", plan.reason);
+    assert_eq!(world.seen.fails(&add, PATIENCE), None);
+}
+
+#[test]
+fn who_waits_for_nothing_looks_seldom() {
+    let mut world = World::new();
+    world.join(2, true);
+    world.join(3, false);
+    world.look(usize::MAX);
+    assert!(world.seen.learns(), "it takes its copy");
+    world.settle(|| usize::MAX);
+    // In step, and no vote to be had for it.
+    assert!(world.seen.etcd.iter().any(|member| member.learner));
+    assert!(!world.seen.learns());
+    world.known(2).in_step = false;
+    world.known(2).dead = Some(Duration::ZERO);
+    assert!(!world.seen.learns());
 }
 
 #[test]
@@ -292,7 +447,17 @@ fn killed_at_any_step_it_goes_on() {
                 }
                 2 | 3 => world.known(n).dead = None,
                 4 => world.known(n).leaving = true,
-                5 | 6 => world.known(n).leaving = false,
+                5 => world.known(n).leaving = false,
+                6 => {
+                    let (here, there) = (n, 1 + draw(all));
+                    let place = world.known(here).peer_url.clone();
+                    let other = std::mem::replace(&mut world.known(there).peer_url, place);
+                    world.known(here).peer_url = match draw(2) {
+                        0 => other,
+                        _ if here != there => other,
+                        _ => Some(url(1000 + draw(1000))),
+                    };
+                }
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ fn id(name: char) -> MachineId {
 }
 
 /// `a*` leads, `b` votes, `c~` learns, `d~~` learns and is in step, `e.` is none of etcd's; `†` is dead for a moment, `††` is lost,
-/// `-` leaves, `!` cannot run etcd.
+/// `‡` has a daemon that lives and an etcd that is lost, `x` and `xx` failed long ago and lately, `-` leaves, `!` cannot run etcd.
 fn machines(text: &str) -> Vec<Machine> {
     let one = |word: &str| {
         let marks = &word[1..];
@@ -19,7 +19,7 @@ fn machines(text: &str) -> Vec<Machine> {
             },
         };
         let dead = match () {
-            () if marks.contains("††") => Some(PATIENCE),
+            () if marks.contains("††") || marks.contains('‡') => Some(PATIENCE),
             () if marks.contains('†') => Some(PATIENCE - Duration::from_secs(1)),
             () => None,
         };
@@ -28,6 +28,12 @@ fn machines(text: &str) -> Vec<Machine> {
             belongs: !marks.contains('-'),
             dead,
             capable: !marks.contains('!'),
+            again: !marks.contains('†') && !marks.contains('!'),
+            failed: match () {
+                () if marks.contains("xx") => Some(PATIENCE),
+                () if marks.contains('x') => Some(PATIENCE * 2),
+                () => None,
+            },
             role,
         }
     };
@@ -84,6 +90,20 @@ fn the_table() {
         ("a* b c†† d~††", "-d"),
         ("a* b c†† d~†† e.", "-d"),
         ("a* b c†† d.!", ""),
+        // Its etcd alone is dead: it begins anew, unless another machine learns already.
+        ("a* b c‡", "-c"),
+        ("a* b c‡ d.", "-c"),
+        ("a* b c‡-", "-c"),
+        ("a* b c‡ d~", ""),
+        ("a* b c.x", "+c"),
+        ("a* b‡", ""),
+        ("a* b c d†† e‡ 1.! 2.! 3.!", "-e"),
+        // Who has failed comes after all others, and who failed last at the very end.
+        ("a* b c.x d.", "+d"),
+        ("a* b c.xx d.x", "+d"),
+        ("a* b c.x d.xx", "+c"),
+        ("a* b c~†† d.xx", "-c"),
+        ("a* b d~‡ c.x", "-d"),
         // No majority: nothing.
         ("a* b†† c†† d.", ""),
         ("a†† b~~", ""),
