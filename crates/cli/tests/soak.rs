@@ -157,23 +157,26 @@ impl Soak {
         let first = self.cluster.machine(1);
         let redis =
             parts::REDIS_UNIT.replace("redis.volume:/data", "keep.volume:/data\nStopTimeout=1");
+        // What is to begin where a disk is full just now is begun again, too seldom for the limit of starts.
+        let again = |text: &str| format!("{text}[Service]\nRestart=on-failure\nRestartSec=3\n");
         let files = [
-            ("web@.container", parts::TELL_UNIT.to_owned()),
-            ("front.container", parts::NGINX_UNIT.to_owned()),
+            ("web@.container", again(parts::TELL_UNIT)),
+            ("front.container", again(parts::NGINX_UNIT)),
             ("keep.volume", "[Volume]\n".to_owned()),
-            ("keep.container", redis),
+            ("keep.container", again(&redis)),
             (
                 "every.container",
-                "[Container]\nImage=bb\nExec=sleep 100000\nStopTimeout=1\n[X-Fleet]\nGlobal=yes\n"
-                    .to_owned(),
+                again(
+                    "[Container]\nImage=bb\nExec=sleep 100000\nStopTimeout=1\n[X-Fleet]\nGlobal=yes\n",
+                ),
             ),
             (
                 "only.container",
-                self.witness.unit("[X-Deploy]\nExclusive=yes\n"),
+                again(&self.witness.unit("[X-Deploy]\nExclusive=yes\n")),
             ),
             (
                 "job.service",
-                format!("[Service]\nExecStart=/bin/sleep {}\n", seen::JOB),
+                again(&format!("[Service]\nExecStart=/bin/sleep {}\n", seen::JOB)),
             ),
         ];
         // Every machine has the files, so that each can be asked.
