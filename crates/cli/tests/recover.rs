@@ -4,7 +4,10 @@
 mod cluster;
 mod common;
 
-use cluster::recovery::*;
+use cluster::recovery::{
+    ETCD, SOON, answers, carry, file, hide_etcd, join, joined, lists, pid, show_etcd, stand,
+    standing, status, stay, stay_for,
+};
 use cluster::{Machine, Setup, parts, wait_for};
 use std::path::Path;
 

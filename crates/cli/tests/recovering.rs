@@ -4,7 +4,10 @@
 mod cluster;
 mod common;
 
-use cluster::recovery::*;
+use cluster::recovery::{
+    SOON, answers, carry, file, join, joined_and_more, lists, pid, show_etcd, stand, standing,
+    status, stay,
+};
 use cluster::{Machine, wait_for};
 
 /// The daemon dies once that step is done, of a recovery that is said now or of one that goes on by itself.

@@ -291,6 +291,21 @@ impl Cluster {
         checked.is_ok()
     }
 
+    /// Whether nothing is to begin anew here by that epoch: this machine asks its store, has an etcd of it, or is about to begin one itself.
+    fn has_gone_over(&self, epoch: &Epoch) -> Result<bool, MemberError> {
+        if self.in_place()?.is_some() {
+            return Ok(true);
+        }
+        Ok(match MemberConfig::load(&self.dir)? {
+            Some(config) => !epoch.ends(&config),
+            None => {
+                let voters = self.voters.borrow();
+                let asks_it = voters.iter().any(|voter| voter.machine == epoch.machine);
+                asks_it || self.epoch.borrow().as_ref() == Some(epoch)
+            }
+        })
+    }
+
     async fn look_for_epoch(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (Some(client), Some(identity)) = (self.client.get(), self.identity.get()) else {
             return Ok(());
@@ -298,31 +313,24 @@ impl Cluster {
         let machines = targets(&self.home(), &self.machine);
         let known = self.epoch.borrow().clone();
         let found = newest(client, identity, machines, known.as_ref(), ROUND).await;
-        if found.is_none() && known.is_none() {
-            return Ok(());
-        }
-        let _one = self.change.lock().await;
-        // Meanwhile this machine may have made the store anew itself, or learnt of it by the store.
-        let known = self.epoch.borrow().clone();
-        let found = found.filter(|found| found.beats(known.as_ref()));
-        let Some(epoch) = found.or_else(|| known.clone()) else {
+        let Some(epoch) = found.or(known) else {
             return Ok(());
         };
-        let recovering = Recovering::load(&self.dir)?;
-        if recovering.is_some_and(|found| found.is_in_place(&self.dir, &self.machine)) {
+        if self.has_gone_over(&epoch)? {
+            self.know(epoch)?;
             return Ok(());
         }
-        let _part = self.part.lock().await;
-        let config = MemberConfig::load(&self.dir)?;
-        if config.as_ref().is_none_or(|config| !epoch.ends(config)) {
-            let asks_it = |voter: &Voter| voter.machine == epoch.machine;
-            let asks_it = self.voters.borrow().iter().any(asks_it);
-            if config.is_some() || asks_it || known.as_ref() == Some(&epoch) {
-                // It is gone over already: nothing begins anew.
-                self.know(epoch)?;
-                return Ok(());
-            }
+        let (_one, _part) = (self.change.lock().await, self.part.lock().await);
+        // Meanwhile this machine may have made the store anew itself, have learnt of it, or have begun an etcd there.
+        let known = self.epoch.borrow().clone();
+        if known
+            .as_ref()
+            .is_some_and(|known| known.beats(Some(&epoch)))
+            || self.has_gone_over(&epoch)?
+        {
+            return Ok(());
         }
+        let config = MemberConfig::load(&self.dir)?;
         self.stop_own().await?;
         let early = Early {
             engine: &self.engine,

@@ -196,7 +196,7 @@ impl Cluster {
     }
 
     /// One that is on its way and has the new etcd in its place.
-    fn in_place(&self) -> Result<Option<Recovering>, MemberError> {
+    pub(super) fn in_place(&self) -> Result<Option<Recovering>, MemberError> {
         let found = Recovering::load(&self.dir)?;
         Ok(found.filter(|found| found.is_in_place(&self.dir, &self.machine)))
     }
