@@ -108,9 +108,15 @@ impl Seen {
         }
         let url = member.peer_urls.first()?;
         let begun = |id: &MachineId| self.etcd.iter().any(|other| other.name == id.as_str());
-        let mut known = self.known.iter();
-        // Machines may exchange their addresses: one that is another member is not this one, too.
-        let found = known.find(|(id, known)| known.peer_url.as_ref() == Some(url) && !begun(id));
+        // Machines may have exchanged their addresses, or one be where another was: it is none that is another member, and who was to
+        // be added is in the list as a learner.
+        let there = |known: &Known| known.peer_url.as_ref() == Some(url);
+        let all = self.known.iter();
+        let all = all.filter(|(id, known)| there(known) && !begun(id));
+        let found = all.max_by_key(|(id, known)| {
+            let learns = self.list.get(*id) == Some(&Standing::Learner);
+            (learns, known.up)
+        });
         found.map(|(id, _)| id.clone())
     }
 
