@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// A daemon that is away for less is not taken for lost.
 const SHORT: Duration = Duration::from_secs(7);
 /// How long faults go on unless the environment says.
-const USUAL: Duration = Duration::from_secs(30);
+const USUAL: Duration = Duration::from_secs(60);
 
 struct Soak {
     cluster: Cluster,
