@@ -25,7 +25,7 @@ pub use view::{View, ViewMount};
 
 use crate::error::{ShimError, note};
 use coracle_sys::cgroup::{Hierarchy, Layout};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statat};
 use std::{
     fs, io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
@@ -335,6 +335,14 @@ impl Cgroup {
     /// Who is inside.
     pub fn procs(&self) -> Vec<u32> {
         self.machine.reached.procs(&self.path).unwrap_or_default()
+    }
+
+    /// What tells the group from a later one of its name; nothing if it is not there.
+    pub fn inode(&self) -> Option<u64> {
+        let mut places = self.machine.places.iter().map(|place| &place.root);
+        let root = places.next().or_else(|| self.machine.others.first())?;
+        let found = statat(root, self.below(), AtFlags::empty()).ok()?;
+        Some(found.st_ino)
     }
 
     /// Kills everybody inside.

@@ -195,13 +195,23 @@ fn fork_outside() -> Result<Forked, ShimError> {
 
 /// The guard's own life.
 fn watch(timer: &Timer, shim: &OwnedFd, group: &Cgroup) {
-    let mut orphan = false;
+    let (mut orphan, mut own) = (false, None);
     loop {
         let mut fds = vec![PollFd::new(timer, PollFlags::IN)];
-        if !orphan {
+        let mut rest = None;
+        if orphan {
+            // The daemon ends what is left, and may begin another run in a group of the same name, which is none of ours.
+            if own.is_none() || group.inode() != own {
+                return;
+            }
+            rest = Some(Timespec {
+                tv_sec: 0,
+                tv_nsec: AGAIN.as_nanos() as i64,
+            });
+        } else {
             fds.push(PollFd::new(shim, PollFlags::IN));
         }
-        match poll(&mut fds, None) {
+        match poll(&mut fds, rest.as_ref()) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(_) => {
@@ -209,7 +219,12 @@ fn watch(timer: &Timer, shim: &OwnedFd, group: &Cgroup) {
                 continue;
             }
         }
-        orphan |= fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            (orphan, own) = (true, group.inode());
+        }
+        if orphan && group.inode() != own {
+            return;
+        }
         if timer.has_come() {
             while group.kill_all().is_err() {
                 thread::sleep(AGAIN);
