@@ -34,6 +34,8 @@ pub const LONGEST_STOP: Duration = Duration::from_secs(6);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So long after the end of all permits, in milliseconds, nothing is left to shims any more.
 const OVERDUE_MS: u64 = 500;
+/// How soon it is tried again to kill what did not go.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Until when what is exclusive may run on this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -192,6 +194,35 @@ impl Engine {
         self.permitted().insert(id.to_owned(), ending);
     }
 
+    /// A container is exclusive no more, unless it was made so: it runs without a deadline from now on.
+    ///
+    /// # Errors
+    /// As [`Self::prolong`]; then it has its deadline still.
+    pub async fn release(&self, container: &str) -> Result<()> {
+        let Ok(container) = self.find(container) else {
+            return Ok(());
+        };
+        container.claimed.store(false, Ordering::Relaxed);
+        if is_exclusive(&container) || container.phase() != Phase::Running {
+            return Ok(());
+        }
+        self.set_limit(&container.run_dir, container.id.short(), None)
+            .await
+    }
+
+    /// As [`Self::release`], of a host process.
+    ///
+    /// # Errors
+    /// As [`Self::release`].
+    pub async fn process_release(&self, id: &str) -> Result<()> {
+        self.permitted().remove(id);
+        let dir = self.process_run_dir(id);
+        if !dir.exists() {
+            return Ok(());
+        }
+        self.set_limit(&dir, id, None).await
+    }
+
     /// Tells the shim of a container that runs until when it may. Nothing happens to one that does not run.
     ///
     /// # Errors
@@ -281,9 +312,16 @@ impl Engine {
         if permit == Permit::Unknown {
             return Ok(());
         }
-        let request = Request::Limit {
-            deadline: permit.deadline(ending),
-        };
+        self.set_limit(run_dir, whom, permit.deadline(ending)).await
+    }
+
+    async fn set_limit(
+        &self,
+        run_dir: &Path,
+        whom: &str,
+        deadline: Option<Deadline>,
+    ) -> Result<()> {
+        let request = Request::Limit { deadline };
         let told = tokio::time::timeout(PATIENCE, Shim::request(run_dir, whom, &request));
         told.await.unwrap_or_else(|_| {
             Err(EngineError::Shim {
@@ -332,6 +370,9 @@ async fn enforce(inner: Weak<Inner>, mut permits: watch::Receiver<Permit>) {
         // It waits for processes to go.
         let killed = tokio::task::spawn_blocking(move || engine.kill_exclusive());
         done = killed.await.unwrap_or(false);
+        if !done {
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 

@@ -71,6 +71,9 @@ pub(crate) trait Containers: Send + Sync + 'static {
     /// From now on one is exclusive, also if it was not made so.
     fn claim(&self, id: &str);
 
+    /// One that was not made so is exclusive no more.
+    fn release<'a>(&'a self, id: &'a str) -> Doing<'a, ()>;
+
     /// Moves on the deadline of one to what was said last.
     fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()>;
 
@@ -154,6 +157,10 @@ impl Containers for Engine {
 
     fn claim(&self, id: &str) {
         Engine::claim(self, id);
+    }
+
+    fn release<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
+        Box::pin(Engine::release(self, id))
     }
 
     fn prolong<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {

@@ -47,7 +47,7 @@ use coracle_unit::{Kind, Unit, deploy};
 use futures_util::StreamExt as _;
 use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -288,11 +288,13 @@ impl Inner {
 async fn keep(weak: Weak<Inner>) {
     let mut said = BTreeSet::new();
     let mut unlimited = false;
+    let mut claimed: BTreeMap<String, Arc<Supervised>> = BTreeMap::new();
     loop {
         let Some(inner) = weak.upgrade() else { return };
         let (held, mut alone) = (inner.held.clone(), inner.follow_alone());
         let is_alone = *alone.borrow_and_update();
         let those = inner.exclusive();
+        let released = release(&inner, &mut claimed).await;
         if is_alone {
             inner.containers.permit(Permit::Unlimited);
             if !std::mem::replace(&mut unlimited, true) {
@@ -307,11 +309,17 @@ async fn keep(weak: Weak<Inner>) {
         }
         if those.is_empty() {
             drop(inner);
-            held.notified().await;
+            match released {
+                true => held.notified().await,
+                false => pace::sleep(ASK).await,
+            }
             continue;
         }
         // Whatever the answer: what was begun before it was exclusive is so now.
-        those.iter().for_each(|unit| claim(&inner, unit));
+        for unit in &those {
+            claim(&inner, unit);
+            claimed.insert(unit.unit().name.to_string(), unit.clone());
+        }
         let mut rest = ASK;
         match ask(&inner, None).await {
             Word::Yes(permit, _) => {
@@ -348,6 +356,31 @@ fn claim(inner: &Inner, unit: &Supervised) {
         let ending = ending(&unit.running());
         inner.engine().process_claim(&id, ending);
     }
+}
+
+/// What was claimed and is exclusive no more, since its text was changed back, has no deadline any more; whether that could be told to
+/// all of them.
+async fn release(inner: &Inner, claimed: &mut BTreeMap<String, Arc<Supervised>>) -> bool {
+    let mut left = BTreeMap::new();
+    for (name, unit) in std::mem::take(claimed) {
+        if unit.is_exclusive() {
+            // Of one that has gone nothing is to be told, and it is claimed again where it is still there.
+            continue;
+        }
+        let (container, process) = runs(&unit);
+        let mut told = Ok(());
+        if let Some(id) = container {
+            told = inner.containers.release(&id).await;
+        }
+        if let Some(id) = process {
+            told = told.and(inner.engine().process_release(&id).await);
+        }
+        if told.is_err() {
+            left.insert(name, unit);
+        }
+    }
+    *claimed = left;
+    claimed.is_empty()
 }
 
 async fn prolong_one(inner: &Inner, unit: Arc<Supervised>) -> (String, Result<(), EngineError>) {

@@ -229,7 +229,11 @@ impl Leader {
                 } => {
                     tracing::info!(unit = name, machine = %placement.machine, %reason, "placed");
                     let machine = placement.machine.to_string();
-                    let unit = write.target.unit();
+                    // By the text that is written now, which the planner goes by.
+                    let unit = match &write.text {
+                        Some((_, unit)) => Arc::new(unit.clone()),
+                        None => write.target.unit(),
+                    };
                     let named = |name: &coracle_unit::UnitName| self.volume_of(name);
                     if is_exclusive(&unit, &named) {
                         write.given_up = self.given_up(name, &write.target, &machine);

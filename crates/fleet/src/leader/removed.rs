@@ -6,7 +6,7 @@
 use super::spec::{condition, is_placed, is_resource};
 use super::{Group, Leader, Placed, Target, locked};
 use crate::error::Result;
-use crate::model::{UnitRecord, keys};
+use crate::model::{Active, UnitRecord, keys};
 use coracle_planner::Condition;
 use std::collections::BTreeSet;
 
@@ -128,12 +128,18 @@ impl Leader {
     }
 }
 
-/// The record of a unit that has ended well on a machine that is no more: it is not run again elsewhere.
+/// The record of a unit that has ended well on a machine that is no more: it is not run again elsewhere. What counts as there after its
+/// end (`RemainAfterExit=`) went with the machine, and is.
 fn ended_well(target: &Target, placed: &Placed) -> Option<UnitRecord> {
     let (unit, record) = (target.unit(), target.record());
     let tested = crate::fleet::Fleet::policy(&unit).waits_for_health;
     let condition = condition(&record, placed.actual.as_deref(), tested);
-    let stays = placed.desired.is_some() && is_placed(&unit) && condition == Condition::Done;
+    let is_down = placed
+        .actual
+        .as_ref()
+        .is_some_and(|a| a.active == Active::Inactive);
+    let done = is_down && condition == Condition::Done;
+    let stays = placed.desired.is_some() && is_placed(&unit) && done;
     stays.then_some(UnitRecord {
         ended: Some(record.generation),
         ..record

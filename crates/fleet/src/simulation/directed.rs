@@ -320,6 +320,38 @@ fn what_becomes_exclusive_while_it_runs_is_held_to_that() {
 }
 
 #[test]
+fn a_text_that_makes_a_unit_exclusive_may_be_taken_back() {
+    live(1, 2, Bad::new(), |cluster| async move {
+        let (world, fleet) = (cluster.world.clone(), leader(&cluster));
+        let first = cluster.machines[0].id.clone();
+        fleet.mark(&first, &Mark::Cordon).await.unwrap();
+        let name = "web-a.container";
+        fleet.submit(name, TEXT, Vec::new()).await.unwrap();
+        fleet.start(name, true).await.unwrap();
+        fleet.mark(&first, &Mark::Uncordon).await.unwrap();
+        let exclusive = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
+        for text in [&exclusive, TEXT] {
+            fleet.submit(name, text, Vec::new()).await.unwrap();
+            world.sleep(3 * SECOND).await;
+        }
+        let on = |cluster: &Cluster| -> Vec<usize> {
+            let runs = cluster.books.running();
+            runs.iter().map(|ran| ran.machine).collect()
+        };
+        let before = cluster.books.changes();
+        world.sleep(30 * SECOND).await;
+        let (after, trace) = (cluster.books.changes(), world.trace().join("\n"));
+        assert_eq!((on(&cluster), after), (vec![1], before), "{trace}");
+        // And one that is exclusive becomes one that is everywhere.
+        fleet.submit(name, &exclusive, Vec::new()).await.unwrap();
+        let global = format!("{TEXT}[X-Fleet]\nGlobal=yes\n");
+        fleet.submit(name, &global, Vec::new()).await.unwrap();
+        world.sleep(5 * SECOND).await;
+        assert_eq!(on(&cluster).len(), 2, "{}", world.trace().join("\n"));
+    });
+}
+
+#[test]
 fn what_fails_everywhere_is_tried_within_its_budget() {
     let everywhere = (0..5).collect();
     let bad = Bad::from([("bad-a.container".to_owned(), everywhere)]);
