@@ -261,8 +261,10 @@ impl Cluster {
             if *self.alone.borrow() {
                 // Of what it has as one that is alone nothing is anybody's.
                 self.discard().await?;
-                // What a leave of an older release has left here is another cluster's.
-                put_aside(&self.dir)?;
+                // What a leave of an older release has left here is another cluster's, unless it is just what is to be restored.
+                if !plan.path.starts_with(&self.dir) {
+                    put_aside(&self.dir)?;
+                }
                 reached(dir, "discarded");
             }
             self.stop_own().await?;

@@ -85,7 +85,10 @@ impl Cluster {
         let mut voters = self.voters.borrow().clone();
         if let Some(own) = voters.iter_mut().find(|v| v.machine == self.machine) {
             // It knows that before the store does.
-            own.address = self.advertise.to_string();
+            let door = self.door();
+            if !door.is_empty() {
+                own.address = door;
+            }
         }
         for voter in self.heard().iter() {
             if !voters.contains(voter) {
@@ -123,7 +126,7 @@ impl Cluster {
         if let Ok(request) = request
             && let Err(error) = self.ask_door_so::<Value>(machine, request).await
         {
-            tracing::trace!(machine, error, "a silent machine cannot be told of voters");
+            tracing::trace!(machine, %error, "a silent machine cannot be told of voters");
         }
     }
 }

@@ -139,7 +139,10 @@ pub(super) async fn status(State(cluster): State<Arc<Cluster>>) -> Json<Value> {
             async move {
                 match row.standing {
                     Standing::Machine => None,
-                    _ => Some(cluster.health_of(&row.id).await),
+                    _ => {
+                        let health = cluster.health_of(&row.id).await;
+                        Some(health.map_err(|unheard| unheard.to_string()))
+                    }
                 }
             }
         });

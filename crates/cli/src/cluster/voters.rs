@@ -199,6 +199,7 @@ impl Cluster {
                 peer_url: door.map(peer_url_beside),
                 dead: (!neighbour.alive).then_some(Duration::ZERO),
                 up: neighbour.alive || id == self.machine,
+                door: true,
                 failed: None,
                 capable: neighbour.can_vote,
                 leaving: leaving.contains(&id),
@@ -222,8 +223,9 @@ impl Cluster {
             .iter()
             .zip(asked)
             .map(|((id, member, learner), health)| {
+                let door = !matches!(health, Err(Unheard::Silent(_)));
                 let health = health.ok().filter(|health| health.member == member.0);
-                (id.clone(), (*learner, health))
+                (id.clone(), (*learner, door, health))
             })
             .collect();
         let now = Instant::now();
@@ -237,7 +239,8 @@ impl Cluster {
                 continue;
             }
             let answers = match heard.get(id) {
-                Some((_, health)) => {
+                Some((_, door, health)) => {
+                    known.door = *door;
                     known.in_step = health.is_some_and(|health| health.in_step_with(&own));
                     health.is_some()
                 }
@@ -248,7 +251,7 @@ impl Cluster {
                 continue;
             }
             let since = now - *silent.entry(id.clone()).or_insert(now);
-            let learner = heard.get(id).is_some_and(|(learner, _)| *learner);
+            let learner = heard.get(id).is_some_and(|(learner, ..)| *learner);
             let begins = known.dead.is_none() && learner && since < BEGINNING;
             known.dead = (!begins).then_some(since);
         }
@@ -270,9 +273,9 @@ impl Cluster {
     ///
     /// # Errors
     /// Why that is not known.
-    pub(super) async fn health_of(&self, machine: &MachineId) -> Result<Health, String> {
+    pub(super) async fn health_of(&self, machine: &MachineId) -> Result<Health, Unheard> {
         if *machine == self.machine {
-            return self.own_health().await;
+            return self.own_health().await.map_err(Unheard::Said);
         }
         self.ask_door(machine.as_str(), "/v1/cluster/etcd").await
     }
@@ -282,10 +285,10 @@ impl Cluster {
         &self,
         machine: &str,
         path: &str,
-    ) -> Result<T, String> {
+    ) -> Result<T, Unheard> {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty());
-        self.ask_door_so(machine, request.map_err(|e| e.to_string())?)
-            .await
+        let request = request.map_err(|e| Unheard::Silent(e.to_string()))?;
+        self.ask_door_so(machine, request).await
     }
 
     /// The same of any request whose answer is short.
@@ -293,23 +296,33 @@ impl Cluster {
         &self,
         machine: &str,
         request: axum::http::Request<axum::body::Body>,
-    ) -> Result<T, String> {
+    ) -> Result<T, Unheard> {
         let asked = async {
-            let answer = self
-                .send(machine, request)
-                .await
-                .map_err(|e| e.to_string())?;
+            let silent = |error: String| Unheard::Silent(error);
+            let sent = self.send(machine, request).await;
+            let answer = sent.map_err(|e| silent(e.to_string()))?;
             let status = answer.status();
             let body = answer.into_body().collect().await;
-            let body = body.map_err(|e| e.to_string())?.to_bytes();
+            let body = body.map_err(|e| silent(e.to_string()))?.to_bytes();
             match status.is_success() {
-                true => serde_json::from_slice(&body).map_err(|e| e.to_string()),
-                false => Err(format!("it answered {status}")),
+                true => serde_json::from_slice(&body).map_err(|e| Unheard::Said(e.to_string())),
+                false => Err(Unheard::Said(format!("it answered {status}"))),
             }
         };
         let answer = tokio::time::timeout(ANSWER, asked).await;
-        answer.map_err(|_| "it does not answer".to_owned())?
+        answer.map_err(|_| Unheard::Silent("it does not answer".to_owned()))?
     }
+}
+
+/// Why a machine's door did not tell what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unheard {
+    /// It did not answer.
+    #[error("{0}")]
+    Silent(String),
+    /// It answered something else.
+    #[error("{0}")]
+    Said(String),
 }
 
 fn id_of(key: &[u8], prefix: &str) -> Option<MachineId> {

@@ -38,6 +38,8 @@ pub struct Known {
     pub dead: Option<Duration>,
     /// Its daemon gives signs.
     pub up: bool,
+    /// Its door answers, whatever it says of its etcd.
+    pub door: bool,
     /// How long ago it was taken out because its etcd was lost.
     pub failed: Option<Duration>,
     /// It can run etcd.
@@ -148,7 +150,8 @@ impl Seen {
                 belongs: self.list.contains_key(&id) && known.is_none_or(|known| !known.leaving),
                 dead: known.map_or(Some(Duration::ZERO), |known| known.dead),
                 capable: role != Role::None || known.is_some_and(|known| known.capable),
-                again: known.is_some_and(|known| known.up && known.capable),
+                // Of one whose door does not answer it is not known that its etcd is lost, nor could it be seen that another one is well.
+                again: known.is_some_and(|known| known.up && known.door && known.capable),
                 failed: known.and_then(|known| known.failed),
                 id,
                 role,

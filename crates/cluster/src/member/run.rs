@@ -218,8 +218,11 @@ fn may_start(config: &MemberConfig) -> Result<bool, MemberError> {
         note_begun(&config.data_dir)?;
         return Ok(true);
     }
-    // The first one's data is made before it starts; one that comes to others gets it from them.
-    Ok(config.initial == Initial::Existing && !begun(&config.data_dir).exists())
+    // The first one's data is made before it starts; one that comes to others gets it from them. Releases before this one noted that one had begun
+    // which the others had not let in yet: it has a directory and no log.
+    let waits = || config.data_dir.join("member").exists();
+    let is_new = !begun(&config.data_dir).exists() || waits();
+    Ok(config.initial == Initial::Existing && is_new)
 }
 
 /// The task that looks after it.

@@ -49,6 +49,7 @@ impl World {
             peer_url: Some(url(n)),
             dead: None,
             up: true,
+            door: true,
             failed: None,
             capable,
             leaving: false,
