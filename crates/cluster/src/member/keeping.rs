@@ -85,7 +85,7 @@ pub enum Step {
     Promote(MemberId),
     /// etcd takes it out.
     Remove(MemberId),
-    /// etcd's list has it at that URL from now on.
+    /// etcd's list has it at that URL from now on. Never of a learner.
     Move(MemberId, String),
 }
 
@@ -208,9 +208,15 @@ impl Seen {
                 (member, id, nowhere(id))
             }
         };
+        // etcd 3.4 forgets of a member whose URLs change that it is a learner, and raft does not: it would count as a voter that it is not.
+        // So one without a vote begins anew where it is now.
+        let step = match member.learner {
+            true => Step::Remove(member.id),
+            false => Step::Move(member.id, url.clone()),
+        };
         Some(Plan {
             reason: format!("{id} is reached at {url} now"),
-            steps: vec![Step::Move(member.id, url)],
+            steps: vec![step],
         })
     }
 
