@@ -90,3 +90,21 @@ pub(crate) fn new_uid() -> Result<String, coracle_engine::EngineError> {
     }
     Ok(coracle_engine::id::random_hex()?[..32].to_owned())
 }
+
+/// Steps of a long work, between which others have their turn: the machine's signs of life go over a connection whose own work may wait
+/// behind this one.
+#[derive(Default)]
+pub(crate) struct Steps(u32);
+
+impl Steps {
+    /// How many steps are done in a row. Reading a unit takes about a tenth of a millisecond.
+    const ROW: u32 = 256;
+
+    /// One is about to be done.
+    pub(crate) async fn one_more(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(Self::ROW) {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Active, Actual, Desired, Machine, Marks, keys};
 use crate::order;
-use crate::pace;
+use crate::pace::{self, Steps};
 use coracle_engine::full_error;
 use coracle_store::{Event, EventKind, LeaseId, Revision, WatchRequest, WatchStream};
 use std::collections::BTreeSet;
@@ -226,10 +226,13 @@ impl Leader {
         } else {
             todo.units.iter().cloned().collect()
         };
+        let mut steps = Steps::default();
         for name in &units {
+            steps.one_more().await;
             self.bindings(name).await?;
         }
         for target in units.iter().filter_map(|name| self.target(name)) {
+            steps.one_more().await;
             self.tell_placed(&target);
         }
         for id in &todo.removed {

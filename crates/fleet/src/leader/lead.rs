@@ -9,7 +9,7 @@ use crate::model::{
     Actual, Desired, DesiredRecord, LeaderRecord, Machine, Marks, RevisionRecord, UnitRecord,
     VERSION, VolumeRecord, keys,
 };
-use crate::pace;
+use crate::pace::{self, Steps};
 use crate::presence::Seen;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
@@ -304,7 +304,9 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         wake: Notify::new(),
         work: Work::default(),
     });
+    let mut steps = Steps::default();
     for (name, record) in units {
+        steps.one_more().await;
         let text = texts.get(&format!("{}/{}", record.uid, record.revision));
         let read = text
             .ok_or_else(|| FleetError::NotFound(keys::revision(&record.uid, record.revision)))
@@ -319,9 +321,9 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         }
     }
     drop(texts);
-    leader.take_in(desired, actual);
+    leader.take_in(desired, actual).await;
     leader.adopt().await?;
-    leader.tell_all(volumes);
+    leader.tell_all(volumes).await;
     leader.begin(at).await?;
     // What was read is larger than what is kept of it.
     coracle_sys::memory::give_back();
@@ -330,7 +332,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
 
 impl Leader {
     /// Tells the planner everything that was read.
-    fn tell_all(&self, volumes: BTreeMap<String, VolumeRecord>) {
+    async fn tell_all(&self, volumes: BTreeMap<String, VolumeRecord>) {
         self.away();
         self.later.store(self.tell_machines(), Ordering::Relaxed);
         self.with_planner(|planner| {
@@ -339,7 +341,9 @@ impl Leader {
                 planner.set_volume(&name.into(), Some(&machine));
             }
         });
+        let mut steps = Steps::default();
         for target in self.all() {
+            steps.one_more().await;
             self.tell_unit(&target, &target.record(), &target.unit());
             self.tell_failures(&target);
             self.tell_placed(&target);
@@ -358,10 +362,16 @@ impl Leader {
     }
 
     /// What is asked of machines, and what they say.
-    fn take_in(&self, desired: BTreeMap<String, DesiredRecord>, actual: BTreeMap<String, Actual>) {
+    async fn take_in(
+        &self,
+        desired: BTreeMap<String, DesiredRecord>,
+        actual: BTreeMap<String, Actual>,
+    ) {
         let machines = self.machines();
         let alive = |machine: &str| machines.get(machine).is_some_and(|m| m.alive);
+        let mut steps = Steps::default();
         for (key, record) in desired {
+            steps.one_more().await;
             let Some((machine, instance)) = keys::placed(&key, "") else {
                 continue;
             };
@@ -377,6 +387,7 @@ impl Leader {
             }
         }
         for (key, actual) in actual {
+            steps.one_more().await;
             let Some((machine, instance)) = keys::placed(&key, "") else {
                 continue;
             };
@@ -435,8 +446,9 @@ impl Leader {
     /// Has every machine asked what the units' records say. A release before this one asked machines for running units only: what
     /// has stopped and left its output is theirs still. A leader that was cut off may have told a new record to some machines only.
     async fn adopt(&self) -> Result<()> {
-        let mut groups = Vec::new();
+        let (mut groups, mut steps) = (Vec::new(), Steps::default());
         for target in self.all() {
+            steps.one_more().await;
             let record = target.record();
             let name = target.unit().name.to_string();
             let placed = target.placed();
