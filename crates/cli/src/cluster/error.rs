@@ -34,7 +34,10 @@ pub enum ClusterError {
         voters: String,
     },
     /// A voter does not have what it needs.
-    #[error("the CA's key is not in STATE_DIR/cluster, where each machine with the store has it")]
+    #[error(
+        "the CA's key is not in STATE_DIR/cluster, where each machine with the store has it: copy ca.key from there on another voter, or have this machine \
+         removed (`coracle machine remove` elsewhere) and join again"
+    )]
     NoCaKey,
     /// It cannot go.
     #[error("{0}")]

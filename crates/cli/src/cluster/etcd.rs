@@ -70,6 +70,15 @@ pub(super) async fn own(
 }
 
 impl Options {
+    /// Whether etcd's programs seem to be here. Nothing is run or unpacked for that: a machine that is alone may never need them, and
+    /// does not wait for them when it starts.
+    pub(super) fn seems_here(&self, engine: &Engine) -> bool {
+        match &self.program {
+            Program::Image(name) => engine.images().get(name).is_ok(),
+            host => host.is_on_host(),
+        }
+    }
+
     /// Finds etcd's programs; those of an image are unpacked below `dir` (`STATE_DIR/cluster`), and the image is pulled if it is
     /// not here and that is wanted.
     pub(super) async fn find(

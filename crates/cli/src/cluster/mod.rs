@@ -246,13 +246,13 @@ impl Cluster {
             EtcdStore::new(options).map(Arc::new)
         };
         let (in_etcd, at_door) = (etcd_at(true)?, etcd_at(false)?);
-        // An image that is not here is pulled when the daemon is up.
-        let found = options.find(engine, &dir, false).await;
-        let can_vote = options.votes && found.is_ok();
-        let mut own = etcd::Own::default();
+        let (own, has_etcd);
         let store: Arc<dyn Store> = match (mode, &client) {
             (Mode::Etcd, Some(_)) => {
                 moved::follow_address(engine, &dir, &keys, &machine, advertise).await;
+                // An image that is not here is pulled when the daemon is up.
+                let found = options.find(engine, &dir, false).await;
+                has_etcd = found.is_ok();
                 own = etcd::own(engine, &options, &dir, found).await?;
                 in_etcd.clone()
             }
@@ -262,8 +262,13 @@ impl Cluster {
                         .into(),
                 ));
             }
-            _ => embedded.clone(),
+            _ => {
+                has_etcd = options.seems_here(engine);
+                own = etcd::Own::default();
+                embedded.clone()
+            }
         };
+        let can_vote = options.votes && has_etcd;
         let etcd = mode == Mode::Etcd;
         let recovering = Recovering::load(&dir)
             .map_err(|e| failed("reading recovering.json")(Box::new(e)))?

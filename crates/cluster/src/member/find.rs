@@ -54,7 +54,24 @@ impl Program {
         self.find_in(&PLACES.map(PathBuf::from), &path).await
     }
 
+    /// Whether the programs are on the host, without running any: the version is not known.
+    pub fn is_on_host(&self) -> bool {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        self.look_in(&PLACES.map(PathBuf::from), &path).is_ok()
+    }
+
     async fn find_in(&self, places: &[PathBuf], path: &OsStr) -> Result<Found, MemberError> {
+        let (etcd, tool) = self.look_in(places, path)?;
+        Ok(Found {
+            version: version_of(&[], &etcd).await?,
+            etcd,
+            tool,
+            loader: Vec::new(),
+        })
+    }
+
+    /// The server, and what restores snapshots.
+    fn look_in(&self, places: &[PathBuf], path: &OsStr) -> Result<(PathBuf, PathBuf), MemberError> {
         let configured = match self {
             Self::Host { path } => path.as_deref(),
             Self::Image(image) => return Err(MemberError::Image(image.clone())),
@@ -75,15 +92,8 @@ impl Program {
             // One that was unpacked somewhere has its tools with it.
             places.insert(0, beside.to_owned());
         }
-        let tool =
-            |places: &[PathBuf]| look("etcdutl", places).or_else(|_| look("etcdctl", places));
-        let version = version_of(&[], &etcd).await?;
-        Ok(Found {
-            tool: tool(&places)?,
-            etcd,
-            loader: Vec::new(),
-            version,
-        })
+        let tool = look("etcdutl", &places).or_else(|_| look("etcdctl", &places))?;
+        Ok((etcd, tool))
     }
 }
 
@@ -224,6 +234,7 @@ mod tests {
     async fn it_is_found_or_the_way_out_is_said() {
         let found = Program::Host { path: None }.find().await.unwrap();
         assert!(found.version >= (3, 4, 0), "{found:?}");
+        assert!(Program::Host { path: None }.is_on_host());
         let nowhere = |path: Option<&str>| Program::Host {
             path: path.map(PathBuf::from),
         };
@@ -235,6 +246,7 @@ mod tests {
         assert!(error.to_string().contains("etcd-server"), "{error}");
         let error = nowhere(Some("/nowhere/etcd")).find().await.unwrap_err();
         assert!(error.to_string().contains("/nowhere/etcd"), "{error}");
+        assert!(!nowhere(Some("/nowhere/etcd")).is_on_host());
         let error = nowhere(Some("/bin/true")).find().await.unwrap_err();
         assert!(matches!(error, MemberError::Version { .. }), "{error}");
         let error = Program::Image("example/etcd".into())

@@ -40,11 +40,13 @@ impl Change {
     }
 
     fn unit(&self) -> Arc<Unit> {
-        match &self.text {
-            Some((_, unit)) => Arc::new(unit.clone()),
-            None => self.target.unit(),
-        }
+        unit_of(&self.target, self.text.as_ref())
     }
+}
+
+/// A unit as it is once its new text is written, if it gets one.
+fn unit_of(target: &Target, text: Option<&(RevisionRecord, Unit)>) -> Arc<Unit> {
+    text.map_or_else(|| target.unit(), |(_, unit)| Arc::new(unit.clone()))
 }
 
 /// One unit's part of what is to be written.
@@ -230,10 +232,7 @@ impl Leader {
                     tracing::info!(unit = name, machine = %placement.machine, %reason, "placed");
                     let machine = placement.machine.to_string();
                     // By the text that is written now, which the planner goes by.
-                    let unit = match &write.text {
-                        Some((_, unit)) => Arc::new(unit.clone()),
-                        None => write.target.unit(),
-                    };
+                    let unit = unit_of(&write.target, write.text.as_ref());
                     let named = |name: &coracle_unit::UnitName| self.volume_of(name);
                     if is_exclusive(&unit, &named) {
                         write.given_up = self.given_up(name, &write.target, &machine);
