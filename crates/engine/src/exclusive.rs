@@ -275,8 +275,8 @@ impl Engine {
         tokio::spawn(enforce(Arc::downgrade(&self.0), permits));
     }
 
-    /// Kills all that is exclusive; whether nothing is left of it. Waits for that.
-    fn kill_exclusive(&self) -> bool {
+    /// What is exclusive: names and control groups.
+    fn exclusive_groups(&self) -> Vec<(String, String)> {
         let containers = self.containers().into_iter().filter(|c| is_exclusive(c));
         let containers = containers.map(|c| (c.name(), c.cgroup()));
         let processes: Vec<String> = self.permitted().keys().cloned().collect();
@@ -284,22 +284,24 @@ impl Engine {
             let group = self.process_cgroup(&id);
             (id, group)
         });
-        let mut gone = true;
-        for (name, group) in containers.chain(processes) {
-            if self.0.cgroups.procs(&group).is_ok_and(|p| p.is_empty()) {
-                continue;
-            }
-            tracing::warn!(
-                name,
-                "it is exclusive, its time is over, and its shim has not ended it: it is killed"
-            );
-            if let Err(error) = self.0.cgroups.kill_all(&group) {
-                let error = coracle_sys::full(&error);
-                tracing::error!(name, error, "it is exclusive and could not be killed");
-                gone = false;
-            }
+        containers.chain(processes).collect()
+    }
+
+    /// Kills a group whose time is over; whether nothing is left in it. Waits for that.
+    fn kill_late(&self, name: &str, group: &str) -> bool {
+        if self.0.cgroups.procs(group).is_ok_and(|p| p.is_empty()) {
+            return true;
         }
-        gone
+        tracing::warn!(
+            name,
+            "it is exclusive, its time is over, and its shim has not ended it: it is killed"
+        );
+        let killed = self.0.cgroups.kill_all(group);
+        if let Err(error) = &killed {
+            let error = coracle_sys::full(error);
+            tracing::error!(name, error, "it is exclusive and could not be killed");
+        }
+        killed.is_ok()
     }
 
     pub(crate) fn permitted(&self) -> MutexGuard<'_, BTreeMap<String, Ending>> {
@@ -367,9 +369,16 @@ async fn enforce(inner: Weak<Inner>, mut permits: watch::Receiver<Permit>) {
         let Some(engine) = inner.upgrade().map(Engine) else {
             return;
         };
-        // It waits for processes to go.
-        let killed = tokio::task::spawn_blocking(move || engine.kill_exclusive());
-        done = killed.await.unwrap_or(false);
+        // All at once: one that cannot be killed keeps the others from nothing.
+        let mut killing = JoinSet::new();
+        for (name, group) in engine.exclusive_groups() {
+            let engine = engine.clone();
+            killing.spawn_blocking(move || engine.kill_late(&name, &group));
+        }
+        done = true;
+        while let Some(gone) = killing.join_next().await {
+            done &= gone.unwrap_or(false);
+        }
         if !done {
             tokio::time::sleep(AGAIN).await;
         }
