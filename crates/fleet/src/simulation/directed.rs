@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 const SECOND: Duration = Duration::from_secs(1);
 const TEXT: &str = "[Container]\nImage=localhost/simulated\n";
+const EXCLUSIVE: &str = "[X-Deploy]\nExclusive=yes\n";
 
 /// A cluster whose first machine leads, with a seed for what is drawn all the same.
 fn live<F: Future<Output = ()> + Send + 'static>(
@@ -50,6 +51,21 @@ fn leader(cluster: &Cluster) -> Fleet {
 fn put<T: serde::Serialize>(cluster: &Cluster, key: &str, value: &T) {
     let put = PutRequest::new(key.to_owned(), serde_json::to_vec(value).unwrap());
     cluster.shared.act(None, |data, _| data.put(put)).unwrap();
+}
+
+/// Starts a unit on a machine that is not the first; with `block` returns once it runs.
+async fn start_elsewhere(cluster: &Cluster, fleet: &Fleet, name: &str, text: &str, block: bool) {
+    let first = &cluster.machines[0].id;
+    fleet.mark(first, &Mark::Cordon).await.unwrap();
+    fleet.submit(name, text, Vec::new()).await.unwrap();
+    fleet.start(name, block).await.unwrap();
+    fleet.mark(first, &Mark::Uncordon).await.unwrap();
+}
+
+/// The machines on which something runs.
+fn runs_on(cluster: &Cluster) -> Vec<usize> {
+    let runs = cluster.books.running();
+    runs.iter().map(|ran| ran.machine).collect()
 }
 
 #[test]
@@ -141,24 +157,15 @@ fn volumes_leave_nothing_behind_of_a_machine_that_is_removed() {
 fn who_leads_next_knows_what_may_still_run_on_a_machine_that_was_removed() {
     live(1, 2, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
-        let first = cluster.machines[0].id.clone();
-        fleet.mark(&first, &Mark::Cordon).await.unwrap();
-        let text = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
-        fleet
-            .submit("ex-a.container", &text, Vec::new())
-            .await
-            .unwrap();
-        fleet.start("ex-a.container", true).await.unwrap();
-        fleet.mark(&first, &Mark::Uncordon).await.unwrap();
+        let text = format!("{TEXT}{EXCLUSIVE}");
+        start_elsewhere(&cluster, &fleet, "ex-a.container", &text, true).await;
         cluster.remove(&cluster.machines[1]);
         world.sleep(SECOND).await;
         // It runs on there until its watchdog ends it.
         fleet.leading().unwrap().end();
         drop(fleet);
         world.sleep(40 * SECOND).await;
-        let runs = cluster.books.running();
-        let on: Vec<usize> = runs.iter().map(|ran| ran.machine).collect();
-        assert_eq!(on, [0], "{}", world.trace().join("\n"));
+        assert_eq!(runs_on(&cluster), [0], "{}", world.trace().join("\n"));
     });
 }
 
@@ -166,15 +173,9 @@ fn who_leads_next_knows_what_may_still_run_on_a_machine_that_was_removed() {
 fn what_was_to_leave_a_machine_that_is_removed_runs_nowhere_else_before_it_has_ended() {
     live(1, 2, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
-        let (first, second) = (&cluster.machines[0], &cluster.machines[1]);
-        fleet.mark(&first.id, &Mark::Cordon).await.unwrap();
-        let text = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
-        fleet
-            .submit("ex-a.container", &text, Vec::new())
-            .await
-            .unwrap();
-        fleet.start("ex-a.container", true).await.unwrap();
-        fleet.mark(&first.id, &Mark::Uncordon).await.unwrap();
+        let second = &cluster.machines[1];
+        let text = format!("{TEXT}{EXCLUSIVE}");
+        start_elsewhere(&cluster, &fleet, "ex-a.container", &text, true).await;
         // It does not hear that it is asked for no more.
         second
             .line
@@ -185,9 +186,7 @@ fn what_was_to_leave_a_machine_that_is_removed_runs_nowhere_else_before_it_has_e
         assert_eq!(cluster.shared.look(asked), 0);
         cluster.remove(second);
         world.sleep(40 * SECOND).await;
-        let runs = cluster.books.running();
-        let on: Vec<usize> = runs.iter().map(|ran| ran.machine).collect();
-        assert_eq!(on, [0], "{}", world.trace().join("\n"));
+        assert_eq!(runs_on(&cluster), [0], "{}", world.trace().join("\n"));
         let said = |data: &Data| data.below(&keys::actual_of(&second.id)).len();
         assert_eq!(cluster.shared.look(said), 0, "it is forgotten then");
     });
@@ -234,23 +233,13 @@ impl<'a> Said<'a> {
     }
 }
 
-/// A unit that is on the machine of which something is said.
-async fn there(cluster: &Cluster, fleet: &Fleet, name: &str, more: &str) {
-    let first = &cluster.machines[0].id;
-    fleet.mark(first, &Mark::Cordon).await.unwrap();
-    let text = format!("{TEXT}{more}");
-    fleet.submit(name, &text, Vec::new()).await.unwrap();
-    fleet.start(name, false).await.unwrap();
-    fleet.mark(first, &Mark::Uncordon).await.unwrap();
-}
-
 #[test]
 fn an_absence_that_begins_anew_is_waited_for_anew() {
     live(1, 1, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
         let said = Said::come(&cluster).await;
-        let exclusive = "[X-Deploy]\nExclusive=yes\n";
-        there(&cluster, &fleet, "ex-a.container", exclusive).await;
+        let text = format!("{TEXT}{EXCLUSIVE}");
+        start_elsewhere(&cluster, &fleet, "ex-a.container", &text, false).await;
         said.says(Active::Active, false);
         world.sleep(SECOND).await;
         said.delete(keys::alive(&said.id));
@@ -270,7 +259,7 @@ fn what_has_ended_well_is_not_run_again_when_its_machine_is_removed() {
     live(1, 1, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
         let said = Said::come(&cluster).await;
-        there(&cluster, &fleet, "job-a.container", "").await;
+        start_elsewhere(&cluster, &fleet, "job-a.container", TEXT, false).await;
         said.says(Active::Inactive, true);
         world.sleep(SECOND).await;
         for key in [keys::alive(&said.id), keys::machine(&said.id)] {
@@ -297,25 +286,17 @@ fn what_has_ended_well_is_not_run_again_when_its_machine_is_removed() {
 fn what_becomes_exclusive_while_it_runs_is_held_to_that() {
     live(1, 2, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
-        let first = cluster.machines[0].id.clone();
-        fleet.mark(&first, &Mark::Cordon).await.unwrap();
         let name = "ex-a.container";
-        fleet.submit(name, TEXT, Vec::new()).await.unwrap();
-        fleet.start(name, true).await.unwrap();
-        fleet.mark(&first, &Mark::Uncordon).await.unwrap();
-        let text = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
+        start_elsewhere(&cluster, &fleet, name, TEXT, true).await;
+        let text = format!("{TEXT}{EXCLUSIVE}");
         fleet.submit(name, &text, Vec::new()).await.unwrap();
         world.sleep(3 * SECOND).await;
-        let on = |cluster: &Cluster| -> Vec<usize> {
-            let runs = cluster.books.running();
-            runs.iter().map(|ran| ran.machine).collect()
-        };
-        assert_eq!(on(&cluster), [1], "it is not started anew for that");
+        assert_eq!(runs_on(&cluster), [1], "it is not started anew for that");
         // Never two: the books see to that.
         let line = &cluster.machines[1].line;
         line.send_modify(|line| (line.to, line.from) = (false, false));
         world.sleep(40 * SECOND).await;
-        assert_eq!(on(&cluster), [0], "{}", world.trace().join("\n"));
+        assert_eq!(runs_on(&cluster), [0], "{}", world.trace().join("\n"));
     });
 }
 
@@ -323,31 +304,23 @@ fn what_becomes_exclusive_while_it_runs_is_held_to_that() {
 fn a_text_that_makes_a_unit_exclusive_may_be_taken_back() {
     live(1, 2, Bad::new(), |cluster| async move {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
-        let first = cluster.machines[0].id.clone();
-        fleet.mark(&first, &Mark::Cordon).await.unwrap();
         let name = "web-a.container";
-        fleet.submit(name, TEXT, Vec::new()).await.unwrap();
-        fleet.start(name, true).await.unwrap();
-        fleet.mark(&first, &Mark::Uncordon).await.unwrap();
-        let exclusive = format!("{TEXT}[X-Deploy]\nExclusive=yes\n");
+        start_elsewhere(&cluster, &fleet, name, TEXT, true).await;
+        let exclusive = format!("{TEXT}{EXCLUSIVE}");
         for text in [&exclusive, TEXT] {
             fleet.submit(name, text, Vec::new()).await.unwrap();
             world.sleep(3 * SECOND).await;
         }
-        let on = |cluster: &Cluster| -> Vec<usize> {
-            let runs = cluster.books.running();
-            runs.iter().map(|ran| ran.machine).collect()
-        };
         let before = cluster.books.changes();
         world.sleep(30 * SECOND).await;
         let (after, trace) = (cluster.books.changes(), world.trace().join("\n"));
-        assert_eq!((on(&cluster), after), (vec![1], before), "{trace}");
+        assert_eq!((runs_on(&cluster), after), (vec![1], before), "{trace}");
         // And one that is exclusive becomes one that is everywhere.
         fleet.submit(name, &exclusive, Vec::new()).await.unwrap();
         let global = format!("{TEXT}[X-Fleet]\nGlobal=yes\n");
         fleet.submit(name, &global, Vec::new()).await.unwrap();
         world.sleep(5 * SECOND).await;
-        assert_eq!(on(&cluster).len(), 2, "{}", world.trace().join("\n"));
+        assert_eq!(runs_on(&cluster).len(), 2, "{}", world.trace().join("\n"));
     });
 }
 
@@ -387,12 +360,7 @@ fn a_drain_goes_on_past_what_does_not_run() {
         let (world, fleet) = (cluster.world.clone(), leader(&cluster));
         let id = &cluster.machines[1].id;
         for (name, runs) in [("web-a.container", false), ("web-b.container", true)] {
-            fleet.submit(name, TEXT, Vec::new()).await.unwrap();
-            // Where it is to be drained.
-            let other = &cluster.machines[0].id;
-            fleet.mark(other, &Mark::Cordon).await.unwrap();
-            fleet.start(name, true).await.unwrap();
-            fleet.mark(other, &Mark::Uncordon).await.unwrap();
+            start_elsewhere(&cluster, &fleet, name, TEXT, true).await;
             if !runs {
                 fleet.stop(name, true).await.unwrap();
             }
