@@ -58,7 +58,51 @@ pub struct DeploySection {
     pub exclusive: Option<bool>,
     /// Seconds within which it runs elsewhere when its machine is lost; 20.
     pub lost_after: Option<u32>,
+    /// Which comes first when a new version takes over; nothing leaves it to what the unit allows.
+    pub strategy: Option<Strategy>,
+    /// Instances that are replaced at a time; 1.
+    pub batch: u32,
+    /// Instances after which a deploy waits to be told to go on; 0 is none.
+    pub canary: u32,
+    /// Instances of a template that a deploy makes; nothing leaves as many as there are.
+    pub scale: Option<u32>,
+    /// How long one that is replaced may go on with what it has begun, once nothing new comes to it; 10 s.
+    pub drain: TimeSpan,
 }
+
+/// Which comes first when a new version takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The new instance is up and healthy before the old one goes.
+    StartFirst,
+    /// The old instance goes before the new one is started.
+    StopFirst,
+}
+
+impl std::str::FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "start-first" => Ok(Self::StartFirst),
+            "stop-first" => Ok(Self::StopFirst),
+            _ => Err(format!("{text:?} is not start-first or stop-first")),
+        }
+    }
+}
+
+impl std::fmt::Display for Strategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::StartFirst => "start-first",
+            Self::StopFirst => "stop-first",
+        })
+    }
+}
+
+/// Most instances of one template that a deploy makes.
+pub const MOST_INSTANCES: u32 = 1000;
 
 impl Default for DeploySection {
     fn default() -> Self {
@@ -74,6 +118,11 @@ impl Default for DeploySection {
             spread: true,
             exclusive: None,
             lost_after: None,
+            strategy: None,
+            batch: 1,
+            canary: 0,
+            scale: None,
+            drain: TimeSpan::secs(10),
         }
     }
 }
@@ -81,33 +130,6 @@ impl Default for DeploySection {
 impl DeploySection {
     pub(crate) fn read(r: &mut Reader<'_>) -> DeploySection {
         let d = DeploySection::default();
-        // Read and checked already; anything but the default would be ignored, so it is refused.
-        for (key, default, form) in [
-            ("Strategy", "start-first", "start-first or stop-first"),
-            ("Batch", "1", "a whole number"),
-            ("Canary", "0", "a whole number"),
-            ("Scale", "1", "a whole number"),
-            ("DrainSec", "10s", "a time span"),
-        ] {
-            let Some((entry, value)) = r.last(key) else {
-                continue;
-            };
-            let valid = match key {
-                "Strategy" => matches!(value.as_str(), "start-first" | "stop-first"),
-                "DrainSec" => parse_time_span(&value).is_ok(),
-                _ => value.parse::<u32>().is_ok(),
-            };
-            let same = value == default
-                || (key == "DrainSec" && parse_time_span(&value) == Ok(TimeSpan::secs(10)));
-            if !valid {
-                r.fail(entry, format!("{value:?} is not {form}"));
-            } else if !same {
-                r.fail(
-                    entry,
-                    format!("{value} is not honoured yet; remove it or write {default}"),
-                );
-            }
-        }
         DeploySection {
             probe: r.parse("Probe", parse_probe),
             probe_interval: r
@@ -136,6 +158,21 @@ impl DeploySection {
             spread: r.parse("Spread", parse_bool).unwrap_or(d.spread),
             exclusive: r.parse("Exclusive", parse_bool),
             lost_after: r.parse("LostAfterSec", lost_after),
+            strategy: r.parse("Strategy", |v| v.parse::<Strategy>()),
+            batch: r.parse("Batch", count).unwrap_or(d.batch),
+            canary: r
+                .parse("Canary", |v| match v {
+                    "0" => Ok(0),
+                    other => count(other),
+                })
+                .unwrap_or(d.canary),
+            scale: r.parse("Scale", count),
+            drain: r
+                .parse("DrainSec", |v| match parse_time_span(v) {
+                    Ok(TimeSpan::Infinity) => Err("must have an end".to_owned()),
+                    other => other.map_err(|e| e.to_string()),
+                })
+                .unwrap_or(d.drain),
         }
     }
 }
@@ -157,6 +194,12 @@ pub(crate) fn check(
     }
     if exclusive && let Some(why) = stop.and_then(takes_too_long) {
         r.fail_section("Exclusive", why);
+    }
+    if exclusive && deploy.strategy == Some(Strategy::StartFirst) {
+        r.fail_section(
+            "Strategy",
+            "start-first has two at a time, which Exclusive= forbids; remove one of the two",
+        );
     }
     if exclusive && global {
         r.fail_section(
@@ -198,6 +241,12 @@ fn lost_after(text: &str) -> Result<u32, String> {
         .and_then(|s| u32::try_from(s).ok());
     let fits = seconds.filter(|s| (least..=most).contains(s));
     fits.ok_or_else(|| format!("{text:?} is not from {least}s to {most}s, in whole seconds"))
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    let number = text.parse::<u32>().ok();
+    let fits = number.filter(|n| (1..=MOST_INSTANCES).contains(n));
+    fits.ok_or_else(|| format!("{text:?} is not a whole number from 1 to {MOST_INSTANCES}"))
 }
 
 fn finite(text: &str) -> Result<TimeSpan, String> {

@@ -255,3 +255,17 @@ pub(crate) const DEPLOY: Table = Table {
     ],
     called: "a Coracle key",
 };
+
+/// The section of a unit of that kind that a key belongs into; that of the kind itself before those that all have.
+pub fn section_of(kind: crate::UnitKind, key: &str) -> Option<&'static str> {
+    use crate::UnitKind;
+    let own = match kind {
+        UnitKind::Container => &CONTAINER,
+        UnitKind::Volume => &VOLUME,
+        UnitKind::Network => &NETWORK,
+        _ => &SERVICE,
+    };
+    let tables = [own, &DEPLOY, &FLEET, &UNIT, &SERVICE];
+    let found = tables.into_iter().find(|t| t.honours(key));
+    found.map(|t| t.section)
+}

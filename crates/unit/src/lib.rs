@@ -21,6 +21,7 @@ pub mod value;
 pub mod words;
 
 pub use diag::{Diagnostic, Diagnostics};
+pub use keys::section_of;
 pub use name::{UnitKind, UnitName, expand_ranges};
 pub use specifier::SpecifierContext;
 pub use unit::{Kind, Unit, implied_dependencies, load};

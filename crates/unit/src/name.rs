@@ -8,6 +8,9 @@ pub const NAME_MAX: usize = 256;
 /// Most names that one range expression may give.
 pub const EXPANSION_MAX: usize = 1000;
 
+/// Marks, at the end of its stem, the unit that takes another's place. Nobody can submit one.
+const SUCCESSOR: char = '+';
+
 /// What a unit is, told by its suffix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -112,13 +115,18 @@ impl UnitName {
             return Err(NameError::TooLong(text.chars().take(40).collect()));
         }
         let foreign = |c: char| !(c.is_ascii_alphanumeric() || ":-_.\\@".contains(c));
-        if let Some(c) = text.chars().find(|c| foreign(*c)) {
+        let marked = text.rsplit_once('.').and_then(|(stem, suffix)| {
+            let stem = stem.strip_suffix(SUCCESSOR)?;
+            (!stem.ends_with('@')).then(|| format!("{stem}.{suffix}"))
+        });
+        let plain = marked.as_deref().unwrap_or(text);
+        if let Some(c) = plain.chars().find(|c| foreign(*c)) {
             return Err(NameError::Charset(owned(), c));
         }
         if text.starts_with('@') {
             return Err(NameError::LeadingAt(owned()));
         }
-        let (stem, suffix) = text
+        let (stem, suffix) = plain
             .rsplit_once('.')
             .ok_or_else(|| NameError::Suffix(owned()))?;
         let kind = UnitKind::of(suffix).ok_or_else(|| NameError::Suffix(owned()))?;
@@ -148,11 +156,35 @@ impl UnitName {
     pub fn kind(&self) -> UnitKind {
         self.kind
     }
-    /// The name without its suffix: `web@1`.
+    /// The name without its suffix: `web@1`. A successor has that of the unit whose place it takes.
     pub fn stem(&self) -> &str {
-        self.text
-            .rsplit_once('.')
-            .map_or(&self.text, |(stem, _)| stem)
+        let stem = self.text.rsplit_once('.');
+        let stem = stem.map_or(&*self.text, |(stem, _)| stem);
+        stem.strip_suffix(SUCCESSOR).unwrap_or(stem)
+    }
+    /// Whether it is a unit that is about to take the place of the one of the same [`Self::base`]: `web@1+.container`.
+    pub fn is_successor(&self) -> bool {
+        let stem = self.text.rsplit_once('.');
+        stem.is_some_and(|(stem, _)| stem.ends_with(SUCCESSOR))
+    }
+    /// The unit that is about to take this one's place; of a template, itself.
+    #[must_use]
+    pub fn successor(&self) -> UnitName {
+        if self.is_template() || self.is_successor() {
+            return self.clone();
+        }
+        UnitName {
+            text: format!("{}{SUCCESSOR}.{}", self.stem(), self.kind.suffix()),
+            kind: self.kind,
+        }
+    }
+    /// The unit whose place a successor takes; of any other, itself.
+    #[must_use]
+    pub fn base(&self) -> UnitName {
+        UnitName {
+            text: format!("{}.{}", self.stem(), self.kind.suffix()),
+            kind: self.kind,
+        }
     }
     /// What stands before the first `@`: `web`.
     pub fn prefix(&self) -> &str {

@@ -80,7 +80,7 @@ impl SpecifierContext {
             let letter = chars.next().ok_or(SpecifierError::Dangling)?;
             let value = match letter {
                 '%' => "%".to_owned(),
-                'n' => name.to_string(),
+                'n' => name.base().to_string(),
                 'N' => name.stem().to_owned(),
                 'p' => name.prefix().to_owned(),
                 'P' => words::unescape_name(name.prefix()),

@@ -366,7 +366,7 @@ fn containers() {
     let unit = load(&name, text, &[], &ctx).unwrap();
     assert_eq!(implied_dependencies(&unit).len(), 2);
     serde_json::to_string(&unit).unwrap();
-    let bad = "[Container]\nImage=web\nImgae=x\nPodmanArgs=--x\n[X-Deploy]\nScale=3\n";
+    let bad = "[Container]\nImage=web\nImgae=x\nPodmanArgs=--x\n[X-Deploy]\nScale=0\n";
     let problems = load(&name, bad, &[], &ctx).unwrap_err();
     assert_eq!(problems.0.len(), 3, "{problems}");
     assert_eq!(
@@ -407,4 +407,70 @@ fn corpus_and_mutations_hold() {
             fuzz::fuzz_unit(&data);
         }
     }
+}
+
+#[test]
+fn a_successor_is_called_as_the_unit_whose_place_it_takes() {
+    let unit = UnitName::new("web@1.container").unwrap();
+    let next = unit.successor();
+    assert_eq!(next.as_str(), "web@1+.container");
+    assert_eq!(UnitName::new(next.as_str()).unwrap(), next);
+    assert!(next.is_successor() && !unit.is_successor());
+    assert_eq!(
+        (next.base(), next.successor()),
+        (unit.clone(), next.clone())
+    );
+    let same = (next.stem(), next.instance(), next.prefix(), next.template());
+    let of = (unit.stem(), unit.instance(), unit.prefix(), unit.template());
+    assert_eq!(same, of);
+    assert_eq!(
+        UnitName::new("web.container").unwrap().successor().as_str(),
+        "web+.container"
+    );
+    for bad in [
+        "web@+.container",
+        "we+b.container",
+        "web++.container",
+        "+.container",
+    ] {
+        assert!(UnitName::new(bad).is_err(), "{bad}");
+    }
+    let text = "[Container]\nImage=web:%i\nEnvironment=N=%n\n";
+    let load = |name: &UnitName| load(name, text, &[], &SpecifierContext::default()).unwrap();
+    assert_eq!(load(&next).kind, load(&unit).kind);
+}
+
+#[test]
+fn how_a_unit_is_deployed() {
+    use coracle_unit::deploy::Strategy;
+    let name = UnitName::new("web@.container").unwrap();
+    let of = |keys: &str| {
+        let text = format!("[Container]\nImage=web\n[X-Deploy]\n{keys}");
+        load(&name, &text, &[], &SpecifierContext::default())
+    };
+    let deploy = of("Strategy=stop-first\nBatch=2\nCanary=1\nScale=5\nDrainSec=1min\n");
+    let deploy = deploy.unwrap().deploy;
+    assert_eq!(deploy.strategy, Some(Strategy::StopFirst));
+    let numbers = (deploy.batch, deploy.canary, deploy.scale);
+    assert_eq!(numbers, (2, 1, Some(5)));
+    assert_eq!(deploy.drain.duration().unwrap().as_secs(), 60);
+    let usual = of("").unwrap().deploy;
+    assert_eq!((usual.strategy, usual.batch, usual.scale), (None, 1, None));
+    for bad in [
+        "Strategy=both",
+        "Batch=0",
+        "Canary=x",
+        "Scale=1001",
+        "DrainSec=infinity",
+        "Exclusive=yes\nStrategy=start-first",
+    ] {
+        let problems = of(bad).unwrap_err().to_string();
+        let key = bad.rsplit('\n').next().unwrap().split('=').next().unwrap();
+        assert!(problems.contains(key), "{bad}: {problems}");
+    }
+    let section = |key| coracle_unit::section_of(name.kind(), key);
+    let known = ["Image", "Scale", "After", "Restart", "MachineID"].map(section);
+    let sections = ["Container", "X-Deploy", "Unit", "Service", "X-Fleet"];
+    assert_eq!(known, sections.map(Some));
+    assert_eq!(section("Nothing"), None);
 }
