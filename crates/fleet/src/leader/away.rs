@@ -99,7 +99,15 @@ impl Leader {
 
     /// Tells the planner that a machine is no more. What is exclusive may run there still.
     pub(super) fn tell_removed(&self, id: &str) {
-        locked(&self.lost).away(id, pace::now(), || Duration::ZERO);
+        let is_fenced = {
+            let mut lost = locked(&self.lost);
+            lost.away(id, pace::now(), || Duration::ZERO);
+            lost.is_fenced(id)
+        };
+        if is_fenced {
+            // It was away for long enough before it was removed.
+            locked(&self.ended).insert(id.to_owned());
+        }
         self.with_planner(|planner| planner.set_machine(&MachineId::from(id), None));
     }
 

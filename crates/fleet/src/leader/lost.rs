@@ -40,6 +40,11 @@ impl Lost {
         self.away.contains_key(id)
     }
 
+    /// Whether a machine was told as fenced in this absence.
+    pub fn is_fenced(&self, id: &str) -> bool {
+        self.away.get(id).is_some_and(|away| away.fenced)
+    }
+
     /// A machine is there.
     pub fn back(&mut self, id: &str) {
         self.away.remove(id);
@@ -86,6 +91,7 @@ mod tests {
         assert!(lost.fenced(start + FENCE - SECOND).is_empty() && lost.waits());
         assert_eq!(lost.fenced(start + FENCE), ["a"]);
         assert!(lost.fenced(start + FENCE).is_empty() && lost.waits());
+        assert!(lost.is_fenced("a") && !lost.is_fenced("b"));
         away(&mut lost, "a", start + FENCE);
         assert_eq!(lost.fenced(start + 2 * FENCE), ["b"]);
         assert!(!lost.waits());
