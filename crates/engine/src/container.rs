@@ -61,6 +61,8 @@ pub(crate) struct Container {
     pub going: std::sync::atomic::AtomicBool,
     /// It runs and was asked to end; see [`crate::names::Stopping`].
     pub stopping: std::sync::atomic::AtomicBool,
+    /// It is found as an instance of its service no more, or not yet; see [`crate::Engine::leave`].
+    pub left: std::sync::atomic::AtomicBool,
     /// It is exclusive, whatever its label says; see [`crate::Engine::claim`].
     pub claimed: std::sync::atomic::AtomicBool,
     pub op: Arc<tokio::sync::Mutex<()>>,
@@ -95,6 +97,7 @@ impl Container {
             cgroup: format!("{cgroup_root}/{}", record.id),
             going: std::sync::atomic::AtomicBool::new(false),
             stopping: std::sync::atomic::AtomicBool::new(false),
+            left: std::sync::atomic::AtomicBool::new(false),
             claimed: std::sync::atomic::AtomicBool::new(false),
             op: Arc::default(),
             run: Arc::default(),

@@ -246,7 +246,8 @@ impl Container {
             Some(health) => health.is_good(),
             None => !record.is_tested(),
         };
-        well && !record.state.paused && !self.stopping.load(Ordering::Acquire)
+        let goes = self.stopping.load(Ordering::Acquire) || self.left.load(Ordering::Acquire);
+        well && !record.state.paused && !goes
     }
 }
 

@@ -123,6 +123,19 @@ impl Engine {
         self.stop_locked(&container, signal, timeout).await
     }
 
+    /// Whether it may be found as an instance of its service. One that may not runs as ever: it is still to prove itself, or to be
+    /// stopped soon. A daemon that starts anew has to be told again.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub fn serve(&self, key: &str, serves: bool) -> Result<()> {
+        let container = self.find(key)?;
+        if container.left.swap(!serves, Ordering::AcqRel) == serves {
+            self.names_changed();
+        }
+        Ok(())
+    }
+
     /// The container's turn, for who wants it to end. Another stop that is going on is waited for no longer than `timeout`
     /// (by default ten seconds), then its container is killed: as with Docker, the more impatient of two has its way.
     pub(crate) async fn op_to_end<'c>(

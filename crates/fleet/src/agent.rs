@@ -93,6 +93,7 @@ impl Fleet {
 
     /// Stops what is wanted no more and forgets it. Volumes stay.
     async fn retire(&self, unit: &Arc<Supervised>) {
+        self.leave_service(unit).await;
         let record = unit.record();
         let order = record.order + 1;
         let down = DesiredRecord {
@@ -290,12 +291,18 @@ impl Agent {
                     None => self.name_of(&instance),
                 };
                 let Some(name) = name else { continue };
+                let former = self.name_of(&instance).filter(|former| *former != name);
+                if let Some(of) = former.as_ref().and_then(|f| self.wanted.get_mut(f)) {
+                    of.remove(&instance);
+                }
                 let of = self.wanted.entry(name.clone()).or_default();
                 match record {
                     Some(record) => of.insert(instance, record),
                     None => of.remove(&instance),
                 };
-                self.reconcile(&fleet, &name).await;
+                for name in std::iter::once(name).chain(former) {
+                    self.reconcile(&fleet, &name).await;
+                }
             }
             self.begin(&fleet);
         }
@@ -359,7 +366,9 @@ impl Agent {
             return;
         }
         let of = self.wanted.get(name);
-        let newest = of.and_then(|of| of.last_key_value());
+        // One that is to run has the name of one that is still on its way out.
+        let runs = |record: &DesiredRecord| record.desired == Desired::Active;
+        let newest = of.and_then(|of| of.iter().max_by_key(|(i, record)| (runs(record), *i)));
         match (fleet.supervised(name), newest) {
             (None, None) => {
                 self.wanted.remove(name);
@@ -406,7 +415,7 @@ impl Agent {
                     }
                 }
             }
-            (None, Some((instance, record))) => match fleet.assigned(instance, record).await {
+            (None, Some((instance, record))) => match fleet.taken_over(instance, record).await {
                 Ok(Some(unit)) => {
                     let mut units = fleet
                         .0
@@ -451,6 +460,8 @@ impl Agent {
                     }
                 }
             },
+            // It has another name from now on, and gets it once that is free.
+            (Some(unit), None) if self.name_of(&unit.instance).is_some() => {}
             (Some(unit), _) => {
                 self.retiring.insert(name.to_owned());
                 let (fleet, name) = (fleet.clone(), name.to_owned());

@@ -2,6 +2,7 @@
 //!
 //! What only services, networks and logs need is asked of the engine itself.
 
+use crate::model::Pinned;
 use crate::service::NotUp;
 use crate::translate::UID_LABEL;
 use chrono::{DateTime, Utc};
@@ -29,6 +30,7 @@ pub(crate) type Processes = Vec<(String, State)>;
 
 /// A container as it is seen.
 pub(crate) struct Look {
+    pub name: String,
     pub phase: Phase,
     /// Of one that has ended.
     pub exit_code: i32,
@@ -59,6 +61,9 @@ pub(crate) trait Containers: Send + Sync + 'static {
     /// Makes one; answers its id.
     fn create(&self, name: String, request: CreateRequest) -> Doing<'_, String>;
 
+    /// Gives one another name.
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Doing<'a, ()>;
+
     /// Errors: [`EngineError::NotModified`] for one that runs.
     fn start<'a>(&'a self, id: &'a str) -> Doing<'a, ()>;
 
@@ -80,6 +85,9 @@ pub(crate) trait Containers: Send + Sync + 'static {
     /// As [`Self::prolong`], of commands of services.
     fn prolong_commands(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 
+    /// Whether it may be found as an instance of its service.
+    fn serve(&self, id: &str, serves: bool);
+
     /// Returns once it has ended. Without signal and time as it was made to be stopped.
     fn stop<'a>(
         &'a self,
@@ -93,6 +101,9 @@ pub(crate) trait Containers: Send + Sync + 'static {
 
     /// Returns once an image is here. `pull` as in `Pull=`.
     fn have_image<'a>(&'a self, name: &'a str, pull: &'a str) -> Doing<'a, (), NotUp>;
+
+    /// What an image's name stands for here; None if it stands for nothing.
+    fn pinned(&self, name: &str) -> Option<Pinned>;
 
     /// Makes a volume, unless it is there.
     fn have_volume(&self, volume: &VolumeUnit) -> Result<(), EngineError>;
@@ -116,6 +127,7 @@ impl Containers for Engine {
         let found = self.get(id).ok()?;
         let state = found.record.state;
         Some(Look {
+            name: found.record.name,
             phase: state.phase,
             exit_code: state.exit_code,
             finished_at: state.finished_at,
@@ -141,6 +153,10 @@ impl Containers for Engine {
             let created = Engine::create(self, Some(&name), request).await?;
             Ok(created.id.to_string())
         })
+    }
+
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Doing<'a, ()> {
+        Box::pin(Engine::rename(self, id, name))
     }
 
     fn start<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
@@ -171,6 +187,11 @@ impl Containers for Engine {
         Box::pin(Engine::prolong_commands(self))
     }
 
+    fn serve(&self, id: &str, serves: bool) {
+        // One that is not there is not found either.
+        let _ = Engine::serve(self, id, serves);
+    }
+
     fn stop<'a>(
         &'a self,
         id: &'a str,
@@ -190,6 +211,18 @@ impl Containers for Engine {
 
     fn have_image<'a>(&'a self, name: &'a str, pull: &'a str) -> Doing<'a, (), NotUp> {
         Box::pin(have_image(self, name, pull))
+    }
+
+    fn pinned(&self, name: &str) -> Option<Pinned> {
+        let image = self.images().get(name).ok()?;
+        let repository = Reference::parse_normalized(name).ok()?;
+        let repository = repository.familiar_name();
+        let mut digests = image.repo_digests.into_iter();
+        Some(Pinned {
+            name: name.to_owned(),
+            id: image.id.to_string(),
+            digest: digests.find(|d| d.split('@').next() == Some(&repository)),
+        })
     }
 
     fn have_volume(&self, volume: &VolumeUnit) -> Result<(), EngineError> {

@@ -3,11 +3,54 @@
 use crate::answers::ANSWER;
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
-use crate::leader::{Group, Placed};
+use crate::leader::{Group, Leader, Placed, Target};
 use crate::model::{Desired, keys};
 use crate::requests::named;
 use coracle_engine::EngineError;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Leader {
+    /// Takes a unit's record and texts away, and has its machines forget it. Of a service its deploys go too, and with a unit its successor.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; nothing is changed then.
+    pub(crate) async fn forget(&self, target: &Arc<Target>) -> Result<()> {
+        let (name, record) = (target.unit().name.clone(), target.record());
+        let mut all = vec![target.clone()];
+        all.extend(
+            self.target(name.successor().as_str())
+                .filter(|_| !name.is_successor()),
+        );
+        let mut group = Group::default();
+        for target in &all {
+            let (name, record) = (target.unit().name.to_string(), target.record());
+            group.delete(keys::unit(&name));
+            group.delete_below(keys::revisions(&record.uid));
+            group.delete(keys::status(&name));
+            for (machine, placed) in target.placed() {
+                group.delete(keys::desired(&machine, &placed.instance));
+            }
+        }
+        if record.service() != record.uid {
+            group.delete_below(keys::revisions(record.service()));
+        }
+        group.delete_below(keys::deploys(record.service()));
+        self.commit([group]).await?;
+        let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
+            for placed in all.values_mut() {
+                (placed.desired, placed.leaving) = (None, false);
+            }
+        };
+        for target in &all {
+            self.change(target, asked_no_more);
+            self.tell_placed(target);
+            self.remove(target.unit().name.as_str());
+        }
+        self.forget_deploys(name.as_str());
+        Ok(())
+    }
+}
 
 impl Fleet {
     /// Stops a unit and forgets it with its container and texts. Volumes stay.
@@ -41,23 +84,7 @@ impl Fleet {
             if target.goal.borrow().desired == Desired::Active {
                 continue;
             }
-            let uid = target.record().uid;
-            let mut group = Group::default();
-            group.delete(keys::unit(&name));
-            group.delete_below(keys::revisions(&uid));
-            group.delete(keys::status(&name));
-            for (machine, placed) in target.placed() {
-                group.delete(keys::desired(&machine, &placed.instance));
-            }
-            leader.commit([group]).await?;
-            let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
-                for placed in all.values_mut() {
-                    (placed.desired, placed.leaving) = (None, false);
-                }
-            };
-            leader.change(&target, asked_no_more);
-            leader.tell_placed(&target);
-            leader.remove(&name);
+            leader.forget(&target).await?;
             break target;
         };
         // Machines forget what they are asked for no more; one that is away or silent will when it is back.

@@ -12,6 +12,8 @@ use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
 use std::time::Duration;
 
+/// How long those who have just found an instance have to reach it.
+const LEAVE: Duration = Duration::from_secs(1);
 /// What cannot be stopped is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -89,6 +91,20 @@ impl Fleet {
             };
             let _ = other.actual.subscribe().wait_for(stays_or_is_down).await;
         }
+    }
+
+    /// What goes for good is found no more a moment before it is asked to end: who has just found it still reaches it.
+    pub(crate) async fn leave_service(&self, unit: &Supervised) {
+        let text = unit.running();
+        let serves = !text.deploy.headless && !unit.is_exclusive();
+        let runs = unit.actual().active == Active::Active;
+        let container = unit.actual().container.filter(|_| serves && runs);
+        let (Some(id), None) = (container, self.hurry()) else {
+            return;
+        };
+        let drain = text.deploy.drain.duration().unwrap_or(LEAVE);
+        self.containers().serve(&id, false);
+        crate::pace::sleep(drain.min(LEAVE)).await;
     }
 
     /// Whether it is down.

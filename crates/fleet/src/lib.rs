@@ -12,6 +12,7 @@
 //! | `pace` | time, waits and tasks, as everything here has them |
 //! | `honour` | what is read and not done yet is refused |
 //! | `requests` | submit, start, stop, asked of the machine that leads |
+//! | [`rollout`] | a service's next revision takes the present one's place, and comes back |
 //! | `answers` | until when a request waits |
 //! | `destroy` | a unit is forgotten everywhere |
 //! | `leader` | one machine leads: what runs where, written down for each machine |
@@ -54,6 +55,7 @@ pub mod plan;
 pub mod presence;
 pub mod rebind;
 mod requests;
+pub mod rollout;
 mod service;
 mod show;
 mod shutdown;

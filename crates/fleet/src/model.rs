@@ -5,107 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod keys;
+
 /// Format version of every value below.
 pub const VERSION: u32 = 1;
-
-/// Keys of the store. See the table in ARCHITECTURE.md.
-pub mod keys {
-    use super::Instance;
-
-    /// Facts about a machine.
-    pub fn machine(id: &str) -> String {
-        format!("/coracle/v1/machines/{id}")
-    }
-    /// There as long as the machine's lease is.
-    pub fn alive(id: &str) -> String {
-        format!("/coracle/v1/alive/{id}")
-    }
-    /// Machines that are there.
-    pub const ALIVE: &str = "/coracle/v1/alive/";
-    /// Facts about all machines.
-    pub const MACHINES: &str = "/coracle/v1/machines/";
-    /// What operators said of machines.
-    pub const MARKS: &str = "/coracle/v1/marks/";
-    /// What an operator said of a machine: labels, cordon, drain.
-    pub fn marks(id: &str) -> String {
-        format!("{MARKS}{id}")
-    }
-    /// What is agreed on of the network between machines.
-    pub const NETWORK: &str = "/coracle/v1/network";
-    /// Machines' subnets.
-    pub const SUBNETS: &str = "/coracle/v1/subnets/";
-    /// The subnet of a machine's default network.
-    pub fn subnet(id: &str) -> String {
-        format!("{SUBNETS}{id}")
-    }
-    /// Who leads.
-    pub const LEADER: &str = "/coracle/v1/leader";
-    /// Where local volumes have their data.
-    pub const VOLUMES: &str = "/coracle/v1/volumes/";
-    /// The machine that has a volume's data.
-    pub fn volume(name: &str) -> String {
-        format!("{VOLUMES}{name}")
-    }
-    /// How units stand that units on other machines wait for.
-    pub const STATUS: &str = "/coracle/v1/status/";
-    /// How one of them stands.
-    pub fn status(name: &str) -> String {
-        format!("{STATUS}{name}")
-    }
-    /// What apps see as the whole store.
-    pub const APPS: &str = "/coracle/v1/apps/";
-    /// Where apps find each other, among their keys: `/discovery/`.
-    pub const DISCOVERY: &str = "/coracle/v1/apps//discovery/";
-    /// One instance of a service.
-    pub fn instance(service: &str, instance: &str) -> String {
-        format!("{DISCOVERY}{service}/{instance}")
-    }
-    /// Every unit.
-    pub const UNITS: &str = "/coracle/v1/units/";
-    /// One unit.
-    pub fn unit(name: &str) -> String {
-        format!("{UNITS}{name}")
-    }
-    /// One text of a unit.
-    pub fn revision(uid: &str, number: u64) -> String {
-        format!("/coracle/v1/revisions/{uid}/{number}")
-    }
-    /// Every text of a unit.
-    pub fn revisions(uid: &str) -> String {
-        format!("/coracle/v1/revisions/{uid}/")
-    }
-    /// Every text of every unit.
-    pub const REVISIONS: &str = "/coracle/v1/revisions/";
-    /// What machines must run.
-    pub const DESIRED: &str = "/coracle/v1/desired/";
-    /// What they run.
-    pub const ACTUAL: &str = "/coracle/v1/actual/";
-    /// What a machine must run of a unit.
-    pub fn desired(machine: &str, instance: &Instance) -> String {
-        format!("{DESIRED}{machine}/{instance}")
-    }
-    /// All that a machine must run.
-    pub fn desired_of(machine: &str) -> String {
-        format!("{DESIRED}{machine}/")
-    }
-    /// What it runs.
-    pub fn actual(machine: &str, instance: &Instance) -> String {
-        format!("{ACTUAL}{machine}/{instance}")
-    }
-    /// All that it runs.
-    pub fn actual_of(machine: &str) -> String {
-        format!("{ACTUAL}{machine}/")
-    }
-    /// In a machine's own store: the cluster's revision at which an instance was placed, which fences what lies outside.
-    pub fn fence(instance: &Instance) -> String {
-        format!("/coracle/v1/fence/{instance}")
-    }
-    /// Machine and instance of a key below [`DESIRED`] or [`ACTUAL`].
-    pub fn placed(key: &str, family: &str) -> Option<(String, Instance)> {
-        let (machine, instance) = key.strip_prefix(family)?.split_once('/')?;
-        Some((machine.to_owned(), instance.parse().ok()?))
-    }
-}
 
 /// One run of a unit's text somewhere: `<uid>/<slot>/<incarnation>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,6 +72,9 @@ pub struct DesiredRecord {
     /// It is to go from this machine, which had not said anything of it: once it has, this goes too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
+    /// It is not to be found as an instance of its service yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// Records without the field are of a release that had them of running units only.
@@ -223,6 +129,58 @@ pub struct UnitRecord {
     /// When it was moved for that, in milliseconds since 1970, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<u64>,
+    /// It is not to be found as an instance of its service yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// The revision of its service that its text is, where that has numbers of its own: see [`Self::service`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
+    /// The uid of its service, of a unit that has taken the place of another of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The highest number that was given to a revision of the service, if that is not its present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
+}
+
+impl UnitRecord {
+    /// Of a unit that has just come, with its first text.
+    pub fn new(uid: String) -> Self {
+        Self {
+            version: VERSION,
+            uid,
+            revision: 1,
+            desired: Desired::Inactive,
+            generation: 0,
+            order: 0,
+            incarnation: 0,
+            unloaded: false,
+            ended: None,
+            started_by: None,
+            failed: BTreeMap::new(),
+            moved: Vec::new(),
+            held: false,
+            of: None,
+            service: None,
+            last: None,
+        }
+    }
+
+    /// The uid under which the revisions and deploys of a service are, of its template or, without one, of the unit itself. Whoever takes a unit's
+    /// place has a uid and texts of its own.
+    pub fn service(&self) -> &str {
+        self.service.as_deref().unwrap_or(&self.uid)
+    }
+
+    /// The service's revision that runs, or is to run.
+    pub fn present(&self) -> u64 {
+        self.of.unwrap_or(self.revision)
+    }
+
+    /// The number of the service's next revision.
+    pub fn next(&self) -> u64 {
+        self.last.unwrap_or(0).max(self.present()) + 1
+    }
 }
 
 /// An immutable text: `revisions/<uid>/<n>`.
@@ -236,6 +194,48 @@ pub struct RevisionRecord {
     pub dropins: Vec<Dropin>,
     /// When it was submitted.
     pub created: DateTime<Utc>,
+    /// The image that its `Image=` stood for when it was deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Pinned>,
+    /// Who deployed it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub who: String,
+    /// Why, in their words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+impl RevisionRecord {
+    /// Of a text that was submitted now.
+    pub fn new(text: &str, dropins: Vec<Dropin>) -> Self {
+        Self {
+            version: VERSION,
+            text: text.to_owned(),
+            dropins,
+            created: crate::pace::utc(),
+            image: None,
+            who: String::new(),
+            message: String::new(),
+        }
+    }
+
+    /// Whether what runs by a new one is the same. One that says nothing of the image leaves that as it is.
+    pub fn is_same(&self, new: &Self) -> bool {
+        let same_image = new.image.is_none() || self.image == new.image;
+        same_image && (&self.text, &self.dropins) == (&new.text, &new.dropins)
+    }
+}
+
+/// An image as it was, whatever its name stands for by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// As the unit names it.
+    pub name: String,
+    /// `sha256:` and the digest of its config.
+    pub id: String,
+    /// `NAME@sha256:…`, by which a registry or another machine gives it; none of one that was made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// A drop-in file.
@@ -323,9 +323,12 @@ pub struct Actual {
     /// Published ports, `0.0.0.0:8080->80/tcp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
-    /// Its last lines of output, if it failed.
+    /// Its last lines of output, if it failed or ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
+    /// The exit code of the run that failed or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
 }
 
 impl Actual {
@@ -352,6 +355,7 @@ impl Actual {
             health: None,
             ports: Vec::new(),
             last_lines: Vec::new(),
+            code: None,
         }
     }
 }

@@ -6,15 +6,13 @@ use crate::answers::{silence, up_or_not, waits};
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::leader::{Change, Leader, Target};
-use crate::model::{
-    Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, VERSION,
-};
+use crate::model::{Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, keys};
 use crate::order;
 use crate::supervise::Supervised;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
+use coracle_unit::name::NameError;
 use coracle_unit::{Kind, Unit, UnitName};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Lines of output that a failed start shows.
@@ -56,56 +54,62 @@ impl Fleet {
     /// [`FleetError::Refused`] with everything that is wrong, [`FleetError::Unsupported`].
     pub async fn submit(&self, name: &str, text: &str, dropins: Vec<Dropin>) -> Result<UnitView> {
         let name = UnitName::new(name)?;
+        if name.is_successor() {
+            return Err(NameError::Charset(name.to_string(), '+').into());
+        }
         let leader = self.leading()?;
         let unit = leader.parse(name.as_str(), text, &dropins)?;
         self.honour(&unit, &leader)?;
         let _one = self.change(&leader).await?;
-        let revision = RevisionRecord {
-            version: VERSION,
-            text: text.to_owned(),
-            dropins,
-            created: crate::pace::utc(),
-        };
-        let target = self.store_text(&leader, &name, revision, unit).await?;
+        let revision = RevisionRecord::new(text, dropins);
+        self.not_under_way(&leader, &name)?;
+        let target = self
+            .store_text(&leader, &name, revision, unit, None)
+            .await?;
         Ok(self.view(&target))
     }
 
+    /// `of` is the revision of its template that it is, of an instance.
     async fn store_text(
         &self,
         leader: &Leader,
         name: &UnitName,
         revision: RevisionRecord,
         unit: Unit,
+        of: Option<u64>,
     ) -> Result<Arc<Target>> {
         if let Some(target) = leader.target(name.as_str()) {
             let mut record = target.record();
             let present = leader.revision(&record).await?;
-            if present.text == revision.text && present.dropins == revision.dropins {
+            if present.is_same(&revision) {
                 return Ok(target);
             }
-            record.revision += 1;
+            let mut also = None;
+            if record.service.is_some() {
+                // Its texts have numbers of their own, the service's go on.
+                let number = record.next();
+                also = Some(keys::revision(record.service(), number));
+                (record.of, record.last) = (Some(number), None);
+                record.revision += 1;
+            } else if of.is_some() {
+                record.of = of;
+                record.revision += 1;
+            } else {
+                record.revision = record.next();
+                (record.of, record.last) = (None, None);
+            }
             let text = Some((revision, unit));
             let change = Change {
                 text,
+                also,
                 ..Change::new(&target, record)
             };
             leader.write_units(vec![change]).await?;
             return Ok(target);
         }
-        let uid = crate::pace::new_uid()?;
         let record = UnitRecord {
-            version: VERSION,
-            uid,
-            revision: 1,
-            desired: Desired::Inactive,
-            generation: 0,
-            order: 0,
-            incarnation: 0,
-            unloaded: false,
-            ended: None,
-            started_by: None,
-            failed: BTreeMap::new(),
-            moved: Vec::new(),
+            of,
+            ..UnitRecord::new(crate::pace::new_uid()?)
         };
         let target = Target::new(record.clone(), unit.clone());
         let change = Change {
@@ -145,13 +149,16 @@ impl Fleet {
 
     /// An instance with its template's present text; nothing for other names, or without the template.
     async fn instance(&self, leader: &Leader, name: &UnitName) -> Result<Option<Arc<Target>>> {
-        let template = name.template().filter(|_| name.instance().is_some());
+        let is_one = name.instance().is_some() && !name.is_successor();
+        let template = name.template().filter(|_| is_one);
         let Some(template) = template.and_then(|t| leader.target(t.as_str())) else {
             return Ok(None);
         };
-        let revision = leader.revision(&template.record()).await?;
+        let record = template.record();
+        let revision = leader.revision(&record).await?;
         let unit = leader.parse(name.as_str(), &revision.text, &revision.dropins)?;
-        self.store_text(leader, name, revision, unit)
+        let of = Some(record.present());
+        self.store_text(leader, name, revision, unit, of)
             .await
             .map(Some)
     }
@@ -317,7 +324,7 @@ impl Fleet {
     }
 
     /// Instances of templates that a unit requires.
-    async fn have_instances(&self, leader: &Leader, unit: &Unit) -> Result<()> {
+    pub(crate) async fn have_instances(&self, leader: &Leader, unit: &Unit) -> Result<()> {
         let needs: Vec<String> = order::requires(unit)
             .into_iter()
             .chain(unit.unit.wants.clone())

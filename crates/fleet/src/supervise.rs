@@ -34,6 +34,8 @@ pub struct Supervised {
     pub(crate) actual: watch::Sender<Actual>,
     /// See [`Fleet::fence`].
     fence: AtomicI64,
+    /// The exit code of the run that ended last.
+    code: Mutex<Option<i32>>,
     task: Mutex<Option<Task>>,
 }
 
@@ -61,6 +63,7 @@ impl Supervised {
             goal: watch::Sender::new(goal),
             actual: watch::Sender::new(actual),
             fence: AtomicI64::new(0),
+            code: Mutex::default(),
             task: Mutex::default(),
         })
     }
@@ -174,6 +177,12 @@ impl Fleet {
             let file = unit.running();
             let mut seen = self.see(&unit, &file).await;
             let runs = matches!(seen, Seen::Running { .. });
+            if let Some(id) = unit.actual().container.filter(|_| runs) {
+                self.containers().serve(&id, !unit.record().held);
+            }
+            if let Seen::Ended { code, .. } = &seen {
+                *locked(&unit.code) = Some(*code);
+            }
             if std::mem::take(&mut cut) {
                 match service::section(&file) {
                     Some(service) if runs => self.owe(&unit, service, Due::Stop).await,
@@ -211,6 +220,9 @@ impl Fleet {
                     settled,
                 } => {
                     self.say(&unit, goal, active, &sub, reason, settled).await;
+                    if runs {
+                        self.take_name(&unit, &unit.unit()).await;
+                    }
                     self.hear(&unit, &mut ears).await;
                 }
                 Step::Wait { time, reason } => {
@@ -340,9 +352,15 @@ impl Fleet {
         }
         if (next.active, &next.sub) != (before.active, &before.sub) {
             next.since = pace::utc();
-            next.last_lines = match next.active {
-                Active::Failed => self.last_lines(unit).await,
-                _ => Vec::new(),
+            let ends = match next.active {
+                Active::Failed => true,
+                // It may be removed soon, and what it said in the end with it.
+                Active::Inactive => unit.unit().name.is_successor(),
+                _ => next.sub == "auto-restart",
+            };
+            (next.last_lines, next.code) = match ends {
+                true => (self.last_lines(unit).await, *locked(&unit.code)),
+                false => (Vec::new(), None),
             };
         }
         self.keep(unit, next).await;

@@ -62,7 +62,8 @@ pub enum TranslateError {
 
 type Result<T> = std::result::Result<T, TranslateError>;
 
-/// The name of a unit's container: `guestbook@1.container` runs as `guestbook-1`.
+/// The name of a unit's container: `guestbook@1.container` runs as `guestbook-1`. One that is about to take another's place has that
+/// name too, once it is free.
 pub fn container_name(unit: &Unit) -> String {
     if let Kind::Container { container, .. } = &unit.kind
         && let Some(name) = container.texts.get("ContainerName")
@@ -155,7 +156,7 @@ impl Translator<'_> {
     fn config(&self, uid: &str) -> Result<ContainerConfig> {
         let c = self.container;
         let mut labels = c.labels.clone();
-        labels.insert(UNIT_LABEL.into(), self.unit.name.to_string());
+        labels.insert(UNIT_LABEL.into(), self.unit.name.base().to_string());
         labels.insert(UID_LABEL.into(), uid.to_owned());
         if crate::hold::is_exclusive(self.unit) {
             labels.insert(EXCLUSIVE_LABEL.into(), "yes".into());

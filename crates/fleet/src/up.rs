@@ -9,6 +9,7 @@ use crate::supervise::{Memory, Supervised};
 use crate::translate;
 use coracle_engine::{EngineError, full_error};
 use coracle_network::NetworkSpec;
+use coracle_unit::container::ContainerUnit;
 use coracle_unit::service::ServiceSection;
 use coracle_unit::{Kind, Unit};
 use std::collections::BTreeSet;
@@ -109,6 +110,7 @@ impl Fleet {
             Some(id) => id,
             None => self.make_container(unit, run).await?,
         };
+        self.containers().serve(&id, !unit.record().held);
         match run.wanted {
             Some(wanted) => self.start_container(unit, &id, wanted).await?,
             None => self.containers().start(&id).await?,
@@ -250,6 +252,53 @@ impl Fleet {
         Ok(())
     }
 
+    /// The container of a unit that has taken another's place has its name, once that is free.
+    pub(crate) async fn take_name(&self, unit: &Supervised, file: &Unit) {
+        let is_own = file.name.is_successor() || !matches!(file.kind, Kind::Container { .. });
+        let Some(id) = unit.actual().container.filter(|_| !is_own) else {
+            return;
+        };
+        let (look, name) = (self.containers().look(&id), translate::container_name(file));
+        if look.is_none_or(|look| look.name == name) {
+            return;
+        }
+        if let Err(error) = self.containers().rename(&id, &name).await {
+            tracing::warn!(unit = %file.name, container = id, error = full_error(&error), "its container keeps its former name for now");
+        }
+    }
+
+    /// Has the image here that a unit is to run, and answers what it is called here. What was deployed runs the image that its name stood for then.
+    async fn have_image(
+        &self,
+        unit: &Supervised,
+        container: &ContainerUnit,
+    ) -> Result<String, NotUp> {
+        let (here, name) = (self.containers(), &container.image);
+        let text = self.text(unit.uid(), unit.actual().revision).await;
+        let text = text.map_err(|e| NotUp::new(1, full_error(&e)))?;
+        let Some(pinned) = text.and_then(|t| t.image).filter(|p| p.name == *name) else {
+            here.have_image(name, &container.pull).await?;
+            return Ok(name.clone());
+        };
+        let names = [Some(&pinned.name), pinned.digest.as_ref(), Some(&pinned.id)];
+        let stands_for = |n: &&String| here.pinned(n).is_some_and(|p| p.id == pinned.id);
+        let known = || names.into_iter().flatten().find(stands_for).cloned();
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let source = pinned.digest.as_ref().unwrap_or(name);
+        here.have_image(source, "missing").await?;
+        known().ok_or_else(|| {
+            let id = pinned.id.get(..19).unwrap_or(&pinned.id);
+            NotUp::new(
+                125,
+                format!(
+                    "the image that {name} stood for when it was deployed ({id}) is neither here nor on another machine; deploy the unit anew"
+                ),
+            )
+        })
+    }
+
     /// Makes the unit's container anew from its present text.
     async fn make_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<String, NotUp> {
         let (file, uid) = (run.unit, unit.uid());
@@ -263,15 +312,17 @@ impl Fleet {
         // What an earlier run, or one that was cut short, left.
         self.remove_containers(uid).await?;
         if let Kind::Container { container, .. } = &file.kind {
-            let image = self
-                .containers()
-                .have_image(&container.image, &container.pull);
-            match run.wanted {
+            let image = self.have_image(unit, container);
+            request.config.image = match run.wanted {
                 Some(wanted) => wanted.unless(image).await??,
                 None => image.await?,
-            }
+            };
         }
-        let name = translate::container_name(file);
+        let mut name = translate::container_name(file);
+        if file.name.is_successor() {
+            // The unit whose place it takes has that name still.
+            name = format!("{name}-{}", uid.get(..8).unwrap_or(uid));
+        }
         let created = self.containers().create(name, request).await?;
         let made = Actual {
             container: Some(created.clone()),

@@ -4,7 +4,7 @@ use crate::model::{Placed, Placement, Wanted};
 use crate::planner::Planner;
 use crate::reason::{Kind, PlaceReason, WaitReason, WhyNot};
 use crate::rules::Look;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Where a unit is and why, and each machine's verdict.
@@ -88,6 +88,16 @@ impl fmt::Display for Explanation {
 }
 
 impl Planner {
+    /// Whether a unit could be where another one is, once that had gone.
+    pub fn fits_in_place_of(&self, unit: &UnitName, other: &UnitName) -> bool {
+        let (Some(u), Some(other)) = (self.core.find(unit), self.core.find(other)) else {
+            return false;
+        };
+        let gone = BTreeSet::from([other]);
+        let home = self.core.unit(other).home();
+        home.is_some_and(|home| self.core.fits(u, home.m, Look::Without(&gone)))
+    }
+
     /// Why a unit is where it is; nothing if it is not known. Looks at every machine.
     pub fn explain(&self, unit: &UnitName) -> Option<Explanation> {
         let u = self.core.find(unit)?;

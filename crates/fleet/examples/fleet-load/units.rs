@@ -1,11 +1,9 @@
 //! Units that were asked to run, and are nowhere yet.
 
 use super::Fallible;
-use chrono::Utc;
-use coracle_fleet::model::{Desired, RevisionRecord, UnitRecord, VERSION, keys};
+use coracle_fleet::model::{Desired, RevisionRecord, UnitRecord, keys};
 use coracle_store::{PutRequest, Store, TxnOp, TxnRequest};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use std::collections::BTreeMap;
 
 /// Units of one template.
 const OF_A_TEMPLATE: usize = 20;
@@ -40,25 +38,12 @@ pub async fn write(store: &dyn Store, units: usize) -> Fallible<()> {
         for n in some {
             let uid = format!("{n:032x}");
             let record = UnitRecord {
-                version: VERSION,
-                uid: uid.clone(),
-                revision: 1,
                 desired: Desired::Active,
                 generation: 1,
                 order: 1,
-                incarnation: 0,
-                unloaded: false,
-                ended: None,
-                started_by: None,
-                failed: BTreeMap::new(),
-                moved: Vec::new(),
+                ..UnitRecord::new(uid.clone())
             };
-            let text = RevisionRecord {
-                version: VERSION,
-                text: text(*n),
-                dropins: Vec::new(),
-                created: Utc::now(),
-            };
+            let text = RevisionRecord::new(&text(*n), Vec::new());
             let put = |key: String, value| TxnOp::Put(PutRequest::new(key, value));
             success.push(put(keys::unit(&name(*n)), serde_json::to_vec(&record)?));
             success.push(put(keys::revision(&uid, 1), serde_json::to_vec(&text)?));

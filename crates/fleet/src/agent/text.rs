@@ -8,7 +8,7 @@ use crate::supervise::Supervised;
 use coracle_engine::full_error;
 use coracle_store::{StoreError, StoreExt as _};
 use coracle_unit::Unit;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 impl Fleet {
     /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.
@@ -43,6 +43,28 @@ impl Fleet {
             return Ok(None);
         };
         self.parse(name, &text.text, &text.dropins).map(Some)
+    }
+
+    /// As [`Self::assigned`]. One that has a driver by another name is driven by this one from here on.
+    pub(super) async fn taken_over(
+        &self,
+        instance: &Instance,
+        record: &DesiredRecord,
+    ) -> Result<Option<Arc<Supervised>>> {
+        let unit = self.assigned(instance, record).await?;
+        let former = {
+            let mut units = self.0.units.write().unwrap_or_else(PoisonError::into_inner);
+            let mut all = units.iter();
+            let found = all.find(|(_, other)| other.instance == *instance);
+            let name = found.map(|(name, _)| name.clone());
+            name.and_then(|name| units.remove(&name))
+        };
+        let Some(former) = former else {
+            return Ok(unit);
+        };
+        // Like a daemon's death: who follows looks, and goes on.
+        former.set_task(None);
+        self.assigned(instance, record).await
     }
 
     /// A unit with its driver's state, as the stores have it.

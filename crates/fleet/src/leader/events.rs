@@ -76,7 +76,11 @@ pub(super) async fn lead(
     loop {
         let failed = match fleet.upgrade() {
             Some(inner) if !Fleet(inner.clone()).is_leaving() => {
-                leader.settle(&mut todo).await.inspect_err(|error| {
+                let done = async {
+                    leader.settle(&mut todo).await?;
+                    leader.roll(&Fleet(inner)).await
+                };
+                done.await.inspect_err(|error| {
                     tracing::warn!(
                         error = full_error(error),
                         "what follows could not be done; it is tried again"
@@ -87,6 +91,7 @@ pub(super) async fn lead(
             None => return,
         }
         .is_err();
+        let due = leader.deploys_due();
         tokio::select! {
             biased;
             _ = over.wait_for(|over| *over) => return,
@@ -111,6 +116,7 @@ pub(super) async fn lead(
             // Not at once what has just failed.
             () = leader.wake.notified(), if !failed => {}
             () = pace::sleep(REST), if failed || todo.later() => {}
+            () = pace::sleep(due.unwrap_or_default()), if due.is_some() && !failed => {}
             () = pace::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
                 todo.machines = true;
             }

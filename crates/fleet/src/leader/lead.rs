@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::pace::{self, Steps};
 use crate::presence::Seen;
+use crate::rollout::DeployRecord;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
 use coracle_store::{
@@ -262,6 +263,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     let actual: BTreeMap<String, Actual> = family(store, keys::ACTUAL, at).await?;
     let machines: BTreeMap<String, Machine> = family(store, keys::MACHINES, at).await?;
     let volumes: BTreeMap<String, VolumeRecord> = family(store, keys::VOLUMES, at).await?;
+    let deploys: BTreeMap<String, DeployRecord> = family(store, keys::DEPLOYS, at).await?;
     let mut marks: BTreeMap<String, Marks> = family(store, keys::MARKS, at).await?;
     let alive = RangeRequest {
         revision: at,
@@ -298,6 +300,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
         answered: Mutex::default(),
+        deploys: Mutex::default(),
         ended: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
@@ -321,6 +324,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         }
     }
     drop(texts);
+    leader.take_deploys(deploys);
     leader.take_in(desired, actual).await;
     leader.adopt().await?;
     leader.tell_all(volumes).await;

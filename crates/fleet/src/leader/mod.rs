@@ -10,6 +10,7 @@
 //! reads everything, then watches from the revision that it has read.
 
 mod away;
+mod change;
 mod commit;
 mod events;
 mod failures;
@@ -19,8 +20,11 @@ mod lost;
 mod needs;
 mod operator;
 mod place;
+mod progress;
+mod promote;
 mod removed;
 mod roll;
+mod rollout;
 mod spec;
 mod status;
 mod tally;
@@ -44,9 +48,9 @@ use std::time::Instant;
 use tally::Work;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use change::Change;
 pub(crate) use commit::Group;
 pub(crate) use failures::keeps_failing;
-pub(crate) use place::Change;
 pub(crate) use roll::Roll;
 pub(crate) use spec::is_resource;
 pub use tally::Tally;
@@ -83,6 +87,7 @@ pub(crate) struct Leader {
     streams: Mutex<Vec<coracle_store::WatchStream>>,
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
+    deploys: Mutex<rollout::Deploys>,
     /// Machines that are no more and on which everything has ended for sure: what is written of them goes.
     ended: Mutex<BTreeSet<String>>,
     /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
@@ -226,6 +231,7 @@ impl Leader {
             after: needs.before(name),
             conflicts: needs.conflicts(name),
             leaving: false,
+            held: record.held,
         }
     }
 }

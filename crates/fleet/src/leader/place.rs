@@ -3,6 +3,7 @@
 //! The planner is told what changes and says what follows; both go into the same transactions. What could not be written it is
 //! told back. Volumes and networks are no business of the planner's: they are wherever a unit is that needs them.
 
+use super::change::{Change, Write, unit_of};
 use super::commit::fits;
 use super::failures::keeps_failing;
 use super::leave::leaving;
@@ -11,77 +12,14 @@ use super::tally::now;
 use super::{Group, Leader, Placed, Target, Waits, locked};
 use crate::error::{FleetError, Result};
 use crate::model::{
-    Active, Desired, DesiredRecord, Instance, RevisionRecord, UnitRecord, VERSION, VolumeRecord,
-    keys,
+    Active, Desired, DesiredRecord, Instance, UnitRecord, VERSION, VolumeRecord, keys,
 };
 use coracle_planner::{Decision, Placed as Planned, Placement, Planner, UnitName};
 use coracle_unit::Unit;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// How often it is planned anew for machines that came back in the same moment.
 const MOST_TRIES: usize = 5;
-
-/// A unit that is to have another record.
-pub(crate) struct Change {
-    pub target: Arc<Target>,
-    pub record: UnitRecord,
-    /// Its new text.
-    pub text: Option<(RevisionRecord, Unit)>,
-}
-
-impl Change {
-    pub fn new(target: &Arc<Target>, record: UnitRecord) -> Self {
-        Self {
-            target: target.clone(),
-            record,
-            text: None,
-        }
-    }
-
-    fn unit(&self) -> Arc<Unit> {
-        unit_of(&self.target, self.text.as_ref())
-    }
-}
-
-/// A unit as it is once its new text is written, if it gets one.
-fn unit_of(target: &Target, text: Option<&(RevisionRecord, Unit)>) -> Arc<Unit> {
-    text.map_or_else(|| target.unit(), |(_, unit)| Arc::new(unit.clone()))
-}
-
-/// One unit's part of what is to be written.
-struct Write {
-    target: Arc<Target>,
-    record: UnitRecord,
-    text: Option<(RevisionRecord, Unit)>,
-    /// Whether the record is another than before.
-    changed: bool,
-    /// Machines that get it.
-    add: BTreeMap<String, Instance>,
-    /// Machines that lose it.
-    drop: BTreeSet<String>,
-    /// Machines that must not be back.
-    given_up: BTreeSet<String>,
-    binds: Vec<(String, String)>,
-    /// What it waits for; Some(None) is that it waits no more.
-    waits: Option<Option<Waits>>,
-}
-
-impl Write {
-    fn of(target: Arc<Target>) -> Self {
-        Self {
-            record: target.record(),
-            target,
-            text: None,
-            changed: false,
-            add: BTreeMap::new(),
-            drop: BTreeSet::new(),
-            given_up: BTreeSet::new(),
-            binds: Vec::new(),
-            waits: None,
-        }
-    }
-}
 
 /// The unit's own name for the planner.
 fn planned(name: &str) -> UnitName {
@@ -207,6 +145,7 @@ impl Leader {
             let write = Write {
                 record: change.record.clone(),
                 text: change.text.clone(),
+                also: change.also.clone(),
                 changed: true,
                 ..Write::of(change.target.clone())
             };
@@ -377,6 +316,9 @@ impl Leader {
         group.only_if_absent(&write.given_up);
         if let Some((text, _)) = &write.text {
             group.put(keys::revision(&record.uid, record.revision), text)?;
+            if let Some(key) = &write.also {
+                group.put(key.clone(), text)?;
+            }
         }
         for (volume, machine) in &write.binds {
             let record = VolumeRecord {

@@ -4,6 +4,7 @@
 use super::books::{Books, Ran};
 use super::world::World;
 use crate::containers::{Containers, Doing, Look, Processes};
+use crate::model::Pinned;
 use crate::service::NotUp;
 use crate::translate::{UID_LABEL, UNIT_LABEL};
 use chrono::{DateTime, Utc};
@@ -287,6 +288,7 @@ impl Containers for Table {
             phase,
             exit_code: found.code,
             finished_at: found.ended,
+            name: found.name.clone(),
             oom_killed: false,
             watchdog: found.watchdog,
             error: found.error.clone(),
@@ -338,6 +340,19 @@ impl Containers for Table {
         })
     }
 
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Doing<'a, ()> {
+        Box::pin(async move {
+            self.takes(20).await;
+            let mut all = self.all();
+            if all.values().any(|c| c.name == name) {
+                return Err(EngineError::Conflict(format!("{name} is there")));
+            }
+            let found = all.get_mut(id).ok_or_else(|| Self::none(id))?;
+            name.clone_into(&mut found.name);
+            Ok(())
+        })
+    }
+
     fn start<'a>(&'a self, id: &'a str) -> Doing<'a, ()> {
         Box::pin(self.starts(id, None))
     }
@@ -385,6 +400,8 @@ impl Containers for Table {
         Box::pin(async {})
     }
 
+    fn serve(&self, _: &str, _: bool) {}
+
     fn stop<'a>(&'a self, id: &'a str, _: Option<&'a str>, _: Option<Duration>) -> Doing<'a, ()> {
         Box::pin(self.stops(id))
     }
@@ -412,6 +429,10 @@ impl Containers for Table {
                 .await;
             Ok(())
         })
+    }
+
+    fn pinned(&self, _: &str) -> Option<Pinned> {
+        None
     }
 
     fn have_volume(&self, _: &VolumeUnit) -> Result<(), EngineError> {

@@ -1,0 +1,394 @@
+//! Deploys, as who leads drives them: where their units stand, and the steps that follow, written as every other change is.
+
+use super::{Change, Group, Leader, Target, locked};
+use crate::error::{FleetError, Result};
+use crate::fleet::Fleet;
+use crate::model::{Desired, RevisionRecord, UnitRecord, keys};
+use crate::order;
+use crate::pace;
+use crate::rollout::plan::{self, Step};
+use crate::rollout::record::{DeployRecord, Stage};
+use coracle_store::StoreExt as _;
+use coracle_unit::{Unit, UnitName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How soon a deploy is looked at again in which only time goes on.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a leader knows of deploys.
+#[derive(Default)]
+pub(crate) struct Deploys {
+    /// The last deploy of each service, by the service's name.
+    last: BTreeMap<String, DeployRecord>,
+    /// Since when units are well, by uid.
+    pub(super) well: BTreeMap<String, Instant>,
+    /// When to look again, if nothing happens.
+    pub(super) due: Option<Instant>,
+}
+
+impl Leader {
+    /// The last deploy of a service.
+    pub fn deploy_of(&self, service: &str) -> Option<DeployRecord> {
+        locked(&self.deploys).last.get(service).cloned()
+    }
+
+    /// Takes in what was read.
+    pub(super) fn take_deploys(&self, all: BTreeMap<String, DeployRecord>) {
+        for (key, record) in all {
+            let uid = key.split('/').next().unwrap_or_default();
+            let target = self.target(&record.unit);
+            // Of one that was destroyed, or made anew, it is no matter any more.
+            if target.is_none_or(|t| t.record().service() != uid) {
+                continue;
+            }
+            let last = &mut locked(&self.deploys).last;
+            if last
+                .get(&record.unit)
+                .is_none_or(|known| known.number < record.number)
+            {
+                last.insert(record.unit.clone(), record);
+            }
+        }
+    }
+
+    /// Writes a deploy, with what goes along with it.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; nothing is changed then.
+    pub async fn write_deploy(&self, record: DeployRecord, mut group: Group) -> Result<()> {
+        let target = self.target(&record.unit);
+        let target = target.ok_or_else(|| FleetError::NotFound(record.unit.clone()))?;
+        let key = keys::deploy(target.record().service(), record.number);
+        group.put(key, &record)?;
+        self.commit([group]).await?;
+        let mut deploys = locked(&self.deploys);
+        deploys.last.insert(record.unit.clone(), record);
+        deploys.due = Some(pace::now());
+        drop(deploys);
+        self.ticks.send_modify(|n| *n += 1);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// A service is no more.
+    pub(crate) fn forget_deploys(&self, service: &str) {
+        locked(&self.deploys).last.remove(service);
+    }
+
+    /// How long until deploys are to be looked at, if nothing happens before.
+    pub(super) fn deploys_due(&self) -> Option<Duration> {
+        let due = locked(&self.deploys).due?;
+        Some(due.saturating_duration_since(pace::now()))
+    }
+
+    /// Takes every deploy as far as it can be taken now.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; it is tried again.
+    pub(super) async fn roll(&self, fleet: &Fleet) -> Result<()> {
+        let open = |record: &&DeployRecord| !record.stage.is_over();
+        let services: Vec<String> = {
+            let deploys = locked(&self.deploys);
+            let open = deploys.last.values().filter(open);
+            open.map(|record| record.unit.clone()).collect()
+        };
+        locked(&self.deploys).due = None;
+        for service in services {
+            let _one = self.change_lock.lock().await;
+            if fleet.is_leaving() {
+                return Ok(());
+            }
+            while self.advance(fleet, &service).await? {}
+        }
+        Ok(())
+    }
+
+    /// One round of steps; whether one of them changed anything.
+    async fn advance(&self, fleet: &Fleet, service: &str) -> Result<bool> {
+        let Some(deploy) = self.deploy_of(service).filter(|d| !d.stage.is_over()) else {
+            return Ok(false);
+        };
+        let seen = self.observe(&deploy, true);
+        let begun = (pace::utc() - deploy.moved).num_seconds();
+        let late = deploy.paused.is_none()
+            && u64::try_from(begun).is_ok_and(|s| s >= deploy.settings.timeout);
+        let mut news = false;
+        for step in plan::next(&deploy, &seen, late) {
+            news |= self.take_step(fleet, service, step).await?;
+        }
+        if !news {
+            // What is waited for is told by machines, and time goes on by itself.
+            let mut deploys = locked(&self.deploys);
+            let look = pace::now() + LOOK;
+            deploys.due = Some(deploys.due.map_or(look, |due| due.min(look)));
+        }
+        Ok(news)
+    }
+
+    async fn take_step(&self, fleet: &Fleet, service: &str, step: Step) -> Result<bool> {
+        let Some(mut deploy) = self.deploy_of(service) else {
+            return Ok(false);
+        };
+        let said = match step {
+            Step::Begin {
+                unit,
+                revision,
+                reason,
+            } => {
+                let name = UnitName::new(&unit)?.successor();
+                self.make(fleet, &deploy, &name, revision).await?;
+                format!("{unit}: revision {revision} begins beside it, since {reason}")
+            }
+            Step::Create {
+                unit,
+                revision,
+                reason,
+            } => {
+                let name = UnitName::new(&unit)?;
+                self.make(fleet, &deploy, &name, revision).await?;
+                format!("{unit}: made with revision {revision}, since {reason}")
+            }
+            Step::Replace {
+                unit,
+                revision,
+                reason,
+            } => {
+                let name = UnitName::new(&unit)?;
+                self.make(fleet, &deploy, &name, revision).await?;
+                format!("{unit}: gets revision {revision} in its place, since {reason}")
+            }
+            Step::Admit { unit, reason } => {
+                self.admit(&UnitName::new(&unit)?.successor()).await?;
+                format!("{unit}: the new one serves too, since {reason}")
+            }
+            Step::Promote { unit, reason } => {
+                self.promote(&unit).await?;
+                format!("{unit}: the new one takes its place, since {reason}")
+            }
+            Step::Drop {
+                unit,
+                in_place,
+                reason,
+            } => {
+                let name = UnitName::new(&unit)?.successor();
+                if in_place {
+                    deploy.in_place.insert(unit.clone());
+                }
+                let said = format!("{unit}: the new one is taken away, since {reason}");
+                return self.take_away(deploy, name.as_str(), &unit, said).await;
+            }
+            Step::Remove { unit, reason } => {
+                let said = format!("{unit}: removed, since {reason}");
+                return self.take_away(deploy, &unit, &unit, said).await;
+            }
+            Step::Stop { unit, reason } => {
+                self.halt(&unit).await?;
+                format!("{unit}: stopped, since {reason}")
+            }
+            Step::Pause { reason } => {
+                deploy.paused = Some(reason.clone());
+                format!("paused: {reason}")
+            }
+            Step::TurnBack(report) => {
+                let (unit, step, reason) = (&report.unit, &report.step, &report.reason);
+                let said = format!("goes back: {unit}: {step}: {reason}");
+                deploy.stage = Stage::Back;
+                deploy.paused = None;
+                deploy.report = Some(report);
+                said
+            }
+            Step::Finish { stage, reason } => {
+                self.finish(deploy, stage, reason).await?;
+                return Ok(true);
+            }
+        };
+        self.say(deploy, said).await?;
+        Ok(true)
+    }
+
+    /// Remembers what was done.
+    async fn say(&self, mut deploy: DeployRecord, said: String) -> Result<()> {
+        let now = pace::utc();
+        tracing::info!(unit = deploy.unit, deploy = deploy.number, "{said}");
+        deploy.say(now, said);
+        deploy.moved = now;
+        self.write_deploy(deploy, Group::default()).await
+    }
+
+    /// The service's text is the one that was deployed from now on, or the former one still is.
+    async fn finish(&self, mut deploy: DeployRecord, stage: Stage, reason: String) -> Result<()> {
+        let now = pace::utc();
+        tracing::info!(unit = deploy.unit, deploy = deploy.number, "{reason}");
+        deploy.say(now, reason);
+        deploy.stage = stage;
+        deploy.ended = Some(now);
+        let service = self.target(&deploy.unit);
+        let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
+        let record = service.record();
+        let unit = service.unit();
+        if stage == Stage::Done && unit.name.is_template() && record.revision != deploy.to {
+            let text = self.service_text(&record, deploy.to).await?;
+            let unit = self.parse(unit.name.as_str(), &text.text, &text.dropins)?;
+            let record = UnitRecord {
+                last: Some(record.next() - 1),
+                revision: deploy.to,
+                ..record
+            };
+            let change = Change {
+                text: Some((text, unit)),
+                ..Change::new(&service, record)
+            };
+            self.write_units(vec![change]).await?;
+        }
+        self.write_deploy(deploy, Group::default()).await
+    }
+
+    /// A revision of a service.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`], [`FleetError::Store`].
+    pub async fn service_text(&self, record: &UnitRecord, number: u64) -> Result<RevisionRecord> {
+        let key = keys::revision(record.service(), number);
+        let found = self.store.get_json::<RevisionRecord>(&key).await?;
+        Ok(found.ok_or_else(|| FleetError::NotFound(key))?.0)
+    }
+
+    /// Makes a unit, or gives one that is there another text, and starts it with all that it needs.
+    async fn make(
+        &self,
+        fleet: &Fleet,
+        deploy: &DeployRecord,
+        name: &UnitName,
+        revision: u64,
+    ) -> Result<()> {
+        let service = self.target(&deploy.unit);
+        let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
+        let text = self.service_text(&service.record(), revision).await?;
+        let unit = self.parse(name.as_str(), &text.text, &text.dropins)?;
+        let mut changes = self.needed(fleet, &unit).await?;
+        let known = self.target(name.as_str());
+        let (target, record) = match &known {
+            Some(target) => {
+                let record = target.record();
+                // Its own numbers go on; a service that is one unit has no other.
+                let own = match record.service.is_none() && !is_instance(&unit) {
+                    true => revision,
+                    false => record.revision + 1,
+                };
+                let record = UnitRecord {
+                    revision: own,
+                    of: Some(revision),
+                    desired: Desired::Active,
+                    unloaded: false,
+                    generation: record.generation + 1,
+                    order: record.order + 1,
+                    ..record
+                };
+                (target.clone(), record)
+            }
+            None => {
+                let record = UnitRecord {
+                    of: Some(revision),
+                    held: name.is_successor(),
+                    desired: Desired::Active,
+                    generation: 1,
+                    order: 1,
+                    ..UnitRecord::new(pace::new_uid()?)
+                };
+                (Target::new(record.clone(), unit.clone()), record)
+            }
+        };
+        changes.push(Change {
+            text: Some((text, unit)),
+            ..Change::new(&target, record)
+        });
+        self.write_units(changes).await?;
+        if known.is_none() {
+            self.insert(name.as_str(), target);
+        }
+        Ok(())
+    }
+
+    /// Units that another one needs and that do not run.
+    async fn needed(&self, fleet: &Fleet, unit: &Unit) -> Result<Vec<Change>> {
+        fleet.have_instances(self, unit).await?;
+        let mut needs = order::requires(unit);
+        let wanted = unit.unit.wants.iter();
+        needs.extend(wanted.filter(|w| self.target(w).is_some()).cloned());
+        for missing in needs.iter().filter(|n| self.target(n).is_none()) {
+            return Err(order::OrderError::Missing {
+                unit: unit.name.base().to_string(),
+                missing: missing.clone(),
+            }
+            .into());
+        }
+        let order = order::start(&needs, self)?;
+        let targets = order.iter().filter_map(|name| self.target(name));
+        let down = targets.filter(|t| t.record().desired != Desired::Active);
+        let start = |target: Arc<Target>| {
+            let record = target.record();
+            let record = UnitRecord {
+                desired: Desired::Active,
+                unloaded: false,
+                generation: record.generation + 1,
+                order: record.order + 1,
+                ..record
+            };
+            Change::new(&target, record)
+        };
+        Ok(down.map(start).collect())
+    }
+
+    /// It may be found as an instance from now on.
+    async fn admit(&self, name: &UnitName) -> Result<()> {
+        let Some(target) = self.target(name.as_str()) else {
+            return Ok(());
+        };
+        let record = target.record();
+        let record = UnitRecord {
+            held: false,
+            order: record.order + 1,
+            ..record
+        };
+        self.write_units(vec![Change::new(&target, record)]).await
+    }
+
+    /// Stops a unit, then removes it. Whether something was done; `said` is remembered when it begins.
+    async fn take_away(
+        &self,
+        mut deploy: DeployRecord,
+        name: &str,
+        of: &str,
+        said: String,
+    ) -> Result<bool> {
+        let Some(target) = self.target(name) else {
+            return Ok(false);
+        };
+        if target.record().desired == Desired::Active {
+            self.halt(name).await?;
+            self.say(deploy, said).await?;
+            return Ok(true);
+        }
+        if !target.is_down(&target.record()) {
+            return Ok(false);
+        }
+        // What it had to say in the end is what people look for first.
+        let actual = target.actual();
+        if let Some(report) = deploy.report.as_mut().filter(|r| r.unit == of) {
+            if report.last_lines.is_empty() {
+                report.last_lines.clone_from(&actual.last_lines);
+            }
+            report.code = report.code.or(actual.code);
+        }
+        self.forget(&target).await?;
+        self.write_deploy(deploy, Group::default()).await?;
+        Ok(true)
+    }
+}
+
+/// Whether its texts are its template's.
+fn is_instance(unit: &Unit) -> bool {
+    unit.name.instance().is_some() || unit.name.is_successor()
+}

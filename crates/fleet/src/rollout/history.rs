@@ -1,0 +1,112 @@
+//! What of a service was deployed.
+
+use super::ask::service_named;
+use super::record::DeployRecord;
+use crate::error::{FleetError, Result};
+use crate::fleet::Fleet;
+use crate::model::{RevisionRecord, UnitRecord, keys};
+use chrono::{DateTime, Utc};
+use coracle_store::StoreExt as _;
+use serde::Serialize;
+
+/// A service's revisions and deploys.
+#[derive(Debug, Clone, Serialize)]
+pub struct History {
+    /// The service.
+    pub unit: String,
+    /// The revision that it goes by.
+    pub present: u64,
+    /// Its revisions, the oldest first.
+    pub revisions: Vec<Past>,
+    /// Its deploys, the oldest first.
+    pub deploys: Vec<DeployRecord>,
+}
+
+/// A revision.
+#[derive(Debug, Clone, Serialize)]
+pub struct Past {
+    /// Its number.
+    pub revision: u64,
+    /// When it came.
+    pub created: DateTime<Utc>,
+    /// The image that it stood for.
+    pub image: String,
+    /// By whom it was deployed; nothing of one that was submitted.
+    pub who: String,
+    /// Why.
+    pub message: String,
+    /// What became of it: `runs`, `ran`, `failed: …`, `submitted`.
+    pub outcome: String,
+}
+
+impl Fleet {
+    /// What of a service was deployed.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`], [`FleetError::Store`].
+    pub async fn history(&self, name: &str) -> Result<History> {
+        let leader = self.leading()?;
+        let name = service_named(&leader, name)?;
+        let record = leader.target(name.as_str()).map(|t| t.record());
+        let record = record.ok_or_else(|| FleetError::NotFound(name.to_string()))?;
+        let found = self.0.cluster.list(keys::deploys(record.service())).await?;
+        let read = |kv: &coracle_store::KeyValue| serde_json::from_slice(&kv.value).ok();
+        let mut deploys: Vec<DeployRecord> = found.kvs.iter().filter_map(read).collect();
+        deploys.sort_by_key(|d| d.number);
+        let revisions = self.revisions(&record).await?;
+        let present = record.present();
+        let past = |(revision, text): (u64, RevisionRecord)| Past {
+            revision,
+            created: text.created,
+            image: text
+                .image
+                .map(|i| i.digest.unwrap_or(i.id))
+                .unwrap_or_default(),
+            who: text.who,
+            message: text.message,
+            outcome: outcome(revision, present, &deploys),
+        };
+        Ok(History {
+            unit: name.to_string(),
+            present,
+            revisions: revisions.into_iter().map(past).collect(),
+            deploys: deploys.clone(),
+        })
+    }
+
+    /// The revisions of a service by number.
+    pub(super) async fn revisions(
+        &self,
+        record: &UnitRecord,
+    ) -> Result<Vec<(u64, RevisionRecord)>> {
+        let prefix = keys::revisions(record.service());
+        let found = self.0.cluster.list(prefix.clone()).await?;
+        let read = |kv: &coracle_store::KeyValue| {
+            let key = std::str::from_utf8(&kv.key).ok()?;
+            let number = key.strip_prefix(&prefix)?.parse::<u64>().ok()?;
+            Some((number, serde_json::from_slice(&kv.value).ok()?))
+        };
+        let mut all: Vec<_> = found.kvs.iter().filter_map(read).collect();
+        all.sort_by_key(|(number, _)| *number);
+        Ok(all)
+    }
+}
+
+fn outcome(revision: u64, present: u64, deploys: &[DeployRecord]) -> String {
+    use super::record::Stage;
+    let last = deploys.iter().rev().find(|d| d.to == revision);
+    match last {
+        Some(deploy) if deploy.stage == Stage::Forward => match &deploy.paused {
+            Some(why) => format!("paused: {why}"),
+            None => "is being deployed".to_owned(),
+        },
+        Some(deploy) if deploy.stage == Stage::Back => "is taken back".to_owned(),
+        _ if revision == present => "runs".to_owned(),
+        Some(deploy) if deploy.stage == Stage::Restored => {
+            let why = deploy.report.as_ref();
+            why.map_or_else(|| "failed".to_owned(), |r| format!("failed: {}", r.reason))
+        }
+        Some(_) => "ran".to_owned(),
+        None => "submitted".to_owned(),
+    }
+}
