@@ -10,6 +10,7 @@
 mod archive;
 mod build;
 mod containers;
+mod deploys;
 mod elsewhere;
 mod error;
 mod events;
@@ -211,6 +212,17 @@ fn unit_routes() -> Router<App> {
         .route("/v1/units/{name}/reload", post(units::reload))
         .route("/v1/units/{name}/logs", get(units::logs))
         .route("/v1/units/{name}/explain", get(machine_verbs::explain))
+        .route("/v1/services/{name}", get(deploys::get))
+        .route("/v1/services/{name}/deploy", post(deploys::deploy))
+        .route("/v1/services/{name}/rollback", post(deploys::rollback))
+        .route("/v1/services/{name}/pause", post(deploys::pause))
+        .route("/v1/services/{name}/resume", post(deploys::resume))
+        .route("/v1/services/{name}/abort", post(deploys::abort))
+        .route("/v1/services/{name}/history", get(deploys::history))
+        .route(
+            "/v1/services/{name}/revisions/{number}",
+            get(deploys::revision),
+        )
         .route("/v1/volumes/{name}/rebind", post(machine_verbs::rebind))
         .route("/v1/machines", get(machine_verbs::list))
         .route("/v1/machines/{name}", get(machine_verbs::get))

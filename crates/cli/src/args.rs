@@ -4,6 +4,7 @@ use crate::commands::build::{Build, BuilderCommand};
 use crate::commands::cluster::{Cluster, Join, Leave};
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
+use crate::commands::deploys::{Deploy, Rollback, Services};
 use crate::commands::files::{Commit, Export};
 use crate::commands::fleetctl::args::Fleetctl;
 use crate::commands::images::{Images, Import, Load, Rmi, Save};
@@ -83,9 +84,21 @@ pub enum Command {
     Restart(Lazy<Stop>),
     /// Send containers a signal
     Kill(Lazy<Kill>),
-    /// Freeze containers
+    /// Freeze containers; of a service that is being deployed, begin nothing more
     #[command(after_help = "Example:\n  coracle pause web")]
     Pause(Lazy<Names>),
+    /// Replace what runs by a new version, step by step; what fails goes back by itself
+    Deploy(Lazy<Box<Deploy>>),
+    /// Show what a deploy would do, and do nothing
+    Plan(Lazy<Box<Deploy>>),
+    /// Go back to the version before, or to a certain one
+    Rollback(Lazy<Rollback>),
+    /// Go on with deploys that were paused
+    #[command(after_help = "Example:\n  coracle resume web")]
+    Resume(Lazy<Services>),
+    /// Take deploys back that are under way
+    #[command(after_help = "Example:\n  coracle abort web")]
+    Abort(Lazy<Services>),
     /// Let frozen containers go on
     #[command(after_help = "Example:\n  coracle unpause web")]
     Unpause(Lazy<Names>),
@@ -137,11 +150,14 @@ pub enum Command {
     Commit(Lazy<Commit>),
     /// Copy files into a container or out of it
     Cp(Lazy<Cp>),
-    /// Files that a container has added (A), changed (C) or removed (D)
-    #[command(after_help = "Example:\n  coracle diff web")]
+    /// Files that a container has added (A), changed (C) or removed (D); with revisions, what differs between two of a service
+    #[command(after_help = "Examples:\n  coracle diff web\n  coracle diff web 3 4")]
     Diff {
-        /// Container
+        /// Container, or service
         name: String,
+        /// One revision, beside the present one, or two
+        #[arg(num_args = 0..=2, value_name = "REV")]
+        revisions: Vec<u64>,
     },
     /// A container's root filesystem as a tar archive
     Export(Lazy<Export>),
@@ -176,8 +192,8 @@ pub enum Command {
         /// New name
         to: String,
     },
-    /// How an image was made
-    #[command(after_help = "Example:\n  coracle history app:1")]
+    /// How an image was made; or what of a service was deployed
+    #[command(after_help = "Examples:\n  coracle history app:1\n  coracle history web.container")]
     History {
         /// table, json, or a template
         #[arg(long)]
@@ -191,7 +207,7 @@ pub enum Command {
         /// Ids only
         #[arg(short, long)]
         quiet: bool,
-        /// Image
+        /// Image, or service
         image: String,
     },
     /// Containers: the verbs above, as docker groups them

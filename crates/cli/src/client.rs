@@ -354,6 +354,9 @@ fn repeatable(method: &Method, path: &str) -> bool {
             && (rest.starts_with("/containers/") || rest.starts_with("/v1/units/"))
             && matches!(verb, "start" | "stop"))
         || (*method == Method::POST
+            && rest.starts_with("/v1/services/")
+            && matches!(verb, "deploy" | "rollback"))
+        || (*method == Method::POST
             && rest.starts_with("/v1/machines/")
             && matches!(verb, "cordon" | "uncordon" | "drain"))
 }
@@ -361,7 +364,8 @@ fn repeatable(method: &Method, path: &str) -> bool {
 fn is_start(path: &str) -> bool {
     path.split('?')
         .next()
-        .is_some_and(|p| p.ends_with("/start"))
+        .and_then(|p| p.rsplit('/').next())
+        .is_some_and(|verb| matches!(verb, "start" | "deploy" | "rollback"))
 }
 
 /// An id that no other request has.

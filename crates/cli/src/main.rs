@@ -23,8 +23,8 @@ use args::{Cli, Command, ContainerCommand, ImageCommand};
 use clap::CommandFactory;
 use client::Client;
 use commands::{
-    build, containers, copy, files, fleetctl, images, list, login, machines, networks, prune,
-    registries, run, stats, store, system, units, update, volumes,
+    build, containers, copy, deploys, files, fleetctl, images, list, login, machines, networks,
+    prune, registries, run, stats, store, system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -108,7 +108,12 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Stop(args) => containers::stop(client, &args, "stop").await,
         Command::Restart(args) => containers::stop(client, &args, "restart").await,
         Command::Kill(args) => containers::kill(client, &args).await,
-        Command::Pause(args) => containers::plain(client, &args.names, "pause").await,
+        Command::Pause(args) => deploys::pause(client, &args.names).await,
+        Command::Deploy(args) => deploys::deploy(client, &args, false).await,
+        Command::Plan(args) => deploys::deploy(client, &args, true).await,
+        Command::Rollback(args) => deploys::rollback(client, &args).await,
+        Command::Resume(args) => deploys::tell(client, &args, "resume").await,
+        Command::Abort(args) => deploys::tell(client, &args, "abort").await,
         Command::Unpause(args) => containers::plain(client, &args.names, "unpause").await,
         Command::Wait(args) => containers::wait(client, &args.names).await,
         Command::Rm(args) => containers::rm(client, &args).await,
@@ -124,7 +129,10 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Commit(args) => files::commit(client, &args).await,
         Command::Update(args) => update::update(client, &args).await,
         Command::Cp(args) => copy::cp(client, &args).await,
-        Command::Diff { name } => files::diff(client, &name).await,
+        Command::Diff { name, revisions } if revisions.is_empty() => {
+            files::diff(client, &name).await
+        }
+        Command::Diff { name, revisions } => deploys::diff(client, &name, &revisions).await,
         Command::Export(args) => files::export(client, &args).await,
         Command::Events(args) => list::events(client, &args).await,
         Command::Images(args) => images::images(client, &args).await,
@@ -150,7 +158,13 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
             } else {
                 format.as_deref()
             };
-            images::history(client, &image, format, no_trunc).await
+            match images::history(client, &image, format, no_trunc).await {
+                // What is no image's name may be a unit's.
+                Err(CliError::Daemon {
+                    status: 400 | 404, ..
+                }) if !quiet => deploys::history(client, &image, format).await,
+                done => done,
+            }
         }
         Command::Container(command) => container(client, command.0).await,
         Command::Image(command) => image(client, command.0).await,

@@ -43,6 +43,7 @@ fn is_leaders(path: &str) -> bool {
     first("v1/units")
         || first("fleet/v1")
         || first("v1/machines")
+        || first("v1/services")
         || (first("v1/volumes") && path.ends_with("/rebind"))
 }
 
@@ -79,8 +80,10 @@ impl Asked {
         match self.parts.method {
             Method::GET | Method::HEAD | Method::PUT => true,
             Method::DELETE => self.removes_machine(),
-            // A start is known by its id.
-            Method::POST if verb == "start" => self.parts.headers.contains_key(REQUEST),
+            // These are known by their ids.
+            Method::POST if matches!(verb, "start" | "deploy" | "rollback") => {
+                self.parts.headers.contains_key(REQUEST)
+            }
             Method::POST => matches!(verb, "stop" | "cordon" | "uncordon" | "drain" | "rebind"),
             _ => false,
         }
@@ -309,6 +312,8 @@ mod tests {
             (Method::POST, "/v1/units/web/stop?block=true", true, false),
             (Method::POST, "/v1/units/web/start", false, false),
             (Method::POST, "/v1/units/web/restart", false, false),
+            (Method::POST, "/v1/services/web/deploy", false, false),
+            (Method::GET, "/v1/services/web", true, false),
             (Method::POST, "/v1/machines/m1/drain", true, false),
             (Method::DELETE, "/v1/units/web", false, false),
         ] {
@@ -316,6 +321,8 @@ mod tests {
             assert_eq!(asked.repeatable(), again, "{method} {path}");
             assert_eq!(asked.has_part(), part, "{method} {path}");
         }
-        assert!(asked(Method::POST, "/v1/units/web/start", true).repeatable());
+        for path in ["/v1/units/web/start", "/v1/services/web/rollback"] {
+            assert!(asked(Method::POST, path, true).repeatable(), "{path}");
+        }
     }
 }

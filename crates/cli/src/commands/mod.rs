@@ -4,6 +4,7 @@ pub mod build;
 pub mod cluster;
 pub mod containers;
 pub mod copy;
+pub mod deploys;
 pub mod drain;
 pub mod everywhere;
 pub mod explain;

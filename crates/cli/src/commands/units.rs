@@ -210,7 +210,8 @@ pub async fn put(client: &Client, path: &str, file: &File) -> Result<()> {
     }
 }
 
-fn is_file(text: &str) -> bool {
+/// Whether a file is meant, and no name.
+pub fn is_file(text: &str) -> bool {
     text.contains('/') || Path::new(text).is_file()
 }
 
