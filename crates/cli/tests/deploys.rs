@@ -1,0 +1,301 @@
+//! Deploys on one machine: B takes A's place, and A comes back, by one command or by itself, while somebody asks all the time.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Daemon, errors, text, until};
+use std::collections::BTreeMap;
+use std::process::{Child, Output, Stdio};
+
+/// A page that says its version, and ends at once when it is told to.
+fn web(version: &str, more: &str) -> String {
+    format!(
+        "[Container]\nImage=bb\nExec=sh -c \"mkdir -p /w && echo {version} >/w/index.html && exec httpd -f -p 80 -h /w\"\n\
+         StopTimeout=2\n{more}\n[X-Deploy]\nProbe=http://:80/\nProbeIntervalSec=1\nSettleSec=1\n"
+    )
+}
+
+/// Somebody who asks the service for its page, again and again, one connection a question, by its name, and never asks twice.
+struct Asker {
+    child: Option<Child>,
+    dir: tempfile::TempDir,
+}
+
+impl Asker {
+    fn start(d: &Daemon) -> Self {
+        let gateway = d.ok([
+            "network",
+            "inspect",
+            "-f",
+            "{{(index .IPAM.Config 0).Gateway}}",
+            "bridge",
+        ]);
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!(
+            "n=0; while test ! -e end; do n=$((n+1)); \
+             ip=$(dig @{} +short +tries=1 +time=5 web A | head -n 1); \
+             curl -sS -m 5 --noproxy '*' http://$ip/ >>pages 2>>errors || echo failed $n: $ip >>errors; done; echo asked $n",
+            gateway.trim()
+        );
+        let mut command = d.inside("sh");
+        let command = command.args(["-c", &script]).current_dir(dir.path());
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("the first page is there", || {
+            std::fs::read_to_string(dir.path().join("pages")).is_ok_and(|p| !p.is_empty())
+        });
+        let child = Some(child);
+        Self { child, dir }
+    }
+
+    /// Ends it; how many pages of each version it got. No question may have failed.
+    fn end(mut self, d: &Daemon) -> BTreeMap<String, usize> {
+        std::fs::write(self.dir.path().join("end"), "").unwrap();
+        let said = text(&self.child.take().unwrap().wait_with_output().unwrap());
+        assert!(said.starts_with("asked "), "{said}");
+        let read = |name| std::fs::read_to_string(self.dir.path().join(name)).unwrap();
+        let errors = read("errors");
+        assert!(errors.is_empty(), "{errors}{}", d.log());
+        let mut counts = BTreeMap::new();
+        for page in read("pages").lines() {
+            *counts.entry(page.to_owned()).or_insert(0) += 1;
+        }
+        counts
+    }
+}
+
+impl Drop for Asker {
+    /// Of a test that failed.
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What each instance's container answers, by container name.
+fn versions(d: &Daemon) -> Vec<String> {
+    let names = d.ok([
+        "ps",
+        "--format",
+        "{{.Names}}",
+        "--filter",
+        "label=coracle.unit",
+    ]);
+    let mut names: Vec<String> = names.lines().map(str::to_owned).collect();
+    names.sort();
+    let page = |name: &String| {
+        // It may have gone meanwhile.
+        let page = d.coracle(["exec", name, "cat", "/w/index.html"]);
+        let page = text(&page);
+        (!page.is_empty()).then(|| format!("{name} {}", page.trim()))
+    };
+    names.iter().filter_map(page).collect()
+}
+
+/// What is to be the same before and after: units, containers, and what they run.
+fn picture(d: &Daemon) -> String {
+    let units = d.ok([
+        "unit",
+        "list",
+        "--format",
+        "{{.Unit}} {{.Active}} {{.Desired}}",
+    ]);
+    format!("{units}{}", versions(d).join("\n"))
+}
+
+fn failed(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", text(output));
+    format!("{}{}", text(output), errors(output))
+}
+
+#[test]
+fn a_new_version_takes_the_old_ones_place_and_the_old_one_comes_back() {
+    let d = Daemon::start();
+    let unit = d.unit("web@.container", &web("A", ""));
+    let said = d.ok(["deploy", &unit, "--scale", "2", "-m", "the first"]);
+    assert!(said.contains("2 of 2 are healthy"), "{said}");
+    assert_eq!(versions(&d), ["web-1 A", "web-2 A"]);
+    let asker = Asker::start(&d);
+    d.unit("web@.container", &web("B", ""));
+    let plan = d.ok(["plan", &unit]);
+    assert!(
+        plan.contains("-Exec=sh -c \"mkdir -p /w && echo A"),
+        "{plan}"
+    );
+    assert!(
+        plan.contains("+Exec=sh -c \"mkdir -p /w && echo B"),
+        "{plan}"
+    );
+    assert!(
+        plan.contains("web@1.container: start revision 2 beside it"),
+        "{plan}"
+    );
+    assert_eq!(versions(&d), ["web-1 A", "web-2 A"]);
+    d.ok(["deploy", &unit, "-m", "the second"]);
+    until("the former ones are gone", || {
+        versions(&d) == ["web-1 B", "web-2 B"]
+    });
+    d.ok(["rollback", "web"]);
+    until("the first is back", || {
+        versions(&d) == ["web-1 A", "web-2 A"]
+    });
+    d.ok(["rollback", "web", "2"]);
+    until("the second once more", || {
+        versions(&d) == ["web-1 B", "web-2 B"]
+    });
+    let pages = asker.end(&d);
+    assert!(pages["A"] > 0 && pages["B"] > 0, "{pages:?}");
+    let history = d.ok(["history", "web@.container"]);
+    for words in ["the first", "the second", "back to revision 1", "runs"] {
+        assert!(history.contains(words), "{history}");
+    }
+    let diff = d.ok(["diff", "web", "1", "2"]);
+    assert!(diff.contains("+Exec") && diff.contains("echo B"), "{diff}");
+    let again = d.ok(["deploy", &unit]);
+    assert!(again.contains("nothing to do"), "{again}");
+    // More and fewer.
+    d.ok(["deploy", "web", "--scale", "3"]);
+    assert_eq!(versions(&d), ["web-1 B", "web-2 B", "web-3 B"]);
+    d.ok(["deploy", "web", "--scale", "1"]);
+    until("two are gone", || versions(&d) == ["web-1 B"]);
+}
+
+#[test]
+fn whatever_is_wrong_with_a_new_version_the_old_one_serves_as_before() {
+    let d = Daemon::start();
+    let unit = d.unit("web@.container", &web("A", ""));
+    d.ok(["deploy", &unit, "--scale", "2"]);
+    let (asker, before) = (Asker::start(&d), picture(&d));
+    let no_image = web("B", "").replace("Image=bb", "Image=localhost/none");
+    let crashes = web("B", "").replace("exec httpd", "echo no such table; exit 3; httpd");
+    let closed = web("B", "").replace("-p 80", "-p 81");
+    let never = web(
+        "B",
+        "HealthCmd=false\nHealthStartPeriod=1h\nHealthInterval=1s",
+    );
+    let never = never.replace("Probe=http://:80/\nProbeIntervalSec=1\n", "");
+    let turns = web("B", "").replace(
+        "exec httpd -f -p 80 -h /w",
+        "timeout 4 httpd -f -p 80 -h /w; sleep 1000",
+    );
+    let turns = turns.replace("SettleSec=1", "SettleSec=20\nProbeRetries=1");
+    let no_room = web("B", "").replace("[X-Deploy]", "[X-Deploy]\nReserveMemory=4000G");
+    for (what, wrong, words) in [
+        ("no image", no_image, vec!["localhost/none"]),
+        ("crashes", crashes, vec!["code 3", "no such table"]),
+        ("nobody listens", closed, vec!["health test fails"]),
+        ("never healthy", never, vec!["within 5 s"]),
+        ("turns unhealthy", turns, vec!["health test fails"]),
+        ("no room", no_room, vec!["memory"]),
+    ] {
+        d.unit("web@.container", &wrong);
+        let timeout = if what == "never healthy" { "5" } else { "60" };
+        let output = d.coracle(["deploy", &unit, "--timeout", timeout]);
+        let said = failed(&output);
+        for words in words {
+            assert!(said.contains(words), "{what}: {said}");
+        }
+        until(what, || picture(&d) == before);
+    }
+    // An image of another architecture, as the daemon sees it when it starts it.
+    let pages = asker.end(&d);
+    assert_eq!(pages.keys().collect::<Vec<_>>(), ["A"], "{pages:?}");
+}
+
+#[test]
+fn a_deploy_waits_for_who_asked_and_goes_on_after_the_daemon_was_killed() {
+    let mut d = Daemon::start();
+    let unit = d.unit("web@.container", &web("A", ""));
+    d.ok(["deploy", &unit, "--scale", "3"]);
+    let before = picture(&d);
+    d.unit("web@.container", &web("B", ""));
+    let said = d.ok(["deploy", &unit, "--canary", "1"]);
+    assert!(said.contains("coracle resume"), "{said}");
+    until("one is a canary", || {
+        versions(&d) == ["web-1 B", "web-2 A", "web-3 A"]
+    });
+    // Two deploys never mix.
+    d.refused(&["deploy", &unit], "under way");
+    d.refused(&["unit", "submit", &unit], "under way");
+    let back = failed(&d.coracle(["abort", "web"]));
+    assert!(back.contains("said so"), "{back}");
+    until("all is as before", || picture(&d) == before);
+    d.refused(&["abort", "web"], "no deploy of it is under way");
+    // Killed while it is under way, again and again.
+    d.ok(["deploy", &unit, "--no-block"]);
+    for _ in 0..6 {
+        d.kill();
+        d.up();
+        let seen = versions(&d);
+        until("something has changed", || {
+            versions(&d) != seen || versions(&d) == ["web-1 B", "web-2 B", "web-3 B"]
+        });
+    }
+    until("all run the new version", || {
+        versions(&d) == ["web-1 B", "web-2 B", "web-3 B"]
+    });
+}
+
+#[test]
+fn a_unit_that_is_no_template_and_one_with_data() {
+    let d = Daemon::start();
+    let unit = d.unit("web.container", &web("A", ""));
+    d.ok(["deploy", &unit]);
+    let asker = Asker::start(&d);
+    let number = |d: &Daemon| {
+        let history = d.ok([
+            "history",
+            "web.container",
+            "--format",
+            "{{.Revision}} {{.Outcome}}",
+        ]);
+        let line = history
+            .lines()
+            .find(|l| l.ends_with("runs"))
+            .map(str::to_owned);
+        line.unwrap_or(history)
+    };
+    assert_eq!(number(&d), "1 runs");
+    d.unit("web.container", &web("B", ""));
+    d.ok(["deploy", &unit]);
+    until("the former one is gone", || versions(&d) == ["web B"]);
+    d.ok(["deploy", "web", "--set", "Environment=X=1"]);
+    until("its successor too", || versions(&d) == ["web B"]);
+    assert_eq!(number(&d), "3 runs");
+    d.ok(["rollback", "web", "1"]);
+    until("the first is back", || versions(&d) == ["web A"]);
+    // Its name is its own again, and its text what it runs.
+    let cat = d.ok(["unit", "cat", "web"]);
+    assert!(cat.contains("echo A"), "{cat}");
+    asker.end(&d);
+    // There are never two that write to one volume.
+    let data = |v: &str| {
+        web(v, "Volume=data:/data")
+            .replace(
+                "mkdir",
+                "test ! -e /data/lock && touch /data/lock; trap 'rm /data/lock; exit' TERM; mkdir",
+            )
+            .replace("exec httpd -f -p 80 -h /w", "httpd -f -p 80 -h /w & wait")
+    };
+    let db = d.unit("db.container", &data("1"));
+    d.ok(["deploy", &db]);
+    d.unit("db.container", &data("2"));
+    let said = d.ok(["deploy", &db]);
+    assert!(said.contains("data in a volume"), "{said}");
+    let refused = failed(&d.coracle(["deploy", &db, "--strategy", "start-first"]));
+    assert!(refused.contains("stop-first"), "{refused}");
+    d.unit(
+        "db.container",
+        &data("3").replace("httpd -f", "exit 4; httpd -f"),
+    );
+    let said = failed(&d.coracle(["deploy", &db]));
+    assert!(said.contains("code 4"), "{said}");
+    until("the second serves again", || {
+        versions(&d).contains(&"db 2".to_owned())
+    });
+}
