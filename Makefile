@@ -47,7 +47,7 @@ test: ## install what the tests need, then run every test
 	@scripts/compose $(dir $(TARGET))tmp/compose
 	@scripts/npm-etcd3 $(dir $(TARGET))tmp/npm-etcd3
 	@scripts/debian $(dir $(TARGET))tmp/debian
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --workspace # they wait more than they work
+	@scripts/test
 
 soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, MACHINES=5)
 	@scripts/deps build run test

@@ -19,7 +19,7 @@ use coracle_store::{
     RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -325,8 +325,13 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     }
     drop(texts);
     leader.take_deploys(deploys);
+    let written = desired.keys().chain(actual.keys());
+    let written: BTreeSet<String> = written
+        .filter_map(|key| Some(keys::placed(key, "")?.0))
+        .collect();
     leader.take_in(desired, actual).await;
     leader.adopt().await?;
+    leader.away(&written);
     leader.tell_all(volumes).await;
     leader.begin(at).await?;
     // What was read is larger than what is kept of it.
@@ -337,7 +342,6 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
 impl Leader {
     /// Tells the planner everything that was read.
     async fn tell_all(&self, volumes: BTreeMap<String, VolumeRecord>) {
-        self.away();
         self.later.store(self.tell_machines(), Ordering::Relaxed);
         self.with_planner(|planner| {
             for (name, record) in volumes {
@@ -354,14 +358,12 @@ impl Leader {
         }
     }
 
-    /// Machines that were removed under a former leader and of which instances are written still are away from now on.
-    fn away(&self) {
+    /// Machines that were removed under a former leader and of which instances are written still, also of units that nobody knows any
+    /// more, are away from now on.
+    fn away(&self, written: &BTreeSet<String>) {
         let (known, now) = (self.machines(), pace::now());
-        for target in self.all() {
-            let placed = target.placed();
-            for id in placed.keys().filter(|id| !known.contains_key(*id)) {
-                locked(&self.lost).away(id, now, || Duration::ZERO);
-            }
+        for id in written.iter().filter(|id| !known.contains_key(*id)) {
+            locked(&self.lost).away(id, now, || Duration::ZERO);
         }
     }
 

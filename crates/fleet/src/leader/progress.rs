@@ -85,7 +85,11 @@ impl Leader {
                 true => State::Down,
                 false => State::Coming,
             }
-        } else if let Some(waits) = target.waits().filter(|w| !w.briefly() && !w.failing()) {
+        } else if let Some(waits) = target
+            .waits()
+            // What runs may stay where it is for something that does not matter here.
+            .filter(|w| crate::answers::waits(&actual) && !w.briefly() && !w.failing())
+        {
             let name = |t: &Target| coracle_planner::UnitName::from(t.unit().name.as_str());
             let in_place = old.is_some_and(|old| {
                 self.with_planner(|p| p.fits_in_place_of(&name(target), &name(old)))

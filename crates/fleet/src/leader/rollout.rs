@@ -6,8 +6,9 @@ use crate::fleet::Fleet;
 use crate::model::{Desired, RevisionRecord, UnitRecord, keys};
 use crate::order;
 use crate::pace;
-use crate::rollout::plan::{self, Step};
-use crate::rollout::record::{DeployRecord, Stage};
+use crate::rollout::plan::{self, Seen, State, Step};
+use crate::rollout::record::{DeployRecord, Report, Stage};
+use coracle_engine::full_error;
 use coracle_store::StoreExt as _;
 use coracle_unit::{Unit, UnitName};
 use std::collections::BTreeMap;
@@ -95,14 +96,23 @@ impl Leader {
             open.map(|record| record.unit.clone()).collect()
         };
         locked(&self.deploys).due = None;
+        let mut failed = Ok(());
         for service in services {
             let _one = self.change_lock.lock().await;
             if fleet.is_leaving() {
-                return Ok(());
+                break;
             }
-            while self.advance(fleet, &service).await? {}
+            // One that cannot go on keeps no other from doing so.
+            let went = loop {
+                match self.advance(fleet, &service).await {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            failed = failed.and(went);
         }
-        Ok(())
+        failed
     }
 
     /// One round of steps; whether one of them changed anything.
@@ -111,12 +121,27 @@ impl Leader {
             return Ok(false);
         };
         let seen = self.observe(&deploy, true);
+        self.note_proven(&deploy, &seen);
         let begun = (pace::utc() - deploy.moved).num_seconds();
         let late = deploy.paused.is_none()
             && u64::try_from(begun).is_ok_and(|s| s >= deploy.settings.timeout);
         let mut news = false;
         for step in plan::next(&deploy, &seen, late) {
-            news |= self.take_step(fleet, service, step).await?;
+            news |= match self.take_step(fleet, service, step).await {
+                Err(error) if deploy.stage == Stage::Forward && is_final(&error) => {
+                    let report = Report {
+                        step: format!("begin revision {}", deploy.to),
+                        unit: deploy.unit.clone(),
+                        reason: full_error(&error),
+                        code: None,
+                        last_lines: Vec::new(),
+                    };
+                    self.take_step(fleet, service, Step::TurnBack(report))
+                        .await?;
+                    return Ok(true);
+                }
+                taken => taken?,
+            };
         }
         if !news {
             // What is waited for is told by machines, and time goes on by itself.
@@ -125,6 +150,18 @@ impl Leader {
             deploys.due = Some(deploys.due.map_or(look, |due| due.min(look)));
         }
         Ok(news)
+    }
+
+    /// Remembers which of the units that a deploy has started are well. It is written with the next step.
+    fn note_proven(&self, deploy: &DeployRecord, seen: &BTreeMap<String, Seen>) {
+        let well = |unit: &&String| {
+            let place = seen.get(*unit).and_then(|s| s.unit.as_ref());
+            place.is_some_and(|p| p.wanted && p.revision == deploy.to && p.state == State::Settled)
+        };
+        let proven: Vec<String> = deploy.made.iter().filter(well).cloned().collect();
+        if let Some(known) = locked(&self.deploys).last.get_mut(&deploy.unit) {
+            known.proven.extend(proven);
+        }
     }
 
     async fn take_step(&self, fleet: &Fleet, service: &str, step: Step) -> Result<bool> {
@@ -148,6 +185,7 @@ impl Leader {
             } => {
                 let name = UnitName::new(&unit)?;
                 self.make(fleet, &deploy, &name, revision).await?;
+                deploy.made.insert(unit.clone());
                 format!("{unit}: made with revision {revision}, since {reason}")
             }
             Step::Replace {
@@ -157,6 +195,7 @@ impl Leader {
             } => {
                 let name = UnitName::new(&unit)?;
                 self.make(fleet, &deploy, &name, revision).await?;
+                deploy.made.insert(unit.clone());
                 format!("{unit}: gets revision {revision} in its place, since {reason}")
             }
             Step::Admit { unit, reason } => {
@@ -185,6 +224,10 @@ impl Leader {
             }
             Step::Stop { unit, reason } => {
                 self.halt(&unit).await?;
+                if unit == deploy.unit && deploy.from > 0 {
+                    // Whoever starts it next starts what was there.
+                    self.give_back(&deploy).await?;
+                }
                 format!("{unit}: stopped, since {reason}")
             }
             Step::Pause { reason } => {
@@ -280,6 +323,7 @@ impl Leader {
                 let record = UnitRecord {
                     revision: own,
                     of: Some(revision),
+                    last: Some(record.next() - 1).filter(|_| !is_instance(&unit)),
                     desired: Desired::Active,
                     unloaded: false,
                     generation: record.generation + 1,
@@ -309,6 +353,30 @@ impl Leader {
             self.insert(name.as_str(), target);
         }
         Ok(())
+    }
+
+    /// A service that is one unit and does not run has its former text again.
+    async fn give_back(&self, deploy: &DeployRecord) -> Result<()> {
+        let Some(target) = self.target(&deploy.unit) else {
+            return Ok(());
+        };
+        let record = target.record();
+        let text = self.service_text(&record, deploy.from).await?;
+        let unit = self.parse(&deploy.unit, &text.text, &text.dropins)?;
+        let record = UnitRecord {
+            revision: match record.service.is_none() {
+                true => deploy.from,
+                false => record.revision + 1,
+            },
+            of: Some(deploy.from),
+            last: Some(record.next() - 1),
+            ..record
+        };
+        let change = Change {
+            text: Some((text, unit)),
+            ..Change::new(&target, record)
+        };
+        self.write_units(vec![change]).await
     }
 
     /// Units that another one needs and that do not run.
@@ -386,6 +454,18 @@ impl Leader {
         self.write_deploy(deploy, Group::default()).await?;
         Ok(true)
     }
+}
+
+/// Whether the same would be said if it were tried again.
+fn is_final(error: &FleetError) -> bool {
+    !matches!(
+        error,
+        FleetError::NotLeader
+            | FleetError::Store(_)
+            | FleetError::Back(_)
+            | FleetError::Leaving
+            | FleetError::Engine(_)
+    )
 }
 
 /// Whether its texts are its template's.

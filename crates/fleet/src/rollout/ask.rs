@@ -311,6 +311,8 @@ impl Fleet {
             stopped: stopped.collect(),
             before,
             after,
+            made: BTreeSet::new(),
+            proven: BTreeSet::new(),
             in_place: BTreeSet::new(),
             stage: Stage::Forward,
             paused: None,

@@ -279,6 +279,7 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
             } else {
                 "it is not what is deployed"
             }),
+            _ if !successor.wanted => drop("it was stopped"),
             _ if stopped => drop("the unit was stopped meanwhile"),
             _ if seen
                 .unit
@@ -313,6 +314,19 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
             }
             _ => Course::Wait,
         };
+    }
+    // Whoever starts it next starts what was there.
+    let is_service = unit == deploy.unit && deploy.from > 0;
+    if let Some(place) = &seen.unit
+        && back
+        && is_service
+        && !place.wanted
+        && place.revision != deploy.from
+    {
+        return Course::Step(Step::Stop {
+            unit: name(),
+            reason: "its former text is its own again".into(),
+        });
     }
     let Some(revision) = aim else {
         return match &seen.unit {
@@ -388,13 +402,21 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
 
 /// Whether somebody has stopped it meanwhile, and means it.
 fn was_stopped(deploy: &DeployRecord, unit: &str, seen: &Seen) -> bool {
-    seen.unit.as_ref().is_some_and(|u| !u.wanted) && deploy.before.contains_key(unit)
+    let meant = deploy.before.contains_key(unit) || deploy.made.contains(unit);
+    seen.unit.as_ref().is_some_and(|u| !u.wanted) && meant
 }
 
 /// Why a deploy cannot go on with a unit.
 fn wrong(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Option<Report> {
     if was_stopped(deploy, unit, seen) {
-        return None;
+        let open = deploy.made.contains(unit) && !deploy.proven.contains(unit);
+        return open.then(|| Report {
+            step: format!("start revision {}", deploy.to),
+            unit: unit.to_owned(),
+            reason: "it was stopped before it was known to be well".into(),
+            code: None,
+            last_lines: Vec::new(),
+        });
     }
     let new = |p: &&Place| p.revision == deploy.to && deploy.after.contains(unit);
     let (place, step) = match seen.successor.as_ref() {

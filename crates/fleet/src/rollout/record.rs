@@ -30,6 +30,12 @@ pub struct DeployRecord {
     /// Those of them that were there and did not run.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stopped: BTreeSet<String>,
+    /// Those that it has started itself: who stops one then means it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub made: BTreeSet<String>,
+    /// Those of them that were healthy for their time.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proven: BTreeSet<String>,
     /// Those for which there is room only once the unit has gone whose place they take.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub in_place: BTreeSet<String>,

@@ -5,6 +5,7 @@ use super::data::Data;
 use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, Marks, UnitRecord, VolumeRecord, keys,
 };
+use crate::rollout::DeployRecord;
 use coracle_store::KeyValue;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ struct Said {
     marks: BTreeMap<String, Marks>,
     volumes: BTreeMap<String, VolumeRecord>,
     revisions: BTreeSet<String>,
+    deploys: BTreeMap<String, DeployRecord>,
 }
 
 fn read<T: DeserializeOwned>(kv: &KeyValue) -> Option<T> {
@@ -60,6 +62,7 @@ fn said(data: &Data) -> Said {
         marks: family(data, keys::MARKS),
         volumes: family(data, keys::VOLUMES),
         revisions: texts.filter_map(uid).collect(),
+        deploys: family(data, keys::DEPLOYS),
     }
 }
 
@@ -81,6 +84,7 @@ pub(super) fn differences(
     }
     let known: BTreeSet<&String> = said.units.values().map(|record| &record.uid).collect();
     wrong.extend(leftovers(cluster, &said, &known));
+    wrong.extend(deploys(&said));
     if cluster.leader().is_none() {
         wrong.push("nobody leads".into());
     }
@@ -205,6 +209,57 @@ fn unit(cluster: &Cluster, said: &Said, name: &str, record: &UnitRecord) -> Vec<
     wrong
 }
 
+/// Deploys that are not at one of their ends.
+fn deploys(said: &Said) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for name in said.units.keys().filter(|name| name.contains('+')) {
+        wrong.push(format!("{name} is there still"));
+    }
+    let mut last: BTreeMap<&str, &DeployRecord> = BTreeMap::new();
+    for (key, deploy) in &said.deploys {
+        let Some((uid, _)) = key.split_once('/') else {
+            continue;
+        };
+        let is_known = said.units.values().any(|unit| unit.service() == uid);
+        if !is_known {
+            wrong.push(format!("a deploy of {uid} is left, which is no unit's"));
+        }
+        let former = last.insert(uid, deploy);
+        if let Some(former) = former.filter(|former| former.number > deploy.number) {
+            last.insert(uid, former);
+        }
+    }
+    for (uid, deploy) in last {
+        let name = &deploy.unit;
+        if !deploy.stage.is_over() {
+            wrong.push(format!(
+                "deploy {} of {name} is not over: {deploy:?}",
+                deploy.number
+            ));
+            continue;
+        }
+        let Some(unit) = said.units.get(name).filter(|u| u.service() == uid) else {
+            continue;
+        };
+        if unit.held {
+            wrong.push(format!("{name} is held back still"));
+        }
+        // Other texts may have been submitted since.
+        let ends = [
+            Some(&deploy.to),
+            deploy.before.get(name),
+            Some(&deploy.from),
+        ];
+        let is_end = ends.into_iter().flatten().any(|end| *end <= unit.present());
+        if !is_end {
+            wrong.push(format!(
+                "{name} is at none of its ends: {unit:?}, {deploy:?}"
+            ));
+        }
+    }
+    wrong
+}
+
 /// What is there of nobody's.
 fn leftovers(cluster: &Cluster, said: &Said, known: &BTreeSet<&String>) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -270,7 +325,9 @@ fn leftovers(cluster: &Cluster, said: &Said, known: &BTreeSet<&String>) -> Vec<S
     {
         wrong.push(format!("{} is written as actual and not as desired", key.1));
     }
-    for uid in said.revisions.iter().filter(|uid| !known.contains(uid)) {
+    let services: BTreeSet<&str> = said.units.values().map(UnitRecord::service).collect();
+    let is_known = |uid: &&String| known.contains(uid) || services.contains(uid.as_str());
+    for uid in said.revisions.iter().filter(|uid| !is_known(uid)) {
         wrong.push(format!("a text of {uid} is left, which is no unit's"));
     }
     wrong

@@ -2,12 +2,14 @@
 
 use super::cluster::{Cluster, Machine};
 use super::link::Line;
+use super::table::BROKEN;
 use super::world::Spawned;
 use crate::error::FleetError;
 use crate::fleet::Fleet;
 use crate::machines::Mark;
 use crate::model::Desired;
-use std::collections::BTreeMap;
+use crate::rollout::Asked;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -30,6 +32,10 @@ enum Ask {
     Destroy(String),
     Mark(usize, Mark),
     Rebind(String, usize),
+    /// A new text, and whether it comes up.
+    Deploy(String, String),
+    Abort(String),
+    Rollback(String),
 }
 
 /// Whether it was done, or why it is refused, or nothing if somebody else is to be asked.
@@ -49,6 +55,8 @@ pub(crate) struct Story {
     asked: BTreeMap<String, Option<Desired>>,
     /// Of which nobody knows whether it was done.
     unsure: BTreeMap<String, Ask>,
+    /// Deployed while they did not run: what fails stops them again, whoever started them meanwhile.
+    open: BTreeSet<String>,
 }
 
 fn text(name: &str, world: &super::world::World) -> String {
@@ -110,6 +118,7 @@ impl Story {
             texts,
             asked: BTreeMap::new(),
             unsure: BTreeMap::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -180,7 +189,7 @@ impl Story {
         let name = (*world.of(&names)).clone();
         let machine = world.below(self.cluster.machines.len() as u64) as usize;
         let again = || Ask::Submit(name.clone(), self.texts[&name].clone());
-        match (self.asked.get(&name), world.below(14)) {
+        match (self.asked.get(&name), world.below(17)) {
             (Some(None), _) => again(),
             (_, 0..=3) => Ask::Start(name, world.one_in(3)),
             (_, 4 | 5) => Ask::Stop(name, world.one_in(3)),
@@ -189,6 +198,20 @@ impl Story {
             (_, 8 | 9) => Ask::Destroy(name),
             (_, 10) => Ask::Mark(machine, Mark::Cordon),
             (_, 11 | 12) => Ask::Mark(machine, Mark::Drain),
+            _ if !world.one_in(4) && !name.starts_with("glob") => match world.below(6) {
+                0 => Ask::Abort(name),
+                1 => Ask::Rollback(name),
+                _ => {
+                    let text = &self.texts[&name];
+                    let broken = if world.one_in(3) { BROKEN } else { "BROKEN=0" };
+                    let version = world.below(1000);
+                    let more = format!("[Container]\nEnvironment=V={version} {broken}\n");
+                    Ask::Deploy(
+                        name.clone(),
+                        format!("{text}{more}[X-Deploy]\nSettleSec=2\n"),
+                    )
+                }
+            },
             _ => Ask::Rebind(world.of(&["vol-a", "kept"]).to_string(), machine),
         }
     }
@@ -221,7 +244,12 @@ impl Story {
         }
         world.note(|| format!("nobody answered: {ask:?}, sent {sent}"));
         match &ask {
-            Ask::Mark(..) | Ask::Rebind(..) => {}
+            Ask::Mark(..) | Ask::Rebind(..) | Ask::Abort(_) => {}
+            Ask::Deploy(name, _) | Ask::Rollback(name) => {
+                // It may be under way, or not: what it comes to is looked at in the end.
+                let name = name.clone();
+                self.may_start(&name);
+            }
             Ask::Submit(name, _)
             | Ask::Start(name, _)
             | Ask::Stop(name, _)
@@ -272,6 +300,11 @@ impl Story {
                         self.asked.remove(name);
                         None
                     }
+                    Ask::Deploy(name, _) | Ask::Rollback(name) => {
+                        // Asked anew, it finds what it was asked before under way.
+                        self.may_start(name);
+                        None
+                    }
                     _ => None,
                 }
             }
@@ -283,7 +316,7 @@ impl Story {
                 _ => Some((name.clone(), Some(Desired::Inactive))),
             },
             (Ask::Start(name, _) | Ask::Restart(name), _) => {
-                if name.starts_with("dep") {
+                if name.starts_with("dep") && !self.open.contains("web-a.container") {
                     self.asked
                         .insert("web-a.container".into(), Some(Desired::Active));
                 }
@@ -297,13 +330,32 @@ impl Story {
                 self.stops_with(name);
                 Some((name.clone(), None))
             }
-            (Ask::Mark(..) | Ask::Rebind(..), _) => None,
+            (Ask::Mark(..) | Ask::Rebind(..) | Ask::Abort(_), _) => None,
+            // What ran before runs whatever comes of it; otherwise that is open.
+            (Ask::Deploy(name, _) | Ask::Rollback(name), _) => {
+                self.may_start(name);
+                None
+            }
         };
         if let Some((name, now)) = now {
             self.unsure.remove(&name);
-            self.asked.insert(name, now);
+            match now {
+                Some(Desired::Active) if self.open.contains(&name) => self.asked.remove(&name),
+                now => self.asked.insert(name, now),
+            };
         }
         world.note(|| "answered".into());
+    }
+
+    /// A unit, and what it needs, runs from now on or does not.
+    fn may_start(&mut self, name: &str) {
+        let needed = name.starts_with("dep").then_some("web-a.container");
+        for one in [Some(name), needed].into_iter().flatten() {
+            if self.asked.get(one) != Some(&Some(Desired::Active)) {
+                self.asked.remove(one);
+                self.open.insert(one.to_owned());
+            }
+        }
     }
 
     fn stops_with(&mut self, name: &str) {
@@ -353,6 +405,16 @@ async fn perform(fleet: &Fleet, ask: Ask, ids: &[String]) -> Result<(), FleetErr
         Ask::Unload(name) => fleet.unload(&name, false).await.map(drop),
         Ask::Destroy(name) => fleet.destroy(&name).await,
         Ask::Mark(machine, mark) => fleet.mark(&ids[machine], &mark).await.map(drop),
+        Ask::Deploy(name, text) => {
+            let asked = Asked {
+                text: Some(text),
+                timeout: Some(40),
+                ..Asked::default()
+            };
+            fleet.deploy(&name, asked).await.map(drop)
+        }
+        Ask::Abort(name) => fleet.abort(&name, "somebody").await.map(drop),
+        Ask::Rollback(name) => fleet.rollback(&name, Asked::default()).await.map(drop),
         Ask::Rebind(volume, machine) => fleet.rebind(&volume, &ids[machine]).await.map(drop),
     }
 }

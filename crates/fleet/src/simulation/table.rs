@@ -51,7 +51,12 @@ struct Container {
     deadline: Option<Duration>,
     watchdog: bool,
     stop: Duration,
+    /// It never comes up.
+    broken: bool,
 }
+
+/// In the environment of what never comes up.
+pub(crate) const BROKEN: &str = "BROKEN=1";
 
 /// Whether a unit is one of which there are never two, by its name here.
 pub(crate) fn is_exclusive(unit: &str) -> bool {
@@ -205,15 +210,15 @@ impl Table {
 
     async fn starts(&self, id: &str, permit: Option<Duration>) -> Result<(), EngineError> {
         self.takes(100).await;
-        let (unit, runs) = {
+        let (unit, runs, broken) = {
             let all = self.all();
             let found = all.get(id).ok_or_else(|| Self::none(id))?;
-            (found.unit.clone(), found.running)
+            (found.unit.clone(), found.running, found.broken)
         };
         if runs {
             return Err(EngineError::NotModified);
         }
-        if self.books.fails_on(&unit, self.machine) {
+        if broken || self.books.fails_on(&unit, self.machine) {
             self.world
                 .note(|| format!("m{} {unit} cannot be started", self.machine));
             return Err(self.refused(id, "it cannot be started here"));
@@ -325,6 +330,7 @@ impl Containers for Table {
                         .is_some()
                         .then_some(Duration::ZERO),
                     stop: Duration::from_millis(self.world.below(1500)),
+                    broken: request.config.env.iter().any(|e| e == BROKEN),
                     unit,
                     uid,
                     running: false,

@@ -20,6 +20,8 @@ fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
         before: before.iter().map(|(n, r)| ((*n).to_owned(), *r)).collect(),
         after: after.iter().map(|n| (*n).to_owned()).collect(),
         stopped: BTreeSet::new(),
+        made: BTreeSet::new(),
+        proven: BTreeSet::new(),
         in_place: BTreeSet::new(),
         stage: Stage::Forward,
         paused: None,
@@ -165,6 +167,10 @@ fn time_and_room_that_are_not_there_turn_it_back() {
     assert_eq!(steps(&d, &seen(false)), ["back web@1 no machine has 8 GiB"]);
     // Where the former one's room is enough it goes first.
     assert_eq!(steps(&d, &seen(true)), ["drop web@1 true"]);
+    let mut stops = with(3, 4, State::Down);
+    stops.successor.as_mut().unwrap().wanted = false;
+    let stopped = [("web@1", stops), ("web@2", runs(3))];
+    assert_eq!(steps(&d, &stopped), ["drop web@1 false"]);
     d.in_place.insert("web@1".into());
     let seen_both = [("web@1", runs(3)), ("web@2", runs(3))];
     assert_eq!(steps(&d, &seen_both), ["replace web@1 4"]);
@@ -273,9 +279,22 @@ fn what_was_there_and_did_not_run_is_started_and_stopped_again() {
     };
     let seen = [("web", fails)];
     assert_eq!(steps(&d, &seen), ["back web exited with code 3"]);
+    // Who stops it then means it: whether it is any good is not known, unless it was seen to be.
+    d.made.insert("web".into());
+    let said = steps(&d, &[("web", down(4))]);
+    assert_eq!(
+        said,
+        ["back web it was stopped before it was known to be well"]
+    );
+    d.proven.insert("web".into());
+    assert_eq!(steps(&d, &[("web", down(4))]), ["finish Done"]);
     d.stage = Stage::Back;
     assert_eq!(steps(&d, &seen), ["stop web"]);
     assert_eq!(steps(&d, &[("web", down(4))]), ["finish Restored"]);
+    // Its text is its own again, if it is a service of its own.
+    d.unit = "web".into();
+    assert_eq!(steps(&d, &[("web", down(4))]), ["stop web"]);
+    assert_eq!(steps(&d, &[("web", down(3))]), ["finish Restored"]);
 }
 
 /// Whatever happens between two looks, a deploy comes to one of its two ends: units fail, are slow, find no room, at random.
