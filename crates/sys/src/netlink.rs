@@ -4,13 +4,16 @@
 //! any thread. [`Netlink::batch`] sends many requests in one datagram; the kernel handles them in
 //! order and goes on after a failure, so a batch reports the first failure and which request it was.
 
+mod conntrack;
+
 use std::io;
-use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+
+pub use conntrack::{Flow, Tracked, flows, forget_flows, forget_udp_flows};
 
 const HEADER: usize = 16;
 const TYPE_ERROR: u16 = 2;
@@ -303,75 +306,4 @@ impl Netlink {
         }
         Ok(out)
     }
-}
-
-/// Deletes the tracked UDP flows that a destination translation sends to one of `backends`, in the
-/// calling thread's network namespace, so that later packets of the same client find the new
-/// backend. Returns how many were deleted.
-pub fn forget_udp_flows(backends: &[IpAddr]) -> Result<usize, NetlinkError> {
-    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = backends.iter().partition(|ip| ip.is_ipv4());
-    let mut count = 0;
-    for (family, backends) in [(libc::AF_INET, v4), (libc::AF_INET6, v6)] {
-        if !backends.is_empty() {
-            count += forget_udp_flows_of(family, &backends)?;
-        }
-    }
-    Ok(count)
-}
-
-/// The source address of a tuple's `CTA_TUPLE_IP`: attribute 1 of IPv4, 3 of IPv6.
-fn tuple_source(data: &[u8]) -> Option<IpAddr> {
-    attributes(data)
-        .into_iter()
-        .find_map(|(kind, value, _)| match kind {
-            1 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
-            3 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
-            _ => None,
-        })
-}
-
-fn forget_udp_flows_of(family: i32, backends: &[IpAddr]) -> Result<usize, NetlinkError> {
-    const GET: u16 = (1 << 8) | 1;
-    const DELETE: u16 = (1 << 8) | 2;
-    const UDP: u8 = 17;
-    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
-    let family = vec![family as u8, 0, 0, 0];
-    let mut deletes = Vec::new();
-    for frame in netlink.dump_frames(&Request {
-        kind: GET,
-        flags: 0,
-        payload: family.clone(),
-    })? {
-        let entry = attributes(frame.payload().get(4..).unwrap_or_default());
-        let nested = |data, kind| {
-            attributes(data)
-                .into_iter()
-                .find(|a| a.0 == kind)
-                .map(|a| a.1)
-        };
-        let original = entry.iter().find(|a| a.0 == 1);
-        let reply = entry.iter().find(|a| a.0 == 2).map(|a| a.1);
-        let (Some(original), Some(reply)) = (original, reply) else {
-            continue;
-        };
-        let source = nested(reply, 1).and_then(tuple_source);
-        let protocol = nested(reply, 2)
-            .and_then(|p| nested(p, 1))
-            .and_then(|p| p.first().copied());
-        if protocol == Some(UDP) && source.is_some_and(|s| backends.contains(&s)) {
-            let mut payload = family.clone();
-            payload.extend(original.2);
-            deletes.push(Request {
-                kind: DELETE,
-                flags: 0,
-                payload,
-            });
-        }
-    }
-    let mut count = 0;
-    for chunk in deletes.chunks(64) {
-        // A flow that ended by itself meanwhile is as good as deleted.
-        count += netlink.each(chunk)?.iter().filter(|r| r.is_ok()).count();
-    }
-    Ok(count)
 }

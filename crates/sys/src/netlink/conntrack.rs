@@ -1,0 +1,167 @@
+//! Tracked connections, as the kernel has them in the calling thread's network namespace.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{Netlink, NetlinkError, Request, attributes};
+
+// Of linux/netfilter/nfnetlink_conntrack.h.
+const GET: u16 = (1 << 8) | 1;
+const DELETE: u16 = (1 << 8) | 2;
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const PROTOCOL_STATE: u16 = 4;
+/// States of TCP from the first packet's sending until both sides have ended (SYN_SENT to CLOSE_WAIT of
+/// linux/netfilter/nf_conntrack_tcp.h).
+const OPEN: std::ops::RangeInclusive<u8> = 1..=5;
+
+/// What a tracked connection is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracked {
+    /// TCP.
+    Tcp {
+        /// It is there or about to be: some side may still send.
+        open: bool,
+    },
+    /// UDP.
+    Udp,
+}
+
+/// A tracked connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// What it is of.
+    pub of: Tracked,
+    /// Where its first packet was sent to.
+    pub asked: SocketAddr,
+    /// Who answers: somebody else if the destination was translated.
+    pub answers: SocketAddr,
+    /// The kernel's own name of it: family and first packet's attribute.
+    name: Vec<u8>,
+}
+
+impl Flow {
+    /// Whether its destination was translated.
+    pub fn translated(&self) -> bool {
+        self.asked != self.answers
+    }
+}
+
+/// Source and destination of a tuple (`CTA_TUPLE_*`) and its protocol's number, if it has ports.
+fn tuple(data: &[u8]) -> Option<(SocketAddr, SocketAddr, u8)> {
+    let (mut ips, mut ports, mut number) = ([None; 2], [None; 2], None);
+    for (kind, value, _) in attributes(data) {
+        for (part, value, _) in attributes(value) {
+            match (kind, part) {
+                (1, 1..=4) => {
+                    // 1 and 2 are of IPv4, 3 and 4 of IPv6.
+                    let ip = <[u8; 4]>::try_from(value).map(IpAddr::from);
+                    let ip = ip.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from));
+                    ips[usize::from((part - 1) % 2)] = ip.ok();
+                }
+                (2, 1) => number = value.first().copied(),
+                (2, 2 | 3) => {
+                    let port = <[u8; 2]>::try_from(value).map(u16::from_be_bytes);
+                    ports[usize::from(part - 2)] = port.ok();
+                }
+                _ => {}
+            }
+        }
+    }
+    let end = |n: usize| Some(SocketAddr::new(ips[n]?, ports[n]?));
+    Some((end(0)?, end(1)?, number?))
+}
+
+/// The state of TCP within `CTA_PROTOINFO`.
+fn tcp_state(data: &[u8]) -> Option<u8> {
+    let part = |data, kind| {
+        let all: Vec<(u16, &[u8], &[u8])> = attributes(data);
+        all.into_iter().find(|a| a.0 == kind).map(|a| a.1)
+    };
+    part(part(data, 1)?, 1)?.first().copied()
+}
+
+fn read(family: &[u8], entry: &[u8]) -> Option<Flow> {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let all = attributes(entry);
+    let find = |kind| all.iter().find(|a| a.0 == kind);
+    let original = find(ORIGINAL)?;
+    let (_, asked, number) = tuple(original.1)?;
+    let (answers, _, _) = tuple(find(REPLY)?.1)?;
+    let of = match number {
+        TCP => {
+            let state = find(PROTOCOL_STATE).and_then(|a| tcp_state(a.1));
+            Tracked::Tcp {
+                open: state.is_some_and(|s| OPEN.contains(&s)),
+            }
+        }
+        UDP => Tracked::Udp,
+        _ => return None,
+    };
+    Some(Flow {
+        of,
+        asked,
+        answers,
+        name: [family, original.2].concat(),
+    })
+}
+
+/// Every tracked connection of TCP and UDP over IPv4, or over IPv6 if `v6`.
+///
+/// # Errors
+/// When the kernel does not say them.
+pub fn flows(v6: bool) -> Result<Vec<Flow>, NetlinkError> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let family = vec![family as u8, 0, 0, 0];
+    let request = Request {
+        kind: GET,
+        flags: 0,
+        payload: family.clone(),
+    };
+    let frames = Netlink::open(NETLINK_NETFILTER)?.dump_frames(&request)?;
+    let entries = frames.iter().filter_map(|f| f.payload().get(4..));
+    Ok(entries.filter_map(|e| read(&family, e)).collect())
+}
+
+/// Deletes tracked connections: what comes of one later is taken for new. Returns how many were deleted.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn forget_flows<'a>(flows: impl Iterator<Item = &'a Flow>) -> Result<usize, NetlinkError> {
+    let request = |flow: &Flow| Request {
+        kind: DELETE,
+        flags: 0,
+        payload: flow.name.clone(),
+    };
+    let deletes: Vec<_> = flows.map(request).collect();
+    if deletes.is_empty() {
+        return Ok(0);
+    }
+    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let mut count = 0;
+    for chunk in deletes.chunks(64) {
+        // A flow that ended by itself meanwhile is as good as deleted.
+        count += netlink.each(chunk)?.iter().filter(|r| r.is_ok()).count();
+    }
+    Ok(count)
+}
+
+/// Deletes the tracked UDP flows that a destination translation sends to one of `backends`, in the
+/// calling thread's network namespace, so that later packets of the same client find the new
+/// backend. Returns how many were deleted.
+///
+/// # Errors
+/// As [`flows`] and [`forget_flows`].
+pub fn forget_udp_flows(backends: &[IpAddr]) -> Result<usize, NetlinkError> {
+    let mut count = 0;
+    for v6 in [false, true] {
+        if backends.iter().any(|b| b.is_ipv6() == v6) {
+            let all = flows(v6)?;
+            let gone = |f: &&Flow| f.of == Tracked::Udp && backends.contains(&f.answers.ip());
+            count += forget_flows(all.iter().filter(gone))?;
+        }
+    }
+    Ok(count)
+}
