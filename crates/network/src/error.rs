@@ -99,6 +99,31 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    #[error("service {service}: {why}")]
+    BadService { service: String, why: String },
+    #[error(
+        "services have their addresses from {range}, which overlaps {other}; remove that, or give services another range on every machine"
+    )]
+    ServiceRange { range: Ipv4Net, other: String },
+    #[error(
+        "port {port}/{protocol} of service {service} is not open on this machine: {by} has it on {ip}; stop that, or publish another port"
+    )]
+    ServicePort {
+        service: String,
+        ip: IpAddr,
+        port: u16,
+        protocol: Protocol,
+        by: String,
+    },
+    #[error(
+        "port {port}/{protocol} of service {service} cannot be published on {ip}: services have IPv4 addresses alone in this release; publish on an IPv4 address, or on none for all of those"
+    )]
+    ServiceIpv6 {
+        service: String,
+        ip: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    },
     #[error("network option {key}={value}: {why}")]
     Option {
         key: String,

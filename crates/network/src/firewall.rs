@@ -3,7 +3,7 @@
 //! The whole table is rendered from memory and loaded in one transaction, so it is either the old
 //! one or the new one, never half. Published ports are elements of two maps for each protocol and family: one
 //! keyed by host address and port, one by port alone. Publishing adds elements only. What is of IPv6 stands there only
-//! while some network has IPv6.
+//! while some network has IPv6, and what is of [`services`] only from the first service on.
 //!
 //! Worked example: `127.0.0.1:8080 -> 10.210.0.2:80` is the element
 //! `127.0.0.1 . 8080 : 10.210.0.2 . 80` of `publish_tcp`. A local client's packet is translated in
@@ -28,6 +28,7 @@ use ipnet::Ipv6Net;
 use crate::error::NetworkError;
 use crate::model::{Driver, Network, Protocol};
 use crate::overlay::{LINK, Rules};
+use crate::services;
 
 /// The port of the machine's server at each bridge's address: etcd's. Nobody but the bridge's containers and the machine itself
 /// reaches it, also not by a route of their own to that address.
@@ -144,9 +145,16 @@ impl Six {
 }
 
 /// The text of the whole table, in place of whatever stands there.
-pub(crate) fn table(networks: &[Network], elements: &Elements, overlay: Option<&Rules>) -> String {
+pub(crate) fn table(
+    networks: &[Network],
+    elements: &Elements,
+    overlay: Option<&Rules>,
+    services: Option<&services::Rules>,
+) -> String {
     let mut forward = overlay.map(Rules::forward).unwrap_or_default();
-    let mut postrouting = String::new();
+    let with_services = services.is_some();
+    let services = services.map(services::Rules::parts).unwrap_or_default();
+    let mut postrouting = services.postrouting;
     let bridges: Vec<_> = networks
         .iter()
         .filter(|n| n.driver == Driver::Bridge)
@@ -204,7 +212,9 @@ pub(crate) fn table(networks: &[Network], elements: &Elements, overlay: Option<&
     };
     let (maps6, guard6, publish6, chains6) = (six.maps, six.guard, six.publish, six.chains);
     let names: Vec<_> = bridges.iter().map(|n| n.bridge.as_str()).collect();
-    let overlay = overlay.map(|o| o.chains(&names)).unwrap_or_default();
+    let overlay = overlay
+        .map(|o| o.chains(&names, with_services))
+        .unwrap_or_default();
     let mut doors = String::new();
     for n in &bridges {
         let (b, gateway) = (&n.bridge, n.gateway);
@@ -239,20 +249,20 @@ table inet coracle {{
     type filter hook prerouting priority -300; policy accept;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
 {doors}{guard6}  }}
-{chains6}{overlay}  chain prerouting {{
+{chains6}{overlay}{}  chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
-    fib daddr type local jump publish
+{}    fib daddr type local jump publish
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
-    fib daddr type local jump publish
+{}    fib daddr type local jump publish
   }}
   chain publish {{
     meta nfproto ipv4 dnat ip to ip daddr . tcp dport map @publish_tcp
     meta nfproto ipv4 dnat ip to ip daddr . udp dport map @publish_udp
     meta nfproto ipv4 dnat ip to tcp dport map @publish_any_tcp
     meta nfproto ipv4 dnat ip to udp dport map @publish_any_udp
-{publish6}  }}
+{publish6}{}  }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
     ct state established,related accept
@@ -261,8 +271,13 @@ table inet coracle {{
     type nat hook postrouting priority 100; policy accept;
 {postrouting}  }}
 }}
-{}"#,
-        add(elements)
+{}{}"#,
+        services.chains,
+        services.prerouting,
+        services.output,
+        services.publish,
+        add(elements),
+        services.after
     )
 }
 

@@ -3,6 +3,7 @@
 //! [`Networks`] owns every link, address, published port and firewall rule of one daemon. A
 //! container's life here: `reserve` decides address and MAC in memory, `connect` builds the links
 //! in its namespace, `publish` claims host ports, `release` takes all of it back.
+//! [`services`] are set as a whole.
 
 mod addresses;
 pub mod dns;
@@ -14,6 +15,7 @@ mod networks;
 mod options;
 pub mod overlay;
 mod ports;
+pub mod services;
 mod spec;
 mod subnets;
 mod v6;
@@ -26,3 +28,4 @@ pub use model::{
     PortMapping, PortRequest, Protocol, RestoredEndpoint,
 };
 pub use networks::Networks;
+pub use services::{Backend, HostPort, Refusal, Service, ServicePort};

@@ -125,6 +125,8 @@ pub struct Options {
     pub default_pool: Ipv4Net,
     /// Subnets of /64 are taken from here for IPv6 networks that name none. See [`Options::ula_of`].
     pub ula: Ipv6Net,
+    /// Services' addresses are from here, see [`crate::services`]: the same range on every machine, and no network's.
+    pub services: Ipv4Net,
 }
 
 impl Default for Options {
@@ -133,6 +135,7 @@ impl Default for Options {
         Self {
             default_pool: Ipv4Net::new_assert(Ipv4Addr::new(10, 210, 0, 0), 16),
             ula: Self::ula_of(""),
+            services: crate::services::DEFAULT_RANGE,
         }
     }
 }

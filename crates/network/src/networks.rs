@@ -20,6 +20,7 @@ use crate::model::{
 use crate::options;
 use crate::overlay::{self, Overlay, Rules};
 use crate::ports::Port;
+use crate::services::Services;
 use crate::v6;
 use crate::ways::ways;
 
@@ -36,7 +37,7 @@ struct Stored {
 }
 
 pub(crate) struct Inner {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) netlink: Netlink,
     pub(crate) networks: BTreeMap<NetworkId, Network>,
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) overlay: Option<Overlay>,
     /// What the firewall has of the overlay.
     pub(crate) loaded_rules: Option<Rules>,
+    pub(crate) services: Services,
 }
 
 /// The networks of one daemon; every method locks, none is async.
@@ -81,6 +83,7 @@ impl Networks {
             ports: BTreeMap::new(),
             overlay: None,
             loaded_rules: None,
+            services: Services::default(),
         };
         for (name, driver) in [
             ("bridge", Driver::Bridge),
@@ -111,8 +114,10 @@ impl Networks {
         }
         sysctl("net/ipv4/ip_forward", "1")?;
         inner.overlay_open()?;
+        inner.services_open()?;
         inner.reload()?;
         inner.overlay_resume()?;
+        inner.services_resume();
         firewall::foreign_hooks(true, inner.has_ipv6());
         Ok(Self {
             inner: Mutex::new(inner),
@@ -368,7 +373,7 @@ impl Networks {
         failed
     }
 
-    /// Loads the firewall again if something removed it; true if that was needed. Does nothing after [`Self::teardown`].
+    /// Loads the firewall and the services' route again if something removed them; true if that was needed. Does nothing after [`Self::teardown`].
     pub fn ensure_firewall(&self) -> Result<bool, NetworkError> {
         let hooked = self.hooked();
         if !*hooked {
@@ -376,10 +381,14 @@ impl Networks {
         }
         let ipv6 = self.lock().has_ipv6();
         firewall::foreign_hooks(true, ipv6);
+        let routed = self.lock().services_route()?;
         if firewall::loaded() {
-            return Ok(false);
+            return Ok(routed);
         }
-        self.lock().reload().map(|()| true)
+        let mut inner = self.lock();
+        inner.reload()?;
+        inner.services_forget_lost();
+        Ok(true)
     }
 
     /// What of the host's own firewall is in the way, in words.
@@ -394,6 +403,7 @@ impl Networks {
         *hooked = false;
         let mut inner = self.lock();
         inner.overlay_down()?;
+        inner.services_down()?;
         let ours: Vec<_> = link::links(&mut inner.netlink)?
             .into_iter()
             .map(|l| l.1)

@@ -28,7 +28,11 @@ pub(crate) struct Port {
 }
 
 /// Binds a port, 0 for one that is free. A socket of IPv6 takes nothing of IPv4.
-fn claim(ip: IpAddr, port: u16, protocol: Protocol) -> Result<(OwnedFd, u16), NetworkError> {
+pub(crate) fn claim(
+    ip: IpAddr,
+    port: u16,
+    protocol: Protocol,
+) -> Result<(OwnedFd, u16), NetworkError> {
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,

@@ -10,6 +10,7 @@ use crate::link;
 use crate::model::{Driver, Network, NetworkId, NetworkSpec};
 use crate::networks::Inner;
 use crate::overlay;
+use crate::services;
 use crate::v6;
 
 /// Ranges that no machine has addresses of: this host, loopback, multicast and what is reserved; of IPv6 also mapped IPv4, the
@@ -66,7 +67,7 @@ impl Inner {
         let own = but.and_then(|id| self.bridges.get(id)).copied();
         let mut used: Used = link::used_subnets(&mut self.netlink, v6)?
             .into_iter()
-            .filter(|c| c.protocol != overlay::PROTOCOL)
+            .filter(|c| c.protocol != overlay::PROTOCOL && c.protocol != services::PROTOCOL)
             .filter(|c| own.is_none() || c.link != own)
             .map(|c| (c.net, format!("route {} of this machine", c.net)))
             .collect();
@@ -85,8 +86,8 @@ impl Inner {
         Ok(used)
     }
 
-    /// Subnets of one family that nothing new may have.
-    fn used(&mut self, v6: bool) -> Result<Used, NetworkError> {
+    /// As [`Self::used_but`], and what other machines have.
+    fn used_anywhere(&mut self, v6: bool) -> Result<Used, NetworkError> {
         let mut used = self.used_but(None, v6)?;
         let others = self.overlay.iter().flat_map(|o| o.spec.others());
         let others = others.map(|net| (net.into(), format!("{net} of the cluster's machines")));
@@ -94,11 +95,34 @@ impl Inner {
         Ok(used)
     }
 
+    /// Subnets of one family that nothing new may have.
+    fn used(&mut self, v6: bool) -> Result<Used, NetworkError> {
+        let mut used = self.used_anywhere(v6)?;
+        if !v6 {
+            used.push(self.services_range());
+        }
+        Ok(used)
+    }
+
+    fn services_range(&self) -> (IpNet, String) {
+        let range = self.options.services;
+        (range.into(), format!("{range} of the services"))
+    }
+
+    /// What on this machine or another overlaps the services' range, if anything does.
+    pub(crate) fn services_overlap(
+        &mut self,
+        range: Ipv4Net,
+    ) -> Result<Option<String>, NetworkError> {
+        Ok(overlap(&self.used_anywhere(false)?, range.into()))
+    }
+
     /// IPv4 subnets that are in use here, the default network's and the overlay's apart.
     pub(crate) fn taken_subnets(&mut self) -> Result<Vec<Ipv4Net>, NetworkError> {
         let default = self.get("bridge")?.id;
-        let used = self.used_but(Some(&default), false)?.into_iter();
-        let v4 = used.filter_map(|(net, _)| match net {
+        let mut used = self.used_but(Some(&default), false)?;
+        used.push(self.services_range());
+        let v4 = used.into_iter().filter_map(|(net, _)| match net {
             IpNet::V4(net) if net.prefix_len() > 0 => Some(net),
             _ => None,
         });
@@ -115,7 +139,8 @@ impl Inner {
         subnet: Ipv4Net,
     ) -> Result<(), NetworkError> {
         usable(subnet.into())?;
-        let used = self.used_but(Some(&default.id), false)?;
+        let mut used = self.used_but(Some(&default.id), false)?;
+        used.push(self.services_range());
         free(&used, &default.name, subnet.into())
     }
 

@@ -188,8 +188,11 @@ impl Inner {
         let networks: Vec<_> = self.networks.values().cloned().collect();
         let elements: Elements = self.ports.iter().map(|(k, p)| (*k, p.to)).collect();
         let rules = self.overlay_rules();
-        firewall::load(&firewall::table(&networks, &elements, rules.as_ref()))?;
+        let services = self.service_rules();
+        let table = firewall::table(&networks, &elements, rules.as_ref(), services.as_ref());
+        firewall::load(&table)?;
         self.loaded_rules = rules;
+        self.services_loaded(services);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::{LINK, OverlayKind, OverlaySpec, OverlayStatus, Peer, PeerStatus, Rul
 use crate::error::NetworkError;
 use crate::link;
 use crate::model::{Driver, Endpoint, Network};
-use crate::networks::{Inner, Networks};
+use crate::networks::{Inner, Networks, sysctl};
 use crate::options;
 
 const VERSION: u64 = 1;
@@ -227,6 +227,7 @@ impl Networks {
         inner.networks.insert(network.id.clone(), network.clone());
         inner.build(&network)?;
         inner.build6(&network)?;
+        inner.services_route()?;
         inner.reload()?;
         Ok(network)
     }
@@ -363,6 +364,8 @@ impl Inner {
         overlay.mtu = Some(mtu);
         let before = kernel::found(&mut self.netlink)?;
         let link = kernel::ensure_link(&mut self.netlink, &overlay.spec, mtu)?;
+        // The machine's own clients of a port that a service has published on 127.0.0.1 go out by it.
+        sysctl(&format!("net/ipv4/conf/{LINK}/route_localnet"), "1")?;
         let present = kernel::present(&mut self.netlink, Some(link))?;
         let steps = plan::steps(&present, &wanted);
         let refused = kernel::run(&mut self.netlink, link, &steps)?;

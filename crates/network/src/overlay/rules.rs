@@ -33,7 +33,10 @@ fn set<T: Display>(name: &str, of: &str, elements: impl Iterator<Item = T>) -> S
 impl Rules {
     /// Sets and chains. `bridges` are all of this machine: from those nobody is a member, whatever address it gives itself, and
     /// nobody sends to members' overlay by them, since it would have this machine's address there.
-    pub fn chains(&self, bridges: &[&str]) -> String {
+    ///
+    /// What the machine translates for `services` goes to members too, whoever asks, with the machine's own address in the end; and so
+    /// do the answers come back.
+    pub fn chains(&self, bridges: &[&str], services: bool) -> String {
         let Self { bridge, subnet, .. } = self;
         let OverlayKind::Vxlan { port, .. } = self.kind;
         let mut out = set(
@@ -49,6 +52,14 @@ impl Rules {
         let from = bridges.iter().map(|b| format!("\"{b}\""));
         let from: Vec<_> = from.chain([format!("\"{LINK}\"")]).collect();
         let from = from.join(", ");
+        let translated = if services {
+            format!(
+                "    iifname \"{LINK}\" ct status dnat ct direction reply accept\n    \
+                 oifname \"{LINK}\" ct status dnat ip daddr @overlay_subnets accept\n"
+            )
+        } else {
+            String::new()
+        };
         let _ = write!(
             out,
             r#"  chain overlay_input {{
@@ -63,9 +74,9 @@ impl Rules {
   chain overlay_forward {{
     type filter hook forward priority -10; policy accept;
     iifname {{ {from} }} meta l4proto {{ tcp, udp }} th dport {port} ip daddr @overlay_members drop
-    iifname "{LINK}" oifname != "{bridge}" drop
     iifname "{LINK}" meta nfproto != ipv4 drop
     iifname "{LINK}" ip saddr != @overlay_subnets drop
+{translated}    iifname "{LINK}" oifname != "{bridge}" drop
     oifname "{LINK}" iifname != "{bridge}" drop
     oifname "{LINK}" ip saddr != {subnet} drop
   }}
