@@ -132,7 +132,7 @@ fn an_instance_that_leaves_keeps_its_connections_and_no_flows() {
         );
         dns.backends.push(ready(on_a.ip));
         set(&networks, vec![web(&[ready(on_a.ip)], true), dns]);
-        let known = netlink::flows(false).unwrap();
+        let known = netlink::udp_flows(false).unwrap();
         let kept = known.iter().find(|f| f.asked == other).map(|f| f.answers);
         assert_eq!(kept, Some(SocketAddr::from((on_b.ip, TARGET))));
         assert_eq!(whose(&flows[0]), Ok(on_a.ip));

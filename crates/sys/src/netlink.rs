@@ -13,7 +13,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-pub use conntrack::{Flow, Tracked, flows, forget_flows, forget_udp_flows};
+pub use conntrack::{Flow, forget_flows, forget_udp_flows, tcp_flows, udp_flows};
 
 const HEADER: usize = 16;
 const TYPE_ERROR: u16 = 2;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use coracle_sys::netlink::{Flow, NetlinkError, Tracked, flows, forget_flows};
+use coracle_sys::netlink::{Flow, NetlinkError, forget_flows, tcp_flows, udp_flows};
 use serde::{Deserialize, Serialize};
 
 use super::rules::{Places, Rendered, Way};
@@ -142,7 +142,8 @@ impl Networks {
     /// # Errors
     /// When the kernel does not say its connections.
     pub fn connections(&self, address: Ipv4Addr) -> Result<usize, NetworkError> {
-        let all = tracked()?;
+        let all =
+            tcp_flows(address.into()).map_err(failed(format!("list connections to {address}")))?;
         let inner = self.lock();
         let range = inner.options.services;
         let by_service = |f: &Flow| match f.asked.ip() {
@@ -155,25 +156,16 @@ impl Networks {
                 .into_iter()
                 .any(|ip| inner.ports.contains_key(&key(ip)))
         };
-        let counts = |f: &&Flow| {
-            f.of == (Tracked::Tcp { open: true })
-                && f.translated()
-                && f.answers.ip() == IpAddr::V4(address)
-                && (by_service(f) || !of_container(f))
-        };
+        let counts = |f: &&Flow| f.open && f.translated() && (by_service(f) || !of_container(f));
         Ok(all.iter().filter(counts).count())
     }
-}
-
-fn tracked() -> Result<Vec<Flow>, NetworkError> {
-    flows(false).map_err(failed("list tracked connections"))
 }
 
 /// Forgets flows of UDP. Who cannot be told goes on where it is until it pauses for half a minute.
 fn forget(what: &str, gone: impl Fn(&Flow) -> bool) {
     let forget = || -> Result<usize, NetlinkError> {
-        let all = flows(false)?;
-        forget_flows(all.iter().filter(|f| f.of == Tracked::Udp && gone(f)))
+        let all = udp_flows(false)?;
+        forget_flows(all.iter().filter(|f| gone(f)))
     };
     if let Err(error) = forget() {
         let error = &error as &dyn std::error::Error;
@@ -436,5 +428,23 @@ impl Inner {
             ..Services::default()
         };
         route::clear(&mut self.netlink)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What is on the disk is read by the next release.
+    #[test]
+    fn services_as_they_are_stored() {
+        let text = r#"{"version":1,"services":[{"name":"web","address":"10.216.0.5","ports":[{"protocol":"tcp","port":80,"target":8080,"published":[{"ip":null,"port":80}]}],"backends":[{"address":"10.210.0.2","ready":true}]}],"refused":[["web",["tcp","0.0.0.0",80]]]}"#;
+        let stored: Stored = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&stored).unwrap(), text);
+        let [(service, key)] = &published(&stored.services)[..] else {
+            unreachable!("one port is published")
+        };
+        assert!(stored.refused.contains(&(service.clone(), *key)));
     }
 }
