@@ -85,7 +85,11 @@ fn link_local(index: u32, ip: IpAddr) -> Request {
 }
 
 fn default_route(gateway: impl Into<IpAddr>, replace: bool) -> Request {
-    let gateway = gateway.into();
+    route_by(gateway.into(), None, replace)
+}
+
+/// A route by `gateway`, of everything unless `to` says of what.
+fn route_by(gateway: IpAddr, to: Option<Ipv4Net>, replace: bool) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = match gateway {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -97,6 +101,11 @@ fn default_route(gateway: impl Into<IpAddr>, replace: bool) -> Request {
     message.header.kind = RouteType::Unicast;
     // The kernel finds the link by the gateway's address.
     message.attributes = vec![RouteAttribute::Gateway(gateway.into())];
+    if let Some(to) = to {
+        message.header.destination_prefix_length = to.prefix_len();
+        let to = RouteAddress::Inet(to.network());
+        message.attributes.push(RouteAttribute::Destination(to));
+    }
     let flags = if replace {
         NLM_F_CREATE | NLM_F_REPLACE
     } else {
@@ -105,11 +114,13 @@ fn default_route(gateway: impl Into<IpAddr>, replace: bool) -> Request {
     Request::route(RouteNetlinkMessage::NewRoute(message), flags)
 }
 
-/// Default routes to set: the gateway, and whether it takes another's place.
+/// Routes to set: of each family the default route's gateway, and whether it takes another's place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Routes {
     v4: Option<(Ipv4Addr, bool)>,
     v6: Option<(Ipv6Addr, bool)>,
+    /// Services' addresses and a gateway, where that is not the default route's.
+    pub services: Option<(Ipv4Net, Ipv4Addr)>,
 }
 
 impl Routes {
@@ -122,6 +133,7 @@ impl Routes {
         Self {
             v4: change(before.gateway4(), after.gateway4()),
             v6: change(before.gateway6(), after.gateway6()),
+            services: None,
         }
     }
 
@@ -132,7 +144,10 @@ impl Routes {
         let v6 = self
             .v6
             .map(|(gateway, replace)| default_route(gateway, replace));
-        v4.into_iter().chain(v6)
+        let services = self
+            .services
+            .map(|(range, gateway)| route_by(gateway.into(), Some(range), true));
+        v4.into_iter().chain(v6).chain(services)
     }
 }
 

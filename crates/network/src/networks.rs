@@ -251,7 +251,12 @@ impl Networks {
                 .filter(|e| e.container_id == container)
         };
         let before = ways(mine().filter(|e| !endpoints.iter().any(|n| n.network == e.network)));
-        let routes = link::Routes::between(&before, &ways(mine()));
+        let after = ways(mine());
+        let mut routes = link::Routes::between(&before, &after);
+        let default = mine().find(|e| e.network_name == "bridge");
+        routes.services = default
+            .filter(|d| after.gateway4() != Some(d.gateway))
+            .map(|d| (inner.options.services, d.gateway));
         let backends = before.backends();
         link::connect(&mut inner.netlink, netns, &with_bridge, &routes, fresh)?;
         inner.follow(&container, backends)

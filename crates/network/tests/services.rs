@@ -151,6 +151,8 @@ fn what_nobody_serves_is_refused() {
         let (a, on_a) = container(&networks, 1, "bridge");
         let (client, _) = container(&networks, 2, "bridge");
         instance(&a, on_a.ip);
+        // Of ICMP the kernel says so much only and no more to one address; more than six in a row are asked for here.
+        std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0").unwrap();
         // Nothing is there before there is a service.
         let before = rules();
         set(&networks, Vec::new());
@@ -166,6 +168,7 @@ fn what_nobody_serves_is_refused() {
         assert_eq!(who(&client, WEB, 80), Ok(on_a.ip));
         refused(81, WEB);
         refused(80, Ipv4Addr::new(10, 216, 255, 1));
+        let flow = packets(&client, WEB, 53);
         for none in [
             vec![],
             vec![draining(on_a.ip)],
@@ -176,12 +179,14 @@ fn what_nobody_serves_is_refused() {
                 assert_eq!(who(ns, WEB, 80), Err(ConnectionRefused), "{none:?}");
                 assert_eq!(whose(&packets(ns, WEB, 53)), Err(ConnectionRefused));
             }
+            assert_eq!(whose(&flow), Err(ConnectionRefused));
             assert_eq!(who(&out, WIDE, 80), Err(ConnectionRefused));
             assert_eq!(whose(&packets(&out, WIDE, 53)), Err(ConnectionRefused));
             assert_eq!(who(&host, LOOPBACK, 80), Err(ConnectionRefused));
         }
         set(&networks, vec![web(&[ready(on_a.ip)], true)]);
         assert_eq!(who(&out, WIDE, 80), Ok(on_a.ip));
+        assert_eq!(whose(&flow), Ok(on_a.ip));
         // A service's address is this machine's own affair.
         assert!(who(&out, WEB, 80).is_err());
         set(&networks, Vec::new());
@@ -233,6 +238,18 @@ fn networks_stay_apart() {
                 assert_eq!(who(ns, WEB, 80), Err(ConnectionRefused));
             }
         }
+        // Who is in the default network as well has a way by it.
+        set(&networks, vec![web(&[ready(on_a.ip)], false)]);
+        let request = common::request(4, "bridge");
+        let joined = networks.reserve(&request).unwrap();
+        networks.join(third.as_fd(), &joined).unwrap();
+        let routes = netns::run_in(third.as_fd(), || run("ip", &["route"])).unwrap();
+        assert!(!routes.contains("default via 10.210.0.1"), "{routes}");
+        assert_eq!(who(&third, WEB, 80), Ok(on_a.ip));
+        networks
+            .disconnect(&joined.container_id, "bridge", Some(third.as_fd()))
+            .unwrap();
+        assert_eq!(who(&third, WEB, 80), Err(ConnectionRefused));
         let range = NetworkSpec {
             name: "range".into(),
             subnet: Some("10.216.9.0/24".parse().unwrap()),

@@ -22,7 +22,8 @@
 //! **Who reaches whom.** The machine itself, containers that come in by the default network and whoever asks a published port reach
 //! every instance, but for those on internal networks. Containers of another network reach the instances on that network alone: for
 //! them `services_from` has an element with their bridge if there is such an instance, and a chain of its own,
-//! `service/web/tcp/80/cor-0123456789a`. An internal network's containers have no default route, and so no way to a service's address
+//! `service/web/tcp/80/cor-0123456789a`. A container of the default network whose default route is another's has a route of its own to
+//! services, by the default network. An internal network's containers have no default route, and so no way to a service's address
 //! either. An instance that is in no network of this machine and in no subnet of a [peer](crate::overlay::Peer) gets nothing: it would be
 //! sought outside.
 //!
