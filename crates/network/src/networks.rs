@@ -386,14 +386,14 @@ impl Networks {
         }
         let ipv6 = self.lock().has_ipv6();
         firewall::foreign_hooks(true, ipv6);
-        let routed = self.lock().services_route()?;
+        let routed = self.lock().services_route();
         if firewall::loaded() {
-            return Ok(routed);
+            return routed;
         }
         let mut inner = self.lock();
         inner.reload()?;
         inner.services_forget_lost();
-        Ok(true)
+        routed.map(|_| true)
     }
 
     /// What of the host's own firewall is in the way, in words.

@@ -26,9 +26,14 @@ fn instances_of_another_machine_see_who_may_be_seen() {
     join(&machines);
     let [one, two] = &machines;
     let stranger = switch.machine(9);
-    let (near, on_near) = one.container(1);
     let (far, on_far) = two.container(2);
     instance(&far, on_far.ip);
+    // Nothing is plugged into its bridge yet.
+    one.run(|n| set(n, vec![web(&[ready(on_far.ip)], true)]));
+    let own = one.subnet().hosts().next();
+    assert_eq!(seen(&one.ns, WEB, 80), own);
+    assert_eq!(seen(&one.ns, LOOPBACK, 80), own);
+    let (near, on_near) = one.container(1);
     instance(&near, on_near.ip);
     let mine = NetworkSpec {
         name: "mine".into(),
@@ -53,16 +58,25 @@ fn instances_of_another_machine_see_who_may_be_seen() {
     }
     stranger.ip(&format!("route add 10.212.0.0/22 via {}", one.address()));
     let gateway = Some(on_near.gateway);
-    assert_eq!(seen(&near, WEB, 80), Some(on_near.ip));
-    assert_eq!(seen(&near, one.address(), 80), Some(on_near.ip));
-    for ip in [WEB, LOOPBACK, one.address()] {
-        assert_eq!(seen(&one.ns, ip, 80), gateway, "{ip}");
+    // Bridges hand packets to the firewall themselves, or do not; packets are taken from wherever, or from where answers go.
+    for (bridged, strict) in [("1", "0"), ("0", "1")] {
+        for machine in &machines {
+            machine.run(|_| {
+                let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", bridged);
+                std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", strict).unwrap();
+            });
+        }
+        assert_eq!(seen(&near, WEB, 80), Some(on_near.ip));
+        assert_eq!(seen(&near, one.address(), 80), Some(on_near.ip));
+        for ip in [WEB, LOOPBACK, one.address()] {
+            assert_eq!(seen(&one.ns, ip, 80), gateway, "{ip}");
+        }
+        // From outside: as the machine that was asked, or as oneself where the instance is.
+        assert_eq!(seen(&stranger.ns, one.address(), 80), gateway);
+        let itself = Some(stranger.address());
+        assert_eq!(seen(&stranger.ns, two.address(), 80), itself);
+        assert_eq!(seen(&mine, one.address(), 80), gateway);
     }
-    // From outside: as the machine that was asked, or as oneself where the instance is.
-    assert_eq!(seen(&stranger.ns, one.address(), 80), gateway);
-    let itself = Some(stranger.address());
-    assert_eq!(seen(&stranger.ns, two.address(), 80), itself);
-    assert_eq!(seen(&mine, one.address(), 80), gateway);
     // Nothing else is open.
     std::thread::scope(|scope| {
         for (ns, ip, port) in [

@@ -301,7 +301,7 @@ impl Inner {
         Some(Rules::new(self.options.services, places, rendered))
     }
 
-    /// After the firewall was loaded as a whole.
+    /// After the firewall was loaded: UDP flows forget the ways that it has no more.
     pub(crate) fn services_loaded(&mut self, rules: Option<Rules>) {
         let before = self.services.loaded.take();
         self.services.loaded = rules.map(|r| r.rendered);

@@ -17,7 +17,7 @@
 //!
 //! **What is refused.** Whatever is for the services' range and was not translated: an address that no service has, another port, a
 //! service that nobody may reach from there. So is a service without a ready instance, by its chain. TCP is told by a reset, all else
-//! by ICMP's "port unreachable".
+//! by ICMP's "port unreachable"; a program of the machine itself that sends UDP is told by the kernel (EPERM) besides.
 //!
 //! **Who reaches whom.** The machine itself, containers that come in by the default network and whoever asks a published port reach
 //! every instance, but for those on internal networks. Containers of another network reach the instances on that network alone: for
