@@ -238,6 +238,29 @@ fn networks_stay_apart() {
                 assert_eq!(who(ns, WEB, 80), Err(ConnectionRefused));
             }
         }
+        // Where containers do not reach each other, they reach a service of one of them as they do a published port.
+        let apart = NetworkSpec {
+            name: "apart".into(),
+            options: [(
+                "com.docker.network.bridge.enable_icc".into(),
+                "false".into(),
+            )]
+            .into(),
+            ..NetworkSpec::default()
+        };
+        networks.create(apart).unwrap();
+        let (d, on_d) = container(&networks, 5, "apart");
+        let (e, _) = container(&networks, 6, "apart");
+        instance(&d, on_d.ip);
+        set(
+            &networks,
+            vec![web(&[ready(on_a.ip), ready(on_d.ip)], false)],
+        );
+        for ns in [&d, &e] {
+            assert_eq!(all(ns, WEB, 80, 2), BTreeSet::from([on_d.ip]));
+        }
+        set(&networks, vec![web(&[ready(on_a.ip)], false)]);
+        assert_eq!(who(&e, WEB, 80), Err(ConnectionRefused));
         // Who is in the default network as well has a way by it.
         set(&networks, vec![web(&[ready(on_a.ip)], false)]);
         let request = common::request(4, "bridge");

@@ -25,7 +25,7 @@
 //! `service/web/tcp/80/cor-0123456789a`. A container of the default network whose default route is another's has a route of its own to
 //! services, by the default network. An internal network's containers have no default route, and so no way to a service's address
 //! either. An instance that is in no network of this machine and in no subnet of a [peer](crate::overlay::Peer) gets nothing: it would be
-//! sought outside.
+//! sought outside. Where containers of a network do not reach each other (`enable_icc=false`) they reach its services as they do published ports.
 //!
 //! **The range** is a route by the default network's bridge, so that the machine itself asks with an address that instances
 //! can answer, and needs no default route. Where the bridge is not there an unreachable route stands behind it.
