@@ -396,7 +396,10 @@ pub async fn collect(State(app): State<App>, query: Query) -> Result<Json<Value>
         })?;
         marks.min_age = Duration::from_nanos(age);
     }
-    let done = app.builder.collect(marks, app.fleet.images()).await?;
+    let done = app
+        .builder
+        .collect(marks, app.fleet.images().await?)
+        .await?;
     Ok(Json(json!(done)))
 }
 

@@ -295,6 +295,8 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
     let only_dangling = filters.switch("dangling").unwrap_or(true);
     let mut rows = Vec::new();
     let before = on_disk(&app.engine).await?;
+    // Whoever goes back to one of the last revisions needs its image, whatever its name stands for by now.
+    let needed = app.fleet.pinned_images().await?;
     for image in app.engine.images().list() {
         let old = filters.any("until", |until| {
             image.created.is_some_and(|c| crate::list::before(c, until))
@@ -302,6 +304,7 @@ pub async fn prune(State(app): State<App>, query: Query) -> Result<Json<Value>> 
         let wanted = !only_dangling || image.repo_tags.is_empty();
         if !wanted
             || !old
+            || needed.contains(&image.id.to_string())
             || !filters.labels(&image.labels)
             || user(&app.engine, &image.id).is_some()
         {

@@ -209,7 +209,9 @@ fn candidates(engine: &Engine, caches: &Arc<Caches>, units: &BTreeSet<String>) -
     let shared = images.usage(&BTreeSet::new()).shared;
     for image in images.list() {
         let named = !image.repo_tags.is_empty();
-        let needed = used.contains(&image.id.to_string())
+        let id = image.id.to_string();
+        let needed = used.contains(&id)
+            || units.contains(&id)
             || image
                 .repo_tags
                 .iter()

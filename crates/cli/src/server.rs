@@ -431,11 +431,16 @@ async fn look_after_the_network(engine: Engine) {
 async fn look_after_the_disk(app: App) {
     loop {
         tokio::time::sleep(DISK).await;
-        if let Err(error) = app
-            .builder
-            .collect(app.marks.clone(), app.fleet.images())
-            .await
-        {
+        let needed = match app.fleet.images().await {
+            Ok(needed) => needed,
+            // What is not known to be needed by nobody stays.
+            Err(error) => {
+                let error = coracle_engine::full_error(&error);
+                tracing::debug!(error, "it is not known which images units need");
+                continue;
+            }
+        };
+        if let Err(error) = app.builder.collect(app.marks.clone(), needed).await {
             let error = coracle_engine::full_error(&error);
             tracing::error!(error, "no room could be made on the disk");
         }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::registry::Registry;
 use common::{Daemon, errors, text, until};
 use std::collections::BTreeMap;
 use std::process::{Child, Output, Stdio};
@@ -298,4 +299,51 @@ fn a_unit_that_is_no_template_and_one_with_data() {
     until("the second serves again", || {
         versions(&d).contains(&"db 2".to_owned())
     });
+}
+
+#[test]
+fn a_rollback_needs_neither_the_registry_nor_the_names_of_images() {
+    let d = Daemon::start();
+    let registry = Registry::start(&d, 5000);
+    let name = "127.0.0.1:5000/web:1";
+    let push = |version: &str| {
+        let make = format!("mkdir -p /w && echo {version} >/w/index.html");
+        d.ok(["run", "--name", "maker", "bb", "sh", "-c", &make]);
+        d.ok(["commit", "maker", name]);
+        d.ok(["rm", "maker"]);
+        d.ok(["push", name]);
+        d.ok(["rmi", name]);
+    };
+    push("A");
+    let text = format!(
+        "[Container]\nImage={name}\nPull=always\nExec=httpd -f -p 80 -h /w\nStopTimeout=1\n\
+         [X-Deploy]\nScale=3\nBatch=3\nProbe=http://:80/\nSettleSec=1\n"
+    );
+    let unit = d.unit("web@.container", &text);
+    d.ok(["deploy", &unit]);
+    let three = |version: &str| {
+        let one = |n| format!("web-{n} {version}");
+        (1..=3).map(one).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(&d), three("A"));
+    // The same text, and the name stands for something else.
+    push("B");
+    d.ok(["deploy", &unit]);
+    until("all run the second", || versions(&d) == three("B"));
+    let history = d.ok(["history", "web@.container", "--format", "{{.Image}}"]);
+    let images: Vec<&str> = history.lines().collect();
+    assert!(images.len() == 2 && images[0] != images[1], "{history}");
+    assert!(
+        images[0].starts_with("127.0.0.1:5000/web@sha256:"),
+        "{history}"
+    );
+    drop(registry);
+    // What a prune takes is nobody's, and this is the former revision's.
+    d.ok(["image", "prune", "-f"]);
+    d.docker_ok(["image", "prune", "-a", "-f"]);
+    d.ok(["rollback", "web"]);
+    until("the first is back", || versions(&d) == three("A"));
+    let refused = failed(&d.coracle(["deploy", &unit]));
+    assert!(refused.contains("nothing was changed"), "{refused}");
+    assert_eq!(versions(&d), three("A"));
 }

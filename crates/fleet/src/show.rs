@@ -46,8 +46,12 @@ impl Fleet {
         }))
     }
 
-    /// Images that units name which this machine has or may get. One that ends with `*` has a specifier there: a template's.
-    pub fn images(&self) -> BTreeSet<String> {
+    /// Images that units name which this machine has or may get, and those that the last revisions of services need, by their ids. One that ends
+    /// with `*` has a specifier there: a template's.
+    ///
+    /// # Errors
+    /// [`FleetError::Store`].
+    pub async fn images(&self) -> Result<BTreeSet<String>> {
         let of = |unit: &Unit| match &unit.kind {
             Kind::Container { container, .. } => match container.image.split_once('%') {
                 Some((start, _)) => Some(format!("{start}*")),
@@ -59,7 +63,10 @@ impl Fleet {
         let leader = self.0.leader.borrow().clone();
         let known = leader.map(|l| l.all()).unwrap_or_default();
         let known = known.into_iter().map(|t| t.unit());
-        here.chain(known).filter_map(|unit| of(&unit)).collect()
+        let named = here.chain(known).filter_map(|unit| of(&unit));
+        let mut all: BTreeSet<String> = named.collect();
+        all.extend(self.pinned_images().await?);
+        Ok(all)
     }
 
     /// Every unit, by name, as far as this machine knows: of all while it leads, otherwise those that it has.

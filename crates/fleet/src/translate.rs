@@ -446,6 +446,9 @@ fn seconds(time: std::time::Duration) -> i64 {
 }
 
 /// A probe from the host as a health test.
+/// Nanoseconds between two probes of what has just started.
+const STARTING: i64 = 100_000_000;
+
 fn probe(deploy: &DeploySection) -> Option<HealthConfig> {
     let place =
         |host: &Option<String>, port: u16| format!("{}:{port}", host.as_deref().unwrap_or(""));
@@ -463,6 +466,9 @@ fn probe(deploy: &DeploySection) -> Option<HealthConfig> {
     Some(HealthConfig {
         test,
         interval: nanos(deploy.probe_interval),
+        // Until it answers the first time it is asked often, and that it does not answer yet is no failure.
+        start_period: nanos(deploy.probe_interval),
+        start_interval: nanos(deploy.probe_interval).min(STARTING),
         timeout: nanos(deploy.probe_timeout),
         retries: i64::from(deploy.probe_retries),
         ..HealthConfig::default()

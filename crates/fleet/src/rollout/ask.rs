@@ -299,6 +299,10 @@ impl Fleet {
                 "leave Strategy= out, or write stop-first",
             ));
         }
+        let known_well = match (&record, asked.revision) {
+            (Some(record), Some(revision)) => self.has_run(record, revision).await?,
+            _ => false,
+        };
         let now = pace::utc();
         let number = leader.deploy_of(name.as_str()).map_or(0, |d| d.number) + 1;
         let mut deploy = DeployRecord {
@@ -314,6 +318,7 @@ impl Fleet {
             made: BTreeSet::new(),
             proven: BTreeSet::new(),
             in_place: BTreeSet::new(),
+            known: known_well,
             stage: Stage::Forward,
             paused: None,
             approved: false,

@@ -1,13 +1,17 @@
 //! What of a service was deployed.
 
 use super::ask::service_named;
-use super::record::DeployRecord;
+use super::record::{DeployRecord, Stage};
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::model::{RevisionRecord, UnitRecord, keys};
 use chrono::{DateTime, Utc};
 use coracle_store::StoreExt as _;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Revisions of a service whose images are kept.
+const KEPT: usize = 5;
 
 /// A service's revisions and deploys.
 #[derive(Debug, Clone, Serialize)]
@@ -74,6 +78,42 @@ impl Fleet {
         })
     }
 
+    /// Whether a revision of a service was deployed well.
+    pub(super) async fn has_run(&self, record: &UnitRecord, revision: u64) -> Result<bool> {
+        let found = self.0.cluster.list(keys::deploys(record.service())).await?;
+        let read = |kv: &coracle_store::KeyValue| serde_json::from_slice(&kv.value).ok();
+        let mut deploys = found.kvs.iter().filter_map(read);
+        Ok(deploys.any(|d: DeployRecord| {
+            let stage = d.stage;
+            stage == Stage::Done && d.to == revision || d.before.values().any(|r| *r == revision)
+        }))
+    }
+
+    /// Images, by the digests of their configs, that the last revisions of services need: what is rolled back runs without a registry.
+    ///
+    /// # Errors
+    /// [`FleetError::Store`].
+    pub async fn pinned_images(&self) -> Result<BTreeSet<String>> {
+        let found = self.0.cluster.list(keys::REVISIONS).await?;
+        let mut last: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
+        for kv in found.kvs {
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            let text = serde_json::from_slice::<RevisionRecord>(&kv.value);
+            let number = key
+                .rsplit_once('/')
+                .and_then(|(of, n)| Some((of, n.parse().ok()?)));
+            if let (Some((of, number)), Some(image)) = (number, text.ok().and_then(|t| t.image)) {
+                last.entry(of.to_owned())
+                    .or_default()
+                    .insert(number, image.id);
+            }
+        }
+        let kept = last.into_values();
+        Ok(kept
+            .flat_map(|all| all.into_values().rev().take(KEPT))
+            .collect())
+    }
+
     /// The revisions of a service by number.
     pub(super) async fn revisions(
         &self,
@@ -93,7 +133,6 @@ impl Fleet {
 }
 
 fn outcome(revision: u64, present: u64, deploys: &[DeployRecord]) -> String {
-    use super::record::Stage;
     let last = deploys.iter().rev().find(|d| d.to == revision);
     match last {
         Some(deploy) if deploy.stage == Stage::Forward => match &deploy.paused {

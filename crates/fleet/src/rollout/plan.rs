@@ -258,6 +258,7 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
     let aim = deploy.aim(unit);
     let back = deploy.stage == Stage::Back;
     let name = || unit.to_owned();
+    let known = back || deploy.known;
     let stopped = was_stopped(deploy, unit, seen);
     if let Some(successor) = &seen.successor {
         let drop = |reason: &str| {
@@ -297,13 +298,13 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
                 reason: "it is healthy and was for its time".into(),
             }),
             // What ran before is known to be well.
-            (State::Up, _) if back && successor.serves == Serves::Yes => {
+            (State::Up, _) if known && successor.serves == Serves::Yes => {
                 Course::Step(Step::Promote {
                     unit: name(),
                     reason: "both serve".into(),
                 })
             }
-            (State::Up, _) if back && successor.serves == Serves::Held => {
+            (State::Up, _) if known && successor.serves == Serves::Held => {
                 Course::Step(Step::Admit {
                     unit: name(),
                     reason: "it is healthy, as it was before".into(),
@@ -366,7 +367,7 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
         Some(place) if place.revision == revision => match place.state {
             _ if seen.leaving => Course::Wait,
             State::Settled => Course::Done,
-            State::Up if back => Course::Done,
+            State::Up if known => Course::Done,
             // It never left its place, so how it does is no matter of the deploy.
             _ if back
                 && deploy.before.get(unit) == Some(&revision)

@@ -39,6 +39,9 @@ pub struct DeployRecord {
     /// Those for which there is room only once the unit has gone whose place they take.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub in_place: BTreeSet<String>,
+    /// The revision has run before and was well: it is not waited for longer than until it is healthy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub known: bool,
     /// How far it is.
     pub stage: Stage,
     /// Why nothing more is begun until somebody says so.

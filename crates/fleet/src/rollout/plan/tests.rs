@@ -23,6 +23,7 @@ fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
         made: BTreeSet::new(),
         proven: BTreeSet::new(),
         in_place: BTreeSet::new(),
+        known: false,
         stage: Stage::Forward,
         paused: None,
         approved: false,
@@ -112,6 +113,13 @@ fn one_after_the_other_and_each_once_it_is_well() {
     assert!(steps(&d, &two(new)).is_empty());
     let settled = with(3, 4, State::Settled);
     assert_eq!(steps(&d, &two(settled)), ["promote web@1"]);
+    // What is known to be well proves nothing anew.
+    let mut known = d.clone();
+    known.known = true;
+    assert_eq!(
+        steps(&known, &two(with(3, 4, State::Up))),
+        ["promote web@1"]
+    );
     // The former one drains: the next waits.
     let leaving = Seen {
         leaving: true,
