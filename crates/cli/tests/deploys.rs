@@ -119,7 +119,7 @@ fn a_new_version_takes_the_old_ones_place_and_the_old_one_comes_back() {
     let d = Daemon::start();
     let unit = d.unit("web@.container", &web("A", ""));
     let said = d.ok(["deploy", &unit, "--scale", "2", "-m", "the first"]);
-    assert!(said.contains("2 of 2 are healthy"), "{said}");
+    assert!(said.contains("2 of 2 have it"), "{said}");
     assert_eq!(versions(&d), ["web-1 A", "web-2 A"]);
     let asker = Asker::start(&d);
     d.unit("web@.container", &web("B", ""));
@@ -346,4 +346,40 @@ fn a_rollback_needs_neither_the_registry_nor_the_names_of_images() {
     let refused = failed(&d.coracle(["deploy", &unit]));
     assert!(refused.contains("nothing was changed"), "{refused}");
     assert_eq!(versions(&d), three("A"));
+}
+
+/// A server whose connections live on after it was asked to end, until their clients have gone.
+const LASTING: &str = "[Container]\nImage=bb\nExec=sh -c \"trap : TERM; mkdir -p /w && echo A >/w/index.html; \
+    nc -ll -p 80 -e cat & while true; do sleep 1000 & wait $!; done\"\nStopTimeout=1\n\
+    [X-Deploy]\nSettleSec=1\nDrainSec=8s\n";
+
+#[test]
+fn who_is_connected_has_until_the_drain_is_over() {
+    let d = Daemon::start();
+    let unit = d.unit("web.container", LASTING);
+    d.ok(["deploy", &unit]);
+    let address = d.field("web", ".NetworkSettings.Networks.bridge.IPAddress");
+    let container = d.field("web", ".Id");
+    let runs = |d: &Daemon| text(&d.coracle(["inspect", "-f", "{{.State.Running}}", &container]));
+    // Somebody who stays connected, and says something now and then.
+    let talk = |file: &std::path::Path| {
+        let script = format!(
+            "(for n in 1 2 3 4 5; do echo $n; sleep 1; done) | busybox nc {address} 80 >{}",
+            file.display()
+        );
+        let mut command = d.inside("sh");
+        command.args(["-c", &script]).spawn().unwrap()
+    };
+    let heard = d.state_dir().join("heard");
+    let mut client = talk(&heard);
+    until("it is connected", || {
+        std::fs::read_to_string(&heard).is_ok_and(|h| h.contains('1'))
+    });
+    d.ok(["deploy", "web", "--set", "Environment=V=2", "--no-block"]);
+    let second = || d.field("web", ".Id") != container;
+    until("the new one has the name", second);
+    client.wait().unwrap();
+    // All of what was said came back, though the former one was asked to end in between.
+    assert_eq!(std::fs::read_to_string(&heard).unwrap(), "1\n2\n3\n4\n5\n");
+    until("the former one is gone", || !runs(&d).contains("true"));
 }

@@ -35,6 +35,7 @@ pub mod files;
 pub mod health;
 mod holder;
 pub mod id;
+mod inbound;
 mod join;
 pub mod logs;
 pub mod machine;

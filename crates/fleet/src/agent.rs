@@ -14,6 +14,7 @@
 
 mod own;
 mod report;
+mod retire;
 mod text;
 mod texts;
 
@@ -23,9 +24,7 @@ use crate::model::{Active, Actual, Desired, DesiredRecord, Instance, keys};
 use crate::pace;
 use crate::supervise::Supervised;
 use coracle_engine::full_error;
-use coracle_store::{
-    EventKind, KeyValue, StoreError, StoreExt as _, TxnOp, TxnRequest, WatchRequest,
-};
+use coracle_store::{EventKind, KeyValue, StoreError, StoreExt as _, WatchRequest};
 pub(crate) use report::Reports;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
@@ -81,81 +80,6 @@ impl Fleet {
     pub(crate) fn follow(&self) {
         let agent = Agent::new(Arc::downgrade(&self.0), Wanted::new());
         pace::spawn(agent.run());
-    }
-
-    /// Stops and forgets everything that this machine has of units: it leaves the others. Nothing is started any more.
-    pub async fn end_here(&self) {
-        let _ = self.0.leaving.set(None);
-        for unit in self.all() {
-            self.retire(&unit).await;
-        }
-    }
-
-    /// Stops what is wanted no more and forgets it. Volumes stay.
-    async fn retire(&self, unit: &Arc<Supervised>) {
-        self.leave_service(unit).await;
-        let record = unit.record();
-        let order = record.order + 1;
-        let down = DesiredRecord {
-            desired: Desired::Inactive,
-            order,
-            ..record
-        };
-        unit.set(down, None);
-        // Said in answer to this: a driver is never ended in the middle of a step.
-        let is_down =
-            |a: &Actual| a.order >= order && matches!(a.active, Active::Inactive | Active::Failed);
-        let mut actual = unit.actual.subscribe();
-        loop {
-            let _ = actual.wait_for(is_down).await;
-            unit.set_task(None);
-            if self.settle(unit).await {
-                break;
-            }
-            self.drive(unit);
-            pace::sleep(REST).await;
-        }
-        let mut units = self.0.units.write().unwrap_or_else(PoisonError::into_inner);
-        units.remove(unit.unit().name.as_str());
-    }
-
-    /// Removes what a unit that is down has left; whether all is gone.
-    async fn settle(&self, unit: &Arc<Supervised>) -> bool {
-        if let Err(error) = self.remove_containers(unit.uid()).await {
-            tracing::error!(unit = %unit.unit().name, error = full_error(&error), "its container could not be removed");
-            return false;
-        }
-        self.clear(unit, &unit.running()).await;
-        if let Err(error) = self.forget(&unit.instance).await {
-            tracing::error!(unit = %unit.unit().name, error = full_error(&error), "it could not be forgotten");
-            return false;
-        }
-        if let Some(dir) = self.log_path(unit).parent() {
-            let _ = std::fs::remove_dir_all(dir);
-        }
-        true
-    }
-
-    /// Takes a unit's record from the own store and, by the reports, from the cluster's.
-    async fn forget(&self, instance: &Instance) -> Result<(), StoreError> {
-        let machine = &self.0.machine.id;
-        let alone = self.0.alone();
-        let mut gone = vec![keys::actual(machine, instance)];
-        if !alone {
-            gone.push(keys::desired(machine, instance));
-            gone.push(keys::revisions(&instance.uid));
-            gone.push(keys::fence(instance));
-        }
-        let all = TxnRequest {
-            success: gone.into_iter().map(TxnOp::delete).collect(),
-            ..TxnRequest::default()
-        };
-        if alone {
-            self.0.cluster.txn(all.clone()).await?;
-        }
-        self.0.local.txn(all).await?;
-        self.0.reports.tell(instance);
-        Ok(())
     }
 
     /// Writes where an instance stands: at once to the own store, and to the cluster's when it can be had.
@@ -295,13 +219,20 @@ impl Agent {
                 if let Some(of) = former.as_ref().and_then(|f| self.wanted.get_mut(f)) {
                     of.remove(&instance);
                 }
+                // It may wait for its name to be free.
+                let held = fleet.name_here(&instance).filter(|held| *held != name);
+                let unheld = record.is_none() && held.is_none();
+                let gone = instance.clone();
                 let of = self.wanted.entry(name.clone()).or_default();
                 match record {
                     Some(record) => of.insert(instance, record),
                     None => of.remove(&instance),
                 };
-                for name in std::iter::once(name).chain(former) {
+                for name in std::iter::once(name).chain(former).chain(held) {
                     self.reconcile(&fleet, &name).await;
+                }
+                if unheld && !fleet.all().iter().any(|u| u.instance == gone) {
+                    fleet.forget_said(&gone).await?;
                 }
             }
             self.begin(&fleet);
@@ -369,6 +300,9 @@ impl Agent {
         // One that is to run has the name of one that is still on its way out.
         let runs = |record: &DesiredRecord| record.desired == Desired::Active;
         let newest = of.and_then(|of| of.iter().max_by_key(|(i, record)| (runs(record), *i)));
+        let newest = newest.map(|(instance, record)| (instance.clone(), record.clone()));
+        let newest = newest.as_ref().map(|(instance, record)| (instance, record));
+        self.answer_for(fleet, name, newest.map(|(i, _)| i)).await;
         match (fleet.supervised(name), newest) {
             (None, None) => {
                 self.wanted.remove(name);
@@ -461,7 +395,10 @@ impl Agent {
                 }
             },
             // It has another name from now on, and gets it once that is free.
-            (Some(unit), None) if self.name_of(&unit.instance).is_some() => {}
+            (Some(unit), _)
+                if self
+                    .name_of(&unit.instance)
+                    .is_some_and(|other| other != name) => {}
             (Some(unit), _) => {
                 self.retiring.insert(name.to_owned());
                 let (fleet, name) = (fleet.clone(), name.to_owned());

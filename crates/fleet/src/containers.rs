@@ -16,6 +16,7 @@ use coracle_engine::remove::RemoveOptions;
 use coracle_engine::{Engine, EngineError, full_error};
 use coracle_image::{ErrorKind, Reference, Silent};
 use coracle_unit::unit::VolumeUnit;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -87,6 +88,9 @@ pub(crate) trait Containers: Send + Sync + 'static {
 
     /// Whether it may be found as an instance of its service.
     fn serve(&self, id: &str, serves: bool);
+
+    /// Connections that others have to the ports of one; see [`Engine::inbound`].
+    fn inbound(&self, id: &str, before: &mut BTreeSet<u16>) -> Option<usize>;
 
     /// Returns once it has ended. Without signal and time as it was made to be stopped.
     fn stop<'a>(
@@ -190,6 +194,10 @@ impl Containers for Engine {
     fn serve(&self, id: &str, serves: bool) {
         // One that is not there is not found either.
         let _ = Engine::serve(self, id, serves);
+    }
+
+    fn inbound(&self, id: &str, before: &mut BTreeSet<u16>) -> Option<usize> {
+        Engine::inbound(self, id, before)
     }
 
     fn stop<'a>(

@@ -7,6 +7,7 @@ use crate::leader::{Group, Leader, Placed, Target};
 use crate::model::{Desired, keys};
 use crate::requests::named;
 use coracle_engine::EngineError;
+use coracle_unit::UnitName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,10 +19,13 @@ impl Leader {
     pub(crate) async fn forget(&self, target: &Arc<Target>) -> Result<()> {
         let (name, record) = (target.unit().name.clone(), target.record());
         let mut all = vec![target.clone()];
-        all.extend(
-            self.target(name.successor().as_str())
-                .filter(|_| !name.is_successor()),
-        );
+        if !name.is_successor() {
+            all.extend(self.target(name.successor().as_str()));
+            let deploy = self.deploy_of(name.as_str()).filter(|_| name.is_template());
+            let units = deploy.map(|d| d.units()).unwrap_or_default();
+            let units = units.iter().filter_map(|unit| UnitName::new(unit).ok());
+            all.extend(units.filter_map(|unit| self.target(unit.successor().as_str())));
+        }
         let mut group = Group::default();
         for target in &all {
             let (name, record) = (target.unit().name.to_string(), target.record());

@@ -9,11 +9,17 @@ use crate::supervise::Supervised;
 use coracle_engine::process::State;
 use coracle_engine::{EngineError, full_error};
 use coracle_unit::service::ServiceSection;
+use coracle_unit::value::TimeSpan;
 use coracle_unit::{Kind, Unit};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long those who have just found an instance have to reach it.
 const LEAVE: Duration = Duration::from_secs(1);
+/// How often is looked whether somebody is still connected.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a container has to end that says nothing of it.
+const USUAL: Duration = Duration::from_secs(10);
 /// What cannot be stopped is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -99,12 +105,37 @@ impl Fleet {
         let serves = !text.deploy.headless && !unit.is_exclusive();
         let runs = unit.actual().active == Active::Active;
         let container = unit.actual().container.filter(|_| serves && runs);
-        let (Some(id), None) = (container, self.hurry()) else {
+        let Some(id) = container.filter(|_| !self.is_leaving()) else {
             return;
         };
-        let drain = text.deploy.drain.duration().unwrap_or(LEAVE);
+        unit.left.store(true, std::sync::atomic::Ordering::Relaxed);
         self.containers().serve(&id, false);
+        let drain = text.deploy.drain.duration().unwrap_or(LEAVE);
         crate::pace::sleep(drain.min(LEAVE)).await;
+    }
+
+    /// Stops a container that has left its service. As long as somebody is still connected to it, it may go on for the unit's `DrainSec=`.
+    async fn drain(&self, id: &str, file: &Unit) -> Result<(), EngineError> {
+        let own = coracle_unit::unit::stop_time(&file.kind);
+        let own = own.map_or(Some(USUAL), TimeSpan::duration);
+        let drain = file.deploy.drain.duration();
+        let (Some(own), Some(drain)) = (own, drain) else {
+            return self.containers().stop(id, None, None).await;
+        };
+        let mut ports = BTreeSet::new();
+        // Those that it listens to before it is asked to end.
+        self.containers().inbound(id, &mut ports);
+        let alone = async {
+            crate::pace::sleep(own).await;
+            while self.containers().inbound(id, &mut ports).unwrap_or(0) > 0 {
+                crate::pace::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            stopped = self.containers().stop(id, None, Some(drain.max(own))) => stopped,
+            () = alone => self.containers().stop(id, Some("KILL"), None).await,
+        }
     }
 
     /// Whether it is down.
@@ -112,8 +143,13 @@ impl Fleet {
         let Some(id) = unit.actual().container else {
             return true;
         };
-        let (signal, time) = (kill.then_some("KILL"), self.hurry());
-        let stopped = self.containers().stop(&id, signal, time).await;
+        let has_left = unit.left.load(std::sync::atomic::Ordering::Relaxed);
+        let stopped = if has_left && !kill && self.hurry().is_none() {
+            self.drain(&id, file).await
+        } else {
+            let (signal, time) = (kill.then_some("KILL"), self.hurry());
+            self.containers().stop(&id, signal, time).await
+        };
         match stopped {
             Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => true,
             Err(error) => {

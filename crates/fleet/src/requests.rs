@@ -62,7 +62,9 @@ impl Fleet {
         self.honour(&unit, &leader)?;
         let _one = self.change(&leader).await?;
         let revision = RevisionRecord::new(text, dropins);
-        self.not_under_way(&leader, &name)?;
+        for of in std::iter::once(&name).chain(name.template().as_ref()) {
+            self.not_under_way(&leader, of)?;
+        }
         let target = self
             .store_text(&leader, &name, revision, unit, None)
             .await?;
@@ -91,7 +93,8 @@ impl Fleet {
                 also = Some(keys::revision(record.service(), number));
                 (record.of, record.last) = (Some(number), None);
                 record.revision += 1;
-            } else if of.is_some() {
+            } else if name.instance().is_some() {
+                // Its numbers are its own, and its template's stand beside them.
                 record.of = of;
                 record.revision += 1;
             } else {

@@ -34,6 +34,8 @@ pub struct Supervised {
     pub(crate) actual: watch::Sender<Actual>,
     /// See [`Fleet::fence`].
     fence: AtomicI64,
+    /// It goes for good, and is found as an instance no more.
+    pub(crate) left: std::sync::atomic::AtomicBool,
     /// The exit code of the run that ended last.
     code: Mutex<Option<i32>>,
     task: Mutex<Option<Task>>,
@@ -63,6 +65,7 @@ impl Supervised {
             goal: watch::Sender::new(goal),
             actual: watch::Sender::new(actual),
             fence: AtomicI64::new(0),
+            left: std::sync::atomic::AtomicBool::new(false),
             code: Mutex::default(),
             task: Mutex::default(),
         })
@@ -122,6 +125,11 @@ impl Supervised {
         units.join(self.uid()).join("unit.log")
     }
 
+    /// Whether it may be found as an instance of its service.
+    pub(crate) fn serves(&self) -> bool {
+        !self.record().held && !self.left.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_task(&self, task: Option<Task>) {
         if let Some(former) = std::mem::replace(&mut *locked(&self.task), task) {
             former.abort();
@@ -178,7 +186,7 @@ impl Fleet {
             let mut seen = self.see(&unit, &file).await;
             let runs = matches!(seen, Seen::Running { .. });
             if let Some(id) = unit.actual().container.filter(|_| runs) {
-                self.containers().serve(&id, !unit.record().held);
+                self.containers().serve(&id, unit.serves());
             }
             if let Seen::Ended { code, .. } = &seen {
                 *locked(&unit.code) = Some(*code);
@@ -221,7 +229,7 @@ impl Fleet {
                 } => {
                     self.say(&unit, goal, active, &sub, reason, settled).await;
                     if runs {
-                        self.take_name(&unit, &unit.unit()).await;
+                        self.take_name(&unit, &unit.running()).await;
                     }
                     self.hear(&unit, &mut ears).await;
                 }

@@ -110,7 +110,7 @@ impl Fleet {
             Some(id) => id,
             None => self.make_container(unit, run).await?,
         };
-        self.containers().serve(&id, !unit.record().held);
+        self.containers().serve(&id, unit.serves());
         match run.wanted {
             Some(wanted) => self.start_container(unit, &id, wanted).await?,
             None => self.containers().start(&id).await?,

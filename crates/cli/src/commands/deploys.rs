@@ -277,7 +277,7 @@ fn between(from: &str, before: &str, to: &str, after: &str) -> String {
 }
 
 async fn follow(client: &Client, unit: &str, number: u64) -> Result<()> {
-    let mut told: Option<String> = None;
+    let mut told = 0;
     loop {
         let deploy = look(client, unit).await?;
         if deploy["number"].as_u64() != Some(number) {
@@ -287,14 +287,12 @@ async fn follow(client: &Client, unit: &str, number: u64) -> Result<()> {
             )));
         }
         let lines = deploy["log"].as_array().into_iter().flatten();
-        // Times are of one form, so their texts are in their order.
-        let news = lines.filter(|l| told.as_deref().is_none_or(|told| text(l, "at") > told));
-        let news: Vec<&Value> = news.collect();
-        for line in &news {
-            out(&format!("  {}\n", text(line, "text")))?;
-        }
-        if let Some(last) = news.last() {
-            told = Some(text(last, "at").to_owned());
+        for line in lines {
+            let number = line["number"].as_u64().unwrap_or_default();
+            if number > told {
+                out(&format!("  {}\n", text(line, "text")))?;
+                told = number;
+            }
         }
         match text(&deploy, "stage") {
             "done" => return Ok(()),

@@ -3,13 +3,13 @@
 use super::{Wanted, instance};
 use crate::error::Result;
 use crate::fleet::Fleet;
-use crate::model::{Desired, DesiredRecord, keys};
+use crate::model::{Desired, DesiredRecord, Instance, keys};
 use crate::supervise::Supervised;
 use coracle_engine::full_error;
 use coracle_store::{
-    DeleteRangeRequest, KeyValue, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest,
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 impl Fleet {
     /// Keeps a copy of what is wanted in the own store, before anything is done about it.
@@ -43,7 +43,17 @@ impl Fleet {
                         ..unit.record()
                     };
                     let key = keys::desired(&self.0.machine.id, &unit.instance);
-                    self.0.local.put_json(&key, &down).await?;
+                    let Some(kept) = self.0.local.get(key.clone()).await? else {
+                        return Ok(());
+                    };
+                    let value = serde_json::to_vec(&down).unwrap_or_default();
+                    // It may be forgotten in this moment, and is not to come back by this.
+                    let put = TxnRequest {
+                        compare: vec![Compare::unchanged(key.clone(), kept.mod_revision)],
+                        success: vec![TxnOp::Put(PutRequest::new(key, value))],
+                        failure: Vec::new(),
+                    };
+                    self.0.local.txn(put).await?;
                 }
                 None => {
                     self.0
@@ -54,6 +64,31 @@ impl Fleet {
             },
         }
         Ok(())
+    }
+
+    /// Containers that no driver has end as they were made to be stopped.
+    async fn end_containers(&self, uid: &str) {
+        for id in self.containers().of_unit(uid) {
+            // It may have ended, or be gone; what still runs after this is removed all the same.
+            let _ = self.containers().stop(&id, None, None).await;
+        }
+    }
+
+    /// The name under which an instance has its driver.
+    pub(super) fn name_here(&self, instance: &Instance) -> Option<String> {
+        let units = self.0.units.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all = units.iter();
+        let found = all.find(|(_, unit)| unit.instance == *instance);
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// Forgets what was said of an instance that has no driver.
+    pub(super) async fn forget_said(&self, instance: &Instance) -> Result<(), StoreError> {
+        let key = keys::actual(&self.0.machine.id, instance);
+        match self.0.local.get(key).await? {
+            Some(_) => self.forget(instance).await,
+            None => Ok(()),
+        }
     }
 
     fn supervised_as(&self, key: &[u8]) -> Option<Arc<Supervised>> {
@@ -96,6 +131,9 @@ impl Fleet {
             let same = wanted
                 .values()
                 .any(|of| of.keys().any(|i| i.uid == instance.uid));
+            if !same {
+                self.end_containers(&instance.uid).await;
+            }
             if !same && let Err(error) = self.remove_containers(&instance.uid).await {
                 tracing::error!(
                     uid = instance.uid,

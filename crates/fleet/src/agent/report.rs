@@ -2,7 +2,8 @@
 //! be had. A machine that is alone has nothing to report: both are one.
 //!
 //! Each is written over what this daemon knows to be there. A report that was given up and comes through late finds something else
-//! there, and takes nothing back.
+//! there, and takes nothing back. What has gone meanwhile would look like what was not there yet, so each also depends on the machine's
+//! own entry, which is written anew, as it is, once a report was given up: what was sent before is in what is read then, or is refused.
 
 use crate::fleet::{Fleet, Inner};
 use crate::model::{Instance, keys};
@@ -68,13 +69,19 @@ impl Fleet {
     }
 }
 
-/// When what the cluster's store has of instances was written; of others there is nothing.
-type Known = BTreeMap<Instance, Revision>;
+/// What the cluster's store has.
+#[derive(Default)]
+struct Known {
+    /// When the machine's own entry was written; 0 without one.
+    own: Revision,
+    /// When what is there of instances was written; of others there is nothing.
+    instances: BTreeMap<Instance, Revision>,
+}
 
 async fn run(weak: Weak<Inner>) {
     let mut all = true;
     let mut said = false;
-    let mut known = Known::new();
+    let mut known = Known::default();
     loop {
         let Some(inner) = weak.upgrade() else { return };
         match turn(&inner, &mut all, &mut known).await {
@@ -105,6 +112,7 @@ async fn turn(inner: &Inner, all: &mut bool, known: &mut Known) -> Result<(), St
             for one in news.iter().skip(at * AT_ONCE) {
                 inner.reports.tell(one);
             }
+            *all = true;
             return Err(error);
         }
     }
@@ -123,6 +131,7 @@ fn tell_once(said: &mut bool, error: &StoreError) {
 /// What the cluster's store has of this machine and what is so may differ after a time without it. Answers what it has.
 async fn everything(inner: &Inner) -> Result<Known, StoreError> {
     let prefix = keys::actual_of(&inner.machine.id);
+    let owned = write_own(inner).await?;
     let by_key = |kvs: Vec<coracle_store::KeyValue>| -> BTreeMap<_, _> {
         kvs.into_iter().map(|kv| (kv.key, kv.value)).collect()
     };
@@ -132,7 +141,10 @@ async fn everything(inner: &Inner) -> Result<Known, StoreError> {
         let key = std::str::from_utf8(&kv.key).ok()?;
         Some((keys::placed(key, keys::ACTUAL)?.1, kv.mod_revision))
     });
-    let known = known.collect();
+    let known = Known {
+        own: owned,
+        instances: known.collect(),
+    };
     let told = by_key(told);
     let differ = |key: &&bytes::Bytes| own.get(*key) != told.get(*key);
     for key in own.keys().chain(told.keys()).filter(differ) {
@@ -144,12 +156,33 @@ async fn everything(inner: &Inner) -> Result<Known, StoreError> {
     Ok(known)
 }
 
+/// Writes the machine's own entry once more, as it is. Answers when that was.
+async fn write_own(inner: &Inner) -> Result<Revision, StoreError> {
+    let key = keys::machine(&inner.machine.id);
+    loop {
+        let Some(kv) = inner.cluster.get(key.clone()).await? else {
+            return Ok(0);
+        };
+        let again = TxnRequest {
+            compare: vec![Compare::unchanged(key.clone(), kv.mod_revision)],
+            success: vec![TxnOp::Put(PutRequest::new(key.clone(), kv.value))],
+            failure: Vec::new(),
+        };
+        let answer = inner.cluster.txn(again).await?;
+        if answer.succeeded {
+            return Ok(answer.revision);
+        }
+    }
+}
+
 async fn write(inner: &Inner, some: &[Instance], known: &mut Known) -> Result<(), StoreError> {
     loop {
+        let own = keys::machine(&inner.machine.id);
         let mut all = TxnRequest::default();
+        all.compare.push(Compare::unchanged(own.clone(), known.own));
         for instance in some {
             let key = keys::actual(&inner.machine.id, instance);
-            let then = known.get(instance).copied().unwrap_or(0);
+            let then = known.instances.get(instance).copied().unwrap_or(0);
             all.compare.push(Compare::unchanged(key.clone(), then));
             all.failure
                 .push(TxnOp::Range(RangeRequest::key(key.clone())));
@@ -158,7 +191,12 @@ async fn write(inner: &Inner, some: &[Instance], known: &mut Known) -> Result<()
                 None => TxnOp::Delete(DeleteRangeRequest::key(key)),
             });
         }
+        all.failure.push(TxnOp::Range(RangeRequest::key(own)));
         let answer = inner.cluster.txn(all).await?;
+        // After all of the instances.
+        if let Some(TxnOpResponse::Range(range)) = answer.responses.get(some.len()) {
+            known.own = range.kvs.first().map_or(0, |kv| kv.mod_revision);
+        }
         for (instance, response) in some.iter().zip(&answer.responses) {
             let written = match response {
                 TxnOpResponse::Put(put) => Some(put.revision),
@@ -166,8 +204,8 @@ async fn write(inner: &Inner, some: &[Instance], known: &mut Known) -> Result<()
                 _ => None,
             };
             match written {
-                Some(revision) => known.insert(instance.clone(), revision),
-                None => known.remove(instance),
+                Some(revision) => known.instances.insert(instance.clone(), revision),
+                None => known.instances.remove(instance),
             };
         }
         if answer.succeeded {

@@ -1,5 +1,6 @@
 //! Units' texts as this machine has them, and units with what is known of them here.
 
+use super::Agent;
 use crate::error::Result;
 use crate::fleet::Fleet;
 use crate::model::{Actual, DesiredRecord, Instance, RevisionRecord, keys};
@@ -9,6 +10,35 @@ use coracle_engine::full_error;
 use coracle_store::{StoreError, StoreExt as _};
 use coracle_unit::Unit;
 use std::sync::{Arc, PoisonError};
+
+impl Agent {
+    /// What is to leave and has no driver, since another one has its name, has never run here: its leader waits to hear that.
+    pub(super) async fn answer_for(&self, fleet: &Fleet, name: &str, newest: Option<&Instance>) {
+        let of = self.wanted.get(name).into_iter().flatten();
+        let open = of.filter(|(instance, record)| record.leaving && Some(*instance) != newest);
+        for (instance, record) in open {
+            let key = keys::actual(&fleet.0.machine.id, instance);
+            let is_said = !matches!(fleet.0.local.get(key).await, Ok(None));
+            if is_said || fleet.name_here(instance).is_some() {
+                continue;
+            }
+            let never = Actual {
+                reason: "it never ran here".into(),
+                generation: record.generation,
+                order: record.order,
+                settled: true,
+                ..Actual::new(name, pace::utc())
+            };
+            if let Err(error) = fleet.write_actual(instance, &never).await {
+                tracing::error!(
+                    unit = name,
+                    error = full_error(&error),
+                    "that the unit does not run could not be written"
+                );
+            }
+        }
+    }
+}
 
 impl Fleet {
     /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.

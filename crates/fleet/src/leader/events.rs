@@ -116,7 +116,10 @@ pub(super) async fn lead(
             // Not at once what has just failed.
             () = leader.wake.notified(), if !failed => {}
             () = pace::sleep(REST), if failed || todo.later() => {}
-            () = pace::sleep(due.unwrap_or_default()), if due.is_some() && !failed => {}
+            () = pace::sleep(due.unwrap_or_default()), if due.is_some() && !failed => {
+                // It may be due as often as the other, which would have no turn.
+                todo.machines |= leader.later.load(Ordering::Relaxed);
+            }
             () = pace::sleep(REST), if leader.later.load(Ordering::Relaxed) => {
                 todo.machines = true;
             }

@@ -221,6 +221,13 @@ impl Leader {
     /// What a machine is asked of a unit now.
     fn desired(&self, name: &str, record: &UnitRecord) -> DesiredRecord {
         let needs = locked(&self.needs);
+        // What others say of a unit they say of its successor.
+        let base = UnitName::new(name).map_or_else(|_| name.to_owned(), |n| n.base().to_string());
+        let mut conflicts = needs.conflicts(name);
+        if base != name {
+            conflicts.extend(needs.against(&base));
+            conflicts.retain(|other| *other != base);
+        }
         DesiredRecord {
             version: crate::model::VERSION,
             unit: name.to_owned(),
@@ -228,8 +235,8 @@ impl Leader {
             generation: record.generation,
             order: record.order,
             desired: record.desired,
-            after: needs.before(name),
-            conflicts: needs.conflicts(name),
+            after: needs.before(&base),
+            conflicts,
             leaving: false,
             held: record.held,
         }

@@ -4,7 +4,7 @@ use super::{Leader, Target, locked};
 use crate::model::{Active, Actual, Desired, UnitRecord};
 use crate::pace;
 use crate::rollout::plan::{Place, Seen, Serves, State};
-use crate::rollout::record::DeployRecord;
+use crate::rollout::record::{DeployRecord, Stage};
 use coracle_unit::{Kind, Unit, UnitName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +20,23 @@ impl Leader {
             let leaving = {
                 let leaving = locked(&self.leaving);
                 let mut all = leaving.values();
-                all.any(|t| t.unit().name.as_str() == name && !t.placed().is_empty())
+                // Of one that is away it is not known when it has gone.
+                let goes = |t: &Arc<Target>| t.placed().values().any(|p| p.alive);
+                all.any(|t| t.unit().name.as_str() == name && goes(t))
             };
             let proving = deploy.before.get(&name) != Some(&deploy.to);
             let old = unit.clone();
             let place = |target: Arc<Target>, new: bool| {
                 let record = target.record();
-                let revision = record.present();
-                let proves = new || (proving && revision == deploy.to);
+                let actual = target.actual();
+                // A text that was submitted and has not been started is not what runs.
+                let outdated = record.desired == Desired::Active
+                    && actual.generation == record.generation
+                    && actual.revision != 0
+                    && actual.revision != record.revision;
+                let revision = if outdated { 0 } else { record.present() };
+                let forward = deploy.stage == Stage::Forward;
+                let proves = forward && (new || (proving && revision == deploy.to));
                 let state = self.state(&target, &record, proves, old.as_deref(), now);
                 Place {
                     revision,
@@ -98,7 +107,7 @@ impl Leader {
                 reason: waits.reason,
                 in_place,
             }
-        } else if actual.generation != record.generation {
+        } else if actual.generation != record.generation || !target.is_alive() {
             State::Coming
         } else if actual.active == Active::Failed {
             failed(actual.reason.clone())

@@ -52,6 +52,8 @@ impl Leader {
                 Some(asked) if self.is_unheard(machine, placed) => {
                     group.put(key, &leaving((**asked).clone()))?;
                 }
+                // Its machine has still to say what became of it.
+                _ if placed.leaving => {}
                 _ => group.delete(key),
             }
         }

@@ -140,6 +140,15 @@ impl Leader {
                         .await?;
                     return Ok(true);
                 }
+                Err(error) if is_final(&error) => {
+                    // There is nothing more that could be done.
+                    let error = full_error(&error);
+                    let reason = format!("it ends here, and not all is as it was before: {error}");
+                    let stage = Stage::Restored;
+                    self.take_step(fleet, service, Step::Finish { stage, reason })
+                        .await?;
+                    return Ok(true);
+                }
                 taken => taken?,
             };
         }
@@ -435,8 +444,10 @@ impl Leader {
             return Ok(false);
         };
         if target.record().desired == Desired::Active {
-            self.halt(name).await?;
+            // First: whoever leads next is to know whose doing it is.
+            deploy.going.insert(name.to_owned());
             self.say(deploy, said).await?;
+            self.halt(name).await?;
             return Ok(true);
         }
         if !target.is_down(&target.record()) {

@@ -108,6 +108,13 @@ impl Target {
         asked.map(|(machine, _)| machine.clone()).collect()
     }
 
+    /// Whether a machine that is asked to have it gives signs.
+    pub fn is_alive(&self) -> bool {
+        let state = self.state();
+        let mut asked = state.placed.values().filter(|p| p.desired.is_some());
+        asked.any(|p| p.alive)
+    }
+
     /// How many instances: asked for on machines that give signs, answered, running.
     pub fn tally(&self) -> (usize, usize, usize) {
         let state = self.state();

@@ -6,10 +6,12 @@ use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::model::{RevisionRecord, UnitRecord, keys};
 use chrono::{DateTime, Utc};
-use coracle_store::StoreExt as _;
+use coracle_store::{KeyValue, RangeRequest, Store, StoreError, StoreExt as _};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Entries that are read at a time.
+const PART: i64 = 2_000;
 /// Revisions of a service whose images are kept.
 const KEPT: usize = 5;
 
@@ -53,10 +55,7 @@ impl Fleet {
         let name = service_named(&leader, name)?;
         let record = leader.target(name.as_str()).map(|t| t.record());
         let record = record.ok_or_else(|| FleetError::NotFound(name.to_string()))?;
-        let found = self.0.cluster.list(keys::deploys(record.service())).await?;
-        let read = |kv: &coracle_store::KeyValue| serde_json::from_slice(&kv.value).ok();
-        let mut deploys: Vec<DeployRecord> = found.kvs.iter().filter_map(read).collect();
-        deploys.sort_by_key(|d| d.number);
+        let deploys = self.deploys(&record).await?;
         let revisions = self.revisions(&record).await?;
         let present = record.present();
         let past = |(revision, text): (u64, RevisionRecord)| Past {
@@ -80,13 +79,20 @@ impl Fleet {
 
     /// Whether a revision of a service was deployed well.
     pub(super) async fn has_run(&self, record: &UnitRecord, revision: u64) -> Result<bool> {
-        let found = self.0.cluster.list(keys::deploys(record.service())).await?;
-        let read = |kv: &coracle_store::KeyValue| serde_json::from_slice(&kv.value).ok();
-        let mut deploys = found.kvs.iter().filter_map(read);
-        Ok(deploys.any(|d: DeployRecord| {
-            let stage = d.stage;
-            stage == Stage::Done && d.to == revision || d.before.values().any(|r| *r == revision)
+        let deploys = self.deploys(record).await?;
+        Ok(deploys.iter().any(|d| {
+            let ran = d.before.values().any(|r| *r == revision);
+            d.stage == Stage::Done && d.to == revision || ran
         }))
+    }
+
+    /// The deploys of a service, the oldest first.
+    pub(super) async fn deploys(&self, record: &UnitRecord) -> Result<Vec<DeployRecord>> {
+        let found = self.0.cluster.list(keys::deploys(record.service())).await?;
+        let read = |kv: &KeyValue| serde_json::from_slice(&kv.value).ok();
+        let mut deploys: Vec<DeployRecord> = found.kvs.iter().filter_map(read).collect();
+        deploys.sort_by_key(|d| d.number);
+        Ok(deploys)
     }
 
     /// Images, by the digests of their configs, that the last revisions of services need: what is rolled back runs without a registry.
@@ -94,9 +100,13 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Store`].
     pub async fn pinned_images(&self) -> Result<BTreeSet<String>> {
-        let found = self.0.cluster.list(keys::REVISIONS).await?;
+        let found = match all_below(&*self.0.cluster, keys::REVISIONS).await {
+            Ok(found) => found,
+            // What runs here is known here.
+            Err(_) => all_below(&*self.0.local, keys::REVISIONS).await?,
+        };
         let mut last: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
-        for kv in found.kvs {
+        for kv in found {
             let key = String::from_utf8_lossy(&kv.key).into_owned();
             let text = serde_json::from_slice::<RevisionRecord>(&kv.value);
             let number = key
@@ -129,6 +139,26 @@ impl Fleet {
         let mut all: Vec<_> = found.kvs.iter().filter_map(read).collect();
         all.sort_by_key(|(number, _)| *number);
         Ok(all)
+    }
+}
+
+/// All entries of a family, read in parts.
+async fn all_below(store: &dyn Store, prefix: &str) -> Result<Vec<KeyValue>, StoreError> {
+    let mut all = Vec::new();
+    let mut request = RangeRequest {
+        limit: PART,
+        ..RangeRequest::prefix(prefix.to_owned())
+    };
+    loop {
+        let found = store.range(request.clone()).await?;
+        let last = found.kvs.last().map(|kv| kv.key.clone());
+        all.extend(found.kvs);
+        let Some(last) = last.filter(|_| found.more) else {
+            return Ok(all);
+        };
+        request.revision = found.revision;
+        // The first key after it.
+        request.key = [&last[..], b"\0"].concat().into();
     }
 }
 

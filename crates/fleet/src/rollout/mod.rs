@@ -15,14 +15,17 @@
 //! | [`record`] | what is stored |
 //! | [`plan`] | what to do next; pure |
 //! | `outline` | all that would be done, if all went well; pure |
-//! | `ask` | deploy, rollback, pause, resume, abort |
+//! | `ask`, `begin` | a deploy is asked for, and written down |
+//! | `tell` | rollback, pause, resume, abort |
 //! | `history` | what was deployed |
 
 mod ask;
+mod begin;
 mod history;
 mod outline;
 pub mod plan;
 pub mod record;
+mod tell;
 
 pub use ask::{Asked, Planned};
 pub use history::{History, Past};

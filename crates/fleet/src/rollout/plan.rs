@@ -191,7 +191,7 @@ pub fn next(deploy: &DeployRecord, seen: &BTreeMap<String, Seen>, late: bool) ->
     let (mut under_way, mut done, mut left) = (0, 0, Vec::new());
     for unit in &units {
         let here = look(unit);
-        match one(deploy, unit, here) {
+        match one(deploy, unit, here, late) {
             Course::Step(step) => {
                 steps.push(step);
                 under_way += 1;
@@ -231,10 +231,28 @@ pub fn next(deploy: &DeployRecord, seen: &BTreeMap<String, Seen>, late: bool) ->
     if !going.is_empty() {
         return going;
     }
+    let runs = |unit: &&String| {
+        let place = look(unit).unit.as_ref();
+        place.is_some_and(|p| p.wanted && p.revision == deploy.to)
+    };
+    let count = deploy.after.iter().filter(runs).count();
+    if deploy.stage == Stage::Forward && count == 0 {
+        return vec![Step::TurnBack(Report {
+            step: format!("run revision {}", deploy.to),
+            unit: deploy.unit.clone(),
+            reason: "all of its units were stopped meanwhile".into(),
+            code: None,
+            last_lines: Vec::new(),
+        })];
+    }
     let (stage, reason) = match deploy.stage {
         Stage::Forward => (
             Stage::Done,
-            format!("revision {} runs, {done} of {done} are healthy", deploy.to),
+            format!(
+                "revision {} runs, {count} of {} have it",
+                deploy.to,
+                deploy.after.len()
+            ),
         ),
         _ => (Stage::Restored, "all is as it was before".to_owned()),
     };
@@ -254,7 +272,8 @@ enum Course {
     Gone,
 }
 
-fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
+/// `late` is whether what is waited for takes longer than a batch may.
+fn one(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Course {
     let aim = deploy.aim(unit);
     let back = deploy.stage == Stage::Back;
     let name = || unit.to_owned();
@@ -263,9 +282,11 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
     if let Some(successor) = &seen.successor {
         let drop = |reason: &str| {
             // On the way back what failed makes room for what ran.
+            let comes_back = back && aim == Some(successor.revision) && successor.wanted;
             let in_place = match successor.state {
-                State::Nowhere { in_place, .. } => in_place || back,
-                _ => false,
+                State::Nowhere { in_place, .. } => in_place || comes_back,
+                State::Failed { .. } => comes_back,
+                _ => comes_back && late,
             };
             let (unit, reason) = (name(), reason.to_owned());
             Course::Step(Step::Drop {
@@ -313,6 +334,8 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
             (State::Nowhere { in_place, .. }, _) if *in_place || back => {
                 drop("there is room for it only once the former one has gone")
             }
+            (State::Failed { .. }, _) if back => drop("it does not come up beside the other"),
+            _ if back && late => drop("it takes too long beside the other"),
             _ => Course::Wait,
         };
     }
@@ -331,7 +354,7 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
     }
     let Some(revision) = aim else {
         return match &seen.unit {
-            None if seen.leaving => Course::Wait,
+            None if seen.leaving && !late => Course::Wait,
             None => Course::Gone,
             Some(place) if deploy.stopped.contains(unit) && !place.wanted => Course::Gone,
             Some(_) if deploy.stopped.contains(unit) => Course::Next(Step::Stop {
@@ -359,22 +382,19 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
             },
         }),
         Some(_) if stopped => Course::Done,
+        Some(_) if seen.leaving && !late => Course::Wait,
         Some(place) if !place.wanted => Course::Next(Step::Replace {
             unit: name(),
             revision,
             reason: "it does not run".into(),
         }),
         Some(place) if place.revision == revision => match place.state {
-            _ if seen.leaving => Course::Wait,
             State::Settled => Course::Done,
             State::Up if known => Course::Done,
-            // It never left its place, so how it does is no matter of the deploy.
-            _ if back
-                && deploy.before.get(unit) == Some(&revision)
-                && place.state != State::Coming =>
-            {
-                Course::Done
-            }
+            // It has been there before, so how it does is no matter of the deploy.
+            _ if !back && deploy.before.get(unit) == Some(&revision) => Course::Done,
+            State::Coming if back && !late => Course::Wait,
+            _ if back => Course::Done,
             _ => Course::Wait,
         },
         Some(_) => {
@@ -403,7 +423,9 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen) -> Course {
 
 /// Whether somebody has stopped it meanwhile, and means it.
 fn was_stopped(deploy: &DeployRecord, unit: &str, seen: &Seen) -> bool {
-    let meant = deploy.before.contains_key(unit) || deploy.made.contains(unit);
+    // What the deploy has stopped itself was stopped by nobody.
+    let ours = deploy.going.contains(unit);
+    let meant = !ours && (deploy.before.contains_key(unit) || deploy.made.contains(unit));
     seen.unit.as_ref().is_some_and(|u| !u.wanted) && meant
 }
 
@@ -454,6 +476,11 @@ fn wrong(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Option<R
         State::Nowhere { reason, .. } if deploy.settings.strategy == Some(Strategy::StartFirst) => {
             Some(report(reason.clone(), None, &[]))
         }
+        State::Settled if late && seen.successor.is_some() => Some(report(
+            "its machine does not say that it serves".to_owned(),
+            None,
+            &[],
+        )),
         State::Settled => None,
         _ if late => {
             let seconds = deploy.settings.timeout;

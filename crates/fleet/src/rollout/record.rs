@@ -33,6 +33,9 @@ pub struct DeployRecord {
     /// Those that it has started itself: who stops one then means it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub made: BTreeSet<String>,
+    /// Those that it has asked to stop itself.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub going: BTreeSet<String>,
     /// Those of them that were healthy for their time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub proven: BTreeSet<String>,
@@ -129,6 +132,8 @@ pub struct Report {
 /// A line of what was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
+    /// Counts the lines of a deploy, from 1.
+    pub number: u64,
     /// When.
     pub at: DateTime<Utc>,
     /// What and why.
@@ -141,7 +146,8 @@ impl DeployRecord {
         if self.log.len() >= MOST_SAID {
             self.log.remove(0);
         }
-        self.log.push(Said { at, text });
+        let number = self.log.last().map_or(0, |said| said.number) + 1;
+        self.log.push(Said { number, at, text });
     }
 
     /// Every unit that it is about.

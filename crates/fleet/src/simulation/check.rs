@@ -290,8 +290,13 @@ fn leftovers(cluster: &Cluster, said: &Said, known: &BTreeSet<&String>) -> Vec<S
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         if own.0 != asked {
+            let differ = |(key, _): &(&(String, Instance), &DesiredRecord)| {
+                own.0.get(*key) != asked.get(*key)
+            };
+            let all = own.0.iter().chain(&asked).filter(differ);
+            let all: BTreeSet<String> = all.map(|((_, i), d)| format!("{i} {d:?}")).collect();
             wrong.push(format!(
-                "m{} does not know what it is asked",
+                "m{} does not know what it is asked: {all:?}",
                 machine.number
             ));
         }

@@ -408,6 +408,10 @@ impl Containers for Table {
 
     fn serve(&self, _: &str, _: bool) {}
 
+    fn inbound(&self, _: &str, _: &mut BTreeSet<u16>) -> Option<usize> {
+        None
+    }
+
     fn stop<'a>(&'a self, id: &'a str, _: Option<&'a str>, _: Option<Duration>) -> Doing<'a, ()> {
         Box::pin(self.stops(id))
     }

@@ -21,6 +21,7 @@ fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
         after: after.iter().map(|n| (*n).to_owned()).collect(),
         stopped: BTreeSet::new(),
         made: BTreeSet::new(),
+        going: BTreeSet::new(),
         proven: BTreeSet::new(),
         in_place: BTreeSet::new(),
         known: false,
@@ -155,7 +156,17 @@ fn a_failure_on_the_way_back_does_not_turn_it_round() {
     let mut d = deploy(&TWO, &["web@1", "web@2"]);
     d.stage = Stage::Back;
     let seen = [("web@1", with(4, 3, failed())), ("web@2", runs(3))];
-    assert!(steps(&d, &seen).is_empty());
+    assert_eq!(steps(&d, &seen), ["drop web@1 true"]);
+    d.in_place.insert("web@1".into());
+    let seen = [("web@1", runs(4)), ("web@2", runs(3))];
+    assert_eq!(steps(&d, &seen), ["replace web@1 3"]);
+    // It ran so before; whether it comes up is its own matter.
+    let there = Seen {
+        unit: place(3, failed()),
+        ..Seen::default()
+    };
+    let seen = [("web@1", there), ("web@2", runs(3))];
+    assert_eq!(steps(&d, &seen), ["finish Restored"]);
 }
 
 #[test]
@@ -265,6 +276,20 @@ fn what_somebody_stops_meanwhile_stays_stopped() {
     assert_eq!(steps(&d, &one), ["drop web@1 false"]);
     let one = [("web@1", seen(None)), ("web@2", runs(4))];
     assert_eq!(steps(&d, &one), ["finish Done"]);
+    let all_down = [("web@1", seen(None)), ("web@2", seen(None))];
+    let said = steps(&d, &all_down);
+    assert_eq!(
+        said,
+        ["back web@.container all of its units were stopped meanwhile"]
+    );
+    // What the deploy has stopped comes back.
+    let mut ours = d.clone();
+    ours.stage = Stage::Back;
+    ours.going.insert("web@1".into());
+    assert_eq!(
+        steps(&ours, &[("web@1", seen(None)), ("web@2", runs(3))]),
+        ["replace web@1 3"]
+    );
 }
 
 #[test]
@@ -295,7 +320,11 @@ fn what_was_there_and_did_not_run_is_started_and_stopped_again() {
         ["back web it was stopped before it was known to be well"]
     );
     d.proven.insert("web".into());
-    assert_eq!(steps(&d, &[("web", down(4))]), ["finish Done"]);
+    let said = steps(&d, &[("web", down(4))]);
+    assert_eq!(
+        said,
+        ["back web@.container all of its units were stopped meanwhile"]
+    );
     d.stage = Stage::Back;
     assert_eq!(steps(&d, &seen), ["stop web"]);
     assert_eq!(steps(&d, &[("web", down(4))]), ["finish Restored"]);
