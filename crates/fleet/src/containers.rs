@@ -223,13 +223,19 @@ impl Containers for Engine {
 
     fn pinned(&self, name: &str) -> Option<Pinned> {
         let image = self.images().get(name).ok()?;
-        let repository = Reference::parse_normalized(name).ok()?;
-        let repository = repository.familiar_name();
+        let reference = Reference::parse_normalized(name).ok()?;
+        let repository = reference.familiar_name();
         let mut digests = image.repo_digests.into_iter();
+        let of_registry = digests.find(|d| d.split('@').next() == Some(&repository));
+        // What was made here other machines get by its digest, too.
+        let own = || {
+            let held = self.images().held(&reference).ok()?;
+            Some(format!("{repository}@{}", held.manifest))
+        };
         Some(Pinned {
             name: name.to_owned(),
             id: image.id.to_string(),
-            digest: digests.find(|d| d.split('@').next() == Some(&repository)),
+            digest: of_registry.or_else(own),
         })
     }
 

@@ -233,7 +233,7 @@ pub struct Pinned {
     pub name: String,
     /// `sha256:` and the digest of its config.
     pub id: String,
-    /// `NAME@sha256:…`, by which a registry or another machine gives it; none of one that was made here.
+    /// `NAME@sha256:…`, by which a registry or another machine gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
