@@ -471,7 +471,6 @@ fn probe(deploy: &DeploySection) -> Option<HealthConfig> {
         start_interval: nanos(deploy.probe_interval).min(STARTING),
         timeout: nanos(deploy.probe_timeout),
         retries: i64::from(deploy.probe_retries),
-        ..HealthConfig::default()
     })
 }
 

@@ -394,7 +394,7 @@ impl Leader {
         let mut needs = order::requires(unit);
         let wanted = unit.unit.wants.iter();
         needs.extend(wanted.filter(|w| self.target(w).is_some()).cloned());
-        for missing in needs.iter().filter(|n| self.target(n).is_none()) {
+        if let Some(missing) = needs.iter().find(|n| self.target(n).is_none()) {
             return Err(order::OrderError::Missing {
                 unit: unit.name.base().to_string(),
                 missing: missing.clone(),
