@@ -160,9 +160,14 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
             };
             match images::history(client, &image, format, no_trunc).await {
                 // What is no image's name may be a unit's.
-                Err(CliError::Daemon {
-                    status: 400 | 404, ..
-                }) if !quiet => deploys::history(client, &image, format).await,
+                Err(
+                    no_image @ CliError::Daemon {
+                        status: 400 | 404, ..
+                    },
+                ) if !quiet => match deploys::history(client, &image, format).await {
+                    Err(CliError::Daemon { status: 404, .. }) => Err(no_image),
+                    done => done,
+                },
                 done => done,
             }
         }

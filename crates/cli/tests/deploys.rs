@@ -223,8 +223,8 @@ fn a_deploy_waits_for_who_asked_and_goes_on_after_the_daemon_was_killed() {
     // Two deploys never mix.
     d.refused(&["deploy", &unit], "under way");
     d.refused(&["unit", "submit", &unit], "under way");
-    let back = failed(&d.coracle(["abort", "web"]));
-    assert!(back.contains("said so"), "{back}");
+    let back = d.ok(["abort", "web"]);
+    assert!(back.contains("aborted by"), "{back}");
     until("all is as before", || picture(&d) == before);
     d.refused(&["abort", "web"], "no deploy of it is under way");
     // Killed while it is under way, again and again.
@@ -382,4 +382,55 @@ fn who_is_connected_has_until_the_drain_is_over() {
     // All of what was said came back, though the former one was asked to end in between.
     assert_eq!(std::fs::read_to_string(&heard).unwrap(), "1\n2\n3\n4\n5\n");
     until("the former one is gone", || !runs(&d).contains("true"));
+}
+
+/// How many lines a deploy has said, and how far it is.
+fn progress(d: &Daemon) -> (usize, String) {
+    let told = d.ok(["history", "web@.container", "--format", "json"]);
+    let history: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let last = history["deploys"].as_array().unwrap().last().unwrap();
+    let lines = last["log"].as_array().unwrap().len();
+    (lines, last["stage"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_deploy_comes_to_its_end_whichever_step_the_daemon_is_killed_after() {
+    let mut d = Daemon::start();
+    let quick = |text: String| text.replace("SettleSec=1", "SettleSec=0");
+    let unit = d.unit("web@.container", &quick(web("v0", "")));
+    d.ok(["deploy", &unit, "--scale", "2"]);
+    let mut runs = "v0".to_owned();
+    let mut number = 0;
+    // What is good goes on, what is not goes back; until no step is left after which it could be killed.
+    for good in [true, false] {
+        for after in 1.. {
+            number += 1;
+            let version = format!("v{number}");
+            let mut text = quick(web(&version, ""));
+            if !good {
+                text = text.replace("exec httpd", "exit 3; httpd");
+            }
+            d.unit("web@.container", &text);
+            d.ok(["deploy", &unit, "--no-block"]);
+            until("so many steps are done", || {
+                let (lines, stage) = progress(&d);
+                lines >= after || ["done", "restored"].contains(&&*stage)
+            });
+            let is_over = ["done", "restored"].contains(&&*progress(&d).1);
+            d.kill();
+            d.up();
+            let end = if good { "done" } else { "restored" };
+            until("it is at its end", || progress(&d).1 == end);
+            if good {
+                runs = version;
+            }
+            let expected: Vec<String> = (1..=2).map(|n| format!("web-{n} {runs}")).collect();
+            until("all is as it should be", || versions(&d) == expected);
+            let units = d.ok(["unit", "list", "-q"]);
+            assert!(!units.contains('+'), "{units}");
+            if is_over {
+                break;
+            }
+        }
+    }
 }

@@ -326,6 +326,9 @@ pub struct Actual {
     /// Its last lines of output, if it failed or ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
+    /// The digest of the config of the image that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The exit code of the run that failed or ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
@@ -356,6 +359,7 @@ impl Actual {
             ports: Vec::new(),
             last_lines: Vec::new(),
             code: None,
+            image: None,
         }
     }
 }

@@ -151,7 +151,13 @@ pub async fn deploy(client: &Client, args: &Deploy, dry_run: bool) -> Result<()>
     // Files that others name come first.
     for unit in &args.units {
         if !is_file(unit) {
-            units.push((unit.clone(), UnitKind::Container, None));
+            // Which sections it has is known of what is there.
+            let there = client.get(&format!("/v1/units/{}", escape(unit))).await;
+            let name = there
+                .ok()
+                .and_then(|u| UnitName::new(u["name"].as_str()?).ok());
+            let kind = name.map_or(UnitKind::Container, |n| n.kind());
+            units.push((unit.clone(), kind, None));
             continue;
         }
         let file = read(unit)?;
@@ -296,6 +302,8 @@ async fn follow(client: &Client, unit: &str, number: u64) -> Result<()> {
         }
         match text(&deploy, "stage") {
             "done" => return Ok(()),
+            // That is what was asked.
+            "restored" if deploy["report"]["step"] == "abort" => return Ok(()),
             "restored" => return Err(failed(unit, &deploy)),
             _ => {}
         }
@@ -324,8 +332,12 @@ async fn look(client: &Client, unit: &str) -> Result<Value> {
 fn failed(unit: &str, deploy: &Value) -> CliError {
     let report = &deploy["report"];
     let mut lines = format!(
-        "{unit}: deploy {} failed, and all is as before\n  step:   {}\n  unit:   {}\n  reason: {}\n",
+        "{unit}: deploy {} failed: {}\n  step:   {}\n  unit:   {}\n  reason: {}\n",
         deploy["number"],
+        deploy["log"]
+            .as_array()
+            .and_then(|l| l.last())
+            .map_or("", |last| text(last, "text")),
         text(report, "step"),
         text(report, "unit"),
         text(report, "reason")
@@ -350,12 +362,26 @@ fn failed(unit: &str, deploy: &Value) -> CliError {
 
 /// Goes on, or back.
 pub async fn tell(client: &Client, args: &Services, verb: &str) -> Result<()> {
-    each(&args.names, async |name| {
-        let told = tell_one(client, &name, verb).await?;
-        let number = told["number"].as_u64().unwrap_or_default();
-        follow(client, text(&told, "unit"), number).await
+    let mut told = Vec::new();
+    // All are told before one is followed.
+    let asked = each(&args.names, async |name| {
+        let deploy = tell_one(client, &name, verb).await?;
+        let number = deploy["number"].as_u64().unwrap_or_default();
+        out(&format!("{}: deploy {number}\n", text(&deploy, "unit")))
     })
-    .await
+    .await;
+    for name in &args.names {
+        if let Ok(deploy) = client.get(&path(name, "")).await {
+            let number = deploy["number"].as_u64().unwrap_or_default();
+            told.push((text(&deploy, "unit").to_owned(), number));
+        }
+    }
+    let mut failed = asked;
+    for (unit, number) in told {
+        let followed = follow(client, &unit, number).await;
+        failed = failed.and(followed);
+    }
+    failed
 }
 
 async fn tell_one(client: &Client, name: &str, verb: &str) -> Result<Value> {
@@ -368,13 +394,19 @@ async fn tell_one(client: &Client, name: &str, verb: &str) -> Result<Value> {
 /// Pauses services that are being deployed, and freezes containers.
 pub async fn pause(client: &Client, names: &[String]) -> Result<()> {
     each(names, async |name| {
-        let deploy = client.get(&path(&name, "")).await.ok();
+        let deploy = match client.get(&path(&name, "")).await {
+            Ok(deploy) => Some(deploy),
+            Err(CliError::Daemon { status, .. }) if status < 500 => None,
+            Err(error) => return Err(error),
+        };
         let open = deploy.filter(|d| !matches!(text(d, "stage"), "done" | "restored"));
         let Some(open) = open else {
             return super::containers::plain(client, std::slice::from_ref(&name), "pause").await;
         };
         let container = format!("/containers/{}/json", escape(&name));
-        if client.get(&container).await.is_ok() {
+        let found = client.get(&container).await.unwrap_or_default();
+        let of = found["Config"]["Labels"]["coracle.unit"].as_str();
+        if !found.is_null() && of != open["unit"].as_str() {
             return Err(CliError::Usage(format!(
                 "{name} is a container, and a service that is being deployed; write {} for the deploy, or the container's id",
                 text(&open, "unit")
@@ -388,6 +420,17 @@ pub async fn pause(client: &Client, names: &[String]) -> Result<()> {
         ))
     })
     .await
+}
+
+/// An image's name with the beginning of its digest.
+fn short(image: &str) -> String {
+    match image.rsplit_once("sha256:") {
+        Some((name, digest)) => {
+            let digest = digest.get(..12).unwrap_or(digest);
+            format!("{name}{digest}")
+        }
+        None => image.to_owned(),
+    }
 }
 
 /// What of a service was deployed.
@@ -410,6 +453,7 @@ pub async fn history(client: &Client, name: &str, format: Option<&str>) -> Resul
                 ),
                 ("Who", r["who"].clone()),
                 ("Image", r["image"].clone()),
+                ("ShortImage", json!(short(text(r, "image")))),
                 ("Outcome", r["outcome"].clone()),
                 ("Message", r["message"].clone()),
             ])
@@ -418,6 +462,7 @@ pub async fn history(client: &Client, name: &str, format: Option<&str>) -> Resul
         ("REVISION", "Revision"),
         ("CREATED", "Created"),
         ("WHO", "Who"),
+        ("IMAGE", "ShortImage"),
         ("OUTCOME", "Outcome"),
         ("MESSAGE", "Message"),
     ];

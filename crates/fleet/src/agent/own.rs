@@ -10,6 +10,10 @@ use coracle_store::{
     Compare, DeleteRangeRequest, KeyValue, PutRequest, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// How long a container has to end of which nobody knows more than that it is to go.
+const LAST: Duration = Duration::from_secs(10);
 
 impl Fleet {
     /// Keeps a copy of what is wanted in the own store, before anything is done about it.
@@ -70,7 +74,7 @@ impl Fleet {
     async fn end_containers(&self, uid: &str) {
         for id in self.containers().of_unit(uid) {
             // It may have ended, or be gone; what still runs after this is removed all the same.
-            let _ = self.containers().stop(&id, None, None).await;
+            let _ = self.containers().stop(&id, None, Some(LAST)).await;
         }
     }
 

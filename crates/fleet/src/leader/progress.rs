@@ -5,6 +5,7 @@ use crate::model::{Active, Actual, Desired, UnitRecord};
 use crate::pace;
 use crate::rollout::plan::{Place, Seen, Serves, State};
 use crate::rollout::record::{DeployRecord, Stage};
+use coracle_unit::container::Network;
 use coracle_unit::{Kind, Unit, UnitName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ impl Leader {
             let successor = UnitName::new(&name).ok().map(|n| n.successor());
             let successor = successor.and_then(|n| self.target(n.as_str()));
             let alone = unit.as_ref().and_then(|u| self.must_be_alone(&u.unit()));
+            let alone = alone.or_else(|| deploy.alone.clone());
             let leaving = {
                 let leaving = locked(&self.leaving);
                 let mut all = leaving.values();
@@ -68,7 +70,17 @@ impl Leader {
             _ if super::spec::is_exclusive(unit, &named) => {
                 "it has data in a volume, and there must not be two that write to it"
             }
-            Kind::Container { .. } => return None,
+            Kind::Container { container, .. } => {
+                let fixed = |key: &str| container.texts.contains_key(key);
+                let host = |n: &Network| matches!(n, Network::Host);
+                if fixed("IP") || fixed("IP6") {
+                    "it has an address that is its own"
+                } else if container.networks.iter().any(host) {
+                    "it is on the machine's network, whose ports are there once"
+                } else {
+                    return None;
+                }
+            }
             _ => "a service of the host has its files and ports for itself",
         };
         Some(why.to_owned())
@@ -117,6 +129,9 @@ impl Leader {
             failed("its health test fails".to_owned())
         } else if proves && is_end(&target.unit(), &actual) {
             failed(format!("it did not stay up: {}", actual.reason))
+        } else if actual.health.as_deref() == Some("starting") {
+            // An image may have a test of its own.
+            State::Coming
         } else if actual.active == Active::Active || actual.settled {
             well = true;
             State::Up

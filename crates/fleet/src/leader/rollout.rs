@@ -195,6 +195,7 @@ impl Leader {
                 let name = UnitName::new(&unit)?;
                 self.make(fleet, &deploy, &name, revision).await?;
                 deploy.made.insert(unit.clone());
+                deploy.going.remove(&unit);
                 format!("{unit}: made with revision {revision}, since {reason}")
             }
             Step::Replace {
@@ -205,6 +206,7 @@ impl Leader {
                 let name = UnitName::new(&unit)?;
                 self.make(fleet, &deploy, &name, revision).await?;
                 deploy.made.insert(unit.clone());
+                deploy.going.remove(&unit);
                 format!("{unit}: gets revision {revision} in its place, since {reason}")
             }
             Step::Admit { unit, reason } => {
@@ -228,8 +230,12 @@ impl Leader {
                 return self.take_away(deploy, name.as_str(), &unit, said).await;
             }
             Step::Remove { unit, reason } => {
-                let said = format!("{unit}: removed, since {reason}");
-                return self.take_away(deploy, &unit, &unit, said).await;
+                // Its machine takes it out of its service first, and stops it then.
+                if let Some(target) = self.target(&unit) {
+                    deploy.going.insert(unit.clone());
+                    self.forget(&target).await?;
+                }
+                format!("{unit}: removed, since {reason}")
             }
             Step::Stop { unit, reason } => {
                 self.halt(&unit).await?;
@@ -276,6 +282,7 @@ impl Leader {
         deploy.say(now, reason);
         deploy.stage = stage;
         deploy.ended = Some(now);
+        locked(&self.deploys).well.clear();
         let service = self.target(&deploy.unit);
         let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
         let record = service.record();

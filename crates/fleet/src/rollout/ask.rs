@@ -196,18 +196,21 @@ impl Fleet {
             }
         };
         if !asked.set.is_empty() {
-            let mut lines = String::new();
-            for (section, key, value) in &asked.set {
-                lines.push_str(&format!("[{section}]\n{key}={value}\n"));
-            }
+            let lines = asked.set.iter();
+            let lines = lines.map(|(section, key, value)| format!("[{section}]\n{key}={value}\n"));
             // What was set before stays; of what is set twice the last counts.
-            match text.0.dropins.iter_mut().find(|d| d.file == SET) {
-                Some(set) => set.text.push_str(&lines),
-                None => text.0.dropins.push(Dropin {
-                    file: SET.to_owned(),
-                    text: lines,
-                }),
+            let mut all = String::new();
+            if let Some(at) = text.0.dropins.iter().position(|d| d.file == SET) {
+                all = text.0.dropins.remove(at).text;
             }
+            for line in lines {
+                // Said once more it is the same.
+                all = all.replace(&line, "") + &line;
+            }
+            text.0.dropins.push(Dropin {
+                file: SET.to_owned(),
+                text: all,
+            });
             text.1 = false;
         }
         text.0.created = pace::utc();

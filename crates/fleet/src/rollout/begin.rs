@@ -7,15 +7,18 @@ use super::record::{DeployRecord, Settings, Stage};
 use crate::error::Result;
 use crate::fleet::Fleet;
 use crate::leader::{Change, Group, Leader, Target};
-use crate::model::{Desired, RevisionRecord, UnitRecord, VERSION, keys};
+use crate::model::{Desired, Pinned, RevisionRecord, UnitRecord, VERSION, keys};
 use crate::pace;
 use coracle_unit::deploy::{MOST_INSTANCES, Strategy};
-use coracle_unit::{Unit, UnitName};
+use coracle_unit::{Kind, Unit, UnitName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Seconds that a batch may take besides its settle time, if nobody says anything else.
 const TIMEOUT: u64 = 300;
+
+/// Deploys of a service that are remembered with all that they did; their revisions stay.
+const KEPT: u64 = 50;
 
 impl Fleet {
     pub(super) async fn write_down(
@@ -43,7 +46,9 @@ impl Fleet {
         };
         let mut more = Vec::new();
         let mut last = to.max(record.as_ref().map_or(0, |r| r.next() - 1));
-        let before = self.before(leader, name, &mut last, &mut more).await?;
+        let before = self
+            .before(leader, name, &mut last, &mut more, asked.dry_run)
+            .await?;
         let after = Self::after(name, unit, &before, asked)?;
         let stopped = after.iter().filter(|n| !before.contains_key(*n));
         let stopped = stopped.filter(|n| leader.target(n).is_some()).cloned();
@@ -90,6 +95,7 @@ impl Fleet {
             going: BTreeSet::new(),
             proven: BTreeSet::new(),
             in_place: BTreeSet::new(),
+            alone: leader.must_be_alone(unit),
             known: known_well,
             stage: Stage::Forward,
             paused: None,
@@ -134,6 +140,9 @@ impl Fleet {
         match (&known, record) {
             (Some(target), Some(record)) => {
                 let service = record.service().to_owned();
+                if let Some(oldest) = number.checked_sub(KEPT) {
+                    group.delete(keys::deploy(&service, oldest));
+                }
                 for (number, text) in more {
                     group.put(keys::revision(&service, number), &text)?;
                 }
@@ -176,6 +185,7 @@ impl Fleet {
         name: &UnitName,
         last: &mut u64,
         more: &mut Vec<(u64, RevisionRecord)>,
+        dry: bool,
     ) -> Result<BTreeMap<String, u64>> {
         let mut before = BTreeMap::new();
         for target in leader.all() {
@@ -205,7 +215,17 @@ impl Fleet {
                 revision: runs,
                 ..record.clone()
             };
-            let own = leader.revision(&own).await?;
+            let mut own = leader.revision(&own).await?;
+            if let (None, Some(id), Kind::Container { container, .. }) =
+                (&own.image, actual.image, &unit.kind)
+            {
+                // What its name stood for when it was started, which is not what it stands for now.
+                own.image = Some(Pinned {
+                    name: container.image.clone(),
+                    id,
+                    digest: None,
+                });
+            }
             let likely = record.of.filter(|_| runs == record.revision);
             let own_number =
                 (record.uid == service.uid && record.service.is_none()).then_some(runs);
@@ -215,11 +235,15 @@ impl Fleet {
                 .flatten()
             {
                 let text = leader.service_text(&service, number).await;
-                if found.is_none() && text.is_ok_and(|text| text.is_same(&own)) {
+                if found.is_none()
+                    && text.is_ok_and(|text| text.is_same(&own) && text.image == own.image)
+                {
                     found = Some(number);
                 }
             }
-            let same = more.iter().find(|(_, text)| text.is_same(&own));
+            let same = more
+                .iter()
+                .find(|(_, text)| text.is_same(&own) && text.image == own.image);
             let number = match found.or(same.map(|(number, _)| *number)) {
                 Some(number) => number,
                 None => {
@@ -229,7 +253,7 @@ impl Fleet {
                 }
             };
             // Of one whose template was another before.
-            if name.is_template() && runs == record.revision && record.of != Some(number) {
+            if !dry && name.is_template() && runs == record.revision && record.of != Some(number) {
                 let record = UnitRecord {
                     of: Some(number),
                     ..record

@@ -4,7 +4,8 @@ use super::ask::service_named;
 use super::record::{DeployRecord, Stage};
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
-use crate::model::{RevisionRecord, UnitRecord, keys};
+use crate::leader::Target;
+use crate::model::{Desired, RevisionRecord, UnitRecord, keys};
 use chrono::{DateTime, Utc};
 use coracle_store::{KeyValue, RangeRequest, Store, StoreError, StoreExt as _};
 use serde::Serialize;
@@ -58,6 +59,15 @@ impl Fleet {
         let deploys = self.deploys(&record).await?;
         let revisions = self.revisions(&record).await?;
         let present = record.present();
+        let of = |t: &Target| {
+            let (unit, record) = (t.unit(), t.record());
+            let is_one = unit.name == name || unit.name.template().as_ref() == Some(&name);
+            is_one
+                && !unit.name.is_template()
+                && record.desired == Desired::Active
+                && record.present() == present
+        };
+        let runs = leader.all().iter().any(|t| of(t));
         let past = |(revision, text): (u64, RevisionRecord)| Past {
             revision,
             created: text.created,
@@ -67,7 +77,7 @@ impl Fleet {
                 .unwrap_or_default(),
             who: text.who,
             message: text.message,
-            outcome: outcome(revision, present, &deploys),
+            outcome: outcome(revision, present, runs, &deploys),
         };
         Ok(History {
             unit: name.to_string(),
@@ -100,11 +110,7 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Store`].
     pub async fn pinned_images(&self) -> Result<BTreeSet<String>> {
-        let found = match all_below(&*self.0.cluster, keys::REVISIONS).await {
-            Ok(found) => found,
-            // What runs here is known here.
-            Err(_) => all_below(&*self.0.local, keys::REVISIONS).await?,
-        };
+        let found = all_below(&*self.0.cluster, keys::REVISIONS).await?;
         let mut last: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
         for kv in found {
             let key = String::from_utf8_lossy(&kv.key).into_owned();
@@ -162,7 +168,8 @@ async fn all_below(store: &dyn Store, prefix: &str) -> Result<Vec<KeyValue>, Sto
     }
 }
 
-fn outcome(revision: u64, present: u64, deploys: &[DeployRecord]) -> String {
+/// `runs` is whether anything of the service does.
+fn outcome(revision: u64, present: u64, runs: bool, deploys: &[DeployRecord]) -> String {
     let last = deploys.iter().rev().find(|d| d.to == revision);
     match last {
         Some(deploy) if deploy.stage == Stage::Forward => match &deploy.paused {
@@ -170,11 +177,14 @@ fn outcome(revision: u64, present: u64, deploys: &[DeployRecord]) -> String {
             None => "is being deployed".to_owned(),
         },
         Some(deploy) if deploy.stage == Stage::Back => "is taken back".to_owned(),
-        _ if revision == present => "runs".to_owned(),
-        Some(deploy) if deploy.stage == Stage::Restored => {
+        Some(deploy)
+            if deploy.stage == Stage::Restored
+                && !deploy.before.values().any(|r| *r == revision) =>
+        {
             let why = deploy.report.as_ref();
             why.map_or_else(|| "failed".to_owned(), |r| format!("failed: {}", r.reason))
         }
+        _ if revision == present && runs => "runs".to_owned(),
         Some(_) => "ran".to_owned(),
         None => "submitted".to_owned(),
     }

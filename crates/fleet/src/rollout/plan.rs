@@ -188,7 +188,14 @@ pub fn next(deploy: &DeployRecord, seen: &BTreeMap<String, Seen>, late: bool) ->
         return vec![Step::TurnBack(report)];
     }
     let mut steps: Vec<Step> = Vec::new();
-    let (mut under_way, mut done, mut left) = (0, 0, Vec::new());
+    let (mut under_way, mut left) = (0, Vec::new());
+    let runs = |unit: &&String| {
+        let place = look(unit).unit.as_ref();
+        place.is_some_and(|p| p.wanted && p.revision == deploy.to)
+    };
+    // What has the revision already proves nothing.
+    let is_new = |unit: &&String| deploy.before.get(*unit) != Some(&deploy.to);
+    let done = deploy.after.iter().filter(is_new).filter(runs).count();
     for unit in &units {
         let here = look(unit);
         match one(deploy, unit, here, late) {
@@ -197,8 +204,7 @@ pub fn next(deploy: &DeployRecord, seen: &BTreeMap<String, Seen>, late: bool) ->
                 under_way += 1;
             }
             Course::Wait => under_way += 1,
-            Course::Done => done += 1,
-            Course::Gone => {}
+            Course::Done | Course::Gone => {}
             Course::Next(step) => left.push(step),
         }
     }
@@ -231,10 +237,6 @@ pub fn next(deploy: &DeployRecord, seen: &BTreeMap<String, Seen>, late: bool) ->
     if !going.is_empty() {
         return going;
     }
-    let runs = |unit: &&String| {
-        let place = look(unit).unit.as_ref();
-        place.is_some_and(|p| p.wanted && p.revision == deploy.to)
-    };
     let count = deploy.after.iter().filter(runs).count();
     if deploy.stage == Stage::Forward && count == 0 {
         return vec![Step::TurnBack(Report {
@@ -254,7 +256,22 @@ pub fn next(deploy: &DeployRecord, seen: &BTreeMap<String, Seen>, late: bool) ->
                 deploy.after.len()
             ),
         ),
-        _ => (Stage::Restored, "all is as it was before".to_owned()),
+        _ => {
+            let is_down = |unit: &&String| {
+                let place = look(unit).unit.as_ref();
+                let well = |p: &Place| matches!(p.state, State::Up | State::Settled);
+                place.is_some_and(|p| p.wanted && !well(p))
+            };
+            let down: Vec<&str> = deploy.before.keys().filter(is_down).map(|u| &**u).collect();
+            let reason = match down.as_slice() {
+                [] => "all is as it was before".to_owned(),
+                down => format!(
+                    "the former text is back, and is not up: {}",
+                    down.join(", ")
+                ),
+            };
+            (Stage::Restored, reason)
+        }
     };
     vec![Step::Finish { stage, reason }]
 }

@@ -42,6 +42,9 @@ pub struct DeployRecord {
     /// Those for which there is room only once the unit has gone whose place they take.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub in_place: BTreeSet<String>,
+    /// Why there must not be two of a unit at a time, as the new text has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<String>,
     /// The revision has run before and was well: it is not waited for longer than until it is healthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub known: bool,

@@ -6,6 +6,8 @@ use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, UnitText};
 use crate::leader::Group;
 use crate::pace;
+use coracle_unit::UnitName;
+use std::collections::BTreeMap;
 
 impl Fleet {
     /// Goes to the revision that ran before the present one, or to a certain one.
@@ -20,9 +22,19 @@ impl Fleet {
         let deploys = self.deploys(&record).await?;
         let known = self.revisions(&record).await?;
         let present = record.present();
+        // What ran when the present one came: as many units had it as no other.
+        let others = |d: &DeployRecord| {
+            let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+            for revision in d.before.values().filter(|r| **r != present) {
+                *counts.entry(*revision).or_default() += 1;
+            }
+            counts
+                .into_iter()
+                .max_by_key(|(_, count)| *count)
+                .map(|(r, _)| r)
+        };
         let here = |d: &&DeployRecord| d.stage == Stage::Done && d.to == present;
-        let former = deploys.iter().rev().find(here).map(|d| d.from);
-        let former = former.filter(|from| *from > 0 && *from != present);
+        let former = deploys.iter().rev().filter(here).find_map(others);
         let failed = |number: u64| {
             let last = deploys.iter().rev().find(|d| d.to == number);
             last.is_some_and(|d| d.stage == Stage::Restored)
@@ -42,6 +54,8 @@ impl Fleet {
             false => asked.message,
         };
         let asked = Asked {
+            // Whoever goes back does not try it out.
+            canary: asked.canary.or(Some(0)),
             revision: Some(revision),
             text: None,
             set: Vec::new(),
@@ -141,6 +155,15 @@ impl Fleet {
         };
         let now = pace::utc();
         let said = change(&mut deploy);
+        if deploy.stage == Stage::Restored {
+            // Nobody looks after them from here on.
+            for unit in deploy.units() {
+                let next = UnitName::new(&unit)?.successor();
+                if let Some(next) = leader.target(next.as_str()) {
+                    leader.forget(&next).await?;
+                }
+            }
+        }
         deploy.say(now, said);
         deploy.moved = now;
         leader

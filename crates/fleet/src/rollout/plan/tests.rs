@@ -24,6 +24,7 @@ fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
         going: BTreeSet::new(),
         proven: BTreeSet::new(),
         in_place: BTreeSet::new(),
+        alone: None,
         known: false,
         stage: Stage::Forward,
         paused: None,
