@@ -254,8 +254,9 @@ impl Networks {
         let after = ways(mine());
         let mut routes = link::Routes::between(&before, &after);
         let default = mine().find(|e| e.network_name == "bridge");
+        let served = inner.has_services();
         routes.services = default
-            .filter(|d| after.gateway4() != Some(d.gateway))
+            .filter(|d| served && after.gateway4() != Some(d.gateway))
             .map(|d| (inner.options.services, d.gateway));
         let backends = before.backends();
         link::connect(&mut inner.netlink, netns, &with_bridge, &routes, fresh)?;

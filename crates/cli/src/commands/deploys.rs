@@ -399,7 +399,7 @@ pub async fn pause(client: &Client, names: &[String]) -> Result<()> {
             Err(CliError::Daemon { status, .. }) if status < 500 => None,
             Err(error) => return Err(error),
         };
-        let open = deploy.filter(|d| !matches!(text(d, "stage"), "done" | "restored"));
+        let open = deploy.filter(|d| matches!(text(d, "stage"), "forward" | "back"));
         let Some(open) = open else {
             return super::containers::plain(client, std::slice::from_ref(&name), "pause").await;
         };

@@ -13,7 +13,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`record`] | what is stored |
-//! | [`plan`] | what to do next; pure |
+//! | [`plan`], `step` | what to do next; pure |
 //! | `outline` | all that would be done, if all went well; pure |
 //! | `ask`, `begin` | a deploy is asked for, and written down |
 //! | `tell` | rollback, pause, resume, abort |
@@ -25,6 +25,7 @@ mod history;
 mod outline;
 pub mod plan;
 pub mod record;
+mod step;
 mod tell;
 
 pub use ask::{Asked, Planned};

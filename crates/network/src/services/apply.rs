@@ -279,6 +279,11 @@ impl Inner {
         format!("container {}", known.map_or(id, |e| &e.container_name))
     }
 
+    /// Whether any service was ever set.
+    pub(crate) fn has_services(&self) -> bool {
+        self.services.spec.is_some()
+    }
+
     /// What the firewall is to have.
     pub(crate) fn service_rules(&self) -> Option<Rules> {
         let spec = self.services.spec.as_ref()?;
