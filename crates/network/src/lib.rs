@@ -17,6 +17,7 @@ pub mod overlay;
 mod ports;
 pub mod services;
 mod spec;
+mod stored;
 mod subnets;
 mod v6;
 mod ways;

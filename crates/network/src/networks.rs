@@ -21,6 +21,7 @@ use crate::options;
 use crate::overlay::{self, Overlay, Rules};
 use crate::ports::Port;
 use crate::services::Services;
+use crate::stored;
 use crate::v6;
 use crate::ways::ways;
 
@@ -455,20 +456,10 @@ fn read_all(dir: &Path) -> Result<BTreeMap<NetworkId, Network>, NetworkError> {
         if path.extension().is_none_or(|e| e != "json") {
             continue;
         }
-        let text = std::fs::read(&path).map_err(state(&path))?;
-        let damaged = |source| NetworkError::Damaged {
-            path: path.clone(),
-            source,
+        // One that went meanwhile is no network any more.
+        let Some(stored) = stored::read::<Stored>(&path, VERSION)? else {
+            continue;
         };
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
-        let version = value
-            .get("version")
-            .and_then(serde_json::Value::as_u64)
-            .unwrap_or(0);
-        if version != VERSION {
-            return Err(NetworkError::Version { path, version });
-        }
-        let stored: Stored = serde_json::from_value(value).map_err(damaged)?;
         found.insert(stored.network.id.clone(), stored.network);
     }
     Ok(found)

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use crate::link;
 use crate::model::{Driver, Endpoint, Network};
 use crate::networks::{Inner, Networks, sysctl};
 use crate::options;
+use crate::stored;
 
 const VERSION: u64 = 1;
 /// Bytes of the largest packet of a link that nobody has said anything of.
@@ -53,34 +53,6 @@ impl Overlay {
             mtu: None,
         }
     }
-}
-
-/// What was set before the daemon went, if anything.
-fn read(path: &Path) -> Result<Option<OverlaySpec>, NetworkError> {
-    let text = match std::fs::read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|source| NetworkError::State {
-            path: path.into(),
-            source,
-        })?,
-    };
-    let damaged = |source| NetworkError::Damaged {
-        path: path.into(),
-        source,
-    };
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
-    let version = value.get("version").and_then(serde_json::Value::as_u64);
-    match version.unwrap_or(0) {
-        VERSION => {}
-        version => {
-            return Err(NetworkError::Version {
-                path: path.into(),
-                version,
-            });
-        }
-    }
-    let stored: Stored = serde_json::from_value(value).map_err(damaged)?;
-    Ok(Some(stored.spec))
 }
 
 impl Networks {
@@ -273,7 +245,8 @@ impl Inner {
 
     /// At daemon start, when the bridges stand: takes over what was set, before the firewall is loaded for the first time.
     pub(crate) fn overlay_open(&mut self) -> Result<(), NetworkError> {
-        let Some(spec) = read(&self.overlay_file())? else {
+        let stored = stored::read::<Stored>(&self.overlay_file(), VERSION)?;
+        let Some(spec) = stored.map(|stored| stored.spec) else {
             return Ok(());
         };
         match self.overlay_fits(&spec) {

@@ -1,10 +1,9 @@
 //! Services: set, kept on the disk, looked after and removed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use coracle_sys::netlink::{Flow, NetlinkError, forget_flows, tcp_flows, udp_flows};
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use crate::link::failed;
 use crate::model::{Driver, Protocol};
 use crate::networks::{Inner, Networks};
 use crate::ports::claim;
+use crate::stored;
 
 const VERSION: u64 = 1;
 /// Not a network's, whose files end in `.json`.
@@ -70,30 +70,6 @@ fn published(services: &[Service]) -> Vec<(String, Published)> {
         all.extend(keys.map(|key| (service.name.clone(), key)));
     }
     all
-}
-
-/// What was set before the daemon went, if anything.
-fn read(path: &Path) -> Result<Option<Stored>, NetworkError> {
-    let text = match std::fs::read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|source| NetworkError::State {
-            path: path.into(),
-            source,
-        })?,
-    };
-    let damaged = |source| NetworkError::Damaged {
-        path: path.into(),
-        source,
-    };
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
-    let version = value.get("version").and_then(serde_json::Value::as_u64);
-    match version.unwrap_or(0) {
-        VERSION => serde_json::from_value(value).map(Some).map_err(damaged),
-        version => Err(NetworkError::Version {
-            path: path.into(),
-            version,
-        }),
-    }
 }
 
 impl Networks {
@@ -400,7 +376,7 @@ impl Inner {
 
     /// At daemon start: takes over what was set, before the firewall is loaded for the first time.
     pub(crate) fn services_open(&mut self) -> Result<(), NetworkError> {
-        let Some(stored) = read(&self.services_file())? else {
+        let Some(stored) = stored::read::<Stored>(&self.services_file(), VERSION)? else {
             return Ok(());
         };
         let mut wanted = published(&stored.services);
