@@ -20,9 +20,10 @@ pub const PARTIAL: &str = "coracle-partial";
 impl From<FleetError> for ApiError {
     fn from(error: FleetError) -> Self {
         let status = match &error {
-            FleetError::NotFound(_) | FleetError::NoMachine { .. } | FleetError::NoVolume(_) => {
-                StatusCode::NOT_FOUND
-            }
+            FleetError::NotFound(_)
+            | FleetError::NoRevision { .. }
+            | FleetError::NoMachine { .. }
+            | FleetError::NoVolume(_) => StatusCode::NOT_FOUND,
             FleetError::Name(_)
             | FleetError::Refused(_)
             | FleetError::Unsupported { .. }

@@ -109,6 +109,20 @@ fn plan(disk: Disk, marks: &Marks, now: DateTime<Utc>, mut all: Vec<Candidate>) 
 }
 
 impl Builder {
+    /// Whether [`Self::collect`] would make room now.
+    ///
+    /// # Errors
+    /// As [`Self::collect`].
+    pub async fn is_full(&self, marks: Marks) -> Result<bool> {
+        let engine = self.engine.clone();
+        let look = move || {
+            // The last chance before the daemon may go.
+            engine.images().write_down()?;
+            Ok(disk(&engine)?.above(marks.high) > 0)
+        };
+        tokio::task::spawn_blocking(look).await?
+    }
+
     /// Makes room, if there is too little. `units` are the images that units name; a name that ends with `*` stands for all that
     /// begin so.
     ///

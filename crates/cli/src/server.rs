@@ -431,16 +431,29 @@ async fn look_after_the_network(engine: Engine) {
 async fn look_after_the_disk(app: App) {
     loop {
         tokio::time::sleep(DISK).await;
-        let needed = match app.fleet.images().await {
-            Ok(needed) => needed,
-            // What is not known to be needed by nobody stays.
-            Err(error) => {
-                let error = coracle_engine::full_error(&error);
-                tracing::debug!(error, "it is not known which images units need");
-                continue;
-            }
+        // What units need is asked only if something is to go.
+        let full = app.builder.is_full(app.marks.clone()).await;
+        let done = match full {
+            Ok(false) => continue,
+            Ok(true) => match app.fleet.images().await {
+                Ok(needed) => app
+                    .builder
+                    .collect(app.marks.clone(), needed)
+                    .await
+                    .map(drop),
+                // What is not known to be needed by nobody stays.
+                Err(error) => {
+                    let error = coracle_engine::full_error(&error);
+                    tracing::error!(
+                        error,
+                        "no room can be made on the disk: it is not known which images units need"
+                    );
+                    continue;
+                }
+            },
+            Err(error) => Err(error),
         };
-        if let Err(error) = app.builder.collect(app.marks.clone(), needed).await {
+        if let Err(error) = done {
             let error = coracle_engine::full_error(&error);
             tracing::error!(error, "no room could be made on the disk");
         }

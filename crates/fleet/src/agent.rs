@@ -300,8 +300,7 @@ impl Agent {
         // One that is to run has the name of one that is still on its way out.
         let runs = |record: &DesiredRecord| record.desired == Desired::Active;
         let newest = of.and_then(|of| of.iter().max_by_key(|(i, record)| (runs(record), *i)));
-        let newest = newest.map(|(instance, record)| (instance.clone(), record.clone()));
-        let newest = newest.as_ref().map(|(instance, record)| (instance, record));
+
         self.answer_for(fleet, name, newest.map(|(i, _)| i)).await;
         match (fleet.supervised(name), newest) {
             (None, None) => {

@@ -32,6 +32,8 @@ pub(crate) type Processes = Vec<(String, State)>;
 /// A container as it is seen.
 pub(crate) struct Look {
     pub name: String,
+    /// The digest of its image's config, if images are known.
+    pub image: Option<String>,
     pub phase: Phase,
     /// Of one that has ended.
     pub exit_code: i32,
@@ -132,6 +134,7 @@ impl Containers for Engine {
         let state = found.record.state;
         Some(Look {
             name: found.record.name,
+            image: Some(found.record.image_id),
             phase: state.phase,
             exit_code: state.exit_code,
             finished_at: state.finished_at,

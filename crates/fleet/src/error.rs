@@ -12,6 +12,16 @@ pub enum FleetError {
     /// No unit has that name.
     #[error("no such unit: {0}; `coracle unit list` shows those that were submitted")]
     NotFound(String),
+    /// A service has no such revision.
+    #[error(
+        "revision {number} of {unit} is not there; `coracle history {unit}` lists those that are"
+    )]
+    NoRevision {
+        /// The service.
+        unit: String,
+        /// The number that was asked for.
+        number: u64,
+    },
     /// The name cannot be one.
     #[error(transparent)]
     Name(#[from] coracle_unit::name::NameError),

@@ -323,13 +323,9 @@ impl Fleet {
             // The unit whose place it takes has that name still.
             name = format!("{name}-{}", uid.get(..8).unwrap_or(uid));
         }
-        let image = self
-            .containers()
-            .pinned(&request.config.image)
-            .map(|i| i.id);
         let created = self.containers().create(name, request).await?;
         let made = Actual {
-            image,
+            image: self.containers().look(&created).and_then(|look| look.image),
             container: Some(created.clone()),
             ..unit.actual()
         };

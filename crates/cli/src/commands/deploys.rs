@@ -32,9 +32,6 @@ pub struct Deploy {
     /// Set a key over the file: [SECTION.]KEY=VALUE
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Units that are replaced at a time [default: Batch= of the unit, or 1]
-    #[arg(long, value_name = "N")]
-    batch: Option<u32>,
     /// Replace so many, then wait for `coracle resume`
     #[arg(long, value_name = "N")]
     canary: Option<u32>,
@@ -44,6 +41,16 @@ pub struct Deploy {
     /// Seconds that a batch may take to be healthy
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Flags of all that replaces what runs.
+#[derive(Debug, clap::Args)]
+struct How {
+    /// Units that are replaced at a time [default: Batch= of the unit, or 1]
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
     /// Why, for the history
     #[arg(short, long, default_value = "")]
     message: String,
@@ -63,18 +70,8 @@ pub struct Rollback {
     name: String,
     /// Revision [default: the one that ran before]
     revision: Option<u64>,
-    /// Units that are replaced at a time
-    #[arg(long, value_name = "N")]
-    batch: Option<u32>,
-    /// Why, for the history
-    #[arg(short, long, default_value = "")]
-    message: String,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Return once the deploy is written down
-    #[arg(long)]
-    no_block: bool,
+    #[command(flatten)]
+    how: How,
 }
 
 /// Names of services.
@@ -129,9 +126,9 @@ fn body(args: &Deploy, kind: UnitKind, file: Option<&File>) -> Result<Value> {
     let set = args.set.iter().map(|s| set(kind, s));
     let set = set.collect::<Result<Vec<_>>>()?;
     let mut body = json!({
-        "set": set, "scale": args.scale, "batch": args.batch, "canary": args.canary,
+        "set": set, "scale": args.scale, "batch": args.how.batch, "canary": args.canary,
         "strategy": args.strategy, "timeout": args.timeout, "who": who(),
-        "message": args.message, "dry_run": args.dry_run,
+        "message": args.how.message, "dry_run": args.how.dry_run,
     });
     if let Some(file) = file {
         let dropins = file.dropins.iter();
@@ -146,7 +143,7 @@ fn body(args: &Deploy, kind: UnitKind, file: Option<&File>) -> Result<Value> {
 
 /// Deploys one unit after the other. What follows one that fails is not begun.
 pub async fn deploy(client: &Client, args: &Deploy, dry_run: bool) -> Result<()> {
-    let dry_run = dry_run || args.dry_run;
+    let dry_run = dry_run || args.how.dry_run;
     let mut units = Vec::new();
     // Files that others name come first.
     for unit in &args.units {
@@ -176,7 +173,7 @@ pub async fn deploy(client: &Client, args: &Deploy, dry_run: bool) -> Result<()>
         let kind = UnitName::new(&name).map_or(kind, |n| n.kind());
         let mut body = body(args, kind, file.as_ref().map(|(_, file)| file))?;
         body["dry_run"] = json!(dry_run);
-        let done = one(client, &name, "/deploy", &body, !args.no_block).await;
+        let done = one(client, &name, "/deploy", &body, !args.how.no_block).await;
         let done = done.map_err(|error| match (error, &file) {
             (
                 CliError::Daemon {
@@ -204,10 +201,10 @@ pub async fn deploy(client: &Client, args: &Deploy, dry_run: bool) -> Result<()>
 /// Goes back.
 pub async fn rollback(client: &Client, args: &Rollback) -> Result<()> {
     let body = json!({
-        "revision": args.revision, "batch": args.batch, "who": who(),
-        "message": args.message, "dry_run": args.dry_run,
+        "revision": args.revision, "batch": args.how.batch, "who": who(),
+        "message": args.how.message, "dry_run": args.how.dry_run,
     });
-    one(client, &args.name, "/rollback", &body, !args.no_block).await
+    one(client, &args.name, "/rollback", &body, !args.how.no_block).await
 }
 
 async fn one(client: &Client, name: &str, verb: &str, body: &Value, block: bool) -> Result<()> {

@@ -217,9 +217,9 @@ pub(super) async fn changed<T>(from: &mut watch::Receiver<T>) {
     }
 }
 
-/// What stands below a prefix at a revision, by what follows the prefix. It is read in parts: an answer with all of a hundred thousand
+/// What stands below a prefix at a revision (0: now), by what follows the prefix. It is read in parts: an answer with all of a hundred thousand
 /// units would take longer than a store is waited for, and hold up what else is on its connection.
-async fn family<T: DeserializeOwned>(
+pub(crate) async fn family<T: DeserializeOwned>(
     store: &dyn Store,
     prefix: &str,
     revision: Revision,
@@ -247,6 +247,10 @@ async fn family<T: DeserializeOwned>(
         let Some(last) = found.kvs.last().filter(|_| found.more) else {
             return Ok(all);
         };
+        // All parts are of one moment.
+        if revision == 0 {
+            request.revision = found.revision;
+        }
         // The first key after it.
         request.key = [&last.key[..], b"\0"].concat().into();
     }

@@ -51,6 +51,7 @@ use tokio::sync::{Notify, watch};
 pub(crate) use change::Change;
 pub(crate) use commit::Group;
 pub(crate) use failures::keeps_failing;
+pub(crate) use lead::family;
 pub(crate) use roll::Roll;
 pub(crate) use spec::is_resource;
 pub use tally::Tally;

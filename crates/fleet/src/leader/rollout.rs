@@ -192,10 +192,7 @@ impl Leader {
                 revision,
                 reason,
             } => {
-                let name = UnitName::new(&unit)?;
-                self.make(fleet, &deploy, &name, revision).await?;
-                deploy.made.insert(unit.clone());
-                deploy.going.remove(&unit);
+                self.start_by(fleet, &mut deploy, &unit, revision).await?;
                 format!("{unit}: made with revision {revision}, since {reason}")
             }
             Step::Replace {
@@ -203,10 +200,7 @@ impl Leader {
                 revision,
                 reason,
             } => {
-                let name = UnitName::new(&unit)?;
-                self.make(fleet, &deploy, &name, revision).await?;
-                deploy.made.insert(unit.clone());
-                deploy.going.remove(&unit);
+                self.start_by(fleet, &mut deploy, &unit, revision).await?;
                 format!("{unit}: gets revision {revision} in its place, since {reason}")
             }
             Step::Admit { unit, reason } => {
@@ -232,7 +226,6 @@ impl Leader {
             Step::Remove { unit, reason } => {
                 // Its machine takes it out of its service first, and stops it then.
                 if let Some(target) = self.target(&unit) {
-                    deploy.going.insert(unit.clone());
                     self.forget(&target).await?;
                 }
                 format!("{unit}: removed, since {reason}")
@@ -288,7 +281,7 @@ impl Leader {
         let record = service.record();
         let unit = service.unit();
         if stage == Stage::Done && unit.name.is_template() && record.revision != deploy.to {
-            let text = self.service_text(&record, deploy.to).await?;
+            let text = self.service_text(&deploy.unit, &record, deploy.to).await?;
             let unit = self.parse(unit.name.as_str(), &text.text, &text.dropins)?;
             let record = UnitRecord {
                 last: Some(record.next() - 1),
@@ -307,11 +300,34 @@ impl Leader {
     /// A revision of a service.
     ///
     /// # Errors
-    /// [`FleetError::NotFound`], [`FleetError::Store`].
-    pub async fn service_text(&self, record: &UnitRecord, number: u64) -> Result<RevisionRecord> {
+    /// [`FleetError::NoRevision`], [`FleetError::Store`].
+    pub async fn service_text(
+        &self,
+        service: &str,
+        record: &UnitRecord,
+        number: u64,
+    ) -> Result<RevisionRecord> {
         let key = keys::revision(record.service(), number);
         let found = self.store.get_json::<RevisionRecord>(&key).await?;
-        Ok(found.ok_or_else(|| FleetError::NotFound(key))?.0)
+        let missing = || FleetError::NoRevision {
+            unit: service.to_owned(),
+            number,
+        };
+        Ok(found.ok_or_else(missing)?.0)
+    }
+
+    /// A unit itself gets a revision and is started with it; who stops it from here on means it.
+    async fn start_by(
+        &self,
+        fleet: &Fleet,
+        deploy: &mut DeployRecord,
+        unit: &str,
+        revision: u64,
+    ) -> Result<()> {
+        self.make(fleet, deploy, &UnitName::new(unit)?, revision)
+            .await?;
+        deploy.made.insert(unit.to_owned());
+        Ok(())
     }
 
     /// Makes a unit, or gives one that is there another text, and starts it with all that it needs.
@@ -324,7 +340,9 @@ impl Leader {
     ) -> Result<()> {
         let service = self.target(&deploy.unit);
         let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
-        let text = self.service_text(&service.record(), revision).await?;
+        let text = self
+            .service_text(&deploy.unit, &service.record(), revision)
+            .await?;
         let unit = self.parse(name.as_str(), &text.text, &text.dropins)?;
         let mut changes = self.needed(fleet, &unit).await?;
         let known = self.target(name.as_str());
@@ -377,7 +395,9 @@ impl Leader {
             return Ok(());
         };
         let record = target.record();
-        let text = self.service_text(&record, deploy.from).await?;
+        let text = self
+            .service_text(&deploy.unit, &record, deploy.from)
+            .await?;
         let unit = self.parse(&deploy.unit, &text.text, &text.dropins)?;
         let record = UnitRecord {
             revision: match record.service.is_none() {
@@ -451,10 +471,8 @@ impl Leader {
             return Ok(false);
         };
         if target.record().desired == Desired::Active {
-            // First: whoever leads next is to know whose doing it is.
-            deploy.going.insert(name.to_owned());
-            self.say(deploy, said).await?;
             self.halt(name).await?;
+            self.say(deploy, said).await?;
             return Ok(true);
         }
         if !target.is_down(&target.record()) {

@@ -1,9 +1,10 @@
 //! What people ask of deploys.
 
+use super::begin::has_one_image;
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::leader::{Leader, Target};
-use crate::model::{Dropin, RevisionRecord};
+use crate::model::{Dropin, RevisionRecord, UnitRecord};
 use crate::pace;
 use coracle_unit::deploy::Strategy;
 use coracle_unit::{Kind, Unit, UnitName};
@@ -112,6 +113,14 @@ pub(super) fn service_named(leader: &Leader, text: &str) -> Result<UnitName> {
         .ok_or_else(|| FleetError::NotFound(text.to_owned()))
 }
 
+/// As [`service_named`], with its record.
+pub(super) fn service_of(leader: &Leader, text: &str) -> Result<(UnitName, UnitRecord)> {
+    let name = service_named(leader, text)?;
+    let target = leader.target(name.as_str());
+    let target = target.ok_or_else(|| FleetError::NotFound(name.to_string()))?;
+    Ok((name, target.record()))
+}
+
 pub(super) fn senseless(what: String, why: String, way_out: &str) -> FleetError {
     FleetError::Senseless {
         what,
@@ -176,22 +185,15 @@ impl Fleet {
         let mut text = match (asked.revision, &asked.text) {
             (Some(number), _) => {
                 let record = known.ok_or_else(missing)?.record();
-                let found = leader.service_text(&record, number).await;
-                match found {
-                    Err(FleetError::NotFound(_)) => {
-                        return Err(senseless(
-                            format!("revision {number} of {name}"),
-                            "there is none".to_owned(),
-                            &format!("`coracle history {name}` lists those that there are"),
-                        ));
-                    }
-                    found => (found?, true),
-                }
+                let text = leader.service_text(name.as_str(), &record, number).await?;
+                (text, true)
             }
             (None, Some(text)) => (RevisionRecord::new(text, asked.dropins.clone()), false),
             (None, None) => {
                 let record = known.ok_or_else(missing)?.record();
-                let present = leader.service_text(&record, record.present()).await?;
+                let present = leader
+                    .service_text(name.as_str(), &record, record.present())
+                    .await?;
                 (RevisionRecord::new(&present.text, present.dropins), false)
             }
         };
@@ -224,8 +226,7 @@ impl Fleet {
         let Kind::Container { container, .. } = &unit.kind else {
             return Ok(None);
         };
-        // Each instance may have another.
-        if unit.name.is_template() && container.image.contains('%') {
+        if !has_one_image(unit) {
             return Ok(None);
         }
         let had = self

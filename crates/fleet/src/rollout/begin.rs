@@ -32,7 +32,11 @@ impl Fleet {
         let known = leader.target(name.as_str());
         let record = known.as_ref().map(|t| t.record());
         let present = match &record {
-            Some(record) => Some(leader.service_text(record, record.present()).await?),
+            Some(record) => Some(
+                leader
+                    .service_text(name.as_str(), record, record.present())
+                    .await?,
+            ),
             None => None,
         };
         // The same once more needs no other number.
@@ -92,7 +96,6 @@ impl Fleet {
             before,
             after,
             made: BTreeSet::new(),
-            going: BTreeSet::new(),
             proven: BTreeSet::new(),
             in_place: BTreeSet::new(),
             alone: leader.must_be_alone(unit),
@@ -197,14 +200,14 @@ impl Fleet {
                 continue;
             }
             // An instance whose template comes only now has no service yet.
-            let service = leader.target(name.as_str()).map(|t| t.record());
-            let Some(service) = service else {
+            let Some(of) = leader.target(name.as_str()) else {
                 return Err(senseless(
                     name.to_string(),
                     format!("{} runs, and its template is not there", unit.name),
                     &format!("submit the template first: `coracle unit submit {name}`"),
                 ));
             };
+            let (service, whole) = (of.record(), of.unit());
             // What runs may be older than what was submitted last.
             let actual = target.actual();
             let runs = match actual.generation == record.generation && actual.revision > 0 {
@@ -218,6 +221,7 @@ impl Fleet {
             let mut own = leader.revision(&own).await?;
             if let (None, Some(id), Kind::Container { container, .. }) =
                 (&own.image, actual.image, &unit.kind)
+                && has_one_image(&whole)
             {
                 // What its name stood for when it was started, which is not what it stands for now.
                 own.image = Some(Pinned {
@@ -234,7 +238,7 @@ impl Fleet {
                 .into_iter()
                 .flatten()
             {
-                let text = leader.service_text(&service, number).await;
+                let text = leader.service_text(name.as_str(), &service, number).await;
                 if found.is_none()
                     && text.is_ok_and(|text| text.is_same(&own) && text.image == own.image)
                 {
@@ -310,6 +314,16 @@ impl Fleet {
             after.insert(name.instantiate(&n.to_string())?.to_string());
         }
         Ok(after)
+    }
+}
+
+/// Whether all instances have one image.
+pub(super) fn has_one_image(unit: &Unit) -> bool {
+    match &unit.kind {
+        Kind::Container { container, .. } => {
+            !unit.name.is_template() || !container.image.contains('%')
+        }
+        _ => false,
     }
 }
 

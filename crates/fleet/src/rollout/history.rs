@@ -1,18 +1,16 @@
 //! What of a service was deployed.
 
-use super::ask::service_named;
+use super::ask::service_of;
 use super::record::{DeployRecord, Stage};
-use crate::error::{FleetError, Result};
+use crate::error::Result;
 use crate::fleet::Fleet;
-use crate::leader::Target;
+use crate::leader::{Target, family};
 use crate::model::{Desired, RevisionRecord, UnitRecord, keys};
 use chrono::{DateTime, Utc};
-use coracle_store::{KeyValue, RangeRequest, Store, StoreError, StoreExt as _};
+
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Entries that are read at a time.
-const PART: i64 = 2_000;
 /// Revisions of a service whose images are kept.
 const KEPT: usize = 5;
 
@@ -53,9 +51,7 @@ impl Fleet {
     /// [`FleetError::NotFound`], [`FleetError::Store`].
     pub async fn history(&self, name: &str) -> Result<History> {
         let leader = self.leading()?;
-        let name = service_named(&leader, name)?;
-        let record = leader.target(name.as_str()).map(|t| t.record());
-        let record = record.ok_or_else(|| FleetError::NotFound(name.to_string()))?;
+        let (name, record) = service_of(&leader, name)?;
         let deploys = self.deploys(&record).await?;
         let revisions = self.revisions(&record).await?;
         let present = record.present();
@@ -83,7 +79,7 @@ impl Fleet {
             unit: name.to_string(),
             present,
             revisions: revisions.into_iter().map(past).collect(),
-            deploys: deploys.clone(),
+            deploys,
         })
     }
 
@@ -98,9 +94,9 @@ impl Fleet {
 
     /// The deploys of a service, the oldest first.
     pub(super) async fn deploys(&self, record: &UnitRecord) -> Result<Vec<DeployRecord>> {
-        let found = self.0.cluster.list(keys::deploys(record.service())).await?;
-        let read = |kv: &KeyValue| serde_json::from_slice(&kv.value).ok();
-        let mut deploys: Vec<DeployRecord> = found.kvs.iter().filter_map(read).collect();
+        let prefix = keys::deploys(record.service());
+        let found = family::<DeployRecord>(&*self.0.cluster, &prefix, 0).await?;
+        let mut deploys: Vec<DeployRecord> = found.into_values().collect();
         deploys.sort_by_key(|d| d.number);
         Ok(deploys)
     }
@@ -110,15 +106,13 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Store`].
     pub async fn pinned_images(&self) -> Result<BTreeSet<String>> {
-        let found = all_below(&*self.0.cluster, keys::REVISIONS).await?;
+        let found = family::<RevisionRecord>(&*self.0.cluster, keys::REVISIONS, 0).await?;
         let mut last: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
-        for kv in found {
-            let key = String::from_utf8_lossy(&kv.key).into_owned();
-            let text = serde_json::from_slice::<RevisionRecord>(&kv.value);
+        for (key, text) in found {
             let number = key
                 .rsplit_once('/')
                 .and_then(|(of, n)| Some((of, n.parse().ok()?)));
-            if let (Some((of, number)), Some(image)) = (number, text.ok().and_then(|t| t.image)) {
+            if let (Some((of, number)), Some(image)) = (number, text.image) {
                 last.entry(of.to_owned())
                     .or_default()
                     .insert(number, image.id);
@@ -136,35 +130,12 @@ impl Fleet {
         record: &UnitRecord,
     ) -> Result<Vec<(u64, RevisionRecord)>> {
         let prefix = keys::revisions(record.service());
-        let found = self.0.cluster.list(prefix.clone()).await?;
-        let read = |kv: &coracle_store::KeyValue| {
-            let key = std::str::from_utf8(&kv.key).ok()?;
-            let number = key.strip_prefix(&prefix)?.parse::<u64>().ok()?;
-            Some((number, serde_json::from_slice(&kv.value).ok()?))
-        };
-        let mut all: Vec<_> = found.kvs.iter().filter_map(read).collect();
+        let found = family::<RevisionRecord>(&*self.0.cluster, &prefix, 0).await?;
+        let numbered = found.into_iter();
+        let numbered = numbered.filter_map(|(n, text)| Some((n.parse::<u64>().ok()?, text)));
+        let mut all: Vec<_> = numbered.collect();
         all.sort_by_key(|(number, _)| *number);
         Ok(all)
-    }
-}
-
-/// All entries of a family, read in parts.
-async fn all_below(store: &dyn Store, prefix: &str) -> Result<Vec<KeyValue>, StoreError> {
-    let mut all = Vec::new();
-    let mut request = RangeRequest {
-        limit: PART,
-        ..RangeRequest::prefix(prefix.to_owned())
-    };
-    loop {
-        let found = store.range(request.clone()).await?;
-        let last = found.kvs.last().map(|kv| kv.key.clone());
-        all.extend(found.kvs);
-        let Some(last) = last.filter(|_| found.more) else {
-            return Ok(all);
-        };
-        request.revision = found.revision;
-        // The first key after it.
-        request.key = [&last[..], b"\0"].concat().into();
     }
 }
 

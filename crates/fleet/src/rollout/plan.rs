@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// Where a unit stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The revision of its service that it runs or is to run.
+    /// The revision of its service that it runs or is to run; 0 of one that runs an older text than was submitted last.
     pub revision: u64,
     /// Whether it is asked to run.
     pub wanted: bool,
@@ -332,8 +332,11 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Course {
             _ if back => Course::Done,
             _ => Course::Wait,
         },
-        Some(_) => {
-            let has = seen.unit.as_ref().map_or(0, |u| u.revision);
+        Some(place) => {
+            let has = match place.revision {
+                0 => "it runs an older text than was submitted".to_owned(),
+                has => format!("it runs revision {has}"),
+            };
             let alone = seen.alone.clone().or_else(|| {
                 let stop = deploy.settings.strategy == Some(Strategy::StopFirst);
                 let room = "there is room for it only once the former one has gone";
@@ -344,12 +347,12 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Course {
                 Some(why) => Course::Next(Step::Replace {
                     unit: name(),
                     revision,
-                    reason: format!("it runs revision {has}; it stops first: {why}"),
+                    reason: format!("{has}; it stops first: {why}"),
                 }),
                 None => Course::Next(Step::Begin {
                     unit: name(),
                     revision,
-                    reason: format!("it runs revision {has}"),
+                    reason: has,
                 }),
             }
         }
@@ -358,9 +361,7 @@ fn one(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Course {
 
 /// Whether somebody has stopped it meanwhile, and means it.
 fn was_stopped(deploy: &DeployRecord, unit: &str, seen: &Seen) -> bool {
-    // What the deploy has stopped itself was stopped by nobody.
-    let ours = deploy.going.contains(unit);
-    let meant = !ours && (deploy.before.contains_key(unit) || deploy.made.contains(unit));
+    let meant = deploy.before.contains_key(unit) || deploy.made.contains(unit);
     seen.unit.as_ref().is_some_and(|u| !u.wanted) && meant
 }
 

@@ -33,9 +33,7 @@ pub struct DeployRecord {
     /// Those that it has started itself: who stops one then means it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub made: BTreeSet<String>,
-    /// Those that it has asked to stop itself.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub going: BTreeSet<String>,
+
     /// Those of them that were healthy for their time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub proven: BTreeSet<String>,

@@ -1,8 +1,8 @@
 //! What people say of deploys: back, pause, go on, give up.
 
-use super::ask::{Asked, Planned, senseless, service_named};
+use super::ask::{Asked, Planned, senseless, service_named, service_of};
 use super::record::{DeployRecord, Report, Stage};
-use crate::error::{FleetError, Result};
+use crate::error::Result;
 use crate::fleet::{Fleet, UnitText};
 use crate::leader::Group;
 use crate::pace;
@@ -16,9 +16,7 @@ impl Fleet {
     /// As [`Self::deploy`]; [`FleetError::Senseless`] if there was none before.
     pub async fn rollback(&self, name: &str, asked: Asked) -> Result<Planned> {
         let leader = self.leading()?;
-        let name = service_named(&leader, name)?;
-        let record = leader.target(name.as_str()).map(|t| t.record());
-        let record = record.ok_or_else(|| FleetError::NotFound(name.to_string()))?;
+        let (name, record) = service_of(&leader, name)?;
         let deploys = self.deploys(&record).await?;
         let known = self.revisions(&record).await?;
         let present = record.present();
@@ -178,10 +176,8 @@ impl Fleet {
     /// [`FleetError::NotFound`], [`FleetError::Store`].
     pub async fn revision_text(&self, name: &str, number: u64) -> Result<UnitText> {
         let leader = self.leading()?;
-        let name = service_named(&leader, name)?;
-        let record = leader.target(name.as_str()).map(|t| t.record());
-        let record = record.ok_or_else(|| FleetError::NotFound(name.to_string()))?;
-        let found = leader.service_text(&record, number).await?;
+        let (name, record) = service_of(&leader, name)?;
+        let found = leader.service_text(name.as_str(), &record, number).await?;
         Ok(UnitText {
             text: found.text,
             dropins: found.dropins,

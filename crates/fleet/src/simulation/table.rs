@@ -294,6 +294,7 @@ impl Containers for Table {
             exit_code: found.code,
             finished_at: found.ended,
             name: found.name.clone(),
+            image: None,
             oom_killed: false,
             watchdog: found.watchdog,
             error: found.error.clone(),

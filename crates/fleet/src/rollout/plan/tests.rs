@@ -21,7 +21,6 @@ fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
         after: after.iter().map(|n| (*n).to_owned()).collect(),
         stopped: BTreeSet::new(),
         made: BTreeSet::new(),
-        going: BTreeSet::new(),
         proven: BTreeSet::new(),
         in_place: BTreeSet::new(),
         alone: None,
@@ -282,14 +281,6 @@ fn what_somebody_stops_meanwhile_stays_stopped() {
     assert_eq!(
         said,
         ["back web@.container all of its units were stopped meanwhile"]
-    );
-    // What the deploy has stopped comes back.
-    let mut ours = d.clone();
-    ours.stage = Stage::Back;
-    ours.going.insert("web@1".into());
-    assert_eq!(
-        steps(&ours, &[("web@1", seen(None)), ("web@2", runs(3))]),
-        ["replace web@1 3"]
     );
 }
 
