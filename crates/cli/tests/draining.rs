@@ -149,6 +149,7 @@ fn a_unit_with_data_waits_for_its_lost_machine() {
     for n in ["m1", "m3"] {
         a.ok(&["machine", "uncordon", n]);
     }
+    cluster.settles();
     cluster.machine(2).kill_all();
     let why = "the data of volume data is on m2, which is lost";
     wait_until("it waits and says so", LOST, || {

@@ -64,6 +64,20 @@ pub fn decide(policy: &RestartPolicy, ended: Ended) -> Option<Duration> {
     })
 }
 
+/// As [`decide`], for a run that ended so.
+fn restart(r: &Record, status: &ExitStatus) -> Option<Duration> {
+    let ran = r.state.started_at.map_or(Duration::ZERO, |from| {
+        (status.finished_at - from).to_std().unwrap_or_default()
+    });
+    let ended = Ended {
+        code: status.code,
+        by_hand: r.state.stopped_by_hand,
+        restarts: r.state.restart_count,
+        ran,
+    };
+    decide(&r.host_config.restart_policy, ended)
+}
+
 /// Reads what a shim wrote at its container's end.
 pub(crate) fn read_exit(dir: &Path) -> Option<ExitStatus> {
     serde_json::from_slice(&fs::read(dir.join(EXIT_FILE)).ok()?).ok()
@@ -135,8 +149,10 @@ impl Engine {
         container.set_health(None);
         let before = container.record();
         container.happened(true, |r| {
+            // One that is to run again was never over for those who look.
+            let again = restart(r, status).is_some();
             let state = &mut r.state;
-            state.phase = Phase::Exited;
+            state.phase = if again { Phase::Restarting } else { Phase::Exited };
             state.stopping = false;
             state.paused = false;
             state.pid = 0;
@@ -174,21 +190,13 @@ impl Engine {
         let _ = fs::remove_dir_all(run_dir);
     }
 
-    /// Restarts a container that has ended, if it was asked to.
+    /// Restarts a container that has ended, if it was asked to and nobody stopped or started it meanwhile.
     fn after(&self, container: &Arc<Container>, status: &ExitStatus) {
-        let (policy, ended) = container.read(|r| {
-            let ran = r.state.started_at.map_or(Duration::ZERO, |from| {
-                (status.finished_at - from).to_std().unwrap_or_default()
-            });
-            let ended = Ended {
-                code: status.code,
-                by_hand: r.state.stopped_by_hand,
-                restarts: r.state.restart_count,
-                ran,
-            };
-            (r.host_config.restart_policy.clone(), ended)
+        let again = container.read(|r| {
+            let waits = r.state.phase == Phase::Restarting;
+            waits.then(|| restart(r, status)).flatten()
         });
-        if let Some(delay) = decide(&policy, ended) {
+        if let Some(delay) = again {
             self.restart_later(container, delay);
         }
     }

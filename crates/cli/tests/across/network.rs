@@ -176,6 +176,7 @@ fn servers_are_found_by_name_everywhere() {
     // A lost machine's names go, then its routes; its units come elsewhere with addresses of their new machine.
     let (_, lost) = webs.iter().find(|(home, _)| *home == 3).unwrap();
     let subnets: Vec<String> = cluster.machines().iter().map(subnet).collect();
+    cluster.settles();
     m3.kill_all();
     wait_until("it is not found any more", NAMES, || {
         let found = found(m1, "web");
