@@ -360,7 +360,9 @@ impl Agent {
                     self.told.remove(name);
                     self.come.push(unit);
                 }
-                // Its text went with it: that it is wanted no more comes next.
+                // Its text went with the unit, before this machine ever had it, and its leader waits to hear that.
+                Ok(None) if record.leaving => fleet.never_ran(name, instance, record).await,
+                // That it is wanted no more comes next.
                 Ok(None) => {}
                 // Nothing is wrong with it: the store is away.
                 Err(crate::FleetError::Store(error)) => {

@@ -22,25 +22,30 @@ impl Agent {
             if is_said || fleet.name_here(instance).is_some() {
                 continue;
             }
-            let never = Actual {
-                reason: "it never ran here".into(),
-                generation: record.generation,
-                order: record.order,
-                settled: true,
-                ..Actual::new(name, pace::utc())
-            };
-            if let Err(error) = fleet.write_actual(instance, &never).await {
-                tracing::error!(
-                    unit = name,
-                    error = full_error(&error),
-                    "that the unit does not run could not be written"
-                );
-            }
+            fleet.never_ran(name, instance, record).await;
         }
     }
 }
 
 impl Fleet {
+    /// Says of an instance that is to leave that it was never here.
+    pub(super) async fn never_ran(&self, name: &str, instance: &Instance, record: &DesiredRecord) {
+        let never = Actual {
+            reason: "it never ran here".into(),
+            generation: record.generation,
+            order: record.order,
+            settled: true,
+            ..Actual::new(name, pace::utc())
+        };
+        if let Err(error) = self.write_actual(instance, &never).await {
+            tracing::error!(
+                unit = name,
+                error = full_error(&error),
+                "that the unit does not run could not be written"
+            );
+        }
+    }
+
     /// A unit's text: from the own store, or from the cluster's, of which a copy is kept.
     pub(crate) async fn text(
         &self,

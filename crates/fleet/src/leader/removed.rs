@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::{Active, UnitRecord, keys};
 use coracle_planner::Condition;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Leader {
     /// Machines of which something is written and that nobody knows: they were removed under a former leader.
@@ -117,7 +118,11 @@ impl Leader {
         for (placed, target) in &there {
             self.change(target, |all| drop(all.remove(id)));
             self.tell_gone(target, id, &placed.instance);
-            self.tell_unit(target, &target.record(), &target.unit());
+            // One that another has followed under its name is none of the planner's any more.
+            let present = self.target(target.unit().name.as_str());
+            if present.is_some_and(|present| Arc::ptr_eq(&present, target)) {
+                self.tell_unit(target, &target.record(), &target.unit());
+            }
             if target.placed().is_empty() {
                 locked(&self.leaving).remove(&placed.instance.uid);
             }
