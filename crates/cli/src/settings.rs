@@ -58,6 +58,8 @@ pub(crate) struct Config {
 struct NetworkOf {
     /// Where the subnets of a cluster's machines are taken from, for a cluster that begins here.
     overlay_pool: Option<String>,
+    /// Where services have their addresses from; the same on every machine of a cluster.
+    services: Option<String>,
 }
 
 /// `[machine]`
@@ -233,6 +235,12 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         ),
         None => None,
     };
+    if let Some(text) = config.network.services {
+        let machines = overlay_pool.unwrap_or(coracle_network::overlay::DEFAULT_POOL);
+        options.network.services =
+            services(&text, [options.network.default_pool, machines], advertise)
+                .map_err(|why| bad(format!("network: services = \"{text}\": {why}")))?;
+    }
     Ok(Settings {
         config: args.config.clone().unwrap_or_else(|| CONFIG.into()),
         engine: options,
@@ -257,6 +265,28 @@ fn overlay_pool(text: &str, networks: Ipv4Net, advertise: SocketAddr) -> Result<
             "it contains {own}, this machine's own address; write another range"
         )),
         _ => Ok(pool),
+    }
+}
+
+/// Services' addresses must not be anything else.
+fn services(text: &str, others: [Ipv4Net; 2], advertise: SocketAddr) -> Result<Ipv4Net, String> {
+    let range: Ipv4Net = text.parse().map_err(|_| {
+        "it is no range of IPv4 addresses; write for example 10.216.0.0/16".to_owned()
+    })?;
+    if range.prefix_len() > 28 || range.trunc() != range {
+        return Err("write the first address of a range and at most /28".into());
+    }
+    let overlap = |other: &Ipv4Net| other.contains(&range) || range.contains(other);
+    if let Some(other) = others.iter().find(|o| overlap(o)) {
+        return Err(format!(
+            "networks and machines take their subnets from {other}; write a range beside that"
+        ));
+    }
+    match advertise.ip() {
+        IpAddr::V4(own) if range.contains(&own) => Err(format!(
+            "it contains {own}, this machine's own address; write another range"
+        )),
+        _ => Ok(range),
     }
 }
 

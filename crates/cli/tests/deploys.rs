@@ -376,7 +376,11 @@ fn who_is_connected_has_until_the_drain_is_over() {
         std::fs::read_to_string(&heard).is_ok_and(|h| h.contains('1'))
     });
     d.ok(["deploy", "web", "--set", "Environment=V=2", "--no-block"]);
-    let second = || d.field("web", ".Id") != container;
+    // For a moment between the two nobody has it.
+    let second = || {
+        let has = text(&d.coracle(["inspect", "-f", "{{.Id}}", "web"]));
+        !has.trim().is_empty() && has.trim() != container
+    };
     until("the new one has the name", second);
     client.wait().unwrap();
     // All of what was said came back, though the former one was asked to end in between.

@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     pub zone: Arc<Zone>,
     /// What runs on other machines.
     pub remote: std::sync::Mutex<Vec<coracle_network::dns::Remote>>,
+    /// Services, and what has become of them.
+    pub traffic: crate::services::Traffic,
     /// Held while the names are made anew.
     pub naming: std::sync::Mutex<()>,
     /// Ticks when they have been.
@@ -122,6 +124,7 @@ impl Engine {
             holder,
             zone: Arc::default(),
             remote: std::sync::Mutex::default(),
+            traffic: crate::services::Traffic::default(),
             naming: std::sync::Mutex::default(),
             named: tokio::sync::watch::Sender::new(0),
             cgroups,
@@ -138,6 +141,7 @@ impl Engine {
         }));
         engine.restore().await?;
         engine.enforce();
+        engine.direct_traffic();
         Ok(engine)
     }
 
@@ -176,7 +180,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`] or [`EngineError::Ambiguous`].
     pub fn get(&self, key: &str) -> Result<Snapshot> {
-        Ok(self.find(key)?.snapshot())
+        let container = self.find(key)?;
+        Ok(self.shown(&container))
     }
 
     /// Every container, the newest first.
@@ -188,7 +193,8 @@ impl Engine {
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + use<> {
         let mut all = self.containers();
         all.sort_by_cached_key(|c| std::cmp::Reverse(c.read(|r| r.created)));
-        all.into_iter().map(|c| c.snapshot())
+        let engine = self.clone();
+        all.into_iter().map(move |c| engine.shown(&c))
     }
 
     /// Past events that are kept, and those to come.

@@ -152,7 +152,11 @@ impl Engine {
             // One that is to run again was never over for those who look.
             let again = restart(r, status).is_some();
             let state = &mut r.state;
-            state.phase = if again { Phase::Restarting } else { Phase::Exited };
+            state.phase = if again {
+                Phase::Restarting
+            } else {
+                Phase::Exited
+            };
             state.stopping = false;
             state.paused = false;
             state.pid = 0;

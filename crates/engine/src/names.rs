@@ -64,7 +64,7 @@ impl Engine {
                         .filter_map(|d| d.parse().ok())
                         .collect(),
                     service: r.config.labels.get(SERVICE_LABEL).cloned(),
-                    healthy: container.serves(r),
+                    healthy: r.state.phase == Phase::Running && container.serves(r),
                     ports: Ports::read(r.config.exposed_ports.keys()),
                     places: r.state.endpoints.iter().map(place).collect(),
                 });
@@ -80,12 +80,18 @@ impl Engine {
                 name: n.name,
                 gateway: n.gateway,
                 gateway6: n.gateway6,
+                internal: n.internal,
             })
             .collect();
-        let records = Records::new(named, views);
+        let default = default.unwrap_or_default();
         let remote = self.0.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        let records = records.with_remote(remote.iter(), &default.unwrap_or_default());
-        self.0.zone.replace(records);
+        self.0.traffic.instances(&named, &remote);
+        let records = Records::new(named, views);
+        let records = records.with_remote(remote.iter(), &default);
+        let services = self.0.traffic.addresses();
+        self.0
+            .zone
+            .replace(records.with_services(services, &default));
     }
 
     /// Ticks whenever names, and so [`Self::instances`], may have changed.

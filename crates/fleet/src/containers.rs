@@ -13,7 +13,7 @@ use coracle_engine::model::CreateRequest;
 use coracle_engine::process::State;
 use coracle_engine::record::Phase;
 use coracle_engine::remove::RemoveOptions;
-use coracle_engine::{Engine, EngineError, full_error};
+use coracle_engine::{Engine, EngineError, PublishedPort, full_error};
 use coracle_image::{ErrorKind, Reference, Silent};
 use coracle_unit::unit::VolumeUnit;
 use std::collections::BTreeSet;
@@ -90,6 +90,13 @@ pub(crate) trait Containers: Send + Sync + 'static {
 
     /// Whether it may be found as an instance of its service.
     fn serve(&self, id: &str, serves: bool);
+
+    /// Returns once ports of a service are this machine's, or says why they cannot be.
+    fn have_ports<'a>(
+        &'a self,
+        service: &'a str,
+        ports: &'a [PublishedPort],
+    ) -> Doing<'a, (), String>;
 
     /// Connections that others have to the ports of one; see [`Engine::inbound`].
     fn inbound(&self, id: &str, before: &mut BTreeSet<u16>) -> Option<usize>;
@@ -172,6 +179,14 @@ impl Containers for Engine {
 
     fn start_permitted<'a>(&'a self, id: &'a str, permit: Permit) -> Doing<'a, ()> {
         Box::pin(Engine::start_permitted(self, id, permit))
+    }
+
+    fn have_ports<'a>(
+        &'a self,
+        service: &'a str,
+        ports: &'a [PublishedPort],
+    ) -> Doing<'a, (), String> {
+        Box::pin(Engine::have_ports(self, service, ports))
     }
 
     fn permit(&self, permit: Permit) {

@@ -112,6 +112,12 @@ impl Inner {
             .expect("what the simulation has needs no engine")
     }
 
+    /// Where services have their addresses from.
+    pub(crate) fn services_range(&self) -> ipnet::Ipv4Net {
+        let options = self.engine.as_ref().map(|e| e.options().network.services);
+        options.unwrap_or(coracle_network::services::DEFAULT_RANGE)
+    }
+
     /// Whether the machine's own store is everybody's.
     pub(crate) fn alone(&self) -> bool {
         *self.alone.borrow()
@@ -152,6 +158,7 @@ impl Fleet {
         let (fleet, may_lead) = Self::of(stores, here);
         let lease = fleet.be_there(fleet.0.alone()).await?;
         fleet.announce(lease.clone());
+        fleet.follow_services();
         fleet.begin(lease, may_lead).await?;
         Ok(fleet)
     }

@@ -57,6 +57,7 @@ pub mod rebind;
 mod requests;
 pub mod rollout;
 mod service;
+mod services;
 mod show;
 mod shutdown;
 #[cfg(test)]

@@ -354,6 +354,12 @@ pub struct UnitView {
     pub health: Option<String>,
     /// Published ports, `0.0.0.0:8080->80/tcp`.
     pub ports: Vec<String>,
+    /// The service that its instances are found by, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The service's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::Ipv4Addr>,
     /// Whether a template: it runs only as instances.
     pub template: bool,
     /// Whether what runs is older than what was submitted last.

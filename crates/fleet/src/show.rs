@@ -139,7 +139,13 @@ impl Fleet {
         };
         let container = actual.container.clone();
         let there = |id: &String| !here || self.containers().look(id).is_some();
+        let service = crate::services::name_of(unit);
+        let leader = self.0.leader.borrow().clone();
+        let known = service.as_deref().zip(leader);
+        let known = known.and_then(|(name, leader)| leader.service(name));
         UnitView {
+            service,
+            address: known.and_then(|s| s.address),
             name: unit.name.to_string(),
             kind: unit.name.kind().suffix().to_owned(),
             description: unit.description.clone(),

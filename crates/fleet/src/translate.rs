@@ -162,7 +162,8 @@ impl Translator<'_> {
             labels.insert(EXCLUSIVE_LABEL.into(), "yes".into());
         }
         if !self.unit.deploy.headless {
-            labels.insert(SERVICE_LABEL.into(), self.unit.name.prefix().to_owned());
+            let service = self.unit.name.base().prefix().to_owned();
+            labels.insert(SERVICE_LABEL.into(), service);
         }
         let mut env = environment(self.unit, &c.environment_files, &c.environment)?;
         match self.text("Timezone").as_str() {
@@ -304,7 +305,11 @@ impl Translator<'_> {
                 cgroup_permissions: permissions,
             });
         }
+        let of_service = crate::services::published(self.unit);
         for port in &c.ports {
+            if of_service.iter().any(|p| p.is(port)) {
+                continue;
+            }
             let binding = PortBinding {
                 host_ip: port.host_ip.map_or_else(String::new, |ip| ip.to_string()),
                 host_port: port.host_port.map_or_else(String::new, |p| p.to_string()),

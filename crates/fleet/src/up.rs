@@ -111,6 +111,18 @@ impl Fleet {
             None => self.make_container(unit, run).await?,
         };
         self.containers().serve(&id, unit.serves());
+        if let Some(service) = crate::services::name_of(run.unit) {
+            let ports = crate::services::published(run.unit);
+            let ports: Vec<_> = ports.iter().map(|p| p.published()).collect();
+            if !ports.is_empty() {
+                let have = self.containers().have_ports(&service, &ports);
+                let had = match run.wanted {
+                    Some(wanted) => wanted.unless(have).await?,
+                    None => have.await,
+                };
+                had.map_err(|why| NotUp::new(125, why))?;
+            }
+        }
         match run.wanted {
             Some(wanted) => self.start_container(unit, &id, wanted).await?,
             None => self.containers().start(&id).await?,

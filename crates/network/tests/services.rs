@@ -144,6 +144,47 @@ fn an_instance_that_leaves_keeps_its_connections_and_no_flows() {
 }
 
 #[test]
+fn an_address_stands_for_its_instances_with_every_port() {
+    machine(|dir| {
+        let networks = Networks::open(dir, Options::default()).unwrap();
+        let host = netns::current().unwrap();
+        let (a, on_a) = container(&networks, 1, "bridge");
+        let (b, on_b) = container(&networks, 2, "bridge");
+        let (client, _) = container(&networks, 3, "bridge");
+        instance(&a, on_a.ip);
+        instance(&b, on_b.ip);
+        let with = |ips: &[Ipv4Addr]| {
+            let service = Service {
+                every_port: true,
+                ports: Vec::new(),
+                ..web(&ips.iter().map(|ip| ready(*ip)).collect::<Vec<_>>(), false)
+            };
+            set(&networks, vec![service]);
+        };
+        with(&[on_a.ip, on_b.ip]);
+        let both = BTreeSet::from([on_a.ip, on_b.ip]);
+        for ns in [&client, &host] {
+            assert_eq!(all(ns, WEB, TARGET, 2), both);
+            let refused = Talk::new(ns, WEB, TARGET + 1).map(|t| t.with);
+            assert_eq!(refused, Err(ConnectionRefused));
+        }
+        // An instance finds itself, too.
+        with(&[on_a.ip]);
+        assert_eq!(who(&a, WEB, TARGET), Ok(on_a.ip));
+        let flow = packets(&client, WEB, TARGET);
+        assert_eq!(whose(&flow), Ok(on_a.ip));
+        let mut talk = Talk::new(&client, WEB, TARGET).unwrap();
+        with(&[on_b.ip]);
+        assert_eq!(whose(&flow), Ok(on_b.ip), "it stayed where it was");
+        assert!(talk.works(), "it was cut");
+        assert_eq!(networks.connections(on_a.ip).unwrap(), 1);
+        with(&[]);
+        let refused = Talk::new(&client, WEB, TARGET).map(|t| t.with);
+        assert_eq!(refused, Err(ConnectionRefused));
+    });
+}
+
+#[test]
 fn what_nobody_serves_is_refused() {
     machine(|dir| {
         let networks = Networks::open(dir, Options::default()).unwrap();
@@ -307,6 +348,7 @@ fn published_ports_answer_and_those_in_use_are_told() {
             also(Some(Ipv4Addr::new(192, 0, 2, 77).into()), 8084),
         ]);
         let second = Service {
+            every_port: false,
             name: "zweit".into(),
             address: None,
             ports: vec![service.ports[0].clone()],

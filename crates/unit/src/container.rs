@@ -18,6 +18,9 @@ pub struct PortMapping {
     pub container_port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
+    /// Whether the text names it with specifiers: each instance has another, that leads to it alone.
+    #[serde(skip)]
+    pub own: bool,
 }
 
 /// Where mounted data comes from.
@@ -143,11 +146,7 @@ impl ContainerUnit {
                 .unwrap_or_default(),
             environment: r.pairs("Environment"),
             environment_files: EnvironmentFile::read(r),
-            ports: r
-                .parse_list("PublishPort", parse_ports)
-                .into_iter()
-                .flatten()
-                .collect(),
+            ports: published(r),
             exposed_ports: r
                 .parse_words("ExposeHostPort", |v| parse_ports(v).map(|_| v.to_owned())),
             mounts,
@@ -335,6 +334,18 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
     })
 }
 
+fn published(r: &mut Reader<'_>) -> Vec<PortMapping> {
+    let mut all = Vec::new();
+    for (entry, value) in r.list("PublishPort") {
+        let own = entry.value().contains('%');
+        match parse_ports(&value) {
+            Ok(ports) => all.extend(ports.into_iter().map(|p| PortMapping { own, ..p })),
+            Err(error) => r.fail(entry, error),
+        }
+    }
+    all
+}
+
 fn parse_ports(text: &str) -> Result<Vec<PortMapping>, String> {
     let bad = || format!("{text:?} is not [[address:]host-port:]port[/tcp|/udp]");
     let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -375,6 +386,7 @@ fn parse_ports(text: &str) -> Result<Vec<PortMapping>, String> {
             host_port,
             container_port,
             protocol: protocol.to_owned(),
+            own: false,
         })
         .collect())
 }

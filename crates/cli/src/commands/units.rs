@@ -337,6 +337,13 @@ async fn status(client: &Client, units: &[String], format: Option<&str>) -> Resu
         if !text("health").is_empty() {
             lines.push(format!("  Health:    {}", text("health")));
         }
+        if !text("address").is_empty() {
+            lines.push(format!(
+                "  Address:   {} ({})",
+                text("address"),
+                text("service")
+            ));
+        }
         for port in unit["ports"]
             .as_array()
             .into_iter()

@@ -157,8 +157,21 @@ fn servers_are_found_by_name_everywhere() {
     let homes: BTreeSet<usize> = webs.iter().map(|(home, _)| *home).collect();
     assert_eq!(homes, (1..=3).collect());
     let all: BTreeSet<String> = webs.iter().map(|(_, ip)| ip.clone()).collect();
+    let own = found(m1, "web");
+    assert!(own.len() == 1 && own.is_disjoint(&all), "{own:?}");
     for machine in cluster.machines() {
-        find(machine, "web", &all, NAMES);
+        find(machine, "tasks.web", &all, NAMES);
+        // One address everywhere, behind which all of them are.
+        assert_eq!(found(machine, "web"), own);
+        let met = || {
+            let page = machine.ok(&["exec", "asker", "wget", "-qO-", "http://web/"]);
+            page.split(' ').next().unwrap().to_owned()
+        };
+        let mut homes = BTreeSet::new();
+        wait_until("each of them answers", MINUTE, || {
+            homes.insert(met());
+            (homes.len() == 3).then_some(()).ok_or(format!("{homes:?}"))
+        });
         for (home, ip) in &webs {
             let page = machine.ok(&["exec", "asker", "wget", "-qO-", &format!("http://{ip}/")]);
             assert!(page.starts_with(&format!("m{home} ")), "{page}");
@@ -169,9 +182,9 @@ fn servers_are_found_by_name_everywhere() {
     let name = format!("web-{}", index + 1);
     let but = |ip: &str| all.iter().filter(|a| *a != ip).cloned().collect();
     m2.ok(&["exec", &name, "killall", "-STOP", "httpd"]);
-    find(m1, "web", &but(&webs[index].1), NAMES);
+    find(m1, "tasks.web", &but(&webs[index].1), NAMES);
     m2.ok(&["exec", &name, "killall", "-CONT", "httpd"]);
-    find(m1, "web", &all, NAMES);
+    find(m1, "tasks.web", &all, NAMES);
 
     // A lost machine's names go, then its routes; its units come elsewhere with addresses of their new machine.
     let (_, lost) = webs.iter().find(|(home, _)| *home == 3).unwrap();
@@ -179,12 +192,12 @@ fn servers_are_found_by_name_everywhere() {
     cluster.settles();
     m3.kill_all();
     wait_until("it is not found any more", NAMES, || {
-        let found = found(m1, "web");
+        let found = found(m1, "tasks.web");
         (!found.contains(lost))
             .then_some(())
             .ok_or(format!("{found:?}"))
     });
-    assert!(found(m2, "front").is_empty());
+    assert!(found(m2, "tasks.front").is_empty());
     let route = |from: &Machine, to: &str| {
         let output = from
             .inside("ip")
@@ -219,7 +232,7 @@ fn servers_are_found_by_name_everywhere() {
     let network = |n: usize| subnets[n - 1].rsplit_once('.').unwrap().0.to_owned();
     for machine in [m1, m3] {
         wait_until("all three are found, and none on m2", MINUTE, || {
-            let found = found(machine, "web");
+            let found = found(machine, "tasks.web");
             let right = found.len() == 3 && !found.iter().any(|ip| ip.starts_with(&network(2)));
             right.then_some(()).ok_or(format!("{found:?}"))
         });
@@ -227,7 +240,7 @@ fn servers_are_found_by_name_everywhere() {
     m1.ok(&["machine", "uncordon", "m2"]);
     for machine in [m1, m3] {
         wait_until("all of the global unit are found", MINUTE, || {
-            let found = found(machine, "every");
+            let found = found(machine, "tasks.every");
             let of = |n: usize| found.iter().any(|ip| ip.starts_with(&network(n)));
             (found.len() == 3 && (1..=3).all(of))
                 .then_some(())

@@ -130,6 +130,32 @@ pub fn nginx() -> PathBuf {
     })
 }
 
+/// `steady` of this package's examples, alone with the libraries that it needs: it ends without losing a request.
+pub fn steady() -> PathBuf {
+    let program = example("steady");
+    let length = fs::metadata(&program).unwrap().len();
+    let made = fs::metadata(&program).unwrap().modified().unwrap();
+    let made = made
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    cached(&format!("steady-{length}-{made}.tar"), |archive| {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("etc")).unwrap();
+        install(program.to_str().unwrap(), root);
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::copy(&program, root.join("bin/steady")).unwrap();
+        pack(root, archive);
+    })
+}
+
+/// A program of this package's examples, which are built with its tests.
+pub fn example(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_coracle"));
+    program.with_file_name("examples").join(name)
+}
+
 /// Debian's etcd and etcdctl with the libraries they load, and nothing else.
 pub fn etcd() -> PathBuf {
     cached("etcd-1.tar", |archive| {

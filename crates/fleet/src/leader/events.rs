@@ -224,11 +224,13 @@ impl Leader {
 
     /// Does what follows from what has happened.
     async fn settle(&self, todo: &mut Todo) -> Result<()> {
-        if !todo.later() && !self.with_planner(|planner| planner.pending()) {
+        let owed = !locked(&self.answered).is_empty() || self.services_due();
+        if !todo.later() && !owed && !self.with_planner(|planner| planner.pending()) {
             return Ok(());
         }
         let _one = self.change_lock.lock().await;
         self.let_go().await?;
+        self.write_services().await?;
         let units: Vec<String> = if todo.all {
             let all = self.all().into_iter();
             all.map(|t| t.unit().name.to_string()).collect()

@@ -1,6 +1,8 @@
 //! How a machine comes to lead, and what it does while it does.
 
 use super::events::until;
+use super::family::family;
+use super::services::Services;
 use super::vacancy::{end_of_a_former_life, vacancy};
 use super::{Leader, Needs, Placed, Roll, Target, Work, events, locked};
 use crate::error::{FleetError, Result};
@@ -12,13 +14,13 @@ use crate::model::{
 use crate::pace::{self, Steps};
 use crate::presence::Seen;
 use crate::rollout::DeployRecord;
+use crate::services::ServiceRecord;
 use coracle_engine::full_error;
 use coracle_planner::{Planner, Settings};
 use coracle_store::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyValue, LeaseId, PutRequest,
-    RangeRequest, Revision, Store, StoreError, StoreExt as _, TxnOp, TxnRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, LeaseId, PutRequest, RangeRequest,
+    Revision, StoreError, StoreExt as _, TxnOp, TxnRequest,
 };
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -33,8 +35,6 @@ const GRACE: Duration = Duration::from_secs(15);
 const RESIGN: usize = 30;
 /// Decisions of one plan: between two, requests are answered and machines listened to.
 const BATCH: usize = 10_000;
-/// Entries that are read at a time.
-const PART: i64 = 2_000;
 
 impl Fleet {
     /// A machine that is alone leads before it serves anybody.
@@ -217,45 +217,6 @@ pub(super) async fn changed<T>(from: &mut watch::Receiver<T>) {
     }
 }
 
-/// What stands below a prefix at a revision (0: now), by what follows the prefix. It is read in parts: an answer with all of a hundred thousand
-/// units would take longer than a store is waited for, and hold up what else is on its connection.
-pub(crate) async fn family<T: DeserializeOwned>(
-    store: &dyn Store,
-    prefix: &str,
-    revision: Revision,
-) -> Result<BTreeMap<String, T>, StoreError> {
-    let read = |kv: &KeyValue| {
-        let key = std::str::from_utf8(&kv.key).ok()?;
-        let name = key.strip_prefix(prefix)?.to_owned();
-        match serde_json::from_slice(&kv.value) {
-            Ok(value) => Some((name, value)),
-            // One that cannot be read, perhaps of a newer release, must not keep the others from running.
-            Err(error) => {
-                tracing::error!(key, %error, "an entry cannot be read, and is left alone");
-                None
-            }
-        }
-    };
-    let mut request = RangeRequest {
-        limit: PART,
-        ..RangeRequest::prefix(prefix.to_owned()).at(revision)
-    };
-    let mut all = BTreeMap::new();
-    loop {
-        let found = store.range(request.clone()).await?;
-        all.extend(found.kvs.iter().filter_map(read));
-        let Some(last) = found.kvs.last().filter(|_| found.more) else {
-            return Ok(all);
-        };
-        // All parts are of one moment.
-        if revision == 0 {
-            request.revision = found.revision;
-        }
-        // The first key after it.
-        request.key = [&last.key[..], b"\0"].concat().into();
-    }
-}
-
 /// Reads everything.
 async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     let store = &*inner.cluster;
@@ -268,6 +229,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     let machines: BTreeMap<String, Machine> = family(store, keys::MACHINES, at).await?;
     let volumes: BTreeMap<String, VolumeRecord> = family(store, keys::VOLUMES, at).await?;
     let deploys: BTreeMap<String, DeployRecord> = family(store, keys::DEPLOYS, at).await?;
+    let services: BTreeMap<String, ServiceRecord> = family(store, keys::SERVICES, at).await?;
     let mut marks: BTreeMap<String, Marks> = family(store, keys::MARKS, at).await?;
     let alive = RangeRequest {
         revision: at,
@@ -304,7 +266,9 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         grace: (!inner.alone()).then(|| inner.opened + GRACE),
         statuses: Mutex::default(),
         answered: Mutex::default(),
+        orphans: Mutex::default(),
         deploys: Mutex::default(),
+        services: Mutex::new(Services::new(inner.services_range(), services)),
         ended: Mutex::default(),
         over: watch::Sender::new(false),
         ticks: watch::Sender::new(0),
@@ -394,6 +358,8 @@ impl Leader {
                     },
                 };
                 self.change(&target, |all| drop(all.insert(machine, placed)));
+            } else if record.leaving {
+                locked(&self.orphans).insert(keys::desired(&machine, &instance));
             }
         }
         for (key, actual) in actual {
@@ -424,7 +390,13 @@ impl Leader {
         actual: Option<Actual>,
         alive: bool,
     ) -> Option<Arc<Target>> {
-        let target = self.of_uid(&instance.uid)?;
+        let Some(target) = self.of_uid(&instance.uid) else {
+            let key = keys::desired(machine, &instance);
+            if actual.is_some() && locked(&self.orphans).remove(&key) {
+                locked(&self.answered).push(key);
+            }
+            return None;
+        };
         let (uid, actual) = (instance.uid.clone(), actual.map(Box::new));
         self.change(&target, |all| match all.get_mut(machine) {
             Some(placed) if placed.instance == instance => {

@@ -14,6 +14,7 @@ mod change;
 mod commit;
 mod events;
 mod failures;
+mod family;
 mod lead;
 mod leave;
 mod lost;
@@ -25,6 +26,7 @@ mod promote;
 mod removed;
 mod roll;
 mod rollout;
+mod services;
 mod spec;
 mod status;
 mod tally;
@@ -51,7 +53,7 @@ use tokio::sync::{Notify, watch};
 pub(crate) use change::Change;
 pub(crate) use commit::Group;
 pub(crate) use failures::keeps_failing;
-pub(crate) use lead::family;
+pub(crate) use family::family;
 pub(crate) use roll::Roll;
 pub(crate) use spec::is_resource;
 pub use tally::Tally;
@@ -89,10 +91,13 @@ pub(crate) struct Leader {
     /// What was told last of units that others wait for.
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
     deploys: Mutex<rollout::Deploys>,
+    services: Mutex<services::Services>,
     /// Machines that are no more and on which everything has ended for sure: what is written of them goes.
     ended: Mutex<BTreeSet<String>>,
     /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
     answered: Mutex<Vec<String>>,
+    /// Keys of instances that are to leave, of units that were destroyed under a former leader.
+    orphans: Mutex<BTreeSet<String>>,
     /// Set once somebody else may lead.
     over: watch::Sender<bool>,
     /// Ticks with everything that happens to units.
@@ -187,6 +192,7 @@ impl Leader {
             return;
         };
         drop(targets);
+        self.service_lost(name);
         let uid = target.record().uid;
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.remove(&uid);
@@ -200,7 +206,9 @@ impl Leader {
 
     /// A unit's text was changed.
     pub fn renewed(&self, name: &str, target: &Target) {
-        locked(&self.needs).set(name, Some(&target.unit()));
+        let unit = target.unit();
+        locked(&self.needs).set(name, Some(&unit));
+        self.service_of(name, &unit);
     }
 
     pub fn parse(&self, name: &str, text: &str, dropins: &[Dropin]) -> Result<Unit> {

@@ -61,14 +61,20 @@ fn needs(unit: &Unit, named: Named<'_>) -> Needs {
         exclusive: deploy.exclusive == Some(true),
     };
     if let Kind::Container { container, .. } = &unit.kind {
-        needs.ports = ports(container);
+        needs.ports = ports(unit, container);
         needs.volumes = volumes(container, named);
     }
     needs
 }
 
-fn ports(container: &ContainerUnit) -> BTreeSet<(u16, Protocol)> {
-    let ports = container.ports.iter().filter_map(|port| {
+/// Of a machine; those that a service has are every machine's.
+fn ports(unit: &Unit, container: &ContainerUnit) -> BTreeSet<(u16, Protocol)> {
+    let of_service = crate::services::published(unit);
+    let own = container
+        .ports
+        .iter()
+        .filter(|port| !of_service.iter().any(|p| p.is(port)));
+    let ports = own.filter_map(|port| {
         let protocol = match port.protocol.as_str() {
             "udp" => Protocol::Udp,
             "sctp" => Protocol::Sctp,

@@ -106,3 +106,10 @@ pub fn deploy(uid: &str, number: u64) -> String {
 pub fn deploys(uid: &str) -> String {
     format!("{DEPLOYS}{uid}/")
 }
+
+/// Services as every machine knows them.
+pub const SERVICES: &str = "/coracle/v1/services/";
+/// One of them.
+pub fn service(name: &str) -> String {
+    format!("{SERVICES}{name}")
+}

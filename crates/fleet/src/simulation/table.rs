@@ -8,12 +8,12 @@ use crate::model::Pinned;
 use crate::service::NotUp;
 use crate::translate::{UID_LABEL, UNIT_LABEL};
 use chrono::{DateTime, Utc};
-use coracle_engine::EngineError;
 use coracle_engine::events::Event;
 use coracle_engine::exclusive::Permit;
 use coracle_engine::logs::{LogLine, LogQuery};
 use coracle_engine::model::CreateRequest;
 use coracle_engine::record::Phase;
+use coracle_engine::{EngineError, PublishedPort};
 use coracle_unit::unit::VolumeUnit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -301,6 +301,14 @@ impl Containers for Table {
             health: health.map(|at| if now >= at { "healthy" } else { "starting" }),
             ports: Vec::new(),
         })
+    }
+
+    fn have_ports<'a>(
+        &'a self,
+        _service: &'a str,
+        _ports: &'a [PublishedPort],
+    ) -> Doing<'a, (), String> {
+        Box::pin(async { Ok(()) })
     }
 
     fn of_unit(&self, uid: &str) -> Vec<String> {

@@ -80,6 +80,16 @@ impl Ports {
         Self { ranges }
     }
 
+    /// Whether a port is among them.
+    pub fn has(&self, protocol: crate::Protocol, port: u16) -> bool {
+        let same = |p: Protocol| match protocol {
+            crate::Protocol::Tcp => p == Protocol::Tcp,
+            crate::Protocol::Udp => p == Protocol::Udp,
+        };
+        let mut ranges = self.ranges.iter();
+        ranges.any(|r| same(r.protocol) && (r.first..=r.last).contains(&port))
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.ranges.iter().map(|r| r.count()).sum()

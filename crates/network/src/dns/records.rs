@@ -21,6 +21,8 @@ pub struct NetworkView {
     pub gateway: Ipv4Addr,
     /// Its IPv6 address there, if the network has IPv6.
     pub gateway6: Option<Ipv6Addr>,
+    /// Whether its containers have no way out.
+    pub internal: bool,
 }
 
 /// A container's place on a network.
@@ -100,6 +102,10 @@ pub struct Records {
     /// How many of these run here; they come first.
     pub(super) local: usize,
     networks: Vec<NetworkView>,
+    /// Addresses of services, by their names in lower case.
+    services: BTreeMap<String, Ipv4Addr>,
+    /// Id of the network whose containers reach every service's address.
+    default: String,
 }
 
 pub(super) const DOMAIN: &str = ".coracle.internal";
@@ -140,9 +146,58 @@ impl Records {
             local: containers.len(),
             containers,
             networks,
+            services: BTreeMap::new(),
+            default: String::new(),
         };
         records.index(0);
         records
+    }
+
+    /// Adds the addresses that services have on this machine, by name. `network` is the default network's id.
+    #[must_use]
+    pub fn with_services(
+        mut self,
+        services: impl IntoIterator<Item = (String, Ipv4Addr)>,
+        network: &str,
+    ) -> Self {
+        let lower = |(name, ip): (String, Ipv4Addr)| (name.to_ascii_lowercase(), ip);
+        self.services = services.into_iter().map(lower).collect();
+        network.clone_into(&mut self.default);
+        self
+    }
+
+    /// The address of the service of this name, if that is what the name means here and the asker reaches it: from the default network always, from
+    /// another one where an instance is on that. An internal network has no way to it.
+    fn service(&self, asker: &Asker<'_>, short: &str) -> Option<Ipv4Addr> {
+        let ip = *self.services.get(short)?;
+        if self.linked(asker, short).is_some() {
+            return None;
+        }
+        let views: Vec<&NetworkView> = self
+            .networks
+            .iter()
+            .filter(|n| asker.view.contains(&n.id.as_str()))
+            .collect();
+        let open = views.iter().filter(|n| !n.internal);
+        let open: Vec<&str> = open.map(|n| n.id.as_str()).collect();
+        let named = self.names.get(short).map(Vec::as_slice).unwrap_or_default();
+        let mut here = named.iter().map(|(index, _)| &self.containers[*index]);
+        let is_its = |c: &Container| {
+            let service = c.service.as_ref();
+            service.is_some_and(|s| s.eq_ignore_ascii_case(short))
+        };
+        let seen = |c: &&Container, by: &[&str]| {
+            let mut places = c.places.iter();
+            places.any(|p| by.contains(&p.network.as_str()))
+        };
+        let foreign = named
+            .iter()
+            .filter(|(index, _)| *index < self.local)
+            .map(|(index, _)| &self.containers[*index])
+            .any(|c| !is_its(c) && seen(&c, &asker.view));
+        let reached =
+            open.contains(&self.default.as_str()) || here.any(|c| is_its(c) && seen(&c, &open));
+        (reached && !foreign).then_some(ip)
     }
 
     /// Makes the names of the containers from the `from`th on known.
@@ -200,6 +255,9 @@ impl Records {
         let lower = name.to_ascii_lowercase();
         if let Some(gateways) = self.gateways(asker, &lower) {
             return Answer::Addresses(gateways);
+        }
+        if let Some(ip) = self.service(asker, undomained(&lower)) {
+            return Answer::Addresses(vec![ip.into()]);
         }
         if let Some((found, _)) = self.find(asker, undomained(&lower)) {
             let listed = found.iter().filter(|f| f.listed);
@@ -336,81 +394,4 @@ impl Records {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_depend_on_who_asks() {
-        let ip = |n, h| Ipv4Addr::new(10, 0, n, h);
-        let ip6 = |n, h| Ipv6Addr::new(0xfd00, n, 0, 0, 0, 0, 0, h);
-        // On network B, of index 1, there is IPv6.
-        let place = |n: u8, h: u8| Place {
-            network: if n == 0 { "A" } else { "B" }.into(),
-            ip: ip(n, h),
-            ip6: (n == 1).then(|| ip6(1, h.into())),
-            aliases: Vec::new(),
-        };
-        let called = |place: Place, alias: &str| Place {
-            aliases: vec![alias.into()],
-            ..place
-        };
-        let make = |name: &str, service: Option<&str>, healthy, places: Vec<Place>| Container {
-            id: "ab".repeat(32),
-            name: name.into(),
-            service: service.map(Into::into),
-            healthy,
-            places,
-            ..Container::default()
-        };
-        let records = Records::new(
-            vec![
-                make(
-                    "web-1",
-                    Some("web"),
-                    true,
-                    vec![called(place(0, 2), "shop"), place(1, 2)],
-                ),
-                make("web-2", Some("web"), false, vec![place(1, 3)]),
-                make("db", None, false, vec![place(1, 4)]),
-                Container {
-                    id: "cd".repeat(32),
-                    links: vec![("mine".into(), "ab".repeat(32))],
-                    ..make("solo", None, true, vec![place(0, 5)])
-                },
-            ],
-            vec![NetworkView {
-                id: "A".into(),
-                name: "front".into(),
-                gateway: ip(0, 1),
-                gateway6: Some(ip6(0, 1)),
-            }],
-        );
-        let one = |i: Ipv4Addr| Answer::Addresses(vec![i.into()]);
-        let two = |h: u8| Answer::Addresses(vec![ip(1, h).into(), ip6(1, h.into()).into()]);
-        assert_eq!(records.lookup(ip(1, 4), "WEB-1"), two(2));
-        assert_eq!(
-            records.lookup(ip(0, 5), "web-1.coracle.internal"),
-            one(ip(0, 2))
-        );
-        assert_eq!(records.lookup(ip(1, 4), "tasks.web"), two(2));
-        assert_eq!(records.lookup(ip(1, 4), "db"), two(4));
-        assert_eq!(records.lookup(ip(0, 5), "db"), Answer::NoSuchName);
-        assert_eq!(records.lookup(ip(0, 5), "example.org"), Answer::Forward);
-        assert_eq!(
-            records.lookup(ip(0, 5), "host.docker.internal"),
-            Answer::Addresses(vec![ip(0, 1).into(), ip6(0, 1).into()])
-        );
-        // An alias is known where it was given, a link to who has it.
-        assert_eq!(records.lookup(ip(0, 5), "Shop"), one(ip(0, 2)));
-        assert_eq!(records.lookup(ip(1, 4), "shop"), Answer::NoSuchName);
-        assert_eq!(records.lookup(ip(0, 5), "mine"), one(ip(0, 2)));
-        assert_eq!(records.lookup(ip(0, 2), "mine"), Answer::NoSuchName);
-        assert_eq!(records.lookup(ip(0, 5), "web-1.front"), one(ip(0, 2)));
-        assert_eq!(records.lookup(ip(0, 5), "shop.front"), one(ip(0, 2)));
-        assert_eq!(records.lookup(ip(1, 4), "solo.front"), Answer::Forward);
-        let pointer = || Answer::Pointer("web-2.coracle.internal".into());
-        assert_eq!(records.reverse(ip(1, 4), ip(1, 3).into()), pointer());
-        assert_eq!(records.reverse(ip(1, 4), ip6(1, 3).into()), pointer());
-        assert_eq!(records.reverse(ip(0, 5), ip6(1, 3).into()), Answer::Forward);
-    }
-}
+mod tests;

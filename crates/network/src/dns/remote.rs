@@ -110,6 +110,7 @@ mod tests {
             name: id.to_ascii_lowercase(),
             gateway: gateway.parse().unwrap(),
             gateway6: None,
+            internal: false,
         };
         let views = vec![view("D", "10.0.0.1"), view("E", "10.0.1.1")];
         Records::new(local, views).with_remote(remote, "D")

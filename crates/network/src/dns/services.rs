@@ -168,6 +168,7 @@ mod tests {
             name: name.into(),
             gateway: place(id, 1, &[]).ip,
             gateway6: None,
+            internal: false,
         };
         Records::new(containers, vec![view("A", "front"), view("B", "back")])
     }

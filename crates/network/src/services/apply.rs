@@ -297,15 +297,18 @@ impl Inner {
             else {
                 return false;
             };
-            let way = |asked| Way {
+            let way = |asked, port, target| Way {
                 asked,
-                port: flow.asked.port(),
+                port,
                 backend,
-                target: flow.answers.port(),
+                target,
             };
+            let (port, target) = (flow.asked.port(), flow.answers.port());
+            let one = way(Some(asked), port, target);
             flow.translated()
-                && (gone.contains(&way(Some(asked)))
-                    || gone.contains(&way(None)) && !now.contains(&way(Some(asked))))
+                && (gone.contains(&one)
+                    || gone.contains(&way(None, port, target)) && !now.contains(&one)
+                    || port == target && gone.contains(&way(Some(asked), 0, 0)))
         });
     }
 

@@ -12,6 +12,10 @@
 //! | element of `services_from` | so does what comes in by `coracle0` for that |
 //! | chain `service/web/tcp/80` | one of both is chosen at random and takes the destination's place |
 //!
+//! A service with [`Service::every_port`] has elements of its address alone instead, in `services_all` and `services_all_from`, which are
+//! looked at behind the others, and the chain `service/web`, which leaves the port as it is: whatever an instance listens to is had at the
+//! service's address too, and it answers pings.
+//!
 //! Only a connection's first packet comes there; the others go where the first one went, also when that instance is gone from the
 //! chain. UDP has no connections that end, so flows of an instance that left, or is not ready any more, are forgotten at once.
 //!
@@ -65,6 +69,9 @@ pub struct Service {
     /// Its address on every machine, of [`crate::Options::services`]; without one it has published ports alone.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// Whether its address stands for its instances with every port and protocol of theirs, besides [`Self::ports`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub every_port: bool,
     /// Its ports; one of a number and protocol.
     pub ports: Vec<ServicePort>,
     /// Its instances, on whichever machine.

@@ -47,7 +47,8 @@ impl Places {
     }
 }
 
-/// A way that packets of UDP take: what was asked, an address of the machine if it is none, and who answers.
+/// A way that packets of UDP take: what was asked, an address of the machine if it is none, and who answers. Both ports are 0 where each port
+/// leads to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Way {
     pub asked: Option<Ipv4Addr>,
@@ -89,16 +90,31 @@ pub(super) fn escaped(name: &str) -> String {
     out
 }
 
+/// What a chain is for: a port that leads to one of the instances', or all of them as they are.
+#[derive(Clone, Copy)]
+enum Lead {
+    Port(Protocol, u16),
+    All,
+}
+
 /// The rules that send a new connection to one of `backends`.
-fn choice(protocol: Protocol, backends: &[Ipv4Addr], target: u16) -> Vec<String> {
+fn choice(lead: Lead, backends: &[Ipv4Addr]) -> Vec<String> {
     let Some(first) = backends.first() else {
-        let how = match protocol {
-            Protocol::Tcp => "tcp reset",
-            Protocol::Udp => "icmpx type port-unreachable",
+        let tcp = "meta l4proto tcp reject with tcp reset".to_owned();
+        return match lead {
+            Lead::Port(Protocol::Tcp, _) => vec![tcp],
+            Lead::Port(Protocol::Udp, _) => {
+                vec!["meta l4proto udp reject with icmpx type port-unreachable".to_owned()]
+            }
+            Lead::All => vec![tcp, "reject with icmpx type port-unreachable".to_owned()],
         };
-        return vec![format!("meta l4proto {protocol} reject with {how}")];
     };
-    let to = |what: String| format!("meta l4proto {protocol} dnat ip to {what}:{target}");
+    let to = |what: String| match lead {
+        Lead::Port(protocol, target) => {
+            format!("meta l4proto {protocol} dnat ip to {what}:{target}")
+        }
+        Lead::All => format!("dnat ip to {what}"),
+    };
     let mut rules = Vec::new();
     if backends.len() > 1 {
         let each = backends.iter().enumerate();
@@ -120,8 +136,38 @@ impl Rendered {
             for port in &service.ports {
                 out.port(service, port, held, places);
             }
+            if let Some(ip) = service.address.filter(|_| service.every_port) {
+                out.all(service, ip, places);
+            }
         }
         out
+    }
+
+    /// An address that stands for its instances.
+    fn all(&mut self, service: &Service, ip: Ipv4Addr, places: &Places) {
+        let name = format!("service/{}", escaped(&service.name));
+        let ready = service.backends.iter().filter(|b| b.ready);
+        let ready: Vec<_> = ready.map(|b| b.address).collect();
+        let those = |here: &dyn Fn(Ipv4Addr) -> bool| -> Vec<Ipv4Addr> {
+            ready.iter().copied().filter(|ip| here(*ip)).collect()
+        };
+        let by = |bridge: &str| ("services_all_from", format!("\"{bridge}\" . {ip}"));
+        let asked = [(Some(ip), 0)];
+        self.elements.insert(by(&places.bridge), name.clone());
+        self.elements
+            .insert(("services_all", ip.to_string()), name.clone());
+        for (bridge, subnet, _) in &places.others {
+            if service.backends.iter().any(|b| subnet.contains(&b.address)) {
+                let chain = format!("{name}/{bridge}");
+                self.elements.insert(by(bridge), chain.clone());
+                let there = those(&|ip| subnet.contains(&ip));
+                self.ways(Protocol::Udp, &asked, &there, 0);
+                self.chains.insert(chain, choice(Lead::All, &there));
+            }
+        }
+        let near = those(&|ip| places.is_near(ip));
+        self.ways(Protocol::Udp, &asked, &near, 0);
+        self.chains.insert(name, choice(Lead::All, &near));
     }
 
     fn port(
@@ -172,7 +218,8 @@ impl Rendered {
                         .filter(|ip| subnet.contains(ip))
                         .collect();
                     self.ways(protocol, &asked[asked.len() - 1..], &there, target);
-                    self.chains.insert(chain, choice(protocol, &there, target));
+                    self.chains
+                        .insert(chain, choice(Lead::Port(protocol, target), &there));
                 }
             }
             self.elements.insert(("services", key), name.clone());
@@ -181,7 +228,8 @@ impl Rendered {
             return;
         }
         self.ways(protocol, &asked, &near, target);
-        self.chains.insert(name, choice(protocol, &near, target));
+        self.chains
+            .insert(name, choice(Lead::Port(protocol, target), &near));
     }
 
     fn ways(
@@ -246,6 +294,8 @@ impl Rendered {
 /// Maps of the table.
 const MAPS: &str = "  map services { type ipv4_addr . inet_proto . inet_service : verdict; }
   map services_from { type ifname . ipv4_addr . inet_proto . inet_service : verdict; }
+  map services_all { type ipv4_addr : verdict; }
+  map services_all_from { type ifname . ipv4_addr : verdict; }
   map service_ports { type ipv4_addr . inet_proto . inet_service : verdict; }
   map service_ports_any { type inet_proto . inet_service : verdict; }
 ";
@@ -308,8 +358,14 @@ impl Rules {
         };
         Parts {
             chains,
-            prerouting: format!("    ip daddr {range} iifname . {key} vmap @services_from\n"),
-            output: format!("    ip daddr {range} {key} vmap @services\n"),
+            prerouting: format!(
+                "    ip daddr {range} iifname . {key} vmap @services_from\n    \
+                 ip daddr {range} iifname . ip daddr vmap @services_all_from\n"
+            ),
+            output: format!(
+                "    ip daddr {range} {key} vmap @services\n    \
+                 ip daddr {range} ip daddr vmap @services_all\n"
+            ),
             publish: format!(
                 "    meta nfproto ipv4 {key} vmap @service_ports\n    \
                  meta nfproto ipv4 meta l4proto . th dport vmap @service_ports_any\n"
@@ -321,101 +377,4 @@ impl Rules {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn places() -> Places {
-        Places {
-            bridge: "coracle0".into(),
-            subnet: "10.210.0.0/22".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 210, 0, 1),
-            others: vec![
-                ("cor-a".into(), "10.210.4.0/24".parse().unwrap(), false),
-                ("cor-b".into(), "10.210.5.0/24".parse().unwrap(), true),
-            ],
-            peers: Some(vec!["10.212.0.0/22".parse().unwrap()]),
-        }
-    }
-
-    fn rendered(backends: &[(&str, bool)], protocol: &str, held: bool) -> Rendered {
-        let backends: Vec<_> = backends
-            .iter()
-            .map(|(ip, ready)| serde_json::json!({ "address": ip, "ready": ready }))
-            .collect();
-        let service: Service = serde_json::from_value(serde_json::json!({
-            "name": "web@1", "address": "10.216.0.5", "backends": backends,
-            "ports": [{ "protocol": protocol, "port": 80, "target": 8080,
-                "published": [{ "port": 8000 }, { "ip": "127.0.0.1", "port": 8001 }] }],
-        }))
-        .unwrap();
-        let keys = service.ports[0].keys().into_iter();
-        let keys = keys.filter(|_| held).map(|k| (k, service.name.clone()));
-        Rendered::new(std::slice::from_ref(&service), &keys.collect(), &places())
-    }
-
-    #[test]
-    fn a_service_and_its_changes() {
-        let one = rendered(&[("10.210.0.2", true), ("10.212.0.2", false)], "tcp", true);
-        let expected = "\
-add chain inet coracle service/web_401/tcp/80
-add rule inet coracle service/web_401/tcp/80 meta l4proto tcp dnat ip to 10.210.0.2:8080
-add element inet coracle service_ports { 127.0.0.1 . tcp . 8001 : goto service/web_401/tcp/80 }
-add element inet coracle service_ports_any { tcp . 8000 : goto service/web_401/tcp/80 }
-add element inet coracle services { 10.216.0.5 . tcp . 80 : goto service/web_401/tcp/80 }
-add element inet coracle services_from { \"coracle0\" . 10.216.0.5 . tcp . 80 : goto service/web_401/tcp/80 }
-";
-        assert_eq!(one.change(&Rendered::default()), expected);
-        assert_eq!(one.change(&one), "");
-        let two = rendered(&[("10.210.0.2", true), ("10.212.0.2", true)], "tcp", true);
-        let expected = "\
-flush chain inet coracle service/web_401/tcp/80
-add rule inet coracle service/web_401/tcp/80 meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.210.0.2, 1 : 10.212.0.2 }:8080
-add rule inet coracle service/web_401/tcp/80 meta l4proto tcp dnat ip to 10.210.0.2:8080
-";
-        assert_eq!(two.change(&one), expected);
-        let expected = "\
-delete element inet coracle service_ports { 127.0.0.1 . tcp . 8001 }
-delete element inet coracle service_ports_any { tcp . 8000 }
-delete element inet coracle services { 10.216.0.5 . tcp . 80 }
-delete element inet coracle services_from { \"coracle0\" . 10.216.0.5 . tcp . 80 }
-flush chain inet coracle service/web_401/tcp/80
-delete chain inet coracle service/web_401/tcp/80
-";
-        assert_eq!(Rendered::default().change(&one), expected);
-        assert!(two.ways.is_empty(), "TCP ends by itself");
-    }
-
-    #[test]
-    fn nobody_is_sent_where_they_may_not_go() {
-        let all = [
-            ("10.210.0.2", true),
-            ("10.210.4.2", true),
-            ("10.210.5.2", true),
-            ("10.212.0.2", true),
-            ("10.212.9.2", true),
-        ];
-        let all = rendered(&all, "udp", false);
-        let rules =
-            |bridge: &str| all.chains[&format!("service/web_401/udp/80{bridge}")].join("; ");
-        let near = rules("");
-        for (ip, reached) in [
-            ("10.210.0.2", true),
-            ("10.210.4.2", true),
-            ("10.210.5.2", false),
-            ("10.212.0.2", true),
-            ("10.212.9.2", false),
-        ] {
-            assert_eq!(near.contains(ip), reached, "{ip}: {near}");
-        }
-        let only = |ip: &str| format!("meta l4proto udp dnat ip to {ip}:8080");
-        assert_eq!(rules("/cor-a"), only("10.210.4.2"));
-        assert_eq!(rules("/cor-b"), only("10.210.5.2"));
-        assert_eq!(all.ways.len(), 4);
-        let maps: BTreeSet<_> = all.elements.keys().map(|k| k.0).collect();
-        assert_eq!(maps, BTreeSet::from(["services", "services_from"]));
-        let none = rendered(&[("10.210.5.2", true)], "tcp", false);
-        let rules = &none.chains["service/web_401/tcp/80"];
-        assert_eq!(rules[..], ["meta l4proto tcp reject with tcp reset"]);
-    }
-}
+mod tests;

@@ -68,6 +68,7 @@ pub fn web(backends: &[Backend], published: bool) -> Service {
     Service {
         name: "web".into(),
         address: Some(WEB),
+        every_port: false,
         ports: vec![port(Protocol::Tcp, 80), port(Protocol::Udp, 53)],
         backends: backends.to_vec(),
     }

@@ -1,0 +1,244 @@
+//! Nobody who asks a service hears of what becomes of its instances: requests without a second try, over every way in, while versions change, go
+//! back, are more and fewer, and machines are drained. `CORACLE_REQUESTS` says how many requests each of these is to see (2,000).
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod common;
+mod scenarios;
+
+use cluster::{Cluster, Machine, parts, wait_until};
+use scenarios::{SOON, joined};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+/// What may be asked at once of a machine that is busy with other tests, too.
+const RATE: &str = "1500";
+/// How long who is connected may stay, in seconds.
+const DRAIN: f64 = 3.0;
+
+fn requests() -> String {
+    std::env::var("CORACLE_REQUESTS").unwrap_or_else(|_| "2000".into())
+}
+
+fn web(version: &str) -> String {
+    format!(
+        "[Container]\nImage=steady\nExec=steady {version} 8080\nPublishPort=8000:8080\nStopTimeout=1\n\
+         [X-Deploy]\nProbe=http://:8080/\nSettleSec=200ms\nDrainSec=3\n"
+    )
+}
+
+/// Somebody who asks, in a process of its own.
+struct Load {
+    what: String,
+    child: Option<Child>,
+    end: PathBuf,
+}
+
+impl Load {
+    /// Asks from the machine itself, as long as it is not told to end and until there were enough requests.
+    fn start(machine: &Machine, mode: &str, url: &str) -> Self {
+        let name = format!("end-{mode}-{}", url.replace([':', '/'], "-"));
+        let inside = machine.state_dir().join(&name);
+        let end = machine.path(&inside);
+        let _ = std::fs::remove_file(&end);
+        let count = if mode == "long" {
+            "0".into()
+        } else {
+            requests()
+        };
+        let mut command = machine.inside(parts::example("load"));
+        command
+            .args(["--requests", &count, "--clients", "4", "--mode", mode])
+            .args(["--rate", RATE, "--until"])
+            .arg(&inside)
+            .arg(url)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let child = Some(command.spawn().unwrap());
+        let what = format!("{mode} {url}");
+        Self { what, child, end }
+    }
+
+    /// Ends it, and gives what it has seen.
+    fn end(mut self) -> Value {
+        std::fs::write(&self.end, "").unwrap();
+        let said = self.child.take().unwrap().wait_with_output().unwrap();
+        assert!(said.status.success(), "{}: {said:?}", self.what);
+        serde_json::from_slice(&said.stdout).unwrap()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The service's address.
+fn address(machine: &Machine) -> String {
+    wait_until("it has an address", SOON, || {
+        let said = machine.ok(&["unit", "status", "web@"]);
+        let line = said.lines().find(|l| l.contains("Address:"));
+        let ip = line.and_then(|l| l.split_whitespace().nth(1).map(str::to_owned));
+        ip.ok_or(said)
+    })
+}
+
+/// Does something while `urls` are asked in both ways from machine `from`. Nothing may fail; returns who has answered.
+fn meanwhile(
+    cluster: &Cluster,
+    from: usize,
+    urls: &[String],
+    what: &str,
+    act: impl FnOnce(),
+) -> Vec<String> {
+    let machine = cluster.machine(from);
+    let modes = ["keep-alive", "connect"];
+    let each = urls.iter().flat_map(|url| modes.map(|mode| (mode, url)));
+    let loads: Vec<_> = each
+        .map(|(mode, url)| Load::start(machine, mode, url))
+        .collect();
+    act();
+    let mut bodies = Vec::new();
+    for load in loads {
+        let asked = load.what.clone();
+        let seen = load.end();
+        let least: u64 = requests().parse().unwrap();
+        assert!(seen["requests"].as_u64().unwrap() >= least, "{seen}");
+        assert_eq!(seen["failures"], 0, "{what}, {asked}: {seen}");
+        bodies.extend(seen["bodies"].as_object().unwrap().keys().cloned());
+    }
+    bodies
+}
+
+/// Who has answered, by version.
+fn versions(bodies: &[String]) -> String {
+    let mut all: Vec<&str> = bodies.iter().filter_map(|b| b.split(' ').next()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.concat()
+}
+
+/// Versions there and back, more and fewer, asked from machine `from`.
+fn changes(cluster: &Cluster, from: usize, urls: &[String]) {
+    let a = cluster.machine(1);
+    let second = a.unit("web@.container", &web("B"));
+    let bodies = meanwhile(cluster, from, urls, "deploy", || {
+        a.ok(&["deploy", &second]);
+    });
+    assert_eq!(versions(&bodies), "AB");
+    let bodies = meanwhile(cluster, from, urls, "rollback", || {
+        a.ok(&["rollback", "web"]);
+    });
+    assert_eq!(versions(&bodies), "AB");
+    for scale in ["1", "5", "2"] {
+        let bodies = meanwhile(cluster, from, urls, &format!("scale to {scale}"), || {
+            a.ok(&["deploy", "web", "--scale", scale]);
+        });
+        assert_eq!(versions(&bodies), "A");
+    }
+}
+
+#[test]
+fn nothing_fails_on_one_machine() {
+    let cluster = Cluster::new(1);
+    let a = cluster.machine(1);
+    a.load(&parts::steady(), "steady");
+    let first = a.unit("web@.container", &web("A"));
+    let said = a.ok(&["deploy", &first, "--scale", "3"]);
+    assert!(said.contains("3 of 3 have it"), "{said}");
+    let ip = address(a);
+    let urls = [
+        format!("http://{ip}:8080/"),
+        "http://127.0.0.1:8000/".to_owned(),
+    ];
+    // All three share the machine's port, and say so.
+    let ports = a.ok(&["ps", "--format", "{{.Ports}}"]);
+    assert_eq!(
+        ports.matches("0.0.0.0:8000->8080/tcp").count(),
+        3,
+        "{ports}"
+    );
+    let long = Load::start(a, "long", &format!("http://{ip}:8080/long"));
+    changes(&cluster, 1, &urls);
+    // Each of them was at an instance that has gone since.
+    let seen = long.end();
+    let ended = seen["ended"].as_array().unwrap();
+    assert_eq!(
+        (seen["failures"].as_u64(), ended.len()),
+        (Some(0), 4),
+        "{seen}"
+    );
+    for lived in ended {
+        assert!(lived.as_f64().unwrap() >= DRAIN, "{seen}");
+    }
+    // The port is everybody's again.
+    a.ok(&["unit", "destroy", "web@1", "web@2", "web@"]);
+    wait_until("the port is free", SOON, || {
+        let taken = a.coracle(&[
+            "run",
+            "-d",
+            "--name",
+            "other",
+            "-p",
+            "8000:8080",
+            "steady",
+            "steady",
+            "C",
+        ]);
+        match taken.status.success() {
+            true => Ok(()),
+            false => {
+                a.coracle(&["rm", "-f", "other"]);
+                Err(common::errors(&taken))
+            }
+        }
+    });
+}
+
+#[test]
+fn nothing_fails_on_three_machines() {
+    let cluster = joined(3);
+    for machine in cluster.machines() {
+        machine.load(&parts::steady(), "steady");
+    }
+    let a = cluster.machine(1);
+    let first = a.unit("web@.container", &web("A"));
+    let said = a.ok(&["deploy", &first, "--scale", "3"]);
+    assert!(said.contains("3 of 3 have it"), "{said}");
+    let ip = address(a);
+    let c = cluster.machine(3);
+    let urls = [
+        format!("http://{ip}:8080/"),
+        format!("http://{}:8000/", c.address()),
+    ];
+    for url in &urls {
+        wait_until("machine 3 reaches it", SOON, || {
+            let mut curl = c.inside("curl");
+            let output = curl
+                .args(["-sS", "--noproxy", "*", "-m", "5", url])
+                .output()
+                .unwrap();
+            let page = common::text(&output);
+            page.starts_with('A')
+                .then_some(())
+                .ok_or(common::errors(&output))
+        });
+    }
+    changes(&cluster, 3, &urls);
+    // One of the two that are left goes elsewhere.
+    let home = cluster
+        .machines()
+        .iter()
+        .find(|m| m.n() != 3 && m.ok(&["ps", "--format", "{{.Names}}"]).contains("web-"));
+    let home = home.unwrap().name();
+    let bodies = meanwhile(&cluster, 3, &urls, "drain", || {
+        a.ok(&["machine", "drain", &home]);
+    });
+    assert_eq!(versions(&bodies), "A");
+    assert!(!bodies.is_empty());
+}
