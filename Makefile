@@ -49,11 +49,13 @@ test: ## install what the tests need, then run every test
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	@scripts/test
 
-soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, MACHINES=5)
+soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, MACHINES=5, REQUESTS=50000, KILLS=100)
 	@scripts/deps build run test
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked --workspace --test lifecycle
 	CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked --workspace --test machines
+	CORACLE_ROUNDS=$(or $(KILLS),100) cargo test --locked --workspace --test deploying -- --nocapture
+	CORACLE_REQUESTS=$(or $(REQUESTS),50000) cargo test --locked --workspace --test traffic
 	CORACLE_MACHINES=$(or $(MACHINES),5) CORACLE_MINUTES=$(or $(MINUTES),10) cargo test --locked --workspace --test soak -- --nocapture
 	CORACLE_ROUNDS=$(or $(ROUNDS),1000) cargo test --locked --workspace --test differential
 	CORACLE_ROUNDS=$(or $(ROUNDS),300) cargo test --locked --workspace --test linearizable
@@ -62,7 +64,7 @@ soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, M
 	CORACLE_ROUNDS=$(or $(ROUNDS),200000) cargo test --locked -p coracle-fleet --lib simulation
 	CORACLE_FUZZ=$(or $(FUZZ),50) cargo test --locked --workspace --test fuzz --test tables
 
-bench: ## docker, podman, runc and etcd beside us, and simulated machines; writes docs/benchmarks.md
+bench: ## docker, podman, runc and etcd beside us, the way to services, and simulated machines; writes docs/benchmarks.md
 	@scripts/deps build run bench
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	cargo build --locked -p coracle -p coracle-shim
@@ -70,6 +72,8 @@ bench: ## docker, podman, runc and etcd beside us, and simulated machines; write
 	@scripts/bench-images $(TARGET)/coracle $(dir $(TARGET))tmp/debian
 	cargo build --locked --workspace --example store-load
 	@scripts/bench-store $(TARGET)/examples/store-load
+	cargo build --locked --workspace --example steady --example load
+	@scripts/bench-services $(TARGET)/coracle $(TARGET)/examples
 	cargo build --locked --workspace --example fleet-load
 	@scripts/bench-fleet $(TARGET)/examples/fleet-load
 

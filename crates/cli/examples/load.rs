@@ -109,7 +109,7 @@ fn arguments() -> Option<Load> {
     }
     let (mode, close) = match mode?.as_str() {
         "keep-alive" => (Mode::KeepAlive, ""),
-        "connect" => (Mode::Connect, "Connection: close\r\n"),
+        "connect" => (Mode::Connect, ""),
         "long" => (Mode::Long, "Connection: close\r\n"),
         _ => return None,
     };

@@ -5,12 +5,13 @@ mod cluster;
 mod common;
 mod scenarios;
 
+use cluster::chaos::Random;
 use cluster::{Cluster, Machine, wait_until};
 use scenarios::{SOON, all, joined};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn web(version: &str) -> String {
     format!(
@@ -116,14 +117,26 @@ impl Drop for Asker {
 
 /// The last deploy, as a machine tells it.
 fn deploy(machine: &Machine) -> Value {
-    let told = machine.ok(&["history", "web@.container", "--format", "json"]);
-    let history: Value = serde_json::from_str(&told).unwrap();
-    history["deploys"]
+    history(machine).unwrap()
+}
+
+/// As [`deploy`], or why it cannot be told now.
+fn history(machine: &Machine) -> Result<Value, String> {
+    let output = machine.coracle(&["history", "web@.container", "--format", "json"]);
+    if !output.status.success() {
+        return Err(common::errors(&output));
+    }
+    let history: Value = serde_json::from_str(&common::text(&output)).unwrap();
+    Ok(history["deploys"]
         .as_array()
         .unwrap()
         .last()
         .unwrap()
-        .clone()
+        .clone())
+}
+
+fn is_over(deploy: &Value) -> bool {
+    ["done", "restored"].contains(&deploy["stage"].as_str().unwrap())
 }
 
 /// The machine that leads.
@@ -186,4 +199,63 @@ fn a_service_on_three_machines_changes_its_version_and_back_while_who_leads_is_k
     all_run(&cluster, "C");
     let units = a.ok(&["unit", "list", "-q"]);
     assert!(!units.contains('+'), "{units}");
+}
+
+/// Who leads is killed at random moments of good and bad deploys (`CORACLE_ROUNDS` of them, 3): each comes to one of its two ends, and within a bound.
+#[test]
+fn who_leads_is_killed_at_random_moments() {
+    let mut random = Random::from_environment();
+    let rounds = std::env::var("CORACLE_ROUNDS").map_or(3, |n| n.parse().unwrap());
+    let cluster = joined(3);
+    cluster.settles();
+    let said = cluster.machine(1).ok(&[
+        "deploy",
+        &cluster.machine(1).unit("web@.container", &web("v0")),
+        "--scale",
+        "3",
+    ]);
+    assert!(said.contains("3 of 3 have it"), "{said}");
+    let mut runs = "v0".to_owned();
+    for round in 1..=rounds {
+        let at = cluster.machine(1 + random.below(3));
+        let (version, good) = (format!("v{round}"), random.below(3) > 0);
+        let text = match good {
+            true => web(&version),
+            false => web(&version).replace("exec httpd", "exit 3; httpd"),
+        };
+        at.ok(&["deploy", &at.unit("web@.container", &text), "--no-block"]);
+        let moment = Duration::from_millis(random.next() % 9000);
+        let begun = Instant::now();
+        // Until the moment, or the deploy's end if that comes first.
+        wait_until("the moment", SOON, || {
+            let over = begun.elapsed() >= moment || is_over(&deploy(at));
+            over.then_some(()).ok_or_else(String::new)
+        });
+        let killed = leader(&cluster);
+        cluster.machine(killed).kill();
+        let other = cluster.machine(1 + killed % 3);
+        let end = wait_until("it has come to an end", Duration::from_secs(90), || {
+            // Nobody may lead for a moment.
+            let told = history(other)?;
+            is_over(&told)
+                .then(|| told["stage"].as_str().unwrap().to_owned())
+                .ok_or(format!("{told}"))
+        });
+        cluster.machine(killed).start();
+        let expected = if good { "done" } else { "restored" };
+        assert_eq!(
+            end,
+            expected,
+            "round {round}, {moment:?}: {}",
+            deploy(other)
+        );
+        if good {
+            runs = version;
+        }
+        all_run(&cluster, &runs);
+        wait_until("nothing is left of it", SOON, || {
+            let units = other.ok(&["unit", "list", "-q"]);
+            (!units.contains('+')).then_some(()).ok_or(units)
+        });
+    }
 }

@@ -166,6 +166,36 @@ fn a_new_version_takes_the_old_ones_place_and_the_old_one_comes_back() {
     until("two are gone", || versions(&d) == ["web-1 B"]);
 }
 
+/// An image as of another architecture: the programs of `bb`, with the header that says so.
+fn foreign_image(d: &Daemon) {
+    let root = tempfile::tempdir().unwrap();
+    let mut program = std::fs::read("/bin/busybox").unwrap();
+    // e_machine of an ELF header (elf(5)): EM_AARCH64.
+    program[18..20].copy_from_slice(&183_u16.to_le_bytes());
+    std::fs::create_dir(root.path().join("bin")).unwrap();
+    let shell = root.path().join("bin/sh");
+    std::fs::write(&shell, program).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&shell, mode).unwrap();
+    let archive = root.path().join("root.tar");
+    let mut tar = std::process::Command::new("tar");
+    let tar = tar
+        .arg("-C")
+        .arg(root.path())
+        .arg("-cf")
+        .arg(&archive)
+        .arg("bin");
+    assert!(tar.status().unwrap().success());
+    let archive = archive.to_str().unwrap();
+    d.ok([
+        "import",
+        "--platform",
+        "linux/arm64",
+        archive,
+        "localhost/foreign",
+    ]);
+}
+
 #[test]
 fn whatever_is_wrong_with_a_new_version_the_old_one_serves_as_before() {
     let d = Daemon::start();
@@ -185,6 +215,8 @@ fn whatever_is_wrong_with_a_new_version_the_old_one_serves_as_before() {
         "timeout 4 httpd -f -p 80 -h /w; sleep 1000",
     );
     let turns = turns.replace("SettleSec=1", "SettleSec=20\nProbeRetries=1");
+    foreign_image(&d);
+    let foreign = web("B", "").replace("Image=bb", "Image=localhost/foreign");
     let no_room = web("B", "").replace("[X-Deploy]", "[X-Deploy]\nReserveMemory=4000G");
     for (what, wrong, words) in [
         ("no image", no_image, vec!["localhost/none"]),
@@ -193,6 +225,11 @@ fn whatever_is_wrong_with_a_new_version_the_old_one_serves_as_before() {
         ("never healthy", never, vec!["within 5 s"]),
         ("turns unhealthy", turns, vec!["health test fails"]),
         ("no room", no_room, vec!["memory"]),
+        (
+            "wrong architecture",
+            foreign,
+            vec!["exec format error", "linux/arm64"],
+        ),
     ] {
         d.unit("web@.container", &wrong);
         let timeout = if what == "never healthy" { "5" } else { "60" };
@@ -203,7 +240,6 @@ fn whatever_is_wrong_with_a_new_version_the_old_one_serves_as_before() {
         }
         until(what, || picture(&d) == before);
     }
-    // An image of another architecture, as the daemon sees it when it starts it.
     let pages = asker.end(&d);
     assert_eq!(pages.keys().collect::<Vec<_>>(), ["A"], "{pages:?}");
 }

@@ -78,6 +78,13 @@ impl Drop for Load {
     }
 }
 
+/// A port that was used a second ago may be used again, or a machine that asks one address alone runs out of them.
+fn prepare(machine: &Machine) {
+    let set = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range";
+    let done = machine.inside("sh").args(["-c", set]).status().unwrap();
+    assert!(done.success());
+}
+
 /// The service's address.
 fn address(machine: &Machine) -> String {
     wait_until("it has an address", SOON, || {
@@ -97,6 +104,7 @@ fn meanwhile(
     act: impl FnOnce(),
 ) -> Vec<String> {
     let machine = cluster.machine(from);
+    prepare(machine);
     let modes = ["keep-alive", "connect"];
     let each = urls.iter().flat_map(|url| modes.map(|mode| (mode, url)));
     let loads: Vec<_> = each
@@ -217,17 +225,7 @@ fn nothing_fails_on_three_machines() {
         format!("http://{}:8000/", c.address()),
     ];
     for url in &urls {
-        wait_until("machine 3 reaches it", SOON, || {
-            let mut curl = c.inside("curl");
-            let output = curl
-                .args(["-sS", "--noproxy", "*", "-m", "5", url])
-                .output()
-                .unwrap();
-            let page = common::text(&output);
-            page.starts_with('A')
-                .then_some(())
-                .ok_or(common::errors(&output))
-        });
+        assert!(answers(c, url).starts_with('A'));
     }
     changes(&cluster, 3, &urls);
     // One of the two that are left goes elsewhere.
@@ -241,4 +239,119 @@ fn nothing_fails_on_three_machines() {
     });
     assert_eq!(versions(&bodies), "A");
     assert!(!bodies.is_empty());
+}
+
+#[test]
+fn a_daemon_that_is_killed_and_comes_back_fails_no_request() {
+    let cluster = Cluster::new(1);
+    let a = cluster.machine(1);
+    a.load(&parts::steady(), "steady");
+    // Its test is asked so seldom that a daemon which had to wait for it would be seen.
+    let text = web("A").replace("SettleSec=200ms", "ProbeIntervalSec=1h\nSettleSec=0");
+    let text = text.replace("StopTimeout=1", "StopTimeout=1\n[Service]\nRestart=always");
+    a.ok(&[
+        "unit",
+        "start",
+        &a.unit("web@.container", &text),
+        "web@{1..2}",
+    ]);
+    let urls = [
+        format!("http://{}:8080/", address(a)),
+        "http://127.0.0.1:8000/".to_owned(),
+    ];
+    for url in &urls {
+        answers(a, url);
+    }
+    meanwhile(&cluster, 1, &urls, "daemon killed", || {
+        for _ in 0..3 {
+            a.kill();
+            a.start();
+        }
+    });
+    // What it does not know any more it would not open again.
+    assert_eq!(
+        address(a),
+        urls[0]
+            .trim_start_matches("http://")
+            .split(':')
+            .next()
+            .unwrap()
+    );
+}
+
+/// Waits until an address is answered.
+fn answers(machine: &Machine, url: &str) -> String {
+    wait_until("it answers", SOON, || {
+        let mut curl = machine.inside("curl");
+        let output = curl
+            .args(["-sS", "--noproxy", "*", "-m", "5", url])
+            .output()
+            .unwrap();
+        match output.status.success() {
+            true => Ok(common::text(&output)),
+            false => Err(common::errors(&output)),
+        }
+    })
+}
+
+#[test]
+fn a_published_port_is_one_services_and_nobody_elses() {
+    let cluster = Cluster::new(1);
+    let a = cluster.machine(1);
+    a.load(&parts::steady(), "steady");
+    let published = "http://127.0.0.1:8000/";
+    a.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "first",
+        "-p",
+        "8000:8080",
+        "steady",
+        "steady",
+        "C",
+    ]);
+    let unit = a.unit("web.container", &web("A"));
+    let refused = a.coracle(&["unit", "start", &unit]);
+    let said = scenarios::all(&refused);
+    assert!(!refused.status.success(), "{said}");
+    for words in ["port 8000/tcp", "container first", "publish another port"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(answers(a, published).starts_with('C'));
+    // As soon as it is free.
+    a.ok(&["rm", "-f", "first"]);
+    a.ok(&["unit", "start", "web"]);
+    assert!(answers(a, published).starts_with('A'));
+    a.refused(
+        &[
+            "run",
+            "-d",
+            "--name",
+            "second",
+            "-p",
+            "8000:8080",
+            "steady",
+            "steady",
+            "C",
+        ],
+        "port is already allocated",
+    );
+    let other = a.unit("other.container", &web("D"));
+    a.refused(&["unit", "submit", &other], "service web has it");
+    // It leads to another port inside from now on, one that the former instance does not listen to.
+    let moved = web("B").replace("steady B 8080", "steady B 9090");
+    let moved = moved
+        .replace("8000:8080", "8000:9090")
+        .replace("http://:8080", "http://:9090");
+    let said = a.ok(&["deploy", &a.unit("web.container", &moved)]);
+    assert!(said.contains("runs"), "{said}");
+    wait_until("it leads there", SOON, || {
+        let page = answers(a, published);
+        page.starts_with('B').then_some(()).ok_or(page)
+    });
+    // A service that lets it go lets another have it.
+    a.ok(&["unit", "destroy", "web"]);
+    a.ok(&["unit", "start", &other]);
+    assert!(answers(a, published).starts_with('D'));
 }

@@ -314,7 +314,9 @@ pub fn inherit(config: &mut ContainerConfig, image: &Image) {
     for path in from.volumes().iter().flatten() {
         config.volumes.entry(path.clone()).or_insert(Empty {});
     }
-    for (key, value) in from.labels().iter().flatten() {
+    // What ours say of a container is no image's to say.
+    let of_others = |(key, _): &(&String, &String)| !key.starts_with("coracle.");
+    for (key, value) in from.labels().iter().flatten().filter(of_others) {
         config
             .labels
             .entry(key.clone())

@@ -122,13 +122,18 @@ impl Engine {
             .ok()
             .filter(|r| *r > 0)
             .unwrap_or(3);
-        container.set_health(Some(Health::new(retries)));
+        let taken_over = container.read(|r| r.state.healthy);
+        container.set_health(Some(Health {
+            status: if taken_over { "healthy" } else { "starting" },
+            ..Health::new(retries)
+        }));
         let (engine, watched) = (self.clone(), Arc::downgrade(container));
         let began = Instant::now();
         let task = tokio::spawn(async move {
             let interval = nanos(config.interval, Duration::from_secs(30));
             let start_period = nanos(config.start_period, Duration::ZERO);
             let start_interval = nanos(config.start_interval, Duration::from_secs(5)).min(interval);
+            let mut at_once = taken_over;
             loop {
                 let starting = began.elapsed() < start_period;
                 let Some(container) = watched.upgrade() else {
@@ -136,7 +141,9 @@ impl Engine {
                 };
                 let early = starting && container.health().is_some_and(|h| h.status == "starting");
                 drop(container);
-                tokio::time::sleep(if early { start_interval } else { interval }).await;
+                if !std::mem::take(&mut at_once) {
+                    tokio::time::sleep(if early { start_interval } else { interval }).await;
+                }
                 let Some(container) = watched.upgrade() else {
                     return;
                 };
@@ -152,6 +159,7 @@ impl Engine {
                 let status = health.status;
                 container.set_health(Some(health));
                 if changed {
+                    container.happened(false, |r| r.state.healthy = status == "healthy");
                     engine.names_changed();
                     engine.tell(&container, &format!("health_status: {status}"), &[]);
                 }

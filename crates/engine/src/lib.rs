@@ -32,6 +32,7 @@ pub mod exclusive;
 pub mod exec;
 pub mod exit;
 pub mod files;
+mod foreign;
 pub mod health;
 mod holder;
 pub mod id;

@@ -82,13 +82,15 @@ impl Engine {
     pub fn set_remote(&self, remote: Vec<Remote>) {
         let mut remote = remote;
         remote.retain(|r| r.machine != self.0.machine_id);
-        {
+        let same = {
             let mut known = self.0.remote.lock().unwrap_or_else(PoisonError::into_inner);
-            if *known == remote {
-                return;
-            }
+            let same = *known == remote;
             *known = remote;
+            same
+        };
+        if !same {
+            self.name_anew();
         }
-        self.name_anew();
+        self.elsewhere_is_known();
     }
 }

@@ -161,6 +161,9 @@ pub struct State {
     /// It was asked to end and has not ended yet: it is in no service, and a daemon that comes up finishes the stop.
     #[serde(default)]
     pub stopping: bool,
+    /// Its test found it well the last time: a daemon that comes up goes by that until the next test.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub healthy: bool,
     /// Addresses of the present run.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
@@ -191,6 +194,7 @@ impl Default for State {
             watchdog: false,
             started_at: None,
             finished_at: None,
+            healthy: false,
             restart_count: 0,
             stopped_by_hand: false,
             stopping: false,

@@ -19,7 +19,7 @@ use coracle_network::dns::{Container as Named, Ports, Remote};
 use coracle_network::{
     Backend, HostPort, NetworkError, PortMapping, Protocol, Refusal, Service, ServicePort,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -27,6 +27,8 @@ use tokio::sync::watch;
 
 /// How long what could not be done is left alone.
 const REST: Duration = Duration::from_secs(1);
+/// How often it is tried to have a port that somebody else has.
+const RETRY: Duration = Duration::from_secs(5);
 /// How long a start waits for the ports of its service.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,13 @@ pub struct PublishedPort {
     pub target: u16,
 }
 
+impl PublishedPort {
+    /// What it takes of the machine, whatever it leads to.
+    fn key(&self) -> (Protocol, HostPort) {
+        (self.protocol, self.host)
+    }
+}
+
 /// See the module.
 pub(crate) struct Traffic {
     wanted: Mutex<Wanted>,
@@ -62,6 +71,8 @@ pub(crate) struct Traffic {
 struct Wanted {
     /// None until it is said for the first time: what the daemon before this one has set stands until then.
     specs: Option<BTreeMap<String, ServiceSpec>>,
+    /// As of that: whether it was said what runs on other machines.
+    elsewhere: bool,
     instances: BTreeMap<String, Vec<At>>,
 }
 
@@ -75,12 +86,18 @@ struct At {
 /// What has been done.
 #[derive(Debug, Clone, Default)]
 struct Done {
+    /// The number of what was wanted.
+    asked: u64,
+    /// Services that are known.
+    known: BTreeSet<String>,
     /// Addresses that the firewall has, by service.
     addresses: BTreeMap<String, Ipv4Addr>,
     /// Ports that could not be had, and why, by service.
-    refused: BTreeMap<String, Vec<String>>,
+    refused: BTreeMap<String, Vec<(PublishedPort, String)>>,
     /// What has been published, by service.
     published: BTreeMap<String, Vec<PublishedPort>>,
+    /// Why nothing could be done.
+    failed: Option<String>,
 }
 
 impl Default for Traffic {
@@ -131,9 +148,10 @@ impl Traffic {
     }
 
     /// What the firewall is to have; nothing while that was not said.
-    fn services(&self) -> Option<(BTreeMap<String, ServiceSpec>, Vec<Service>)> {
+    fn services(&self) -> Option<(u64, BTreeMap<String, ServiceSpec>, Vec<Service>)> {
         let wanted = self.wanted();
-        let specs = wanted.specs.clone()?;
+        let asked = *self.asked.borrow();
+        let specs = wanted.specs.clone().filter(|_| wanted.elsewhere)?;
         let none = Vec::new();
         let mut all = Vec::new();
         for (name, spec) in &specs {
@@ -163,7 +181,7 @@ impl Traffic {
                 });
             }
         }
-        Some((specs, all))
+        Some((asked, specs, all))
     }
 }
 
@@ -192,30 +210,61 @@ impl Engine {
         }
     }
 
-    /// Waits until `ports` of a service are this machine's, for a few seconds at most.
+    /// It was said what runs on other machines: with [`Self::set_remote`], or that there is nothing of them.
+    pub fn elsewhere_is_known(&self) {
+        let mut wanted = self.0.traffic.wanted();
+        if !std::mem::replace(&mut wanted.elsewhere, true) {
+            self.0.traffic.asked.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Waits until `ports` of a service are this machine's. A service of which this machine has not heard is waited for a few seconds only: it has its
+    /// ports as soon as that comes.
     ///
     /// # Errors
     /// Why one of them cannot be had here, in words.
     pub async fn have_ports(&self, service: &str, ports: &[PublishedPort]) -> Result<(), String> {
         let mut done = self.0.traffic.done.subscribe();
+        // Who had one may have let it go since.
+        self.0.traffic.asked.send_modify(|n| *n += 1);
+        let asked = *self.0.traffic.asked.borrow();
         let said = |done: &Done| {
-            let there = done.published.get(service);
-            done.refused.contains_key(service)
-                || there.is_some_and(|there| ports.iter().all(|p| there.contains(p)))
+            let there = done.published.get(service).into_iter().flatten();
+            let there: Vec<_> = there.map(PublishedPort::key).collect();
+            let refused = done.refused.get(service).into_iter().flatten();
+            let refused: Vec<_> = refused.map(|(port, _)| port.key()).collect();
+            let known =
+                |port: &PublishedPort| there.contains(&port.key()) || refused.contains(&port.key());
+            done.asked >= asked && (done.failed.is_some() || ports.iter().all(known))
         };
         let waited = tokio::time::timeout(PATIENCE, done.wait_for(said)).await;
-        match waited {
-            Ok(Ok(done)) => match done.refused.get(service) {
-                Some(why) => Err(why.join("; ")),
-                None => Ok(()),
-            },
-            // The daemon ends.
-            Ok(Err(_)) => Ok(()),
-            Err(_) => Err(format!(
-                "the published ports of service {service} are not set up after {} s; the daemon's log says what keeps the firewall from it",
-                PATIENCE.as_secs()
-            )),
+        let Ok(Ok(done)) = waited else {
+            tracing::warn!(
+                service,
+                "this machine has not heard yet of the ports that the service publishes; they are opened when it has"
+            );
+            return Ok(());
+        };
+        if let Some(why) = &done.failed {
+            return Err(format!(
+                "the published ports of service {service} cannot be opened: {why}"
+            ));
         }
+        let refused = done.refused.get(service).into_iter().flatten();
+        let own = refused.filter(|(port, _)| ports.iter().any(|p| p.key() == port.key()));
+        let whys: Vec<&str> = own.map(|(_, why)| &**why).collect();
+        match whys.is_empty() {
+            true => Ok(()),
+            false => Err(whys.join("; ")),
+        }
+    }
+
+    /// Waits until the firewall goes by what was said last of a service's instances, for a moment at most.
+    pub(crate) async fn traffic_follows(&self) {
+        let asked = *self.0.traffic.asked.borrow();
+        let mut done = self.0.traffic.done.subscribe();
+        let follows = done.wait_for(|d| d.asked >= asked || d.known.is_empty());
+        let _ = tokio::time::timeout(REST, follows).await;
     }
 
     /// A container as it is shown: with the ports of this machine that lead to it by its service.
@@ -255,22 +304,29 @@ async fn direct(inner: Weak<Inner>, mut asked: watch::Receiver<u64>) {
         let Some(engine) = inner.upgrade().map(Engine) else {
             return;
         };
-        let failed = match engine.0.traffic.services() {
-            Some((specs, services)) => engine.direct_to(&specs, services).await,
-            None => Ok(()),
+        let again = match engine.0.traffic.services() {
+            Some((number, specs, services)) => {
+                let (failed, refused) = engine.direct_to(number, &specs, services).await;
+                if let Some(why) = failed.as_ref().filter(|why| said.as_ref() != Some(*why)) {
+                    tracing::error!(
+                        error = why,
+                        "services are not as they should be on this machine; it is tried again"
+                    );
+                }
+                said.clone_from(&failed);
+                match (failed, refused) {
+                    (Some(_), _) => Some(REST),
+                    // Whoever has the port may let it go.
+                    (None, true) => Some(RETRY),
+                    (None, false) => None,
+                }
+            }
+            None => None,
         };
         drop(engine);
-        let failed = failed.err();
-        if let Some(why) = failed.as_ref().filter(|why| said.as_ref() != Some(*why)) {
-            tracing::error!(
-                error = why,
-                "services are not as they should be on this machine; it is tried again"
-            );
-        }
-        said.clone_from(&failed);
         let changed = asked.changed();
-        let changed = match failed {
-            Some(_) => tokio::time::timeout(REST, changed).await.unwrap_or(Ok(())),
+        let changed = match again {
+            Some(time) => tokio::time::timeout(time, changed).await.unwrap_or(Ok(())),
             None => changed.await,
         };
         if changed.is_err() {
@@ -280,66 +336,88 @@ async fn direct(inner: Weak<Inner>, mut asked: watch::Receiver<u64>) {
 }
 
 impl Engine {
+    /// Why it could not be done, and whether ports were refused.
     async fn direct_to(
         &self,
+        number: u64,
         specs: &BTreeMap<String, ServiceSpec>,
         services: Vec<Service>,
-    ) -> Result<(), String> {
+    ) -> (Option<String>, bool) {
         let networks = self.0.networks.clone();
-        let set = tokio::task::spawn_blocking(move || networks.set_services(services)).await;
-        let set = set.map_err(|error| error.to_string())?;
-        let set = set.map_err(|error: NetworkError| coracle_sys::full(&error));
-        let mut done = Done::default();
-        match &set {
-            Ok(refusals) => done.stands(specs, refusals),
-            // Whoever waits for a port hears why it does not come.
-            Err(why) => {
-                let has_ports = specs.iter().filter(|(_, s)| !s.published.is_empty());
-                let refused = has_ports.map(|(name, _)| (name.clone(), vec![why.clone()]));
-                done.refused = refused.collect();
-                done.addresses = self.0.traffic.addresses();
-                done.addresses
-                    .retain(|name, ip| specs.get(name).is_some_and(|s| s.address == Some(*ip)));
+        let set = move || match networks.set_services(services.clone()) {
+            // Published ports need no address of the range.
+            Err(error @ NetworkError::ServiceRange { .. }) => {
+                let ports = services.into_iter().filter(|s| s.address.is_none());
+                let set = networks.set_services(ports.collect());
+                set.map(|refusals| (refusals, Some(coracle_sys::full(&error))))
             }
-        }
+            other => other.map(|refusals| (refusals, None)),
+        };
+        let set = tokio::task::spawn_blocking(set).await;
+        let set = match set {
+            Ok(set) => set.map_err(|error| coracle_sys::full(&error)),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut done = self.0.traffic.done.borrow().clone();
+        done.asked = number;
+        done.known = specs.keys().cloned().collect();
+        let failed = match &set {
+            Ok((refusals, no_addresses)) => {
+                done.failed = None;
+                done.stands(specs, refusals, no_addresses.is_none());
+                no_addresses.clone()
+            }
+            Err(why) => {
+                done.failed = Some(why.clone());
+                let same = |name: &String, ip: &mut Ipv4Addr| {
+                    specs.get(name).is_some_and(|s| s.address == Some(*ip))
+                };
+                done.addresses.retain(same);
+                Some(why.clone())
+            }
+        };
         let before = self.0.traffic.done.send_replace(done.clone());
         if before.addresses != done.addresses {
             self.name_anew();
         }
-        for (service, why) in &done.refused {
-            if before.refused.get(service) != Some(why) && set.is_ok() {
-                tracing::warn!(
-                    service,
-                    why = why.join("; "),
-                    "a published port is not had here"
-                );
+        for (service, refused) in &done.refused {
+            if before.refused.get(service) != Some(refused) {
+                for (_, why) in refused {
+                    tracing::warn!(service, why, "a published port is not had here");
+                }
             }
         }
-        set.map(drop)
+        (failed, !done.refused.is_empty())
     }
 }
 
 impl Done {
     /// All of it stands, but for what was refused.
-    fn stands(&mut self, specs: &BTreeMap<String, ServiceSpec>, refusals: &[Refusal]) {
-        for refusal in refusals {
-            let service = refusal.service.split(' ').next().unwrap_or_default();
-            let why = coracle_sys::full(&refusal.error);
-            self.refused
-                .entry(service.to_owned())
-                .or_default()
-                .push(why);
-        }
+    fn stands(
+        &mut self,
+        specs: &BTreeMap<String, ServiceSpec>,
+        refusals: &[Refusal],
+        with_addresses: bool,
+    ) {
+        (self.addresses, self.refused, self.published) = Default::default();
         for (name, spec) in specs {
-            if let Some(address) = spec.address {
+            if let Some(address) = spec.address.filter(|_| with_addresses) {
                 self.addresses.insert(name.clone(), address);
             }
-            let refused = |port: &&PublishedPort| {
-                let name = of_port(name, port);
-                refusals.iter().any(|r| r.service == name)
-            };
-            let held = spec.published.iter().filter(|p| !refused(p));
-            self.published.insert(name.clone(), held.cloned().collect());
+            for port in &spec.published {
+                let own = of_port(name, port);
+                match refusals.iter().find(|r| r.service == own) {
+                    Some(refusal) => {
+                        let why = coracle_sys::full(&refusal.error);
+                        let refused = self.refused.entry(name.clone()).or_default();
+                        refused.push((port.clone(), why));
+                    }
+                    None => {
+                        let held = self.published.entry(name.clone()).or_default();
+                        held.push(port.clone());
+                    }
+                }
+            }
         }
     }
 }

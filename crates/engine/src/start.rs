@@ -16,6 +16,7 @@ use crate::copyup;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::{self, Facts};
+use crate::names::SERVICE_LABEL;
 use crate::ports::{endpoint_request, ports};
 use crate::record::{Phase, Record};
 use crate::spec::{self, Inputs, user};
@@ -91,7 +92,10 @@ impl Engine {
                 self.tell_links(&record, "connect");
                 self.tell(container, "start", &[]);
                 // Its name was known before; that it is there as an instance is so only now.
-                self.0.named.send_modify(|n| *n += 1);
+                match record.config.labels.contains_key(SERVICE_LABEL) {
+                    true => self.names_changed(),
+                    false => self.0.named.send_modify(|n| *n += 1),
+                }
                 self.watch_health(container);
                 self.watch_exit(container.clone(), shim, run);
                 Ok(())
@@ -158,6 +162,7 @@ impl Engine {
         container.change(|r| {
             first(r);
             r.state.starting = true;
+            r.state.healthy = false;
             r.state.endpoints = endpoints.to_vec();
             r.state.error.clear();
             r.state.watchdog = false;
@@ -177,7 +182,8 @@ impl Engine {
             let _ = pending.reply.send(joined.map(|(connection, _)| connection));
         }
         self.names_changed();
-        let pid = shim.start().await?;
+        let pid = shim.start().await;
+        let pid = pid.map_err(|error| self.not_for_here(record, error))?;
         container.happened(false, |r| {
             r.state.phase = Phase::Running;
             r.state.stopping = false;

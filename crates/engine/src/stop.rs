@@ -196,6 +196,10 @@ impl Engine {
             r.state.stopping = true;
         });
         let _stopping = Stopping::begin(self, container);
+        if container.read(|r| r.config.labels.contains_key(crate::names::SERVICE_LABEL)) {
+            // Nobody is sent to who ends.
+            self.traffic_follows().await;
+        }
         let ended = container.watch();
         if paused {
             self.0.cgroups.thaw(&container.cgroup())?;
@@ -389,8 +393,10 @@ impl Engine {
             // The sender lives in the container, which this future holds.
             let done = watch
                 .wait_for(|s| match until {
+                    // The end of a run counts, also of one that runs again at once.
                     Until::NotRunning => {
-                        s.removed || !matches!(s.phase, Phase::Running | Phase::Restarting)
+                        let up = matches!(s.phase, Phase::Running | Phase::Restarting);
+                        s.removed || !up || s.exits > before
                     }
                     Until::NextExit => s.removed || s.exits > before,
                     Until::Removed => s.removed,

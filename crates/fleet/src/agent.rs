@@ -12,6 +12,7 @@
 //! that is wanted no more is *retired*: stopped, its containers removed, its record too; only then another one of that
 //! unit begins.
 
+mod images;
 mod own;
 mod report;
 mod retire;

@@ -158,8 +158,9 @@ impl Fleet {
         let (fleet, may_lead) = Self::of(stores, here);
         let lease = fleet.be_there(fleet.0.alone()).await?;
         fleet.announce(lease.clone());
-        fleet.follow_services();
         fleet.begin(lease, may_lead).await?;
+        // By now it is known of what is here whether it serves.
+        fleet.follow_services();
         Ok(fleet)
     }
 
@@ -203,6 +204,7 @@ impl Fleet {
             self.lead_at_once(id).await?;
         }
         self.follow();
+        self.fetch_images();
         self.report();
         self.stand_for_election(lease, may_lead);
         Ok(())

@@ -5,9 +5,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod fetch;
 pub mod keys;
 mod revision;
 
+pub use fetch::{FetchRecord, HadRecord};
 pub use revision::{Dropin, Pinned, RevisionRecord};
 
 /// Format version of every value below.

@@ -8,6 +8,7 @@ use crate::fleet::Fleet;
 use crate::leader::{Change, Leader, Target};
 use crate::model::{Active, Actual, Desired, Dropin, RevisionRecord, UnitRecord, UnitView, keys};
 use crate::order;
+use crate::rollout::has_its_ports;
 use crate::supervise::Supervised;
 use coracle_engine::logs::LogQuery;
 use coracle_engine::process::State;
@@ -65,6 +66,7 @@ impl Fleet {
         for of in std::iter::once(&name).chain(name.template().as_ref()) {
             self.not_under_way(&leader, of)?;
         }
+        has_its_ports(&leader, &unit)?;
         let target = self
             .store_text(&leader, &name, revision, unit, None)
             .await?;

@@ -1,7 +1,7 @@
 //! The way up: whom a unit waits for, and what is made and started.
 
 use crate::fleet::Fleet;
-use crate::model::{Active, Actual, Desired, Due};
+use crate::model::{Active, Actual, Desired, Due, Pinned};
 use crate::order;
 use crate::plan::{Cause, Seen};
 use crate::service::{NotUp, Run, Wanted, by_watchdog, section};
@@ -98,10 +98,22 @@ impl Fleet {
                     ..self.run(unit, file, service)
                 };
                 run.make_log_dir()?;
+                wanted.unless(self.have_ports(file)).await??;
                 run.before().await?;
                 self.bring_up_container(unit, &run).await
             }
         }
+    }
+
+    /// The ports that its service publishes are this machine's, before anything is done for it.
+    async fn have_ports(&self, file: &Unit) -> Result<(), NotUp> {
+        let ports = crate::services::published(file);
+        let Some(service) = crate::services::name_of(file).filter(|_| !ports.is_empty()) else {
+            return Ok(());
+        };
+        let ports: Vec<_> = ports.iter().map(|p| p.published()).collect();
+        let had = self.containers().have_ports(&service, &ports).await;
+        had.map_err(|why| NotUp::new(125, why))
     }
 
     async fn bring_up_container(&self, unit: &Supervised, run: &Run<'_>) -> Result<(), NotUp> {
@@ -111,18 +123,6 @@ impl Fleet {
             None => self.make_container(unit, run).await?,
         };
         self.containers().serve(&id, unit.serves());
-        if let Some(service) = crate::services::name_of(run.unit) {
-            let ports = crate::services::published(run.unit);
-            let ports: Vec<_> = ports.iter().map(|p| p.published()).collect();
-            if !ports.is_empty() {
-                let have = self.containers().have_ports(&service, &ports);
-                let had = match run.wanted {
-                    Some(wanted) => wanted.unless(have).await?,
-                    None => have.await,
-                };
-                had.map_err(|why| NotUp::new(125, why))?;
-            }
-        }
         match run.wanted {
             Some(wanted) => self.start_container(unit, &id, wanted).await?,
             None => self.containers().start(&id).await?,
@@ -292,12 +292,19 @@ impl Fleet {
             here.have_image(name, &container.pull).await?;
             return Ok(name.clone());
         };
+        self.have_pinned(&pinned).await
+    }
+
+    /// Has the image here that a name stood for when it was deployed, and answers what it is called here.
+    pub(crate) async fn have_pinned(&self, pinned: &Pinned) -> Result<String, NotUp> {
+        let here = self.containers();
         let names = [Some(&pinned.name), pinned.digest.as_ref(), Some(&pinned.id)];
         let stands_for = |n: &&String| here.pinned(n).is_some_and(|p| p.id == pinned.id);
         let known = || names.into_iter().flatten().find(stands_for).cloned();
         if let Some(known) = known() {
             return Ok(known);
         }
+        let name = &pinned.name;
         let source = pinned.digest.as_ref().unwrap_or(name);
         here.have_image(source, "missing").await?;
         known().ok_or_else(|| {

@@ -106,7 +106,7 @@ pub enum NetworkError {
     )]
     ServiceRange { range: Ipv4Net, other: String },
     #[error(
-        "port {port}/{protocol} of service {service} is not open on this machine: {by} has it on {ip}; stop that, or publish another port"
+        "port {port}/{protocol} of service {service} is not open on this machine: {by} has it on {ip}; end that, or publish another port"
     )]
     ServicePort {
         service: String,

@@ -2,7 +2,7 @@
 //!
 //! | keys below `/coracle/v1/` | a machine reads | a machine writes |
 //! | --- | --- | --- |
-//! | `machines/<id>`, `alive/<id>`, `actual/<id>/…`, `subnets/<id>`, `leaving/<id>` | all | with its own id |
+//! | `machines/<id>`, `alive/<id>`, `actual/<id>/…`, `images/<id>/…`, `subnets/<id>`, `leaving/<id>` | all | with its own id |
 //! | `apps/…`, what its apps see and what it announces of them | all | all |
 //! | `secrets/…`, `tokens/…` | none | none |
 //! | all others (`members/…`, `units/…`, `desired/…`, `leader`, …) | all | none |
@@ -18,7 +18,9 @@ use crate::MachineId;
 /// All of the cluster's keys.
 const ALL: &str = "/coracle/v1/";
 /// Below [`ALL`]: one key, and what is below it, for each machine.
-const OWN: [&str; 5] = ["actual", "alive", "leaving", "machines", "subnets"];
+const OWN: [&str; 6] = [
+    "actual", "alive", "images", "leaving", "machines", "subnets",
+];
 /// What every machine writes.
 const SHARED: &str = "/coracle/v1/apps/";
 /// What voters alone see.
@@ -125,6 +127,9 @@ mod tests {
             ("alive/<a>", true, true),
             ("actual/<a>/u/0/1", true, true),
             ("actual/", true, false),
+            ("images/<a>/u", true, true),
+            ("fetch/<a>/u", true, false),
+            ("services/web", true, false),
             ("subnets/<a>", true, true),
             (&format!("subnets/{b}"), true, false),
             ("apps/x", true, true),

@@ -19,7 +19,13 @@ const REST: Duration = Duration::from_secs(1);
 /// Answers of watches that are taken at once.
 const AT_ONCE: usize = 256;
 /// What is watched.
-const FAMILIES: [&str; 4] = [keys::ACTUAL, keys::ALIVE, keys::MACHINES, keys::MARKS];
+const FAMILIES: [&str; 5] = [
+    keys::ACTUAL,
+    keys::ALIVE,
+    keys::IMAGES,
+    keys::MACHINES,
+    keys::MARKS,
+];
 
 impl Leader {
     /// Opens the watches from where everything was read.
@@ -170,6 +176,10 @@ impl Leader {
                 if let Some(target) = self.told(&machine, instance, actual, alive) {
                     todo.units.insert(target.unit().name.to_string());
                 }
+                continue;
+            }
+            if let Some(key) = key.strip_prefix(keys::IMAGES) {
+                self.told_image(key, &event);
                 continue;
             }
             todo.machines = true;

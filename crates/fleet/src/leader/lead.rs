@@ -2,14 +2,15 @@
 
 use super::events::until;
 use super::family::family;
+use super::fetch::Fetches;
 use super::services::Services;
 use super::vacancy::{end_of_a_former_life, vacancy};
 use super::{Leader, Needs, Placed, Roll, Target, Work, events, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::{Fleet, Inner};
 use crate::model::{
-    Actual, Desired, DesiredRecord, LeaderRecord, Machine, Marks, RevisionRecord, UnitRecord,
-    VERSION, VolumeRecord, keys,
+    Actual, Desired, DesiredRecord, FetchRecord, HadRecord, LeaderRecord, Machine, Marks,
+    RevisionRecord, UnitRecord, VERSION, VolumeRecord, keys,
 };
 use crate::pace::{self, Steps};
 use crate::presence::Seen;
@@ -230,6 +231,8 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     let volumes: BTreeMap<String, VolumeRecord> = family(store, keys::VOLUMES, at).await?;
     let deploys: BTreeMap<String, DeployRecord> = family(store, keys::DEPLOYS, at).await?;
     let services: BTreeMap<String, ServiceRecord> = family(store, keys::SERVICES, at).await?;
+    let asked: BTreeMap<String, FetchRecord> = family(store, keys::FETCH, at).await?;
+    let had: BTreeMap<String, HadRecord> = family(store, keys::IMAGES, at).await?;
     let mut marks: BTreeMap<String, Marks> = family(store, keys::MARKS, at).await?;
     let alive = RangeRequest {
         revision: at,
@@ -268,6 +271,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
         answered: Mutex::default(),
         orphans: Mutex::default(),
         deploys: Mutex::default(),
+        fetches: Mutex::new(Fetches::new(asked, had)),
         services: Mutex::new(Services::new(inner.services_range(), services)),
         ended: Mutex::default(),
         over: watch::Sender::new(false),

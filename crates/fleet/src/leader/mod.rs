@@ -15,9 +15,11 @@ mod commit;
 mod events;
 mod failures;
 mod family;
+mod fetch;
 mod lead;
 mod leave;
 mod lost;
+mod make;
 mod needs;
 mod operator;
 mod place;
@@ -92,6 +94,7 @@ pub(crate) struct Leader {
     statuses: Mutex<BTreeMap<String, crate::model::StatusRecord>>,
     deploys: Mutex<rollout::Deploys>,
     services: Mutex<services::Services>,
+    fetches: Mutex<fetch::Fetches>,
     /// Machines that are no more and on which everything has ended for sure: what is written of them goes.
     ended: Mutex<BTreeSet<String>>,
     /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.

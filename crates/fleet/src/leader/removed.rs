@@ -110,6 +110,8 @@ impl Leader {
         group.only_if_absent(&BTreeSet::from([id.to_owned()]));
         group.delete_below(keys::desired_of(id));
         group.delete_below(keys::actual_of(id));
+        group.delete_below(keys::fetch_of(id));
+        group.delete_below(keys::images_of(id));
         groups.push(group);
         self.commit(groups).await?;
         for (record, target) in ended {

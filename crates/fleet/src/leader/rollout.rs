@@ -1,18 +1,17 @@
 //! Deploys, as who leads drives them: where their units stand, and the steps that follow, written as every other change is.
 
-use super::{Change, Group, Leader, Target, locked};
+use super::{Change, Group, Leader, locked};
 use crate::error::{FleetError, Result};
 use crate::fleet::Fleet;
 use crate::model::{Desired, RevisionRecord, UnitRecord, keys};
-use crate::order;
 use crate::pace;
+use crate::rollout::fetch::Fetch;
 use crate::rollout::plan::{self, Seen, State, Step};
 use crate::rollout::record::{DeployRecord, Report, Stage};
 use coracle_engine::full_error;
 use coracle_store::StoreExt as _;
-use coracle_unit::{Unit, UnitName};
+use coracle_unit::UnitName;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How soon a deploy is looked at again in which only time goes on.
@@ -125,6 +124,26 @@ impl Leader {
         let begun = (pace::utc() - deploy.moved).num_seconds();
         let late = deploy.paused.is_none()
             && u64::try_from(begun).is_ok_and(|s| s >= deploy.settings.timeout);
+        if deploy.stage == Stage::Forward && !deploy.fetched && deploy.paused.is_none() {
+            match self.fetch(&deploy, late).await? {
+                Fetch::Had => self.note_fetched(&deploy),
+                Fetch::Ask(machines) => {
+                    let machines: Vec<String> = machines.into_iter().collect();
+                    let names = self.in_words(&machines.join(", "));
+                    let said = format!("its image is fetched first, on {names}");
+                    self.say(deploy, said).await?;
+                    return Ok(true);
+                }
+                Fetch::Wait => {
+                    self.look_later();
+                    return Ok(false);
+                }
+                Fetch::Failed(report) => {
+                    let step = Step::TurnBack(report);
+                    return self.take_step(fleet, service, step).await;
+                }
+            }
+        }
         let mut news = false;
         for step in plan::next(&deploy, &seen, late) {
             news |= match self.take_step(fleet, service, step).await {
@@ -153,12 +172,23 @@ impl Leader {
             };
         }
         if !news {
-            // What is waited for is told by machines, and time goes on by itself.
-            let mut deploys = locked(&self.deploys);
-            let look = pace::now() + LOOK;
-            deploys.due = Some(deploys.due.map_or(look, |due| due.min(look)));
+            self.look_later();
         }
         Ok(news)
+    }
+
+    /// What is waited for is told by machines, and time goes on by itself.
+    fn look_later(&self) {
+        let mut deploys = locked(&self.deploys);
+        let look = pace::now() + LOOK;
+        deploys.due = Some(deploys.due.map_or(look, |due| due.min(look)));
+    }
+
+    /// Remembers that machines have the image. It is written with the next step.
+    fn note_fetched(&self, deploy: &DeployRecord) {
+        if let Some(known) = locked(&self.deploys).last.get_mut(&deploy.unit) {
+            known.fetched = true;
+        }
     }
 
     /// Remembers which of the units that a deploy has started are well. It is written with the next step.
@@ -279,6 +309,7 @@ impl Leader {
         let service = self.target(&deploy.unit);
         let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
         let record = service.record();
+        let over = self.fetched(record.service());
         let unit = service.unit();
         if stage == Stage::Done && unit.name.is_template() && record.revision != deploy.to {
             let text = self.service_text(&deploy.unit, &record, deploy.to).await?;
@@ -294,7 +325,7 @@ impl Leader {
             };
             self.write_units(vec![change]).await?;
         }
-        self.write_deploy(deploy, Group::default()).await
+        self.write_deploy(deploy, over).await
     }
 
     /// A revision of a service.
@@ -314,135 +345,6 @@ impl Leader {
             number,
         };
         Ok(found.ok_or_else(missing)?.0)
-    }
-
-    /// A unit itself gets a revision and is started with it; who stops it from here on means it.
-    async fn start_by(
-        &self,
-        fleet: &Fleet,
-        deploy: &mut DeployRecord,
-        unit: &str,
-        revision: u64,
-    ) -> Result<()> {
-        self.make(fleet, deploy, &UnitName::new(unit)?, revision)
-            .await?;
-        deploy.made.insert(unit.to_owned());
-        Ok(())
-    }
-
-    /// Makes a unit, or gives one that is there another text, and starts it with all that it needs.
-    async fn make(
-        &self,
-        fleet: &Fleet,
-        deploy: &DeployRecord,
-        name: &UnitName,
-        revision: u64,
-    ) -> Result<()> {
-        let service = self.target(&deploy.unit);
-        let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
-        let text = self
-            .service_text(&deploy.unit, &service.record(), revision)
-            .await?;
-        let unit = self.parse(name.as_str(), &text.text, &text.dropins)?;
-        let mut changes = self.needed(fleet, &unit).await?;
-        let known = self.target(name.as_str());
-        let (target, record) = match &known {
-            Some(target) => {
-                let record = target.record();
-                // Its own numbers go on; a service that is one unit has no other.
-                let own = match record.service.is_none() && !is_instance(&unit) {
-                    true => revision,
-                    false => record.revision + 1,
-                };
-                let record = UnitRecord {
-                    revision: own,
-                    of: Some(revision),
-                    last: Some(record.next() - 1).filter(|_| !is_instance(&unit)),
-                    desired: Desired::Active,
-                    unloaded: false,
-                    generation: record.generation + 1,
-                    order: record.order + 1,
-                    ..record
-                };
-                (target.clone(), record)
-            }
-            None => {
-                let record = UnitRecord {
-                    of: Some(revision),
-                    held: name.is_successor(),
-                    desired: Desired::Active,
-                    generation: 1,
-                    order: 1,
-                    ..UnitRecord::new(pace::new_uid()?)
-                };
-                (Target::new(record.clone(), unit.clone()), record)
-            }
-        };
-        changes.push(Change {
-            text: Some((text, unit)),
-            ..Change::new(&target, record)
-        });
-        self.write_units(changes).await?;
-        if known.is_none() {
-            self.insert(name.as_str(), target);
-        }
-        Ok(())
-    }
-
-    /// A service that is one unit and does not run has its former text again.
-    async fn give_back(&self, deploy: &DeployRecord) -> Result<()> {
-        let Some(target) = self.target(&deploy.unit) else {
-            return Ok(());
-        };
-        let record = target.record();
-        let text = self
-            .service_text(&deploy.unit, &record, deploy.from)
-            .await?;
-        let unit = self.parse(&deploy.unit, &text.text, &text.dropins)?;
-        let record = UnitRecord {
-            revision: match record.service.is_none() {
-                true => deploy.from,
-                false => record.revision + 1,
-            },
-            of: Some(deploy.from),
-            last: Some(record.next() - 1),
-            ..record
-        };
-        let change = Change {
-            text: Some((text, unit)),
-            ..Change::new(&target, record)
-        };
-        self.write_units(vec![change]).await
-    }
-
-    /// Units that another one needs and that do not run.
-    async fn needed(&self, fleet: &Fleet, unit: &Unit) -> Result<Vec<Change>> {
-        fleet.have_instances(self, unit).await?;
-        let mut needs = order::requires(unit);
-        let wanted = unit.unit.wants.iter();
-        needs.extend(wanted.filter(|w| self.target(w).is_some()).cloned());
-        if let Some(missing) = needs.iter().find(|n| self.target(n).is_none()) {
-            return Err(order::OrderError::Missing {
-                unit: unit.name.base().to_string(),
-                missing: missing.clone(),
-            }
-            .into());
-        }
-        let order = order::start(&needs, self)?;
-        let targets = order.iter().filter_map(|name| self.target(name));
-        let down = targets.filter(|t| t.record().desired != Desired::Active);
-        let start = |target: Arc<Target>| {
-            let record = target.record();
-            let record = UnitRecord {
-                desired: Desired::Active,
-                unloaded: false,
-                generation: record.generation + 1,
-                order: record.order + 1,
-                ..record
-            };
-            Change::new(&target, record)
-        };
-        Ok(down.map(start).collect())
     }
 
     /// It may be found as an instance from now on.
@@ -502,9 +404,4 @@ fn is_final(error: &FleetError) -> bool {
             | FleetError::Leaving
             | FleetError::Engine(_)
     )
-}
-
-/// Whether its texts are its template's.
-fn is_instance(unit: &Unit) -> bool {
-    unit.name.instance().is_some() || unit.name.is_successor()
 }

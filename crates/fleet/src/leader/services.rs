@@ -3,10 +3,11 @@
 use super::{Group, Leader, locked};
 use crate::error::Result;
 use crate::model::keys;
-use crate::services::{ServiceRecord, choose, name_of, record_of};
+use crate::services::{PortRecord, ServiceRecord, choose, name_of, published, record_of};
 use coracle_unit::{Unit, UnitName};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// What is known of services.
 pub(super) struct Services {
@@ -14,6 +15,8 @@ pub(super) struct Services {
     range: Ipv4Net,
     /// As they are written.
     records: BTreeMap<String, ServiceRecord>,
+    /// Addresses in these.
+    taken: BTreeSet<Ipv4Addr>,
     /// Names of units that are, or were, of a service.
     units: BTreeMap<String, BTreeSet<String>>,
     /// Which are to be looked at.
@@ -27,6 +30,7 @@ impl Services {
         Self {
             range,
             due: records.keys().cloned().collect(),
+            taken: records.values().filter_map(|r| r.address).collect(),
             records,
             units: BTreeMap::new(),
             without: BTreeSet::new(),
@@ -76,9 +80,10 @@ impl Leader {
             let mut services = locked(&self.services);
             let names = targets.into_iter().map(|(_, name)| name).collect();
             services.units.insert(service.clone(), names);
-            let address = services.address(service);
-            let wanted = record_of(units.iter().map(|u| &**u), address);
-            if wanted.is_none() {
+            let mut wanted = record_of(units.iter().map(|u| &**u), None);
+            if let Some(wanted) = &mut wanted {
+                wanted.address = services.address(service);
+            } else {
                 services.units.remove(service);
                 services.without.remove(service);
             }
@@ -86,10 +91,7 @@ impl Leader {
                 continue;
             }
             // At once, so that the next one gets another address.
-            let before = match &wanted {
-                Some(record) => services.records.insert(service.clone(), record.clone()),
-                None => services.records.remove(service),
-            };
+            let before = services.set(service, wanted.clone());
             changes.push((service.clone(), before, wanted));
         }
         let mut groups = Vec::new();
@@ -106,13 +108,20 @@ impl Leader {
             let mut services = locked(&self.services);
             services.due.extend(due);
             for (service, before, _) in changes {
-                match before {
-                    Some(record) => drop(services.records.insert(service, record)),
-                    None => drop(services.records.remove(&service)),
-                }
+                services.set(&service, before);
             }
         }
         written
+    }
+
+    /// Another service that has one of a unit's published ports on every machine, and which.
+    pub(crate) fn port_taken(&self, unit: &Unit) -> Option<(String, PortRecord)> {
+        let (own, ports) = (name_of(unit)?, published(unit));
+        let services = locked(&self.services);
+        let others = services.records.iter().filter(|(name, _)| **name != own);
+        let mut all = others.flat_map(|(name, r)| r.ports.iter().map(move |p| (name, p)));
+        let taken = all.find(|(_, other)| ports.iter().any(|p| p.is_in_the_way_of(other)))?;
+        Some((taken.0.clone(), taken.1.clone()))
     }
 
     /// A service as it is written.
@@ -122,15 +131,28 @@ impl Leader {
 }
 
 impl Services {
-    /// The address that a service has, or gets.
-    fn address(&mut self, service: &str) -> Option<std::net::Ipv4Addr> {
-        let has = self.records.get(service).and_then(|r| r.address);
-        if let Some(ip) = has.filter(|ip| self.range.contains(ip)) {
-            return Some(ip);
+    /// A service is written so from now on; answers how it was.
+    fn set(&mut self, service: &str, record: Option<ServiceRecord>) -> Option<ServiceRecord> {
+        let address = record.as_ref().and_then(|r| r.address);
+        let before = match record {
+            Some(record) => self.records.insert(service.to_owned(), record),
+            None => self.records.remove(service),
+        };
+        if let Some(ip) = before.as_ref().and_then(|r| r.address) {
+            self.taken.remove(&ip);
         }
-        let others = self.records.iter().filter(|(name, _)| *name != service);
-        let taken = others.filter_map(|(_, r)| r.address).collect();
-        let chosen = choose(service, &taken, self.range);
+        self.taken.extend(address);
+        before
+    }
+
+    /// The address that a service has, or gets.
+    fn address(&mut self, service: &str) -> Option<Ipv4Addr> {
+        // It keeps what it has, also where who leads now has another range.
+        let has = self.records.get(service).and_then(|r| r.address);
+        if has.is_some() {
+            return has;
+        }
+        let chosen = choose(service, &self.taken, self.range);
         if chosen.is_none() && self.without.insert(service.to_owned()) {
             tracing::error!(
                 service,

@@ -113,3 +113,24 @@ pub const SERVICES: &str = "/coracle/v1/services/";
 pub fn service(name: &str) -> String {
     format!("{SERVICES}{name}")
 }
+
+/// Images that machines are to have before a deploy begins.
+pub const FETCH: &str = "/coracle/v1/fetch/";
+/// Those of one machine.
+pub fn fetch_of(machine: &str) -> String {
+    format!("{FETCH}{machine}/")
+}
+/// The one for a service, by the service's uid.
+pub fn fetch(machine: &str, service: &str) -> String {
+    format!("{FETCH}{machine}/{service}")
+}
+/// What machines say of these.
+pub const IMAGES: &str = "/coracle/v1/images/";
+/// What one machine says of them.
+pub fn images_of(machine: &str) -> String {
+    format!("{IMAGES}{machine}/")
+}
+/// What it says of the one for a service.
+pub fn image(machine: &str, service: &str) -> String {
+    format!("{IMAGES}{machine}/{service}")
+}

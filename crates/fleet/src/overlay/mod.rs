@@ -124,6 +124,9 @@ impl Fleet {
             let connect = async {
                 let mut connecting = connecting;
                 connecting.resume().await;
+                if let Some(fleet) = connecting.there() {
+                    fleet.engine().elsewhere_is_known();
+                }
                 if alone.wait_for(|alone| !alone).await.is_ok() {
                     connecting.run().await;
                 }

@@ -170,6 +170,7 @@ impl Fleet {
             });
         }
         self.not_under_way(&leader, &name)?;
+        has_its_ports(&leader, &unit)?;
         self.write_down(&leader, &name, &unit, text, &asked).await
     }
 
@@ -254,6 +255,23 @@ impl Fleet {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses a port of every machine that another service has.
+pub(crate) fn has_its_ports(leader: &Leader, unit: &Unit) -> Result<()> {
+    let Some((other, port)) = leader.port_taken(unit) else {
+        return Ok(());
+    };
+    Err(senseless(
+        format!(
+            "{} cannot publish port {}/{}",
+            unit.name, port.port, port.protocol
+        ),
+        format!("service {other} has it, on every machine"),
+        &format!(
+            "publish another port; or let that go: submit {other} without it, or destroy its units (`coracle unit list` names them)"
+        ),
+    ))
 }
 
 fn check_name(name: &UnitName) -> Result<()> {

@@ -99,6 +99,7 @@ impl Fleet {
             proven: BTreeSet::new(),
             in_place: BTreeSet::new(),
             alone: leader.must_be_alone(unit),
+            fetched: false,
             known: known_well,
             stage: Stage::Forward,
             paused: None,
@@ -135,6 +136,12 @@ impl Fleet {
             image,
             steps: steps.iter().map(told).collect(),
         };
+        if let Some(fetch) = leader
+            .fetches(&deploy, text.image.as_ref())
+            .filter(|_| !idle)
+        {
+            planned.steps.insert(0, fetch);
+        }
         if asked.dry_run || idle && same {
             return Ok(planned);
         }

@@ -14,6 +14,7 @@
 //! | --- | --- |
 //! | [`record`] | what is stored |
 //! | [`plan`], `step` | what to do next; pure |
+//! | `fetch` | who is to have the image first; pure |
 //! | `outline` | all that would be done, if all went well; pure |
 //! | `ask`, `begin` | a deploy is asked for, and written down |
 //! | `tell` | rollback, pause, resume, abort |
@@ -21,6 +22,7 @@
 
 mod ask;
 mod begin;
+pub(crate) mod fetch;
 mod history;
 mod outline;
 pub mod plan;
@@ -28,6 +30,7 @@ pub mod record;
 mod step;
 mod tell;
 
+pub(crate) use ask::has_its_ports;
 pub use ask::{Asked, Planned};
 pub use history::{History, Past};
 pub use record::{DeployRecord, Report, Settings, Stage};

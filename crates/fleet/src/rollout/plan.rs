@@ -431,4 +431,4 @@ fn wrong(deploy: &DeployRecord, unit: &str, seen: &Seen, late: bool) -> Option<R
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -43,6 +43,9 @@ pub struct DeployRecord {
     /// Why there must not be two of a unit at a time, as the new text has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alone: Option<String>,
+    /// The machines that had instances when it began have the image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fetched: bool,
     /// The revision has run before and was well: it is not waited for longer than until it is healthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub known: bool,

@@ -19,6 +19,8 @@ use std::time::Duration;
 const REST: Duration = Duration::from_secs(1);
 /// Changes that come together are done together.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// But no longer than this.
+const LONGEST: Duration = Duration::from_millis(200);
 
 type Records = BTreeMap<String, ServiceRecord>;
 
@@ -36,6 +38,9 @@ struct Following {
 impl Fleet {
     /// Tells the engine of services for as long as there is a fleet.
     pub(crate) fn follow_services(&self) {
+        if self.0.alone() {
+            self.engine().elsewhere_is_known();
+        }
         let options = self.engine().options();
         let mut following = Following {
             weak: std::sync::Arc::downgrade(&self.0),
@@ -111,10 +116,15 @@ impl Following {
         self.records = family(&*store, keys::SERVICES, read).await?;
         let request = WatchRequest::prefix(keys::SERVICES).from(read + 1);
         let mut watch = store.watch(request).await?;
+        let mut late = None;
         loop {
             self.tell();
             self.keep();
-            let mut next = watch.next().await;
+            let mut next = match late.take() {
+                Some(next) => next,
+                None => watch.next().await,
+            };
+            let begun = tokio::time::Instant::now();
             loop {
                 let Some(answer) = next.transpose()?.filter(|a| !a.canceled) else {
                     return Ok(());
@@ -124,15 +134,24 @@ impl Following {
                     let Some(name) = key.strip_prefix(keys::SERVICES) else {
                         continue;
                     };
-                    // What cannot be read says nothing, as what is gone.
-                    let record = serde_json::from_slice(&event.kv.value).ok();
-                    match record.filter(|_| event.kind == EventKind::Put) {
-                        Some(record) => drop(self.records.insert(name.to_owned(), record)),
-                        None => drop(self.records.remove(name)),
+                    let record = serde_json::from_slice(&event.kv.value);
+                    match (event.kind, record) {
+                        (EventKind::Put, Ok(record)) => {
+                            self.records.insert(name.to_owned(), record);
+                        }
+                        // Perhaps of a newer release; what was known of it holds.
+                        (EventKind::Put, Err(error)) => {
+                            tracing::error!(service = name, %error, "what is said of a service cannot be read");
+                        }
+                        (EventKind::Delete, _) => drop(self.records.remove(name)),
                     }
                 }
                 match tokio::time::timeout(TOGETHER, watch.next()).await {
-                    Ok(more) => next = more,
+                    Ok(more) if begun.elapsed() < LONGEST => next = more,
+                    Ok(more) => {
+                        late = Some(more);
+                        break;
+                    }
                     Err(_) => break,
                 }
             }
@@ -143,10 +162,12 @@ impl Following {
         let Some(inner) = self.weak.upgrade() else {
             return;
         };
-        let mut specs = BTreeMap::new();
+        let (mut specs, mut taken) = (BTreeMap::new(), BTreeSet::new());
         for (name, record) in &self.records {
             let inside = record.address.filter(|ip| self.range.contains(ip));
-            if let Some(ip) = record.address.filter(|_| inside.is_none())
+            // Two that have one would keep all from having theirs.
+            let inside = inside.filter(|ip| taken.insert(*ip));
+            if let Some(ip) = record.address.filter(|ip| !self.range.contains(ip))
                 && self.outside.insert(name.clone())
             {
                 tracing::error!(

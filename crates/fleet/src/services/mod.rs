@@ -11,10 +11,10 @@
 //! and send what comes to whichever instance serves. A port that the text names with a specifier (`808%i:80`) leads to that instance alone and is
 //! the container's, as is one without a number, or of an IPv6 address.
 //!
-//! No services: units with `Headless=true`, those on the machine's own network or on none, and those whose name is longer than 50 bytes. Instances of a
+//! No services: units with `Headless=true`, those on the machine's own network or on none, and those whose name is longer than 45 bytes. Instances of a
 //! unit with `Global=true` have their ports themselves: who asks a machine means the one there.
 
 mod follow;
 mod record;
 
-pub(crate) use record::{ServiceRecord, choose, name_of, published, record_of};
+pub(crate) use record::{PortRecord, ServiceRecord, choose, name_of, published, record_of};

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Bytes of a name: with what the firewall writes for its signs it has room in a chain's.
-const LONGEST: usize = 50;
+const LONGEST: usize = 45;
 
 /// A service: `services/<name>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,12 @@ pub(crate) struct PortRecord {
 }
 
 impl PortRecord {
+    /// Whether a machine cannot have both.
+    pub fn is_in_the_way_of(&self, other: &Self) -> bool {
+        let same_ip = self.ip == other.ip || self.ip.is_none() || other.ip.is_none();
+        same_ip && (self.protocol, self.port) == (other.protocol, other.port)
+    }
+
     /// Whether it is that one of a text.
     pub fn is(&self, port: &PortMapping) -> bool {
         let ip = match port.host_ip {

@@ -95,7 +95,8 @@ impl Networks {
         if inner.services.down || (first && services.is_empty()) {
             return Ok(Vec::new());
         }
-        if first {
+        let has = |all: &[Service]| all.iter().any(|s| s.address.is_some());
+        if has(&services) && !inner.services.spec.as_deref().is_some_and(has) {
             inner.services_range_is_free()?;
         }
         let (claims, refusals) = inner.claim_all(published(&services));
@@ -245,7 +246,8 @@ impl Inner {
             (other.0, other.2) == (key.0, key.2) && family && (any || other.1 == key.1)
         };
         if let Some(other) = claims.keys().find(same) {
-            return format!("service {}", claims[other].service);
+            let name = claims[other].service.as_str();
+            return format!("service {}", name.split(' ').next().unwrap_or(name));
         }
         let Some(other) = self.ports.keys().find(same) else {
             return "another program".into();

@@ -140,7 +140,26 @@ impl Rendered {
                 out.all(service, ip, places);
             }
         }
+        out.known(services, held);
         out
+    }
+
+    /// What is for somebody for sure and was not translated all the same: it came while the table was loaded anew, when the maps are empty
+    /// for a moment, and is to come again.
+    fn known(&mut self, services: &[Service], held: &BTreeMap<Published, String>) {
+        let whole = services.iter().filter(|s| s.every_port);
+        let addresses = whole.filter_map(|s| s.address);
+        let addresses = addresses.map(|ip| format!("ip daddr {ip} drop"));
+        self.chains.insert(KNOWN.into(), addresses.collect());
+        let ports = held.keys().filter_map(|(protocol, ip, port)| {
+            let to = match ip {
+                std::net::IpAddr::V4(ip) if ip.is_unspecified() => String::new(),
+                std::net::IpAddr::V4(ip) => format!("ip daddr {ip} "),
+                std::net::IpAddr::V6(_) => return None,
+            };
+            Some(format!("{to}{protocol} dport {port} drop"))
+        });
+        self.chains.insert(HELD.into(), ports.collect());
     }
 
     /// An address that stands for its instances.
@@ -291,6 +310,10 @@ impl Rendered {
     }
 }
 
+/// Addresses that stand for their instances, and published ports: rules of their own, which need no map.
+const KNOWN: &str = "service_known";
+const HELD: &str = "service_held";
+
 /// Maps of the table.
 const MAPS: &str = "  map services { type ipv4_addr . inet_proto . inet_service : verdict; }
   map services_from { type ifname . ipv4_addr . inet_proto . inet_service : verdict; }
@@ -329,22 +352,35 @@ impl Rules {
     pub fn parts(&self) -> Parts {
         let range = self.range;
         let Places {
-            gateway, subnet, ..
+            gateway,
+            subnet,
+            ref bridge,
+            ..
         } = self.places;
         // After translations, so what still has such an address is nobody's. What conntrack cannot place is never translated: a
         // reset for a late packet would end a connection that is well.
         let chains = format!(
-            r#"{MAPS}  chain service_refuse {{
+            r#"{MAPS}  chain {KNOWN} {{
+  }}
+  chain {HELD} {{
+  }}
+  chain service_held_in {{
+    type filter hook input priority -90; policy accept;
+    meta nfproto ipv4 ct state new jump {HELD}
+  }}
+  chain service_refuse {{
     ct state invalid drop
     meta l4proto tcp reject with tcp reset
     reject with icmpx type port-unreachable
   }}
   chain service_refuse_in {{
     type filter hook prerouting priority -90; policy accept;
+    ip daddr {range} iifname "{bridge}" jump {KNOWN}
     ip daddr {range} jump service_refuse
   }}
   chain service_refuse_out {{
     type filter hook output priority -90; policy accept;
+    ip daddr {range} jump {KNOWN}
     ip daddr {range} jump service_refuse
   }}
 "#

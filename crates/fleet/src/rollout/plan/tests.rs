@@ -3,7 +3,7 @@ use super::*;
 use crate::rollout::record::Settings;
 use std::collections::BTreeSet;
 
-fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
+pub(in crate::rollout) fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
     let now = crate::pace::utc();
     DeployRecord {
         version: 1,
@@ -24,6 +24,7 @@ fn deploy(before: &[(&str, u64)], after: &[&str]) -> DeployRecord {
         proven: BTreeSet::new(),
         in_place: BTreeSet::new(),
         alone: None,
+        fetched: false,
         known: false,
         stage: Stage::Forward,
         paused: None,

@@ -30,18 +30,26 @@ fn rendered(backends: &[(&str, bool)], protocol: &str, held: bool) -> Rendered {
     Rendered::new(std::slice::from_ref(&service), &keys.collect(), &places())
 }
 
+/// Where there are no services any more.
+fn none() -> Rendered {
+    Rendered::new(&[], &BTreeMap::new(), &places())
+}
+
 #[test]
 fn a_service_and_its_changes() {
     let one = rendered(&[("10.210.0.2", true), ("10.212.0.2", false)], "tcp", true);
     let expected = "\
 add chain inet coracle service/web_401/tcp/80
 add rule inet coracle service/web_401/tcp/80 meta l4proto tcp dnat ip to 10.210.0.2:8080
+flush chain inet coracle service_held
+add rule inet coracle service_held tcp dport 8000 drop
+add rule inet coracle service_held ip daddr 127.0.0.1 tcp dport 8001 drop
 add element inet coracle service_ports { 127.0.0.1 . tcp . 8001 : goto service/web_401/tcp/80 }
 add element inet coracle service_ports_any { tcp . 8000 : goto service/web_401/tcp/80 }
 add element inet coracle services { 10.216.0.5 . tcp . 80 : goto service/web_401/tcp/80 }
 add element inet coracle services_from { \"coracle0\" . 10.216.0.5 . tcp . 80 : goto service/web_401/tcp/80 }
 ";
-    assert_eq!(one.change(&Rendered::default()), expected);
+    assert_eq!(one.change(&none()), expected);
     assert_eq!(one.change(&one), "");
     let two = rendered(&[("10.210.0.2", true), ("10.212.0.2", true)], "tcp", true);
     let expected = "\
@@ -51,6 +59,7 @@ add rule inet coracle service/web_401/tcp/80 meta l4proto tcp dnat ip to 10.210.
 ";
     assert_eq!(two.change(&one), expected);
     let expected = "\
+flush chain inet coracle service_held
 delete element inet coracle service_ports { 127.0.0.1 . tcp . 8001 }
 delete element inet coracle service_ports_any { tcp . 8000 }
 delete element inet coracle services { 10.216.0.5 . tcp . 80 }
@@ -58,7 +67,7 @@ delete element inet coracle services_from { \"coracle0\" . 10.216.0.5 . tcp . 80
 flush chain inet coracle service/web_401/tcp/80
 delete chain inet coracle service/web_401/tcp/80
 ";
-    assert_eq!(Rendered::default().change(&one), expected);
+    assert_eq!(none().change(&one), expected);
     assert!(two.ways.is_empty(), "TCP ends by itself");
 }
 
@@ -80,10 +89,12 @@ fn an_address_that_stands_for_its_instances() {
 add chain inet coracle service/web
 add rule inet coracle service/web dnat ip to numgen random mod 2 map { 0 : 10.210.0.2, 1 : 10.212.0.2 }
 add rule inet coracle service/web dnat ip to 10.210.0.2
+flush chain inet coracle service_known
+add rule inet coracle service_known ip daddr 10.216.0.5 drop
 add element inet coracle services_all { 10.216.0.5 : goto service/web }
 add element inet coracle services_all_from { \"coracle0\" . 10.216.0.5 : goto service/web }
 ";
-    assert_eq!(two.change(&Rendered::default()), expected);
+    assert_eq!(two.change(&none()), expected);
     let nobody = render(&[]);
     let expected = "\
 flush chain inet coracle service/web
