@@ -298,6 +298,10 @@ impl Story {
                     // Some of it was done all the same, such as a start that did not come up.
                     Ask::Start(name, _) | Ask::Restart(name) => {
                         self.asked.remove(name);
+                        if name.starts_with("dep") {
+                            // What it needs may have been started for it.
+                            self.asked.remove("web-a.container");
+                        }
                         None
                     }
                     Ask::Deploy(name, _) | Ask::Rollback(name) => {
