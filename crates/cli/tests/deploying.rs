@@ -201,6 +201,40 @@ fn a_service_on_three_machines_changes_its_version_and_back_while_who_leads_is_k
     assert!(!units.contains('+'), "{units}");
 }
 
+/// A machine dies in the midst of a deploy: its instances come elsewhere, and it is finished, or taken back, without it.
+#[test]
+fn a_machine_is_lost_in_the_midst() {
+    let cluster = joined(3);
+    cluster.settles();
+    let a = cluster.machine(1);
+    let first = a.unit("web@.container", &web("A"));
+    let said = a.ok(&["deploy", &first, "--scale", "3"]);
+    assert!(said.contains("3 of 3 have it"), "{said}");
+    a.ok(&["deploy", &a.unit("web@.container", &web("B")), "--no-block"]);
+    wait_until("one has changed", SOON, || {
+        let seen = versions(&cluster);
+        let any = seen.values().any(|v| v == "B");
+        any.then_some(()).ok_or(format!("{seen:?}"))
+    });
+    // Not the one that is asked, and not who leads: that is another test's.
+    let lost = if leader(&cluster) == 3 { 2 } else { 3 };
+    cluster.machine(lost).kill_all();
+    let end = wait_until("it has come to an end", Duration::from_secs(150), || {
+        let told = history(a)?;
+        is_over(&told)
+            .then(|| told["stage"].as_str().unwrap().to_owned())
+            .ok_or(format!("{told}"))
+    });
+    all_run(&cluster, if end == "done" { "B" } else { "A" });
+    // It comes back, and nothing is doubled.
+    cluster.machine(lost).start();
+    wait_until("nothing is left of it", SOON, || {
+        let units = a.ok(&["unit", "list", "-q"]);
+        (!units.contains('+')).then_some(()).ok_or(units)
+    });
+    all_run(&cluster, if end == "done" { "B" } else { "A" });
+}
+
 /// Who leads is killed at random moments of good and bad deploys (`CORACLE_ROUNDS` of them, 3): each comes to one of its two ends, and within a bound.
 #[test]
 fn who_leads_is_killed_at_random_moments() {

@@ -276,6 +276,16 @@ fn a_deploy_waits_for_who_asked_and_goes_on_after_the_daemon_was_killed() {
     until("all run the new version", || {
         versions(&d) == ["web-1 B", "web-2 B", "web-3 B"]
     });
+    // Who is destroyed in the midst of one is not made again.
+    d.unit("web@.container", &web("C", ""));
+    d.ok(["deploy", &unit, "--canary", "1"]);
+    d.ok(["unit", "destroy", "web@3"]);
+    d.ok(["resume", "web"]);
+    until("the others run it", || {
+        versions(&d) == ["web-1 C", "web-2 C"]
+    });
+    until("it is over", || progress(&d).1 == "done");
+    assert_eq!(versions(&d), ["web-1 C", "web-2 C"]);
 }
 
 #[test]

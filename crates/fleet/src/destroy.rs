@@ -88,6 +88,7 @@ impl Fleet {
             if target.goal.borrow().desired == Desired::Active {
                 continue;
             }
+            leader.leave_out(&target.unit().name).await?;
             leader.forget(&target).await?;
             break target;
         };

@@ -72,6 +72,25 @@ impl Leader {
         Ok(())
     }
 
+    /// An instance is destroyed in the midst of a deploy, which makes it no more.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) async fn leave_out(&self, name: &UnitName) -> Result<()> {
+        let template = name.template().filter(|_| !name.is_template());
+        let deploy = template.and_then(|t| self.deploy_of(t.as_str()));
+        let Some(mut deploy) = deploy.filter(|d| !d.stage.is_over()) else {
+            return Ok(());
+        };
+        let name = name.as_str();
+        let known = deploy.after.remove(name) | deploy.before.remove(name).is_some();
+        if known {
+            let said = format!("{name}: left out, since somebody destroys it");
+            self.say(deploy, said).await?;
+        }
+        Ok(())
+    }
+
     /// A service is no more.
     pub(crate) fn forget_deploys(&self, service: &str) {
         locked(&self.deploys).last.remove(service);
