@@ -29,6 +29,9 @@ use tokio::sync::watch;
 const REST: Duration = Duration::from_secs(1);
 /// How often it is tried to have a port that somebody else has.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a start asks for a port that somebody has, and how long it waits in between.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(300);
 /// How long a start waits for the ports of its service.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -224,6 +227,19 @@ impl Engine {
     /// # Errors
     /// Why one of them cannot be had here, in words.
     pub async fn have_ports(&self, service: &str, ports: &[PublishedPort]) -> Result<(), String> {
+        let mut had = self.ask_for_ports(service, ports).await;
+        for _ in 1..TRIES {
+            if had.is_ok() {
+                break;
+            }
+            // Of a container that has just ended it is let go in a moment.
+            tokio::time::sleep(PAUSE).await;
+            had = self.ask_for_ports(service, ports).await;
+        }
+        had
+    }
+
+    async fn ask_for_ports(&self, service: &str, ports: &[PublishedPort]) -> Result<(), String> {
         let mut done = self.0.traffic.done.subscribe();
         // Who had one may have let it go since.
         self.0.traffic.asked.send_modify(|n| *n += 1);

@@ -40,7 +40,9 @@ impl Leader {
             group.delete_below(keys::revisions(record.service()));
         }
         group.delete_below(keys::deploys(record.service()));
+        group.join(self.fetched(record.service()));
         self.commit([group]).await?;
+        self.fetches_over(record.service());
         let asked_no_more = |all: &mut BTreeMap<String, Placed>| {
             for placed in all.values_mut() {
                 (placed.desired, placed.leaving) = (None, false);

@@ -41,6 +41,12 @@ impl Group {
         Ok(())
     }
 
+    /// Does what another one does, too.
+    pub fn join(&mut self, other: Self) {
+        self.steps.extend(other.steps);
+        self.absent.extend(other.absent);
+    }
+
     /// Deletes a key.
     pub fn delete(&mut self, key: String) {
         self.steps.push(TxnOp::Delete(DeleteRangeRequest::key(key)));

@@ -48,6 +48,11 @@ impl Leader {
             return;
         };
         let said = serde_json::from_slice::<HadRecord>(&event.kv.value).ok();
+        if event.kind == EventKind::Put && !self.is_open(uid) {
+            // It comes late.
+            locked(&self.answered).push(keys::image(machine, uid));
+            return;
+        }
         let mut fetches = locked(&self.fetches);
         let of = fetches.had.entry(uid.to_owned()).or_default();
         match said.filter(|_| event.kind == EventKind::Put) {
@@ -56,6 +61,40 @@ impl Leader {
         }
         drop(fetches);
         locked(&self.deploys).due = Some(pace::now());
+    }
+
+    /// Whether a deploy of the service of this uid is under way.
+    fn is_open(&self, uid: &str) -> bool {
+        let units = self.open_deploys().into_iter();
+        let mut targets = units.filter_map(|unit| self.target(&unit));
+        targets.any(|target| target.record().service() == uid)
+    }
+
+    /// What was for deploys that are over goes.
+    pub(super) fn drop_fetches(&self) {
+        let all: Vec<(String, String)> = {
+            let fetches = locked(&self.fetches);
+            let asked = fetches
+                .asked
+                .iter()
+                .flat_map(|(u, m)| m.keys().map(move |m| (u, m)));
+            let had = fetches
+                .had
+                .iter()
+                .flat_map(|(u, m)| m.keys().map(move |m| (u, m)));
+            asked
+                .chain(had)
+                .map(|(u, m)| (u.clone(), m.clone()))
+                .collect()
+        };
+        for (uid, machine) in all.into_iter().filter(|(uid, _)| !self.is_open(uid)) {
+            let mut fetches = locked(&self.fetches);
+            fetches.asked.remove(&uid);
+            fetches.had.remove(&uid);
+            drop(fetches);
+            let keys = [keys::fetch(&machine, &uid), keys::image(&machine, &uid)];
+            locked(&self.answered).extend(keys);
+        }
     }
 
     /// Machines that give signs and have instances of a service, with what they are called.
@@ -123,16 +162,22 @@ impl Leader {
         Ok(fetch)
     }
 
-    /// What was asked for a service's deploy, and said, is over.
-    pub(super) fn fetched(&self, uid: &str) -> Group {
+    /// What was asked for a service's deploy, and said, goes; [`Self::fetches_over`] follows once it has.
+    pub(crate) fn fetched(&self, uid: &str) -> Group {
         let mut group = Group::default();
-        let mut fetches = locked(&self.fetches);
-        for machine in fetches.asked.remove(uid).into_iter().flatten() {
-            group.delete(keys::fetch(&machine.0, uid));
+        let fetches = locked(&self.fetches);
+        for machine in fetches.asked.get(uid).into_iter().flat_map(BTreeMap::keys) {
+            group.delete(keys::fetch(machine, uid));
         }
-        for machine in fetches.had.remove(uid).into_iter().flatten() {
-            group.delete(keys::image(&machine.0, uid));
+        for machine in fetches.had.get(uid).into_iter().flat_map(BTreeMap::keys) {
+            group.delete(keys::image(machine, uid));
         }
         group
+    }
+
+    pub(crate) fn fetches_over(&self, uid: &str) {
+        let mut fetches = locked(&self.fetches);
+        fetches.asked.remove(uid);
+        fetches.had.remove(uid);
     }
 }

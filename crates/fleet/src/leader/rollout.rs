@@ -96,6 +96,13 @@ impl Leader {
         locked(&self.deploys).last.remove(service);
     }
 
+    /// The services of which a deploy is under way.
+    pub(super) fn open_deploys(&self) -> Vec<String> {
+        let deploys = locked(&self.deploys);
+        let open = deploys.last.values().filter(|d| !d.stage.is_over());
+        open.map(|record| record.unit.clone()).collect()
+    }
+
     /// How long until deploys are to be looked at, if nothing happens before.
     pub(super) fn deploys_due(&self) -> Option<Duration> {
         let due = locked(&self.deploys).due?;
@@ -107,12 +114,7 @@ impl Leader {
     /// # Errors
     /// As [`Self::commit`]; it is tried again.
     pub(super) async fn roll(&self, fleet: &Fleet) -> Result<()> {
-        let open = |record: &&DeployRecord| !record.stage.is_over();
-        let services: Vec<String> = {
-            let deploys = locked(&self.deploys);
-            let open = deploys.last.values().filter(open);
-            open.map(|record| record.unit.clone()).collect()
-        };
+        let services = self.open_deploys();
         locked(&self.deploys).due = None;
         let mut failed = Ok(());
         for service in services {
@@ -328,7 +330,8 @@ impl Leader {
         let service = self.target(&deploy.unit);
         let service = service.ok_or_else(|| FleetError::NotFound(deploy.unit.clone()))?;
         let record = service.record();
-        let over = self.fetched(record.service());
+        let uid = record.service().to_owned();
+        let over = self.fetched(&uid);
         let unit = service.unit();
         if stage == Stage::Done && unit.name.is_template() && record.revision != deploy.to {
             let text = self.service_text(&deploy.unit, &record, deploy.to).await?;
@@ -344,7 +347,9 @@ impl Leader {
             };
             self.write_units(vec![change]).await?;
         }
-        self.write_deploy(deploy, over).await
+        self.write_deploy(deploy, over).await?;
+        self.fetches_over(&uid);
+        Ok(())
     }
 
     /// A revision of a service.

@@ -5,13 +5,14 @@
 use super::ServiceRecord;
 use crate::fleet::{Fleet, Inner};
 use crate::leader::family;
-use crate::model::keys;
+use crate::model::{VERSION, keys};
 use coracle_engine::{ServiceSpec, full_error};
 use coracle_store::{EventKind, StoreError, WatchRequest};
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -23,6 +24,14 @@ const TOGETHER: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(200);
 
 type Records = BTreeMap<String, ServiceRecord>;
+
+/// `services.json`.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// [`VERSION`].
+    version: u32,
+    services: Records,
+}
 
 struct Following {
     weak: Weak<Inner>,
@@ -69,13 +78,13 @@ impl Following {
     /// Goes on from where the daemon before this one was.
     fn resume(&mut self) {
         let read = match std::fs::read(&self.file) {
-            Ok(bytes) => serde_json::from_slice::<Records>(&bytes).map_err(io::Error::from),
+            Ok(bytes) => serde_json::from_slice::<Kept>(&bytes).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => Err(error),
         };
         match read {
-            Ok(records) => {
-                self.records = records;
+            Ok(kept) => {
+                self.records = kept.services;
                 self.kept = Some(self.records.clone());
                 self.tell();
             }
@@ -119,7 +128,7 @@ impl Following {
         let mut late = None;
         loop {
             self.tell();
-            self.keep();
+            self.keep().await;
             let mut next = match late.take() {
                 Some(next) => next,
                 None => watch.next().await,
@@ -185,20 +194,14 @@ impl Following {
         inner.engine().set_services(specs);
     }
 
-    /// Whole or not at all. A power cut may take it: the store has it.
-    fn keep(&mut self) {
+    /// Whole or not at all.
+    async fn keep(&mut self) {
         if self.kept.as_ref() == Some(&self.records) {
             return;
         }
-        let write = || {
-            if let Some(dir) = self.file.parent() {
-                std::fs::create_dir_all(dir)?;
-            }
-            let new = self.file.with_extension("json.new");
-            std::fs::write(&new, serde_json::to_vec(&self.records)?)?;
-            std::fs::rename(new, &self.file)
-        };
-        match write() {
+        let (file, services) = (self.file.clone(), self.records.clone());
+        let written = tokio::task::spawn_blocking(move || write(&file, services)).await;
+        match written.map_err(io::Error::from).flatten() {
             Ok(()) => self.kept = Some(self.records.clone()),
             Err(error) => tracing::warn!(
                 file = %self.file.display(),
@@ -207,4 +210,19 @@ impl Following {
             ),
         }
     }
+}
+
+fn write(file: &Path, services: Records) -> io::Result<()> {
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let new = file.with_extension("json.new");
+    let kept = Kept {
+        version: VERSION,
+        services,
+    };
+    std::fs::write(&new, serde_json::to_vec(&kept)?)?;
+    // A start waits for its service's ports, so this is to outlive the power.
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(new, file)
 }

@@ -53,7 +53,9 @@ impl PortRecord {
             Some(IpAddr::V6(_)) => return false,
         };
         let protocol = self.protocol.to_string();
-        !port.own && port.host_port == Some(self.port) && port.protocol == protocol && ip == self.ip
+        // Of two that ask for one port the second is its container's own, and says by its failure that it cannot be had.
+        let same = (port.host_port, port.container_port) == (Some(self.port), self.target);
+        same && !port.own && port.protocol == protocol && ip == self.ip
     }
 
     pub fn published(&self) -> PublishedPort {

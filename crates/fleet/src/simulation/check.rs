@@ -6,7 +6,9 @@ use crate::model::{
     Active, Actual, Desired, DesiredRecord, Instance, Marks, UnitRecord, VolumeRecord, keys,
 };
 use crate::rollout::DeployRecord;
+use crate::services::ServiceRecord;
 use coracle_store::KeyValue;
+use coracle_unit::{UnitKind, UnitName};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +24,9 @@ struct Said {
     volumes: BTreeMap<String, VolumeRecord>,
     revisions: BTreeSet<String>,
     deploys: BTreeMap<String, DeployRecord>,
+    services: BTreeMap<String, ServiceRecord>,
+    /// Keys of images that machines are to have, or have.
+    fetches: Vec<String>,
 }
 
 fn read<T: DeserializeOwned>(kv: &KeyValue) -> Option<T> {
@@ -63,6 +68,11 @@ fn said(data: &Data) -> Said {
         volumes: family(data, keys::VOLUMES),
         revisions: texts.filter_map(uid).collect(),
         deploys: family(data, keys::DEPLOYS),
+        services: family(data, keys::SERVICES),
+        fetches: [keys::FETCH, keys::IMAGES]
+            .into_iter()
+            .flat_map(|prefix| data.below(prefix).into_iter().map(key))
+            .collect(),
     }
 }
 
@@ -79,12 +89,17 @@ pub(super) fn differences(
             wrong.push(format!("{name} was asked to be {asked:?} and is {is:?}"));
         }
     }
+    let over = said.deploys.values().all(|d| d.stage.is_over());
+    if over && !said.fetches.is_empty() {
+        wrong.push(format!("what images are for is over: {:?}", said.fetches));
+    }
     for (name, record) in &said.units {
         wrong.extend(unit(cluster, &said, name, record));
     }
     let known: BTreeSet<&String> = said.units.values().map(|record| &record.uid).collect();
     wrong.extend(leftovers(cluster, &said, &known));
     wrong.extend(deploys(&said));
+    wrong.extend(services(&said));
     if cluster.leader().is_none() {
         wrong.push("nobody leads".into());
     }
@@ -210,6 +225,26 @@ fn unit(cluster: &Cluster, said: &Said, name: &str, record: &UnitRecord) -> Vec<
 }
 
 /// Deploys that are not at one of their ends.
+/// Each container unit's service has an address of its own, and there are no others.
+fn services(said: &Said) -> Vec<String> {
+    let names = said
+        .units
+        .keys()
+        .filter_map(|name| UnitName::new(name).ok());
+    let names = names.filter(|name| name.kind() == UnitKind::Container);
+    let wanted: BTreeSet<String> = names.map(|n| n.base().prefix().to_owned()).collect();
+    let is: BTreeSet<String> = said.services.keys().cloned().collect();
+    let mut wrong = Vec::new();
+    if wanted != is {
+        wrong.push(format!("services are {is:?} and should be {wanted:?}"));
+    }
+    let addresses: BTreeSet<_> = said.services.values().filter_map(|s| s.address).collect();
+    if addresses.len() != said.services.len() {
+        wrong.push(format!("services share addresses: {:?}", said.services));
+    }
+    wrong
+}
+
 fn deploys(said: &Said) -> Vec<String> {
     let mut wrong = Vec::new();
     for name in said.units.keys().filter(|name| name.contains('+')) {
