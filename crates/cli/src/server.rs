@@ -205,15 +205,18 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         labels,
         ..cluster.stores()
     };
+    let away = Arc::new(Away(cluster.clone()));
+    let peers = PeersElsewhere::new(away.clone());
+    // Before the fleet, which fetches images as soon as it is there.
+    engine.images().set_peers(Arc::new(peers));
     let fleet = Fleet::join(stores, engine.clone()).await?;
     if let std::net::IpAddr::V4(underlay) = advertise.ip()
         && !underlay.is_unspecified()
     {
         fleet.connect_machines(ConnectOptions { underlay });
+    } else {
+        engine.elsewhere_is_known();
     }
-    let away = Arc::new(Away(cluster.clone()));
-    let peers = PeersElsewhere::new(away.clone());
-    engine.images().set_peers(Arc::new(peers));
     let places = Places {
         fleet: fleet.clone(),
         cluster: cluster.clone(),

@@ -262,7 +262,7 @@ fn who_leads_is_killed_at_random_moments() {
         let begun = Instant::now();
         // Until the moment, or the deploy's end if that comes first.
         wait_until("the moment", SOON, || {
-            let over = begun.elapsed() >= moment || is_over(&deploy(at));
+            let over = begun.elapsed() >= moment || history(at).is_ok_and(|d| is_over(&d));
             over.then_some(()).ok_or_else(String::new)
         });
         let killed = leader(&cluster);

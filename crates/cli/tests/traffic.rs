@@ -80,7 +80,7 @@ impl Drop for Load {
 
 /// A port that was used a second ago may be used again, or a machine that asks one address alone runs out of them.
 fn prepare(machine: &Machine) {
-    let set = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range";
+    let set = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 10000 65535 >/proc/sys/net/ipv4/ip_local_port_range";
     let done = machine.inside("sh").args(["-c", set]).status().unwrap();
     assert!(done.success());
 }

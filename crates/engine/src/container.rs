@@ -175,9 +175,12 @@ impl Container {
         });
         self.status.send_modify(|s| {
             s.phase = phase;
-            s.code = code;
-            s.error = error;
-            s.exits += u64::from(ended);
+            // Those of a run that has begun since are none of the one that ended.
+            if ended {
+                s.code = code;
+                s.error = error;
+                s.exits += 1;
+            }
         });
     }
 

@@ -4,7 +4,7 @@ use crate::client::Shim;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
-use crate::names::Stopping;
+use crate::names::{SERVICE_LABEL, Stopping};
 use crate::record::Phase;
 use coracle_shim_protocol::shim::Request;
 use std::sync::Arc;
@@ -163,6 +163,12 @@ impl Engine {
         signal: Option<i32>,
         timeout: Option<Duration>,
     ) -> Result<()> {
+        let runs = container.phase() == Phase::Running;
+        let _stopping = runs.then(|| Stopping::begin(self, container));
+        if runs && container.read(|r| r.config.labels.contains_key(SERVICE_LABEL)) {
+            // Nobody is sent to who ends.
+            self.traffic_follows().await;
+        }
         match container.phase() {
             Phase::Running => {}
             Phase::Restarting => {
@@ -195,11 +201,6 @@ impl Engine {
             r.state.stopped_by_hand = true;
             r.state.stopping = true;
         });
-        let _stopping = Stopping::begin(self, container);
-        if container.read(|r| r.config.labels.contains_key(crate::names::SERVICE_LABEL)) {
-            // Nobody is sent to who ends.
-            self.traffic_follows().await;
-        }
         let ended = container.watch();
         if paused {
             self.0.cgroups.thaw(&container.cgroup())?;

@@ -66,6 +66,7 @@ impl Fleet {
         for of in std::iter::once(&name).chain(name.template().as_ref()) {
             self.not_under_way(&leader, of)?;
         }
+        leader.write_services().await?;
         has_its_ports(&leader, &unit)?;
         let target = self
             .store_text(&leader, &name, revision, unit, None)

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long a store that does not answer is left alone.
 const REST: Duration = Duration::from_secs(1);
 
+/// How often it is tried to have an image.
+const TRIES: u32 = 3;
+
 /// The deploy for which each service's image is fetched, or was, by the service's uid.
 type Begun = Arc<Mutex<BTreeMap<String, u64>>>;
 
@@ -53,7 +56,7 @@ async fn listen(fleet: Fleet, weak: &Weak<Inner>, begun: &Begun) -> Result<(), S
         };
         let mut all = begun.lock().unwrap_or_else(PoisonError::into_inner);
         if all.insert(uid.to_owned(), record.deploy) != Some(record.deploy) {
-            pace::spawn(fetch(weak.clone(), uid.to_owned(), record));
+            pace::spawn(fetch(weak.clone(), begun.clone(), uid.to_owned(), record));
         }
     };
     found.kvs.iter().for_each(begin);
@@ -77,13 +80,26 @@ async fn listen(fleet: Fleet, weak: &Weak<Inner>, begun: &Begun) -> Result<(), S
 }
 
 /// Has one here, and says so until the store has heard it.
-async fn fetch(weak: Weak<Inner>, uid: String, record: FetchRecord) {
-    let Some(fleet) = weak.upgrade().map(Fleet) else {
-        return;
+async fn fetch(weak: Weak<Inner>, begun: Begun, uid: String, record: FetchRecord) {
+    // Whoever was asked for the next deploy meanwhile says nothing of this one.
+    let stands = || {
+        let all = begun.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&uid) == Some(&record.deploy)
     };
-    let had = fleet.have_pinned(&record.image).await;
-    let key = keys::image(&fleet.0.machine.id, &uid);
-    drop(fleet);
+    let mut tries = 0;
+    let (had, key) = loop {
+        let Some(fleet) = weak.upgrade().map(Fleet) else {
+            return;
+        };
+        let had = fleet.have_pinned(&record.image).await;
+        tries += 1;
+        // What fails may do so for a moment only.
+        if had.is_ok() || tries == TRIES || !stands() {
+            break (had, keys::image(&fleet.0.machine.id, &uid));
+        }
+        drop(fleet);
+        pace::sleep(REST).await;
+    };
     let said = HadRecord {
         version: VERSION,
         deploy: record.deploy,
@@ -92,7 +108,7 @@ async fn fetch(weak: Weak<Inner>, uid: String, record: FetchRecord) {
             _ => format!("exit code {}", error.code),
         }),
     };
-    while let Some(inner) = weak.upgrade() {
+    while let Some(inner) = weak.upgrade().filter(|_| stands()) {
         let store = inner.cluster.clone();
         drop(inner);
         match store.put_json(&key, &said).await {

@@ -56,6 +56,10 @@ impl Leader {
         let mut fetches = locked(&self.fetches);
         let of = fetches.had.entry(uid.to_owned()).or_default();
         match said.filter(|_| event.kind == EventKind::Put) {
+            Some(said)
+                if of
+                    .get(machine)
+                    .is_some_and(|known| known.deploy > said.deploy) => {}
             Some(said) => drop(of.insert(machine.to_owned(), said)),
             None => drop(of.remove(machine)),
         }
@@ -97,9 +101,14 @@ impl Leader {
         }
     }
 
-    /// Machines that give signs and have instances of a service, with what they are called.
+    /// Machines that give signs and have instances that get another revision, with what they are called. What has run before is there, since images of
+    /// the last revisions stay; a way back waits for nobody.
     fn holders(&self, deploy: &DeployRecord) -> BTreeMap<String, String> {
-        let targets = deploy.units().into_iter().filter_map(|u| self.target(&u));
+        let changes = |(unit, from): &(&String, &u64)| {
+            !deploy.known && **from != deploy.to && deploy.after.contains(*unit)
+        };
+        let units = deploy.before.iter().filter(changes);
+        let targets = units.filter_map(|(unit, _)| self.target(unit));
         let machines = targets.flat_map(|t| t.machines());
         let ids: Vec<String> = machines.collect();
         let roll = locked(&self.machines);

@@ -146,7 +146,17 @@ impl Leader {
         let late = deploy.paused.is_none()
             && u64::try_from(begun).is_ok_and(|s| s >= deploy.settings.timeout);
         if deploy.stage == Stage::Forward && !deploy.fetched && deploy.paused.is_none() {
-            match self.fetch(&deploy, late).await? {
+            let fetch = match self.fetch(&deploy, late).await {
+                Err(error) if is_final(&error) => Fetch::Failed(Report {
+                    step: format!("begin revision {}", deploy.to),
+                    unit: deploy.unit.clone(),
+                    reason: full_error(&error),
+                    code: None,
+                    last_lines: Vec::new(),
+                }),
+                fetch => fetch?,
+            };
+            match fetch {
                 Fetch::Had => self.note_fetched(&deploy),
                 Fetch::Ask(machines) => {
                     let machines: Vec<String> = machines.into_iter().collect();

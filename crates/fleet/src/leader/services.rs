@@ -66,7 +66,7 @@ impl Leader {
     }
 
     /// Writes what has become of services since.
-    pub(super) async fn write_services(&self) -> Result<()> {
+    pub(crate) async fn write_services(&self) -> Result<()> {
         let due = std::mem::take(&mut locked(&self.services).due);
         let mut changes = Vec::new();
         for service in &due {

@@ -124,9 +124,6 @@ impl Fleet {
             let connect = async {
                 let mut connecting = connecting;
                 connecting.resume().await;
-                if let Some(fleet) = connecting.there() {
-                    fleet.engine().elsewhere_is_known();
-                }
                 if alone.wait_for(|alone| !alone).await.is_ok() {
                     connecting.run().await;
                 }
@@ -201,7 +198,8 @@ impl Connecting {
         let Some(fleet) = self.there() else { return };
         let known = match blocking(fleet.engine(), |e| e.networks().overlay()).await {
             Ok(Ok(Some(known))) => known,
-            Ok(Ok(None)) => return,
+            // It was in no network with others.
+            Ok(Ok(None)) => return fleet.engine().elsewhere_is_known(),
             Ok(Err(error)) => return self.say(&error.into()),
             Err(error) => return self.say(&error.into()),
         };

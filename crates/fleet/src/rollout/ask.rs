@@ -170,6 +170,7 @@ impl Fleet {
             });
         }
         self.not_under_way(&leader, &name)?;
+        leader.write_services().await?;
         has_its_ports(&leader, &unit)?;
         self.write_down(&leader, &name, &unit, text, &asked).await
     }
