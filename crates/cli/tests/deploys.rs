@@ -121,6 +121,14 @@ fn a_new_version_takes_the_old_ones_place_and_the_old_one_comes_back() {
     let said = d.ok(["deploy", &unit, "--scale", "2", "-m", "the first"]);
     assert!(said.contains("2 of 2 have it"), "{said}");
     assert_eq!(versions(&d), ["web-1 A", "web-2 A"]);
+    let status = d.ok(["unit", "status", "web@"]);
+    for words in [
+        "Address:",
+        "web@1.container active (running) healthy",
+        "web@2.container",
+    ] {
+        assert!(status.contains(words), "{status}");
+    }
     let asker = Asker::start(&d);
     d.unit("web@.container", &web("B", ""));
     let plan = d.ok(["plan", &unit]);
@@ -164,6 +172,13 @@ fn a_new_version_takes_the_old_ones_place_and_the_old_one_comes_back() {
     assert_eq!(versions(&d), ["web-1 B", "web-2 B", "web-3 B"]);
     d.ok(["deploy", "web", "--scale", "1"]);
     until("two are gone", || versions(&d) == ["web-1 B"]);
+    let left = d.coracle(["unit", "destroy", "web@"]);
+    assert!(
+        errors(&left).contains("web@1.container"),
+        "{}",
+        errors(&left)
+    );
+    assert_eq!(versions(&d), ["web-1 B"]);
 }
 
 /// An image as of another architecture: the programs of `bb`, with the header that says so.
@@ -316,7 +331,6 @@ fn a_unit_that_is_no_template_and_one_with_data() {
     assert_eq!(number(&d), "3 runs");
     d.ok(["rollback", "web", "1"]);
     until("the first is back", || versions(&d) == ["web A"]);
-    // Its name is its own again, and its text what it runs.
     let cat = d.ok(["unit", "cat", "web"]);
     assert!(cat.contains("echo A"), "{cat}");
     asker.end(&d);

@@ -78,9 +78,11 @@ impl Drop for Load {
     }
 }
 
-/// A port that was used a second ago may be used again, or a machine that asks one address alone runs out of them.
+/// A port that was used a second ago may be used again, or a machine that asks one address alone runs out of them; and no machine takes who comes
+/// by it again for who was there before.
 fn prepare(machine: &Machine) {
-    let set = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 10000 65535 >/proc/sys/net/ipv4/ip_local_port_range";
+    let set = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 10000 65535 >/proc/sys/net/ipv4/ip_local_port_range; \
+               echo 1 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
     let done = machine.inside("sh").args(["-c", set]).status().unwrap();
     assert!(done.success());
 }
@@ -104,7 +106,7 @@ fn meanwhile(
     act: impl FnOnce(),
 ) -> Vec<String> {
     let machine = cluster.machine(from);
-    prepare(machine);
+    cluster.machines().iter().for_each(prepare);
     let modes = ["keep-alive", "connect"];
     let each = urls.iter().flat_map(|url| modes.map(|mode| (mode, url)));
     let loads: Vec<_> = each

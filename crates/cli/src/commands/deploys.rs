@@ -359,22 +359,19 @@ fn failed(unit: &str, deploy: &Value) -> CliError {
 
 /// Goes on, or back.
 pub async fn tell(client: &Client, args: &Services, verb: &str) -> Result<()> {
-    let mut told = Vec::new();
-    // All are told before one is followed.
+    let told = std::cell::RefCell::new(Vec::new());
+    // All are told before one is followed; who refuses is not followed.
     let asked = each(&args.names, async |name| {
         let deploy = tell_one(client, &name, verb).await?;
         let number = deploy["number"].as_u64().unwrap_or_default();
-        out(&format!("{}: deploy {number}\n", text(&deploy, "unit")))
+        let unit = text(&deploy, "unit").to_owned();
+        let line = format!("{unit}: deploy {number}\n");
+        told.borrow_mut().push((unit, number));
+        out(&line)
     })
     .await;
-    for name in &args.names {
-        if let Ok(deploy) = client.get(&path(name, "")).await {
-            let number = deploy["number"].as_u64().unwrap_or_default();
-            told.push((text(&deploy, "unit").to_owned(), number));
-        }
-    }
     let mut failed = asked;
-    for (unit, number) in told {
+    for (unit, number) in told.into_inner() {
         let followed = follow(client, &unit, number).await;
         failed = failed.and(followed);
     }

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod files;
 pub mod fleetctl;
 pub mod images;
+mod instances;
 pub mod list;
 pub mod login;
 pub mod machines;

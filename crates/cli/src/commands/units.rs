@@ -352,6 +352,9 @@ async fn status(client: &Client, units: &[String], format: Option<&str>) -> Resu
         {
             lines.push(format!("  Port:      {port}"));
         }
+        if unit["template"] == true {
+            lines.extend(super::instances::lines(client, &text("name")).await?);
+        }
         if unit["outdated"] == true {
             lines.push(format!(
                 "  Note:      a newer text was submitted; `coracle unit restart {}` runs it",
@@ -465,7 +468,8 @@ pub async fn unit(client: &Client, command: &Unit) -> Result<()> {
                         None,
                     )
                     .await?;
-                out(&format!("{name} destroyed\n"))
+                out(&format!("{name} destroyed\n"))?;
+                super::instances::left(client, &name).await
             })
             .await
         }

@@ -213,7 +213,9 @@ impl Inner {
         others: &BTreeMap<Published, Claim>,
     ) -> Result<Claim, NetworkError> {
         let (protocol, ip, port) = *key;
-        let service = service.to_owned();
+        let own = service.to_owned();
+        // A port of a service has the service's name, and what tells it from the others.
+        let service = service.split(' ').next().unwrap_or(service).to_owned();
         if ip.is_ipv6() {
             return Err(NetworkError::ServiceIpv6 {
                 service,
@@ -224,7 +226,7 @@ impl Inner {
         }
         match claim(ip, port, protocol) {
             Ok((socket, _)) => Ok(Claim {
-                service,
+                service: own,
                 _socket: socket,
             }),
             Err(NetworkError::PortInUse { .. }) => Err(NetworkError::ServicePort {
