@@ -65,7 +65,7 @@ impl Home {
 
     /// With the names of other machines that the fleet keeps beside it.
     pub fn remove(dir: &Path) -> io::Result<()> {
-        for file in ["names.json", FILE] {
+        for file in ["names.json", "services.json", FILE] {
             match std::fs::remove_file(dir.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

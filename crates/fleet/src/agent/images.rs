@@ -22,8 +22,8 @@ impl Fleet {
     /// Fetches what it is asked to, for as long as there is a fleet. A machine that is alone is asked nothing.
     pub(crate) fn fetch_images(&self) {
         let weak = Arc::downgrade(&self.0);
-        let mut alone = self.0.follow_alone();
-        pace::spawn(async move {
+        let (mut alone, mut gone) = (self.0.follow_alone(), self.0.leader.subscribe());
+        let work = async move {
             if alone.wait_for(|alone| !alone).await.is_err() && *alone.borrow() {
                 return;
             }
@@ -34,6 +34,14 @@ impl Fleet {
                     tracing::debug!(%error, "what images are to be here cannot be asked; it is tried again");
                 }
                 pace::sleep(REST).await;
+            }
+        };
+        pace::spawn(async move {
+            tokio::select! {
+                biased;
+                // The sender goes with the fleet.
+                _ = gone.wait_for(|_| false) => {}
+                () = work => {}
             }
         });
     }

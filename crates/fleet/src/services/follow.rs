@@ -75,8 +75,16 @@ impl Fleet {
 }
 
 impl Following {
+    /// The store of a machine that is alone is never away.
+    fn alone(&self) -> bool {
+        self.weak.upgrade().is_none_or(|inner| inner.alone())
+    }
+
     /// Goes on from where the daemon before this one was.
     fn resume(&mut self) {
+        if self.alone() {
+            return;
+        }
         let read = match std::fs::read(&self.file) {
             Ok(bytes) => serde_json::from_slice::<Kept>(&bytes).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -196,7 +204,7 @@ impl Following {
 
     /// Whole or not at all.
     async fn keep(&mut self) {
-        if self.kept.as_ref() == Some(&self.records) {
+        if self.alone() || self.kept.as_ref() == Some(&self.records) {
             return;
         }
         let (file, services) = (self.file.clone(), self.records.clone());
