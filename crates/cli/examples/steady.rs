@@ -71,6 +71,8 @@ async fn main() -> io::Result<()> {
 
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
+    // Until then connections are accepted after the signal.
+    let mut deadline = None;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -81,22 +83,11 @@ async fn main() -> io::Result<()> {
             },
             // Only removes what has ended. A connection that fails concerns its client alone.
             Some(_) = connections.join_next() => {}
-            _ = terminate.recv() => break,
-        }
-    }
-
-    stop.send_replace(true);
-    let deadline = Instant::now() + GRACE;
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve(stream, answer.clone(), stopping.clone()));
-                }
-                Err(_) => pause_accepting().await,
-            },
-            Some(_) = connections.join_next() => {}
-            () = sleep_until(deadline) => break,
+            _ = terminate.recv(), if deadline.is_none() => {
+                stop.send_replace(true);
+                deadline = Some(Instant::now() + GRACE);
+            }
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break,
         }
     }
 

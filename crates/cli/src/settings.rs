@@ -260,11 +260,16 @@ fn overlay_pool(text: &str, networks: Ipv4Net, advertise: SocketAddr) -> Result<
             "networks that are made on a machine take their subnets from default_pool, {networks}; write a range beside that"
         ));
     }
+    without(pool, advertise)
+}
+
+/// A range in which this machine's own address must not be.
+fn without(range: Ipv4Net, advertise: SocketAddr) -> Result<Ipv4Net, String> {
     match advertise.ip() {
-        IpAddr::V4(own) if pool.contains(&own) => Err(format!(
+        IpAddr::V4(own) if range.contains(&own) => Err(format!(
             "it contains {own}, this machine's own address; write another range"
         )),
-        _ => Ok(pool),
+        _ => Ok(range),
     }
 }
 
@@ -273,8 +278,13 @@ fn services(text: &str, others: [Ipv4Net; 2], advertise: SocketAddr) -> Result<I
     let range: Ipv4Net = text.parse().map_err(|_| {
         "it is no range of IPv4 addresses; write for example 10.216.0.0/16".to_owned()
     })?;
-    if range.prefix_len() > 28 || range.trunc() != range {
-        return Err("write the first address of a range and at most /28".into());
+    if range.trunc() != range {
+        return Err(format!("that is within a range; write {}", range.trunc()));
+    }
+    if range.prefix_len() > 28 {
+        return Err(
+            "it has room for too few services; write /28 or a larger range, such as /16".into(),
+        );
     }
     let overlap = |other: &Ipv4Net| other.contains(&range) || range.contains(other);
     if let Some(other) = others.iter().find(|o| overlap(o)) {
@@ -282,12 +292,7 @@ fn services(text: &str, others: [Ipv4Net; 2], advertise: SocketAddr) -> Result<I
             "networks and machines take their subnets from {other}; write a range beside that"
         ));
     }
-    match advertise.ip() {
-        IpAddr::V4(own) if range.contains(&own) => Err(format!(
-            "it contains {own}, this machine's own address; write another range"
-        )),
-        _ => Ok(range),
-    }
+    without(range, advertise)
 }
 
 fn advertise(given: Option<String>) -> Result<SocketAddr, String> {

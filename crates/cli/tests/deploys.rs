@@ -271,7 +271,6 @@ fn a_deploy_waits_for_who_asked_and_goes_on_after_the_daemon_was_killed() {
     until("one is a canary", || {
         versions(&d) == ["web-1 B", "web-2 A", "web-3 A"]
     });
-    // Two deploys never mix.
     d.refused(&["deploy", &unit], "under way");
     d.refused(&["unit", "submit", &unit], "under way");
     let back = d.ok(["abort", "web"]);
@@ -291,6 +290,7 @@ fn a_deploy_waits_for_who_asked_and_goes_on_after_the_daemon_was_killed() {
     until("all run the new version", || {
         versions(&d) == ["web-1 B", "web-2 B", "web-3 B"]
     });
+    until("it is over", || progress(&d).1 == "done");
     // Who is destroyed in the midst of one is not made again.
     d.unit("web@.container", &web("C", ""));
     d.ok(["deploy", &unit, "--canary", "1"]);

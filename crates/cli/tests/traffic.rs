@@ -11,11 +11,19 @@ use scenarios::{SOON, joined};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What may be asked at once of a machine that is busy with other tests, too.
 const RATE: &str = "1500";
+/// Each asks as fast as it may, so they run one after the other.
+static ALONE: Mutex<()> = Mutex::new(());
 /// How long who is connected may stay, in seconds.
 const DRAIN: f64 = 3.0;
+
+fn alone() -> MutexGuard<'static, ()> {
+    // Also after one that has failed.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn requests() -> String {
     std::env::var("CORACLE_REQUESTS").unwrap_or_else(|_| "2000".into())
@@ -155,6 +163,7 @@ fn changes(cluster: &Cluster, from: usize, urls: &[String]) {
 
 #[test]
 fn nothing_fails_on_one_machine() {
+    let _alone = alone();
     let cluster = Cluster::new(1);
     let a = cluster.machine(1);
     a.load(&parts::steady(), "steady");
@@ -212,6 +221,7 @@ fn nothing_fails_on_one_machine() {
 
 #[test]
 fn nothing_fails_on_three_machines() {
+    let _alone = alone();
     let cluster = joined(3);
     for machine in cluster.machines() {
         machine.load(&parts::steady(), "steady");
@@ -245,6 +255,7 @@ fn nothing_fails_on_three_machines() {
 
 #[test]
 fn a_daemon_that_is_killed_and_comes_back_fails_no_request() {
+    let _alone = alone();
     let cluster = Cluster::new(1);
     let a = cluster.machine(1);
     a.load(&parts::steady(), "steady");
@@ -298,6 +309,7 @@ fn answers(machine: &Machine, url: &str) -> String {
 
 #[test]
 fn a_published_port_is_one_services_and_nobody_elses() {
+    let _alone = alone();
     let cluster = Cluster::new(1);
     let a = cluster.machine(1);
     a.load(&parts::steady(), "steady");

@@ -119,6 +119,11 @@ impl Traffic {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something is to be done, perhaps the same once more.
+    fn again(&self) {
+        self.asked.send_modify(|n| *n += 1);
+    }
+
     /// Takes over who serves now.
     pub fn instances(&self, here: &[Named], elsewhere: &[Remote]) {
         let mut instances: BTreeMap<String, Vec<At>> = BTreeMap::new();
@@ -141,7 +146,7 @@ impl Traffic {
         let mut wanted = self.wanted();
         if wanted.instances != instances {
             wanted.instances = instances;
-            self.asked.send_modify(|n| *n += 1);
+            self.again();
         }
     }
 
@@ -209,7 +214,7 @@ impl Engine {
         let mut wanted = self.0.traffic.wanted();
         if wanted.specs.as_ref() != Some(&specs) {
             wanted.specs = Some(specs);
-            self.0.traffic.asked.send_modify(|n| *n += 1);
+            self.0.traffic.again();
         }
     }
 
@@ -217,7 +222,7 @@ impl Engine {
     pub fn elsewhere_is_known(&self) {
         let mut wanted = self.0.traffic.wanted();
         if !std::mem::replace(&mut wanted.elsewhere, true) {
-            self.0.traffic.asked.send_modify(|n| *n += 1);
+            self.0.traffic.again();
         }
     }
 
@@ -242,7 +247,7 @@ impl Engine {
     async fn ask_for_ports(&self, service: &str, ports: &[PublishedPort]) -> Result<(), String> {
         let mut done = self.0.traffic.done.subscribe();
         // Who had one may have let it go since.
-        self.0.traffic.asked.send_modify(|n| *n += 1);
+        self.0.traffic.again();
         let asked = *self.0.traffic.asked.borrow();
         let said = |done: &Done| {
             let there = done.published.get(service).into_iter().flatten();

@@ -301,7 +301,6 @@ impl Agent {
         // One that is to run has the name of one that is still on its way out.
         let runs = |record: &DesiredRecord| record.desired == Desired::Active;
         let newest = of.and_then(|of| of.iter().max_by_key(|(i, record)| (runs(record), *i)));
-
         self.answer_for(fleet, name, newest.map(|(i, _)| i)).await;
         match (fleet.supervised(name), newest) {
             (None, None) => {

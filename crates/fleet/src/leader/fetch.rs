@@ -6,9 +6,8 @@ use crate::model::{FetchRecord, HadRecord, Pinned, VERSION, keys};
 use crate::pace;
 use crate::rollout::DeployRecord;
 use crate::rollout::fetch::{Fetch, next};
-use coracle_store::Event;
-use coracle_store::EventKind;
-use std::collections::BTreeMap;
+use coracle_store::{Event, EventKind};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// By the service's uid, then by machine.
 type By<T> = BTreeMap<String, BTreeMap<String, T>>;
@@ -75,30 +74,20 @@ impl Leader {
     }
 
     /// What was for deploys that are over goes.
-    pub(super) fn drop_fetches(&self) {
-        let all: Vec<(String, String)> = {
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(super) async fn drop_fetches(&self) -> Result<()> {
+        let uids: BTreeSet<String> = {
             let fetches = locked(&self.fetches);
-            let asked = fetches
-                .asked
-                .iter()
-                .flat_map(|(u, m)| m.keys().map(move |m| (u, m)));
-            let had = fetches
-                .had
-                .iter()
-                .flat_map(|(u, m)| m.keys().map(move |m| (u, m)));
-            asked
-                .chain(had)
-                .map(|(u, m)| (u.clone(), m.clone()))
-                .collect()
+            let all = fetches.asked.keys().chain(fetches.had.keys());
+            all.cloned().collect()
         };
-        for (uid, machine) in all.into_iter().filter(|(uid, _)| !self.is_open(uid)) {
-            let mut fetches = locked(&self.fetches);
-            fetches.asked.remove(&uid);
-            fetches.had.remove(&uid);
-            drop(fetches);
-            let keys = [keys::fetch(&machine, &uid), keys::image(&machine, &uid)];
-            locked(&self.answered).extend(keys);
+        for uid in uids.iter().filter(|uid| !self.is_open(uid)) {
+            self.commit([self.fetched(uid)]).await?;
+            self.fetches_over(uid);
         }
+        Ok(())
     }
 
     /// Machines that give signs and have instances that get another revision, with what they are called. What has run before is there, since images of

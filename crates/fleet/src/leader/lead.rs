@@ -297,7 +297,7 @@ async fn load(inner: &Inner, fence: Revision) -> Result<Arc<Leader>> {
     }
     drop(texts);
     leader.take_deploys(deploys);
-    leader.drop_fetches();
+    leader.drop_fetches().await?;
     let written = desired.keys().chain(actual.keys());
     let written: BTreeSet<String> = written
         .filter_map(|key| Some(keys::placed(key, "")?.0))

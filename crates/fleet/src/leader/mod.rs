@@ -97,7 +97,8 @@ pub(crate) struct Leader {
     fetches: Mutex<fetch::Fetches>,
     /// Machines that are no more and on which everything has ended for sure: what is written of them goes.
     ended: Mutex<BTreeSet<String>>,
-    /// Keys of instances that were to leave before their machine had said anything of them, and of which it has by now.
+    /// Keys that are to be deleted: of instances that were to leave before their machine had said anything of them, and of which it has by now; of what
+    /// machines say of deploys that are over.
     answered: Mutex<Vec<String>>,
     /// Keys of instances that are to leave, of units that were destroyed under a former leader.
     orphans: Mutex<BTreeSet<String>>,

@@ -91,6 +91,11 @@ impl Following {
             Err(error) => Err(error),
         };
         match read {
+            Ok(kept) if kept.version > VERSION => tracing::warn!(
+                file = %self.file.display(),
+                version = kept.version,
+                "a newer release wrote this; services are not known until the store is asked"
+            ),
             Ok(kept) => {
                 self.records = kept.services;
                 self.kept = Some(self.records.clone());
@@ -221,9 +226,8 @@ impl Following {
 }
 
 fn write(file: &Path, services: Records) -> io::Result<()> {
-    if let Some(dir) = file.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
+    let dir = file.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(dir)?;
     let new = file.with_extension("json.new");
     let kept = Kept {
         version: VERSION,
@@ -232,5 +236,6 @@ fn write(file: &Path, services: Records) -> io::Result<()> {
     std::fs::write(&new, serde_json::to_vec(&kept)?)?;
     // A start waits for its service's ports, so this is to outlive the power.
     std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(new, file)
+    std::fs::rename(new, file)?;
+    std::fs::File::open(dir)?.sync_all()
 }

@@ -26,6 +26,7 @@ mod link;
 mod story;
 mod table;
 mod tests;
+mod texts;
 mod world;
 
 pub(crate) use world::{Spawned, World, here};
