@@ -5,10 +5,10 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build up down election test soak bench lint deny install
+.PHONY: help build up down election test test-os soak bench lint deny install deb
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## install what building needs, then build
 	@scripts/deps build
@@ -31,15 +31,12 @@ election: up ## besides, three instances that choose a leader through the store 
 install: ## programs, man pages, completions and a systemd unit below PREFIX (/usr/local)
 	@scripts/deps build
 	cargo build --locked -p coracle -p coracle-shim
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET)/coracle
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/coracle $(TARGET)/coracle-holder $(TARGET)/coracle-init
-	$(TARGET)/coracle man $(DESTDIR)$(PREFIX)/share/man/man1
-	mkdir -p $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
-	$(TARGET)/coracle completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/coracle
-	$(TARGET)/coracle completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_coracle
-	$(TARGET)/coracle completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coracle.fish
-	mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|' contrib/coracle.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/coracle.service
+	@scripts/install $(TARGET) $(PREFIX) $(DESTDIR)
+
+deb: ## a Debian package of the same, in target/deb (VERSION=0.1.0 or another)
+	@scripts/deps build deb
+	cargo build --locked -p coracle -p coracle-shim
+	@scripts/deb $(TARGET) $(dir $(TARGET))deb $(VERSION)
 
 test: ## install what the tests need, then run every test
 	@scripts/deps build run test
@@ -48,6 +45,12 @@ test: ## install what the tests need, then run every test
 	@scripts/npm-etcd3 $(dir $(TARGET))tmp/npm-etcd3
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	@scripts/test
+
+test-os: ## the tests that have a machine with an operating system: the Debian package on a Debian of its own
+	@scripts/deps build deb run test
+	@scripts/kernel $(dir $(TARGET))tmp/kernel
+	@scripts/debian-machine $(dir $(TARGET))tmp/debian-machine
+	@scripts/test os
 
 soak: ## the tests that have rounds, longer (ROUNDS=1000, FUZZ=50, MINUTES=10, MACHINES=5, REQUESTS=50000, KILLS=100)
 	@scripts/deps build run test
@@ -73,7 +76,7 @@ bench: ## docker, podman, runc and etcd beside us, the way to services, and simu
 	cargo build --locked --workspace --example store-load
 	@scripts/bench-store $(TARGET)/examples/store-load
 	cargo build --locked --workspace --example steady --example load
-	@scripts/bench-services $(TARGET)/coracle $(TARGET)/examples
+	@scripts/bench-services $(TARGET)/coracle $(TARGET)/examples $(dir $(TARGET))tmp/debian
 	cargo build --locked --workspace --example fleet-load
 	@scripts/bench-fleet $(TARGET)/examples/fleet-load
 

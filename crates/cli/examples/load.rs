@@ -3,20 +3,26 @@
 //! `load --requests N --clients C --mode keep-alive|connect [--rate R] [--until FILE] URL` sends N
 //! requests, R per second, from C clients at a time. With `--until` it goes on until FILE exists.
 //! `load --clients C --mode long [--until FILE] URL` opens C connections and reads them to the end.
+//! `load --turns --clients C --mode keep-alive|connect URL` reads lines with a number from its
+//! input and sends as many requests for each. What is kept alive is used by the next turn again.
 //!
-//! The result is one line of JSON. Failures are part of the result and not of the exit code.
+//! With `--ports FIRST-LAST` connections leave from these ports in turn, so that those of two of these programs are never the same ones
+//! to a server that both ask in different ways.
+//!
+//! The result is one line of JSON, with `--turns` one for each turn. Failures are part of the result and not of the exit code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::mem::take;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -24,7 +30,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const USAGE: &str = "usage: load --requests N --clients C --mode keep-alive|connect|long \
-    [--rate R] [--until FILE] http://HOST:PORT/PATH";
+    [--rate R] [--until FILE] [--turns] [--ports FIRST-LAST] http://HOST:PORT/PATH";
 
 #[derive(PartialEq)]
 enum Mode {
@@ -36,17 +42,23 @@ enum Mode {
 /// What all clients share.
 struct Load {
     mode: Mode,
-    requests: u64,
+    turns: bool,
+    requests: Cell<u64>,
     clients: usize,
+    ports: Option<(u16, u16)>,
+    /// Where the next connection leaves from, from the first port on.
+    port: Cell<u16>,
     rate: Option<f64>,
     until: Option<PathBuf>,
     /// `HOST:PORT`, to be resolved for each connection.
     authority: String,
     /// The bytes of the request.
     request: Vec<u8>,
-    start: Instant,
+    start: Cell<Instant>,
     /// How many requests the clients have taken on so far.
     taken: Cell<u64>,
+    /// What the turn before has left open, one for each client.
+    kept: RefCell<Vec<Connection>>,
     stats: RefCell<Stats>,
 }
 
@@ -82,19 +94,34 @@ async fn main() -> io::Result<()> {
     }
 
     let load = Rc::new(load);
+    if !load.turns {
+        println!("{}", turn(&load, &stopping).await);
+        return Ok(());
+    }
+    for line in io::stdin().lines() {
+        let requests = line?.trim().parse().map_err(io::Error::other)?;
+        load.requests.set(requests);
+        load.taken.set(0);
+        load.start.set(Instant::now());
+        println!("{}", turn(&load, &stopping).await);
+    }
+    Ok(())
+}
+
+/// Runs all clients to their end and returns the result.
+async fn turn(load: &Rc<Load>, stopping: &watch::Receiver<bool>) -> String {
     let clients = LocalSet::new();
     for _ in 0..load.clients {
         clients.spawn_local(client(load.clone(), stopping.clone()));
     }
     clients.await;
-    println!("{}", load.result());
-    Ok(())
+    load.result()
 }
 
 /// Understands the command line.
 fn arguments() -> Option<Load> {
     let (mut mode, mut requests, mut clients) = (None, None, None);
-    let (mut rate, mut until, mut url) = (None, None, None);
+    let (mut rate, mut until, mut url, mut turns, mut ports) = (None, None, None, false, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -102,6 +129,14 @@ fn arguments() -> Option<Load> {
             "--clients" => clients = Some(arguments.next()?.parse().ok()?),
             "--rate" => rate = Some(arguments.next()?.parse().ok().filter(|rate| *rate > 0.0)?),
             "--until" => until = Some(arguments.next()?.into()),
+            "--turns" => turns = true,
+            "--ports" => {
+                let range = arguments.next()?;
+                let (first, last) = range.split_once('-')?;
+                let range = (first.parse().ok()?, last.parse().ok()?);
+                ports = Some(range).filter(|(first, last)| first <= last);
+                ports?;
+            }
             "--mode" => mode = arguments.next(),
             _ if url.is_none() => url = Some(argument),
             _ => return None,
@@ -118,15 +153,22 @@ fn arguments() -> Option<Load> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     authority.rsplit_once(':')?.1.parse::<u16>().ok()?;
     Some(Load {
-        requests: if mode == Mode::Long { 0 } else { requests? },
+        requests: match turns || mode == Mode::Long {
+            true => Cell::new(0),
+            false => Cell::new(requests?),
+        },
+        turns,
         mode,
         clients: clients?,
+        ports,
+        port: Cell::new(0),
         rate,
         until,
         authority: authority.to_owned(),
         request: format!("GET /{path} HTTP/1.1\r\nHost: {authority}\r\n{close}\r\n").into_bytes(),
-        start: Instant::now(),
+        start: Cell::new(Instant::now()),
         taken: Cell::new(0),
+        kept: RefCell::default(),
         stats: RefCell::default(),
     })
 }
@@ -137,7 +179,7 @@ async fn client(load: Rc<Load>, mut stopping: watch::Receiver<bool>) {
     if load.mode == Mode::Long {
         return load.listen(&mut stopping).await.unwrap_or_else(fail);
     }
-    let mut connection = None;
+    let mut connection = load.kept.borrow_mut().pop();
     let mut buffer = Vec::with_capacity(16 * 1024);
     while load.take(&mut stopping).await {
         if let Err(text) = load.request(&mut connection, &mut buffer).await {
@@ -146,18 +188,19 @@ async fn client(load: Rc<Load>, mut stopping: watch::Receiver<bool>) {
             yield_now().await;
         }
     }
+    load.kept.borrow_mut().extend(connection);
 }
 
 impl Load {
     /// Takes on one more request and waits until it is due. False when there are enough.
     async fn take(&self, stopping: &mut watch::Receiver<bool>) -> bool {
         let number = self.taken.replace(self.taken.get() + 1);
-        let extra = number >= self.requests;
+        let extra = number >= self.requests.get();
         if extra && *stopping.borrow() {
             return false;
         }
         let Some(rate) = self.rate else { return true };
-        let due = self.start + Duration::from_secs_f64(number as f64 / rate);
+        let due = self.start.get() + Duration::from_secs_f64(number as f64 / rate);
         tokio::select! {
             biased;
             Ok(_) = stopping.wait_for(|stopping| *stopping), if extra => false,
@@ -176,7 +219,17 @@ impl Load {
                 .ok_or("resolve: no address")?,
         };
         let connect = async {
-            let stream = TcpStream::connect(address).await?;
+            let stream = match self.ports {
+                None => TcpStream::connect(address).await?,
+                Some((first, last)) => {
+                    let next = self.port.get();
+                    self.port.set((next + 1) % (last - first + 1));
+                    let socket = TcpSocket::new_v4()?;
+                    socket.set_reuseaddr(true)?;
+                    socket.bind((Ipv4Addr::UNSPECIFIED, first + next).into())?;
+                    socket.connect(address).await?
+                }
+            };
             stream.set_nodelay(true)?;
             let probe = stream.as_fd().try_clone_to_owned()?.into();
             Ok(Connection { stream, probe })
@@ -241,8 +294,8 @@ impl Load {
 
     /// The result as one line of JSON. Only answered requests count for the rate.
     fn result(&self) -> String {
-        let seconds = self.start.elapsed().as_secs_f64();
-        let mut stats = self.stats.borrow_mut();
+        let seconds = self.start.get().elapsed().as_secs_f64();
+        let mut stats = take(&mut *self.stats.borrow_mut());
         let failures: u64 = stats.errors.values().sum();
         let errors = json_counts(&stats.errors);
         if self.mode == Mode::Long {
