@@ -268,9 +268,21 @@ fn a_daemon_that_is_killed_and_comes_back_fails_no_request() {
         &a.unit("web@.container", &text),
         "web@{1..2}",
     ]);
+    // One of nobody's service.
+    a.ok(&[
+        "run",
+        "-d",
+        "-p",
+        "8001:8080",
+        "steady",
+        "steady",
+        "A",
+        "8080",
+    ]);
     let urls = [
         format!("http://{}:8080/", address(a)),
         "http://127.0.0.1:8000/".to_owned(),
+        "http://127.0.0.1:8001/".to_owned(),
     ];
     for url in &urls {
         answers(a, url);

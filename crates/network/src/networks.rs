@@ -116,7 +116,12 @@ impl Networks {
         sysctl("net/ipv4/ip_forward", "1")?;
         inner.overlay_open()?;
         inner.services_open()?;
-        inner.reload()?;
+        if firewall::loaded() {
+            // The former daemon's, with the ports of containers that run. It stands until `restore` knows those again.
+            inner.loaded_rules = inner.overlay_rules();
+        } else {
+            inner.reload()?;
+        }
         inner.overlay_resume()?;
         inner.services_resume();
         firewall::foreign_hooks(true, inner.has_ipv6());
