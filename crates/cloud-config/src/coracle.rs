@@ -1,0 +1,152 @@
+//! `coracle`: what CoreOS had no keys for.
+use crate::address::{advertised, host_port};
+use crate::coreos::{Fleet, put};
+use crate::fields::{At, Keys};
+use crate::model::{CloudConfig, Join, Registry};
+use crate::network;
+use crate::problem::{Problems, quoted};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::collections::BTreeSet;
+
+const KEYS: Keys = Keys {
+    known: &[
+        "join",
+        "labels",
+        "advertise",
+        "registries",
+        "network",
+        "update_keys",
+    ],
+    refused: &[],
+};
+const JOIN: Keys = Keys {
+    known: &["address", "token"],
+    refused: &[],
+};
+const REGISTRY: Keys = Keys {
+    known: &["host", "plain_http", "mirror_of"],
+    refused: &[],
+};
+/// Bytes of a public key of minisign: algorithm, id and key of Ed25519.
+const UPDATE_KEY: usize = 2 + 8 + 32;
+
+pub(crate) fn read(
+    at: Option<&At<'_>>,
+    fleet: Fleet<'_>,
+    config: &mut CloudConfig,
+    out: &mut Problems,
+) {
+    let mut labels = fleet.labels;
+    let fields = at.and_then(|at| at.fields(&KEYS, out));
+    let get = |key| fields.as_ref().and_then(|fields| fields.get(key));
+    config.join = get("join").and_then(|at| join(at, out));
+    if let Some(at) = get("labels") {
+        for (key, mark, at) in at.pairs(out) {
+            if let Some(value) = at.text(out) {
+                put(&mut labels, (&key, value), &at, mark, out);
+            }
+        }
+    }
+    config.labels = labels
+        .into_iter()
+        .map(|(key, (value, _))| (key, value))
+        .collect();
+    config.advertise = get("advertise").and_then(|at| at.read(out, advertised));
+    if let Some((address, at)) = fleet.public_ip {
+        match &config.advertise {
+            Some(own) if own.split(':').next() != Some(&address) => at.fail(
+                out,
+                format!("{address} contradicts coracle.advertise, {own}, which stays; remove one of both"),
+            ),
+            Some(_) => {}
+            None => config.advertise = Some(address),
+        }
+    }
+    config.registries = get("registries")
+        .map(|at| registries(at, out))
+        .unwrap_or_default();
+    config.network = get("network")
+        .map(|at| network::read(at, out))
+        .unwrap_or_default();
+    let keys = get("update_keys")
+        .map(|at| at.items(out))
+        .unwrap_or_default();
+    config.update_keys = keys
+        .iter()
+        .filter_map(|at| at.read(out, update_key))
+        .collect();
+}
+
+fn join(at: &At<'_>, out: &mut Problems) -> Option<Join> {
+    let fields = at.fields(&JOIN, out)?;
+    if at.node.is_null() {
+        return None;
+    }
+    let address = fields.need("address", "10.0.0.2", out);
+    let address = address.and_then(|at| at.read(out, host_port));
+    let token = fields.need("token", "what `coracle cluster token` printed", out);
+    let token = token.and_then(|at| {
+        // Copying brings in line breaks, which do not matter.
+        let text: String = at.text(out)?.split_whitespace().collect();
+        if text.is_empty() {
+            at.fail(out, "is empty; write what `coracle cluster token` printed");
+        }
+        (!text.is_empty()).then_some(text)
+    });
+    Some(Join {
+        address: address?,
+        token: token?,
+    })
+}
+
+fn registries(list: &At<'_>, out: &mut Problems) -> Vec<Registry> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for at in list.items(out) {
+        let Some(fields) = at.fields(&REGISTRY, out) else {
+            continue;
+        };
+        let host = fields.need("host", "10.0.2.2:5000", out);
+        let host = host.and_then(|at| at.read(out, host_port));
+        let plain_http = fields.truth("plain_http", false, out);
+        let mirror = fields.get("mirror_of").map(|at| at.read(out, host_port));
+        let mirror = mirror.map_or(Some(None), |mirror| mirror.map(Some));
+        let (Some(host), Some(mirror_of)) = (host, mirror) else {
+            continue;
+        };
+        if !seen.insert((host.clone(), mirror_of.clone())) {
+            at.fail(
+                out,
+                format!("{host} is here twice, and only the first is read; make one of both"),
+            );
+            continue;
+        }
+        found.push(Registry {
+            host,
+            plain_http,
+            mirror_of,
+        });
+    }
+    found
+}
+
+/// The second line of a file that minisign makes for a public key.
+fn update_key(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let bad = |why: &str| {
+        Err(format!(
+            "{} {why}; write the last line of the .pub file of minisign, 56 characters that begin with RW",
+            quoted(text)
+        ))
+    };
+    if text.starts_with("untrusted comment:") {
+        return bad("is the whole file");
+    }
+    match STANDARD.decode(text) {
+        Ok(bytes) if bytes.len() != UPDATE_KEY => bad("is not as long as a key"),
+        Ok(bytes) if !bytes.starts_with(b"Ed") => bad("is a key of another kind"),
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => bad("is no base64"),
+    }
+}
