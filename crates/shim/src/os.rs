@@ -87,26 +87,6 @@ pub fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
-/// A descriptor that becomes readable when SIGTERM came; SIGTERM is blocked from then on.
-///
-/// # Errors
-/// The kernel's own.
-pub fn term_signals() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigemptyset before its use; the descriptor is new and owned by nobody else.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        if libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-            -1 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
-        }
-    }
-}
-
 /// Blocks no signal any more.
 pub fn default_signal_mask() {
     // SAFETY: the set is initialised before its use.

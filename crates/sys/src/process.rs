@@ -25,8 +25,20 @@ pub struct Ended {
 /// # Errors
 /// The kernel's own.
 pub fn reap() -> io::Result<Option<Ended>> {
+    take(WaitOptions::NOHANG)
+}
+
+/// Waits for a child to end and takes it off the kernel's list; `None` if there are no children.
+///
+/// # Errors
+/// The kernel's own.
+pub fn reap_next() -> io::Result<Option<Ended>> {
+    take(WaitOptions::empty())
+}
+
+fn take(options: WaitOptions) -> io::Result<Option<Ended>> {
     loop {
-        return match wait(WaitOptions::NOHANG) {
+        return match wait(options) {
             Ok(Some((pid, status))) => {
                 let signal = status.terminating_signal();
                 let code = signal.map_or(status.exit_status().unwrap_or(0), |n| 128 + n);

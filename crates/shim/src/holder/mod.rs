@@ -32,6 +32,7 @@ use coracle_shim_protocol::{
     frame::{self, Kind},
     holder::{Reply, Request, SOCKET},
 };
+use coracle_sys::signals::Signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use setup::{detach, listen, prepare_dir, take_lock};
 use spawn::Waiting;
@@ -61,7 +62,7 @@ struct Holder {
     run_dir: PathBuf,
     lock: Option<File>,
     listener: Option<UnixListener>,
-    term: OwnedFd,
+    term: Signals,
     conns: BTreeMap<u32, (Wire, bool)>,
     next: u32,
     sockets: BTreeMap<String, OwnedFd>,
@@ -98,7 +99,7 @@ pub fn run(run_dir: &Path) -> Result<(), ShimError> {
     let listener = listen(&run_dir)?;
     detach()?;
     diag::install();
-    let term = os::term_signals().map_err(ShimError::system("receive signals"))?;
+    let term = Signals::take(&[libc::SIGTERM]).map_err(ShimError::system("receive signals"))?;
     let mut holder = Holder {
         run_dir,
         lock: Some(lock),
@@ -178,8 +179,8 @@ impl Holder {
         for (token, flags) in ready {
             match token {
                 Token::Term => {
-                    let mut taken = [0u8; 128];
-                    let _ = rustix::io::read(&self.term, &mut taken);
+                    // Whatever reading says, the signal came.
+                    self.term.next().ok();
                     self.retire();
                 }
                 Token::Listener => self.accept(),

@@ -1,0 +1,230 @@
+//! What became of updates, on the machine's state: written before each step, so that whoever comes up next knows what was meant.
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+};
+
+use crate::Slot;
+
+/// The format that is written and read.
+const FORMAT: u32 = 1;
+/// How many updates are remembered.
+const KEPT: usize = 50;
+
+/// How an update stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its slot is being written.
+    Writing,
+    /// It is written; the machine starts from it next.
+    Written,
+    /// It runs, and is watched.
+    Trying,
+    /// It was good.
+    Good,
+    /// It was not; `reason` says why.
+    Failed,
+    /// Somebody went back from it.
+    RolledBack,
+}
+
+/// What was well before an update, and has to be after it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Before {
+    /// Whether the store was reached.
+    pub store: bool,
+    /// Containers that ran and were not unhealthy, by name.
+    pub containers: BTreeSet<String>,
+}
+
+/// One update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// From which release.
+    pub from: Version,
+    /// To which.
+    pub to: Version,
+    /// Into which slot.
+    pub slot: char,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What has to be well.
+    #[serde(default)]
+    pub before: Before,
+}
+
+/// All of them, and the lowest release that may be gone back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    format: u32,
+    /// Nothing until a release was good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Version>,
+    /// The oldest first.
+    pub updates: Vec<Update>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            floor: None,
+            updates: Vec::new(),
+        }
+    }
+}
+
+impl History {
+    /// Reads the history; none is an empty one.
+    ///
+    /// # Errors
+    /// Those of reading, and `InvalidData` for what is no history or of a later format.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let bytes = match fs::read(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            read => read?,
+        };
+        let history: Self = serde_json::from_slice(&bytes).map_err(io::Error::from)?;
+        if history.format != FORMAT {
+            let text = format!("format {} is not {FORMAT}", history.format);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(history)
+    }
+
+    /// Writes it so that it is there as a whole or as it was.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        match path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins an update.
+    pub fn begin(&mut self, update: Update) {
+        self.updates.push(update);
+        let over = self.updates.len().saturating_sub(KEPT);
+        self.updates.drain(..over);
+    }
+
+    /// The update that is under way.
+    pub fn under_way(&mut self) -> Option<&mut Update> {
+        let last = self.updates.last_mut()?;
+        let under_way = matches!(
+            last.outcome,
+            Outcome::Writing | Outcome::Written | Outcome::Trying
+        );
+        under_way.then_some(last)
+    }
+
+    /// What a start from `slot` means for the update that is under way: whether it has to be watched. One whose slot is not the one that
+    /// runs has failed: the boot loader, the kernel or the first stage gave it up, or its power went while it was written.
+    pub fn started(&mut self, slot: Slot) -> bool {
+        let Some(update) = self.under_way() else {
+            return false;
+        };
+        if update.slot == slot.letter() {
+            let meant = update.outcome != Outcome::Writing;
+            if meant {
+                update.outcome = Outcome::Trying;
+            }
+            return meant;
+        }
+        let why = match update.outcome {
+            Outcome::Writing => "the machine restarted while it was written",
+            Outcome::Trying => "it was started and did not get so far as to say why",
+            _ => "it did not start",
+        };
+        update.outcome = Outcome::Failed;
+        update.reason.get_or_insert_with(|| why.to_owned());
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn update(outcome: Outcome) -> Update {
+        Update {
+            from: Version::new(0, 1, 0),
+            to: Version::new(0, 2, 0),
+            slot: 'b',
+            at: 0,
+            outcome,
+            reason: None,
+            before: Before::default(),
+        }
+    }
+
+    fn started(outcome: Outcome, slot: Slot) -> (bool, Outcome, Option<String>) {
+        let mut history = History::default();
+        history.begin(update(outcome));
+        let watched = history.started(slot);
+        let last = history.updates.pop().unwrap();
+        (watched, last.outcome, last.reason)
+    }
+
+    #[test]
+    fn a_start_from_the_new_slot_is_watched_and_from_the_old_one_a_failure() {
+        assert_eq!(
+            started(Outcome::Written, Slot::B),
+            (true, Outcome::Trying, None)
+        );
+        assert_eq!(
+            started(Outcome::Trying, Slot::B),
+            (true, Outcome::Trying, None)
+        );
+        for outcome in [Outcome::Writing, Outcome::Written, Outcome::Trying] {
+            let (watched, is, why) = started(outcome, Slot::A);
+            assert_eq!((watched, is), (false, Outcome::Failed));
+            assert!(why.is_some());
+        }
+        for outcome in [Outcome::Good, Outcome::Failed, Outcome::RolledBack] {
+            assert_eq!(started(outcome, Slot::A), (false, outcome, None));
+            assert_eq!(started(outcome, Slot::B), (false, outcome, None));
+        }
+    }
+
+    #[test]
+    fn a_history_is_read_as_it_was_written_and_does_not_grow_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("updates.json");
+        let mut history = History::read(&path).unwrap();
+        assert_eq!(history, History::default());
+        for n in 0..60 {
+            history.begin(Update {
+                at: n,
+                ..update(Outcome::Good)
+            });
+        }
+        history.write(&path).unwrap();
+        let read = History::read(&path).unwrap();
+        assert_eq!(read, history);
+        assert_eq!((read.updates.len(), read.updates[0].at), (50, 10));
+        fs::write(&path, r#"{"format":2,"updates":[]}"#).unwrap();
+        let error = History::read(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+}
