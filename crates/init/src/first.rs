@@ -1,0 +1,232 @@
+//! The first stage, in the file system inside the kernel image: find the slot that holds the root that the command line names, open it
+//! under verity, and go on in it.
+//!
+//! Where that does not work the slot is lost, proven or not: its entry is marked as having no tries left, and the machine
+//! restarts into the other one. If that has none left either, the machine says so and stays, for a person to look at.
+
+use crate::{
+    console::{Level, failed, say},
+    devices::Devices,
+    modprobe, mounts,
+};
+use coracle_os::{
+    EFI, Slot,
+    block::{Partition, beside, partitions},
+    entries::{self, Standing},
+    modules::Modules,
+    root::{Root, RootError},
+};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, mount_move, unmount},
+    process::{chdir, chroot},
+    system::{RebootCommand, reboot},
+};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+/// A file of the first file system alone.
+pub const MARK: &str = "/first-stage";
+/// The name of the opened root for the device mapper.
+pub const NAME: &str = "coracle-root";
+/// Where it is mounted.
+const ROOT: &str = "/root";
+/// The list, in the root, of files that are read before it counts as sound: what the machine cannot be reached or updated without.
+const EARLY: &str = "usr/share/coracle/early-reads";
+/// How long disks may take to show up.
+const DISKS: Duration = Duration::from_secs(60);
+/// File systems and targets that no device asks for.
+const NEEDED: [&str; 6] = [
+    "dm-mod",
+    "dm-verity",
+    "erofs",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+];
+
+/// Why the root cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum FirstError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error("the root cannot be mounted")]
+    Mount(#[source] io::Error),
+    #[error("/{0} of the root cannot be read")]
+    Read(String, #[source] io::Error),
+    #[error("going on in the root")]
+    Switch(#[source] io::Error),
+}
+
+/// Goes on in the root of this kernel's slot, or restarts the machine.
+pub fn run() -> ! {
+    if let Err(error) = mounts::kernel() {
+        failed("the first file systems", &error);
+    }
+    let mut slot = None;
+    let error = match start(&mut slot) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    failed("this slot cannot be started", &error);
+    give_up(slot.as_ref());
+}
+
+/// Only an error comes back.
+enum Never {}
+
+fn start(slot: &mut Option<Partition>) -> Result<Never, FirstError> {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let root = Root::of_command_line(&line)?;
+    let modules = Modules::read(&modprobe::directory()).unwrap_or_default();
+    for name in NEEDED {
+        for module in modules.find(name) {
+            if let Err(error) = modules.load(module) {
+                say(Level::Warning, &format!("module {module}: {error}"));
+            }
+        }
+    }
+    let mut devices = Devices::new(modules).map_err(FirstError::Switch)?;
+    let found = devices.until(DISKS, || find(&root));
+    let Some(partition) = found else {
+        return Err(RootError::NotFound(root.hash).into());
+    };
+    *slot = Some(partition.clone());
+    let device = root.open(&partition.device, NAME)?;
+    mount(&device, ROOT, "erofs", MountFlags::RDONLY, None)
+        .map_err(|e| FirstError::Mount(e.into()))?;
+    read_early()?;
+    go_on().map_err(FirstError::Switch)
+}
+
+/// The partition that holds the root. A disk whose other partitions are those of an image goes before others.
+fn find(root: &Root) -> Option<Partition> {
+    let all = partitions().ok()?;
+    let mut slots = all.iter().filter(|p| slot_of(p).is_some());
+    slots
+        .find(|p| match root.is_in(&p.device) {
+            Ok(holds) => holds,
+            Err(error) => {
+                say(Level::Warning, &format!("{}: {error}", p.device.display()));
+                false
+            }
+        })
+        .cloned()
+}
+
+fn slot_of(partition: &Partition) -> Option<Slot> {
+    [Slot::A, Slot::B]
+        .into_iter()
+        .find(|s| s.partition() == partition.name)
+}
+
+/// Reads what the machine cannot do without, so that a damaged block shows now and not when it is too late for another slot.
+fn read_early() -> Result<(), FirstError> {
+    let failed = |path: &str| {
+        let path = path.to_owned();
+        move |error| FirstError::Read(path, error)
+    };
+    let list = fs::read_to_string(Path::new(ROOT).join(EARLY)).map_err(failed(EARLY))?;
+    let mut buffer = vec![0; 1 << 20];
+    for path in list.lines() {
+        let mut file = File::open(Path::new(ROOT).join(path)).map_err(failed(path))?;
+        while file.read(&mut buffer).map_err(failed(path))? > 0 {}
+    }
+    Ok(())
+}
+
+/// Takes the kernel's file systems along and becomes the root's own process 1.
+fn go_on() -> io::Result<Never> {
+    for place in ["/dev", "/proc", "/sys"] {
+        mount_move(place, format!("{ROOT}{place}"))?;
+    }
+    // What is in memory stays there otherwise.
+    for entry in fs::read_dir("/")?.flatten() {
+        let path = entry.path();
+        if path != Path::new(ROOT) && entry.file_name() != "dev" {
+            let gone = if path.is_dir() && !path.is_symlink() {
+                match entry.file_name().to_str() {
+                    Some("proc" | "sys") => Ok(()),
+                    _ => fs::remove_dir_all(&path),
+                }
+            } else {
+                fs::remove_file(&path)
+            };
+            // Then it takes its room, which is no reason to stop.
+            gone.ok();
+        }
+    }
+    chdir(ROOT)?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    chdir("/")?;
+    Err(Command::new("/sbin/init").exec())
+}
+
+/// Takes the slot's tries away and restarts, if another slot is left to try.
+fn give_up(slot: Option<&Partition>) -> ! {
+    let other = match slot.map(mark_bad) {
+        Some(Ok(other)) => other,
+        Some(Err(error)) => {
+            failed("the boot entry cannot be marked as bad", &error);
+            // What is unproven has its tries counted by the boot loader.
+            true
+        }
+        // Without a disk there is nothing to mark; it may be there next time.
+        None => true,
+    };
+    if !other {
+        say(
+            Level::Error,
+            "no slot of this machine can be started: write the image anew; the state is not touched",
+        );
+        loop {
+            std::thread::park();
+        }
+    }
+    say(Level::Error, "restarting");
+    restart()
+}
+
+/// Restarts the machine at once.
+pub fn restart() -> ! {
+    rustix::fs::sync();
+    let error = reboot(RebootCommand::Restart);
+    say(Level::Error, &format!("restarting: {error:?}"));
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Writes the slot's entry without tries; true if the other slot is left.
+fn mark_bad(partition: &Partition) -> io::Result<bool> {
+    let slot = slot_of(partition).ok_or(io::ErrorKind::NotFound)?;
+    let all = partitions()?;
+    let efi = beside(&all, &partition.disk, EFI).ok_or(io::ErrorKind::NotFound)?;
+    fs::create_dir_all("/efi")?;
+    mount(&efi.device, "/efi", "vfat", MountFlags::NOEXEC, None)?;
+    let place = Path::new("/efi");
+    let done = entries::read(place).and_then(|known| {
+        if let Some(entry) = known.get(&slot) {
+            let done = match entry.standing {
+                Standing::Proven => 0,
+                Standing::Tries { done, .. } => done,
+            };
+            let bad = entries::Entry {
+                standing: Standing::Tries { left: 0, done },
+                ..entry.clone()
+            };
+            entries::write(place, &bad)?;
+        }
+        Ok(known
+            .get(&slot.other())
+            .is_some_and(entries::Entry::hopeful))
+    });
+    unmount(place, UnmountFlags::empty())?;
+    done
+}

@@ -1,0 +1,46 @@
+//! A release on trial whose daemon does not serve cannot judge itself: process 1 does.
+
+use crate::console::{Level, failed, say};
+use coracle_os::{
+    entries::Standing,
+    history::History,
+    machine::{Machine, MachineError},
+};
+use std::{io, path::Path};
+
+/// Where the daemon keeps what became of updates.
+const HISTORY: &str = "/var/lib/coracle-os/updates.json";
+
+/// Whether the machine has to restart, because the slot that runs is on trial and `error` is why it is not good.
+pub fn over(error: &io::Error) -> bool {
+    match give_up(error) {
+        Ok(restart) => restart,
+        Err(error) => {
+            failed("the slot cannot be given up", &error);
+            false
+        }
+    }
+}
+
+fn give_up(error: &io::Error) -> Result<bool, MachineError> {
+    let machine = Machine::here()?;
+    let entries = machine.entries()?;
+    let own = entries.get(&machine.slot).map(|e| e.standing);
+    if !matches!(own, Some(Standing::Tries { .. })) {
+        // Nothing says that the other one would be better.
+        return Ok(false);
+    }
+    say(Level::Error, "the release is not good: going back");
+    let noted = History::read(Path::new(HISTORY)).and_then(|mut history| {
+        history.started(machine.slot);
+        if let Some(update) = history.under_way() {
+            update.reason = Some(error.to_string());
+        }
+        history.write(Path::new(HISTORY))
+    });
+    if let Err(error) = noted {
+        failed(HISTORY, &error);
+    }
+    machine.condemn()?;
+    Ok(true)
+}
