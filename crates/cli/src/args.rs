@@ -11,6 +11,7 @@ use crate::commands::images::{Images, Import, Load, Rmi, Save};
 use crate::commands::list::{Events, Inspect, Ps};
 use crate::commands::login::{Login, Logout};
 use crate::commands::networks::Network;
+use crate::commands::os::Os;
 use crate::commands::prune::{Prune, PruneAll};
 use crate::commands::registries::{Pull, Push, Search};
 use crate::commands::run::{Attach, Exec, Run};
@@ -240,6 +241,9 @@ pub enum Command {
     Join(Lazy<Join>),
     /// Take this machine out of its cluster
     Leave(Lazy<Leave>),
+    /// The operating system, on machines that run Coracle's own image
+    #[command(subcommand)]
+    Os(Lazy<Os>),
     /// Machine, units and containers at a glance
     #[command(after_help = "Example:\n  coracle status")]
     Status {

@@ -20,6 +20,7 @@ const OURS: &[&str] = &[
     "fleetctl",
     "store",
     "machine",
+    "os",
     "status",
     "completion",
     "man",

@@ -13,6 +13,7 @@ mod error;
 mod format;
 mod keep;
 mod lazy;
+mod os;
 mod quick;
 mod run_args;
 mod server;
@@ -181,6 +182,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Cluster(command) => cluster_commands::cluster(client, &command).await,
         Command::Join(args) => cluster_commands::join(client, &args).await,
         Command::Leave(args) => cluster_commands::leave(client, &args).await,
+        Command::Os(command) => commands::os::os(client, &command).await,
         Command::Machine(command) => machines::machine(client, &command).await,
         Command::Status { format } => system::status(client, format.as_deref()).await,
         Command::System(command) => system::system(client, &command).await,

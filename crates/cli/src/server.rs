@@ -3,6 +3,7 @@
 use crate::cluster::{self, Away, Cluster, Inside, Places};
 use crate::doors::{self, Doors};
 use crate::keep;
+use crate::os::Os;
 use crate::settings::{Settings, settings};
 use coracle_api::machines::PeersElsewhere;
 use coracle_api::{App, Machines};
@@ -238,9 +239,20 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         run_dir: run_dir.clone(),
     };
     cluster.begin(inside).await?;
+    let os = match Os::here(&engine, store) {
+        Ok(os) => Some(os),
+        Err(error) => {
+            if !error.is_another_system() {
+                let error = coracle_engine::full_error(&error);
+                tracing::error!(error, "this machine's slots cannot be used");
+            }
+            None
+        }
+    };
     let state = (cluster.clone(), fleet);
     let router = coracle_api::router(app)
         .merge(cluster::routes(cluster.clone()))
+        .merge(crate::os::routes(os.clone()))
         .layer(axum::middleware::from_fn_with_state(state, cluster::led))
         .merge(doors.for_command());
     let mut servers = tokio::task::JoinSet::new();
@@ -257,6 +269,9 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(os) = os {
+        tokio::spawn(os.watch());
+    }
     let mut anew = false;
     let ours_to_remove = tokio::select! {
         _ = terminate.recv() => false,

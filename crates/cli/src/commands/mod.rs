@@ -16,6 +16,7 @@ pub mod list;
 pub mod login;
 pub mod machines;
 pub mod networks;
+pub mod os;
 pub mod prune;
 pub mod recover;
 pub mod registries;

@@ -1,0 +1,157 @@
+//! `/v1/os/…` of our own socket.
+
+use super::{
+    BOOT, Os,
+    error::OsError,
+    update::{Allowed, Tell},
+};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Query, State},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use coracle_os::{entries::Standing, history::Outcome, machine::MachineError};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{convert::Infallible, sync::Arc};
+use tokio::sync::mpsc;
+
+type There = Option<Arc<Os>>;
+
+/// The routes; on a machine with another system each says so.
+pub fn routes(os: There) -> Router {
+    Router::new()
+        .route("/v1/os", get(status))
+        .route("/v1/os/history", get(history))
+        .route("/v1/os/boot-report", get(boot_report))
+        .route("/v1/os/update", post(update))
+        .route("/v1/os/rollback", post(rollback))
+        .with_state(os)
+}
+
+fn there(os: There) -> Result<Arc<Os>, OsError> {
+    os.ok_or(OsError::Machine(MachineError::NotOurs))
+}
+
+async fn status(State(os): State<There>) -> Result<Json<Value>, OsError> {
+    let os = there(os)?;
+    let (entries, history) = (os.machine.entries()?, os.history()?);
+    let slots: Vec<_> = entries
+        .values()
+        .map(|e| {
+            let tries = match e.standing {
+                Standing::Proven => Value::Null,
+                Standing::Tries { left, .. } => json!(left),
+            };
+            json!({
+                "slot": e.slot.letter().to_string(),
+                "title": e.title,
+                "running": e.slot == os.machine.slot,
+                "proven": e.standing == Standing::Proven,
+                "tries_left": tries,
+                "order": e.order,
+            })
+        })
+        .collect();
+    let floor = history.floor.as_ref().max(Some(&os.machine.about.floor));
+    Ok(Json(json!({
+        "version": os.machine.about.version,
+        "slot": os.machine.slot.letter().to_string(),
+        "floor": floor,
+        "etcd": os.machine.about.etcd,
+        "slots": slots,
+        "last_update": history.updates.last(),
+    })))
+}
+
+async fn history(State(os): State<There>) -> Result<Json<Value>, OsError> {
+    Ok(Json(json!(there(os)?.history()?.updates)))
+}
+
+async fn boot_report(State(os): State<There>) -> Result<Response, OsError> {
+    there(os)?;
+    let text = tokio::fs::read(BOOT).await.map_err(OsError::Read)?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateOf {
+    /// An image that is here.
+    image: String,
+    #[serde(default)]
+    allow_downgrade: bool,
+    /// Whether the machine restarts into it.
+    #[serde(default)]
+    restart: bool,
+}
+
+/// Tells how it goes as lines of JSON: `status`, and `error` as the last one if it failed.
+async fn update(
+    State(os): State<There>,
+    Query(asked): Query<UpdateOf>,
+) -> Result<Response, OsError> {
+    let os = there(os)?;
+    let (said, mut heard) = mpsc::unbounded_channel::<Value>();
+    // A client that leaves must not leave it half done.
+    tokio::spawn(async move {
+        let each = said.clone();
+        let tell: Tell = Arc::new(move |line| {
+            each.send(json!({ "status": line })).ok();
+        });
+        let allowed = Allowed {
+            downgrade: asked.allow_downgrade,
+        };
+        let done = os.update_from_image(&asked.image, allowed, tell).await;
+        let done = match done {
+            Ok(_) if asked.restart => os.restart().map(|()| "restarting"),
+            Ok(_) => Ok("the next restart starts it"),
+            Err(error) => Err(error),
+        };
+        let last = match done {
+            Ok(line) => json!({ "status": line }),
+            Err(error) => json!({ "error": coracle_engine::full_error(&error) }),
+        };
+        said.send(last).ok();
+    });
+    let lines = futures_util::stream::poll_fn(move |context| {
+        heard
+            .poll_recv(context)
+            .map(|line| line.map(|l| Ok::<_, Infallible>(format!("{l}\n"))))
+    });
+    let body = Body::from_stream(lines);
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackOf {
+    #[serde(default)]
+    restart: bool,
+}
+
+async fn rollback(
+    State(os): State<There>,
+    Query(asked): Query<RollbackOf>,
+) -> Result<Json<Value>, OsError> {
+    let os = there(os)?;
+    let _alone = os.busy.try_acquire().map_err(|_| OsError::Busy)?;
+    let entry = os.machine.prefer_other()?;
+    let own = os.machine.slot.letter();
+    os.change(|history| {
+        if let Some(last) = history.updates.last_mut()
+            && last.slot == own
+        {
+            last.outcome = Outcome::RolledBack;
+        }
+    })?;
+    if asked.restart {
+        os.restart()?;
+    }
+    Ok(Json(
+        json!({ "slot": entry.slot.letter().to_string(), "title": entry.title }),
+    ))
+}

@@ -1,0 +1,63 @@
+//! What can go wrong with the system, and how a client is told.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use coracle_os::{machine::MachineError, release::ReleaseError};
+use serde_json::json;
+use std::io;
+
+/// Why something about the system was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum OsError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error("/var/lib/coracle-os/updates.json")]
+    History(#[source] io::Error),
+    #[error("an update is under way already; `coracle os status` shows it")]
+    Busy,
+    #[error("{0} has no {1}: it is no update of Coracle's image")]
+    NoUpdate(String, &'static str),
+    #[error("reading the update")]
+    Read(#[source] io::Error),
+    #[error("release {0} is what runs here already")]
+    Same(semver::Version),
+    #[error(
+        "etcd {from} here and {to} in the update are more than one minor release apart: update to a release in between first"
+    )]
+    Etcd { from: String, to: String },
+    #[error(transparent)]
+    Image(#[from] coracle_image::ImageError),
+    #[error("restarting the machine")]
+    Restart(#[source] io::Error),
+    #[error("the update was interrupted")]
+    Interrupted,
+}
+
+impl OsError {
+    /// Whether the machine simply runs another system.
+    pub fn is_another_system(&self) -> bool {
+        matches!(self, Self::Machine(MachineError::NotOurs))
+    }
+}
+
+impl IntoResponse for OsError {
+    fn into_response(self) -> Response {
+        let code = match &self {
+            Self::Machine(MachineError::NotOurs | MachineError::Empty(_))
+            | Self::Busy
+            | Self::Same(_) => StatusCode::CONFLICT,
+            Self::Release(_) | Self::NoUpdate(..) | Self::Read(_) | Self::Etcd { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Image(coracle_image::ImageError::NotFound { .. }) => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let message = json!({ "message": coracle_engine::full_error(&self) });
+        (code, Json(message)).into_response()
+    }
+}

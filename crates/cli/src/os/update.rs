@@ -1,0 +1,186 @@
+//! An update: checked, written into the other slot while the machine runs, started from by the next restart.
+
+use super::{Os, error::OsError};
+use coracle_engine::record::Phase;
+use coracle_os::{
+    history::{Before, Outcome, Update},
+    machine::KEYS,
+    release::{Release, SMALL, keys},
+};
+use coracle_store::RangeRequest;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Files of an update.
+const RELEASE: &str = "release.json";
+const SIGNATURE: &str = "release.json.minisig";
+const ROOT: &str = "root.img";
+const KERNEL: &str = "coracle.efi";
+/// Bytes of the root between two words about them.
+const STEP: u64 = 16 << 20;
+/// How long the store may take to count as reached.
+const STORE: Duration = Duration::from_secs(5);
+
+/// What an operator allows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// A release below the floor.
+    pub downgrade: bool,
+}
+
+/// Hears how it goes, a line each.
+pub type Tell = Arc<dyn Fn(String) + Send + Sync>;
+
+impl Os {
+    /// Writes the update that an image here holds; its highest layer with a release counts. Nothing restarts.
+    ///
+    /// # Errors
+    /// [`OsError`]. The other slot cannot be started then, if it was begun.
+    pub async fn update_from_image(
+        self: &Arc<Self>,
+        name: &str,
+        allowed: Allowed,
+        tell: Tell,
+    ) -> Result<Release, OsError> {
+        let image = self.engine.images().get(name)?;
+        let layers = self.engine.images().layer_dirs(&image.id)?;
+        let found = layers.iter().rev().find(|l| l.join(RELEASE).is_file());
+        let Some(directory) = found.cloned() else {
+            return Err(OsError::NoUpdate(name.to_owned(), RELEASE));
+        };
+        let before = self.before().await;
+        let os = self.clone();
+        let done =
+            tokio::task::spawn_blocking(move || os.write(&directory, allowed, before, &tell));
+        done.await.map_err(|_| OsError::Interrupted)?
+    }
+
+    fn write(
+        &self,
+        directory: &Path,
+        allowed: Allowed,
+        before: Before,
+        tell: &Tell,
+    ) -> Result<Release, OsError> {
+        let _alone = self.busy.try_acquire().map_err(|_| OsError::Busy)?;
+        let small = |name: &'static str| {
+            let file = open(directory, name)?;
+            let mut bytes = Vec::new();
+            file.take(SMALL)
+                .read_to_end(&mut bytes)
+                .map_err(OsError::Read)?;
+            Ok::<_, OsError>(bytes)
+        };
+        let (json, signature) = (small(RELEASE)?, small(SIGNATURE)?);
+        let signature = String::from_utf8_lossy(&signature);
+        let release = Release::read(&json, &signature, &pinned()?)?;
+        self.fits(&release, allowed)?;
+        let (root, kernel) = (open(directory, ROOT)?, open(directory, KERNEL)?);
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let slot = self.machine.slot.other();
+        self.change(|history| {
+            history.begin(Update {
+                from: self.machine.about.version.clone(),
+                to: release.version.clone(),
+                slot: slot.letter(),
+                at: at.unwrap_or_default().as_secs(),
+                outcome: Outcome::Writing,
+                reason: None,
+                before,
+            });
+        })?;
+        tell(format!(
+            "writing release {} into slot {slot}",
+            release.version
+        ));
+        let mut told = 0;
+        let size = release.root.size;
+        let written = self.machine.install(&release, root, kernel, |done| {
+            if done >= told + STEP || done == size {
+                told = done;
+                tell(format!("{} of {} MiB", done >> 20, size >> 20));
+            }
+        });
+        let outcome = match &written {
+            Ok(_) => (Outcome::Written, None),
+            Err(error) => (Outcome::Failed, Some(coracle_sys::full(error))),
+        };
+        self.change(|history| {
+            if let Some(update) = history.under_way() {
+                (update.outcome, update.reason) = outcome;
+            }
+        })?;
+        written?;
+        tell(format!(
+            "slot {slot} holds release {}, and is started from next",
+            release.version
+        ));
+        Ok(release)
+    }
+
+    /// Checks what the signature does not say.
+    fn fits(&self, release: &Release, allowed: Allowed) -> Result<(), OsError> {
+        let about = &self.machine.about;
+        if release.version == about.version && !allowed.downgrade {
+            return Err(OsError::Same(release.version.clone()));
+        }
+        let floor = self.history()?.floor;
+        if let Some(floor) = floor.as_ref().max(Some(&about.floor))
+            && !allowed.downgrade
+        {
+            release.not_below(floor)?;
+        }
+        let minor = |text: &str| {
+            let (major, minor) = text.split_once('.')?;
+            Some((major.parse::<u64>().ok()?, minor.parse::<u64>().ok()?))
+        };
+        match (minor(&about.etcd), minor(&release.etcd)) {
+            (Some((a, from)), Some((b, to))) if a == b && from.abs_diff(to) <= 1 => Ok(()),
+            _ => Err(OsError::Etcd {
+                from: about.etcd.clone(),
+                to: release.etcd.clone(),
+            }),
+        }
+    }
+
+    /// What is well now.
+    pub async fn before(&self) -> Before {
+        let key = RangeRequest::key(&b"/coracle/v1/leader"[..]);
+        let reached = tokio::time::timeout(STORE, self.store.range(key)).await;
+        let containers = self.engine.snapshots().filter(|c| {
+            c.record.state.phase == Phase::Running
+                && c.health.as_ref().is_none_or(|h| h.status != "unhealthy")
+                // Those that go with their end are not meant to come back.
+                && !c.record.host_config.auto_remove
+        });
+        Before {
+            store: matches!(reached, Ok(Ok(_))),
+            containers: containers.map(|c| c.record.name).collect(),
+        }
+    }
+}
+
+fn open(directory: &Path, name: &'static str) -> Result<File, OsError> {
+    File::open(directory.join(name)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => OsError::NoUpdate("the update".to_owned(), name),
+        _ => OsError::Read(error),
+    })
+}
+
+/// The keys that updates may be signed with: the image's, and those of the configuration.
+fn pinned() -> Result<Vec<String>, OsError> {
+    let mut all = Vec::new();
+    for path in [KEYS, "/etc/coracle/update-keys"].map(PathBuf::from) {
+        match std::fs::read_to_string(path) {
+            Ok(text) => all.extend(keys(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(OsError::Read(error)),
+        }
+    }
+    Ok(all)
+}

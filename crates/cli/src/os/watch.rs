@@ -1,0 +1,92 @@
+//! After a start: is the release good?
+//!
+//! It is when the daemon serves, the store is reached if it was before the update, and the containers that were well are well again. What
+//! takes too long, or ends the daemon, is not good: the machine restarts, three times by the boot loader's count, then from the other slot.
+
+use super::{Os, error::OsError};
+use coracle_os::history::{Before, Outcome};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long everything may take to be well again: images are here, but databases recover.
+const LIMIT: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_millis(500);
+
+impl Os {
+    /// Watches the release that was started, if it is on trial, and ends when that is over.
+    pub async fn watch(self: Arc<Self>) {
+        if let Err(error) = self.judge().await {
+            let error = coracle_engine::full_error(&error);
+            tracing::error!(error, "the release cannot be judged");
+        }
+    }
+
+    async fn judge(&self) -> Result<(), OsError> {
+        let slot = self.machine.slot;
+        let watched = self.change(|history| {
+            let watched = history.started(slot);
+            let under_way = history.under_way().filter(|_| watched);
+            under_way.map(|update| update.before.clone())
+        })?;
+        let Some(before) = watched else {
+            // One that was never updated, or that somebody went back to: that it serves is enough.
+            self.machine.prove()?;
+            return Ok(());
+        };
+        match self.well(&before).await {
+            Ok(()) => {
+                self.machine.prove()?;
+                let about = self.machine.about.clone();
+                self.change(|history| {
+                    if let Some(update) = history.under_way() {
+                        update.outcome = Outcome::Good;
+                        update.reason = None;
+                    }
+                    history.floor = history.floor.take().max(Some(about.floor));
+                })?;
+                tracing::info!(version = %about.version, "the release is good");
+                Ok(())
+            }
+            Err(why) => {
+                tracing::error!(why, "the release is not good: going back");
+                self.change(|history| {
+                    if let Some(update) = history.under_way() {
+                        update.reason = Some(why);
+                    }
+                })?;
+                self.machine.condemn()?;
+                self.restart()
+            }
+        }
+    }
+
+    /// Waits until all is well that was, or says what is not.
+    async fn well(&self, before: &Before) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let now = self.before().await;
+            let missing: Vec<_> = before
+                .containers
+                .difference(&now.containers)
+                .cloned()
+                .collect();
+            let store = now.store || !before.store;
+            if missing.is_empty() && store {
+                return Ok(());
+            }
+            if begun.elapsed() > LIMIT {
+                let mut what = Vec::new();
+                if !store {
+                    what.push("the store is not reached".to_owned());
+                }
+                if !missing.is_empty() {
+                    what.push(format!("not well again: {}", missing.join(", ")));
+                }
+                return Err(format!("{} after {} s", what.join("; "), LIMIT.as_secs()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
