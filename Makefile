@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build up down election test test-os soak bench lint deny install deb
+.PHONY: help build up down election test test-os soak bench lint deny install deb os
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,13 @@ deb: ## a Debian package of the same, in target/deb (VERSION=0.1.0 or another)
 	cargo build --locked -p coracle -p coracle-shim
 	@scripts/deb $(TARGET) $(dir $(TARGET))deb $(VERSION)
 
+os: ## the image for UEFI machines, in target/os: coracle.raw, coracle.qcow2, and update.tar for machines that have it
+	@scripts/deps build os
+	cargo build --locked -p coracle -p coracle-shim -p coracle-pid1
+	@scripts/os $(TARGET) $(dir $(TARGET))os
+
 test: ## install what the tests need, then run every test
-	@scripts/deps build run test
+	@scripts/deps build run test os
 	@scripts/kernel $(dir $(TARGET))tmp/kernel
 	@scripts/compose $(dir $(TARGET))tmp/compose
 	@scripts/npm-etcd3 $(dir $(TARGET))tmp/npm-etcd3
