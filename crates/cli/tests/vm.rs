@@ -3,18 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "vm/qemu.rs"]
+mod qemu;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 /// Runs a guest of `tests/vm` until its machine is off; the machine has a disk if it has a systemd.
 fn run(guest: &str, systemd: bool) {
-    let kernel = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kernel");
-    assert!(
-        kernel.join("vmlinuz").exists(),
-        "no kernel in {}: `make test` fetches it, or `scripts/kernel {0}`",
-        kernel.display()
-    );
+    let kernel = qemu::kernel();
     let work = tempfile::tempdir().unwrap();
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm");
     let made = Command::new(own.join("image"))
@@ -26,41 +23,16 @@ fn run(guest: &str, systemd: bool) {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", common::errors(&made));
-    let mut machine = Command::new("timeout");
-    // One processor: emulated ones get stuck when kernel code is patched while the others run.
-    machine
-        .args(["300", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max"])
-        .args(["-m", "1536", "-smp", "1", "-nographic", "-nic", "none"])
-        .args(["-append", "console=ttyS0 quiet panic=-1", "-kernel"])
-        .arg(kernel.join("vmlinuz"))
-        .arg("-initrd")
-        .arg(work.path().join("initrd"));
-    if systemd {
+    let more = if systemd {
         let disk = work.path().join("disk");
         std::fs::File::create(&disk)
             .and_then(|f| f.set_len(1 << 30))
             .unwrap();
-        machine.arg("-drive").arg(format!(
-            "file={},format=raw,if=virtio,discard=unmap",
-            disk.display()
-        ));
+        vec!["-drive".to_owned(), qemu::disk(&disk)]
     } else {
-        machine.arg("-no-reboot");
-    }
-    let mut machine = machine
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("coreutils' timeout starts Debian's qemu-system-x86");
-    let mut said = Vec::new();
-    std::io::Read::read_to_end(&mut machine.stdout.take().unwrap(), &mut said).unwrap();
-    machine.wait().unwrap();
-    let said = String::from_utf8_lossy(&said);
-    assert!(
-        said.contains("everything was looked at") && !said.contains("FAILED"),
-        "{said}"
-    );
+        vec!["-no-reboot".to_owned()]
+    };
+    qemu::assert_whole(&qemu::run(300, &kernel, &work.path().join("initrd"), &more));
 }
 
 #[test]
