@@ -115,9 +115,10 @@ impl Networks {
         }
         sysctl("net/ipv4/ip_forward", "1")?;
         inner.overlay_open()?;
-        inner.services_open()?;
-        if firewall::loaded() {
-            // The former daemon's, with the ports of containers that run. It stands until `restore` knows those again.
+        let services = inner.services_open()?;
+        if services && firewall::loaded() {
+            // The former daemon's, with the ports of containers that run. It stands until `restore` knows those again. Only a
+            // service's port that somebody else has by now cannot wait for that.
             inner.loaded_rules = inner.overlay_rules();
         } else {
             inner.reload()?;
@@ -380,8 +381,10 @@ impl Networks {
             .filter(|name| !inner.networks.values().any(|n| &n.bridge == name))
             .filter(|name| inner.overlay.is_none() || name != overlay::LINK)
             .collect();
-        link::remove(&mut inner.netlink, &stale)?;
+        let removed = link::remove(&mut inner.netlink, &stale);
+        // The former daemon's table has served its time, whatever a link says.
         inner.reload()?;
+        removed?;
         failed
     }
 

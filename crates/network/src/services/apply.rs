@@ -382,13 +382,14 @@ impl Inner {
     }
 
     /// At daemon start: takes over what was set, before the firewall is loaded for the first time.
-    pub(crate) fn services_open(&mut self) -> Result<(), NetworkError> {
+    pub(crate) fn services_open(&mut self) -> Result<bool, NetworkError> {
         let Some(stored) = stored::read::<Stored>(&self.services_file(), VERSION)? else {
-            return Ok(());
+            return Ok(true);
         };
         let mut wanted = published(&stored.services);
         wanted.retain(|w| !stored.refused.contains(w));
         let (claims, refusals) = self.claim_all(wanted);
+        let whole = refusals.is_empty();
         for refusal in refusals {
             let error = &refusal.error as &dyn std::error::Error;
             tracing::warn!(error, "a published port waits until services are set anew");
@@ -396,7 +397,7 @@ impl Inner {
         self.services.claims = claims;
         self.services.spec = Some(stored.services.clone());
         self.services.stored = Some(stored);
-        Ok(())
+        Ok(whole)
     }
 
     /// The rest of [`Self::services_open`], when the firewall stands.
