@@ -75,3 +75,4 @@ pub use machines::{DrainView, MachineView, Mark};
 pub use model::{Active, Desired, Dropin, Machine, UnitView};
 pub use overlay::ConnectOptions;
 pub use rebind::Rebound;
+pub use translate::UNIT_LABEL;

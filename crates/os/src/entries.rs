@@ -73,6 +73,11 @@ pub fn kernel(slot: Slot) -> String {
     format!("coracle/{}.efi", slot.letter())
 }
 
+/// The slot that an entry's file is of, by its name.
+pub fn slot_of(file: &str) -> Option<Slot> {
+    name(file).map(|(slot, _)| slot)
+}
+
 /// The name of a file that is an entry of ours.
 fn name(file: &str) -> Option<(Slot, Standing)> {
     let rest = file.strip_prefix("coracle-")?.strip_suffix(".conf")?;

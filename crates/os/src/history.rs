@@ -55,6 +55,9 @@ pub struct Update {
     pub slot: char,
     /// When, in seconds since 1970.
     pub at: u64,
+    /// The boot that it was written in, as the kernel numbers them (`/proc/sys/kernel/random/boot_id`).
+    #[serde(default)]
+    pub boot: String,
     /// How it stands.
     pub outcome: Outcome,
     /// Why it failed.
@@ -137,20 +140,22 @@ impl History {
         under_way.then_some(last)
     }
 
-    /// What a start from `slot` means for the update that is under way: whether it has to be watched. One whose slot is not the one that
-    /// runs has failed: the boot loader, the kernel or the first stage gave it up, or its power went while it was written.
-    pub fn started(&mut self, slot: Slot) -> bool {
+    /// What a start of the daemon from `slot` in this `boot` means for the update that is under way: whether it has to be watched. One that was
+    /// written in this very boot still waits for the restart, or was cut short with the daemon that wrote it. One whose slot is not the one
+    /// that runs has failed: the boot loader, the kernel or the first stage gave it up.
+    pub fn started(&mut self, slot: Slot, boot: &str) -> bool {
         let Some(update) = self.under_way() else {
             return false;
         };
-        if update.slot == slot.letter() {
-            let meant = update.outcome != Outcome::Writing;
-            if meant {
-                update.outcome = Outcome::Trying;
-            }
-            return meant;
-        }
+        let same_boot = update.boot == boot;
         let why = match update.outcome {
+            Outcome::Writing if same_boot => "the daemon ended while it was written",
+            _ if same_boot => return update.outcome == Outcome::Trying,
+            // Its entry was there, so it was whole, though nobody got to say so.
+            _ if update.slot == slot.letter() => {
+                update.outcome = Outcome::Trying;
+                return true;
+            }
             Outcome::Writing => "the machine restarted while it was written",
             Outcome::Trying => "it was started and did not get so far as to say why",
             _ => "it did not start",
@@ -172,39 +177,46 @@ mod tests {
             to: Version::new(0, 2, 0),
             slot: 'b',
             at: 0,
+            boot: "first".to_owned(),
             outcome,
             reason: None,
             before: Before::default(),
         }
     }
 
-    fn started(outcome: Outcome, slot: Slot) -> (bool, Outcome, Option<String>) {
+    fn started(outcome: Outcome, slot: Slot, boot: &str) -> (bool, Outcome, Option<String>) {
         let mut history = History::default();
         history.begin(update(outcome));
-        let watched = history.started(slot);
+        let watched = history.started(slot, boot);
         let last = history.updates.pop().unwrap();
         (watched, last.outcome, last.reason)
     }
 
     #[test]
     fn a_start_from_the_new_slot_is_watched_and_from_the_old_one_a_failure() {
-        assert_eq!(
-            started(Outcome::Written, Slot::B),
-            (true, Outcome::Trying, None)
-        );
-        assert_eq!(
-            started(Outcome::Trying, Slot::B),
-            (true, Outcome::Trying, None)
-        );
         for outcome in [Outcome::Writing, Outcome::Written, Outcome::Trying] {
-            let (watched, is, why) = started(outcome, Slot::A);
+            let is = started(outcome, Slot::B, "second");
+            assert_eq!(is, (true, Outcome::Trying, None));
+        }
+        for outcome in [Outcome::Writing, Outcome::Written, Outcome::Trying] {
+            let (watched, is, why) = started(outcome, Slot::A, "second");
             assert_eq!((watched, is), (false, Outcome::Failed));
             assert!(why.is_some());
         }
         for outcome in [Outcome::Good, Outcome::Failed, Outcome::RolledBack] {
-            assert_eq!(started(outcome, Slot::A), (false, outcome, None));
-            assert_eq!(started(outcome, Slot::B), (false, outcome, None));
+            for slot in [Slot::A, Slot::B] {
+                assert_eq!(started(outcome, slot, "second"), (false, outcome, None));
+            }
         }
+    }
+
+    #[test]
+    fn a_daemon_that_is_restarted_leaves_what_waits_for_the_machines_restart() {
+        let waits = (false, Outcome::Written, None);
+        assert_eq!(started(Outcome::Written, Slot::A, "first"), waits);
+        let (watched, is, why) = started(Outcome::Writing, Slot::A, "first");
+        assert_eq!((watched, is), (false, Outcome::Failed));
+        assert!(why.unwrap().contains("daemon"));
     }
 
     #[test]

@@ -127,14 +127,25 @@ impl Machine {
         let _alone = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |error: io::Error| MachineError::Efi(self.efi.clone(), error);
         fs::create_dir_all(PLACE).map_err(failed)?;
+        // A daemon that was killed in the midst of it has left it mounted.
+        unmount(PLACE, UnmountFlags::DETACH).ok();
         // FAT has no journal: what is written is written at once.
         let flags =
             MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::SYNCHRONOUS;
         mount(&self.efi, PLACE, "vfat", flags, Some(c"umask=0077"))
             .map_err(|e| failed(e.into()))?;
+        /// Also when `act` panics.
+        struct Mounted;
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                unmount(PLACE, UnmountFlags::DETACH).ok();
+            }
+        }
+        let mounted = Mounted;
         let done = act(Path::new(PLACE));
         // What it did stands; that it stays mounted is told.
         let unmounted = unmount(PLACE, UnmountFlags::empty());
+        drop(mounted);
         let done = done?;
         unmounted.map_err(|e| failed(e.into()))?;
         Ok(done)
@@ -226,6 +237,20 @@ impl Machine {
         })
     }
 
+    /// Has the boot loader forget the other slot: an update that is not to be started after all.
+    ///
+    /// # Errors
+    /// [`MachineError::Efi`].
+    pub fn forget_other(&self) -> Result<(), MachineError> {
+        self.with_efi(|efi| entries::remove(efi, self.slot.other()).map_err(self.io()))
+    }
+
+    /// This boot's number, as the kernel gives it; nothing if it cannot be read, which is no boot's.
+    pub fn boot() -> String {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.unwrap_or_default().trim().to_owned()
+    }
+
     /// Writes a release into the other slot; `sources` gives root and kernel image.
     ///
     /// # Errors
@@ -244,14 +269,15 @@ impl Machine {
             disk: self.disk.clone(),
             name: slot.partition(),
         })?;
+        fn target<'a>(slot: Slot, device: &'a Path, efi: &'a Path) -> Target<'a> {
+            Target { slot, device, efi }
+        }
+        let device = &partition.device;
+        self.with_efi(|efi| Ok(target(slot, device, efi).begin(release)?))?;
+        // The longest part, and others may look at the entries meanwhile.
+        target(slot, device, Path::new(PLACE)).root(release, root, progress)?;
         self.with_efi(|efi| {
-            let target = Target {
-                slot,
-                device: &partition.device,
-                efi,
-            };
-            target.begin(release)?;
-            target.root(release, root, progress)?;
+            let target = target(slot, device, efi);
             target.kernel(release, kernel)?;
             target.commit(release)?;
             Ok(slot)

@@ -154,6 +154,22 @@ impl Table {
         used.max_by_key(|(_, e)| u64_at(&e[..], 32)).map(|(i, _)| i)
     }
 
+    /// Where the last partition is.
+    ///
+    /// # Errors
+    /// [`TableError::None`] if there is no partition.
+    pub fn last_extent(&self, path: &Path) -> Result<Extent, TableError> {
+        let last = self
+            .last()
+            .ok_or_else(|| TableError::None(path.to_owned()))?;
+        let start = u64_at(&self.entries[last], 32);
+        Ok(Extent {
+            number: last as u32 + 1,
+            start,
+            length: u64_at(&self.entries[last], 40) - start + 1,
+        })
+    }
+
     /// The disk's identifier, in hexadecimal as it is stored.
     pub fn id(&self) -> String {
         hex(&self.disk)

@@ -3,7 +3,11 @@
 use std::{
     io,
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
     ptr,
 };
 
@@ -12,8 +16,8 @@ use std::{
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks signals in the calling thread, and in those that it starts from then on, and takes them instead. Programs that are started
-    /// by the standard library have nothing blocked.
+    /// Blocks signals in the calling thread, and in those and the programs that it starts from then on ([`unblocked`]), and takes
+    /// them instead.
     ///
     /// # Errors
     /// `EINVAL` for a number that is no signal; the kernel's own.
@@ -51,6 +55,21 @@ impl Signals {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Has a program start with nothing blocked.
+pub fn unblocked(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only calls that are safe there: the set is initialised before its use.
+    unsafe {
+        command.pre_exec(|| {
+            let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(set.as_mut_ptr());
+            match libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
     }
 }
 

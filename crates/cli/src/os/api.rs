@@ -13,7 +13,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use coracle_os::{entries::Standing, history::Outcome, machine::MachineError};
+use coracle_os::{
+    entries::Standing,
+    history::{Outcome, Update},
+    machine::MachineError,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc};
@@ -38,6 +42,18 @@ fn there(os: There) -> Result<Arc<Os>, OsError> {
 
 async fn status(State(os): State<There>) -> Result<Json<Value>, OsError> {
     let os = there(os)?;
+    aside(move || shown(&os)).await
+}
+
+/// Does what waits for the disk where no other request waits for it.
+async fn aside<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, OsError> + Send + 'static,
+) -> Result<T, OsError> {
+    let done = tokio::task::spawn_blocking(act).await;
+    done.map_err(|_| OsError::Interrupted)?
+}
+
+fn shown(os: &Os) -> Result<Json<Value>, OsError> {
     let (entries, history) = (os.machine.entries()?, os.history()?);
     let slots: Vec<_> = entries
         .values()
@@ -138,7 +154,28 @@ async fn rollback(
     Query(asked): Query<RollbackOf>,
 ) -> Result<Json<Value>, OsError> {
     let os = there(os)?;
+    aside(move || roll_back(&os, asked.restart)).await
+}
+
+fn roll_back(os: &Os, restart: bool) -> Result<Json<Value>, OsError> {
     let _alone = os.busy.try_acquire().map_err(|_| OsError::Busy)?;
+    let written = |update: &Update| update.outcome == Outcome::Written;
+    if os.history()?.updates.last().is_some_and(written) {
+        // It has not been started yet, so there is nothing to go back from.
+        os.machine.forget_other()?;
+        os.change(|history| {
+            if let Some(update) = history.under_way() {
+                update.outcome = Outcome::RolledBack;
+            }
+        })?;
+        let (slot, version) = (os.machine.slot, &os.machine.about.version);
+        if restart {
+            os.restart()?;
+        }
+        return Ok(Json(
+            json!({ "slot": slot.letter().to_string(), "title": format!("Coracle {version}") }),
+        ));
+    }
     let entry = os.machine.prefer_other()?;
     let own = os.machine.slot.letter();
     os.change(|history| {
@@ -148,7 +185,7 @@ async fn rollback(
             last.outcome = Outcome::RolledBack;
         }
     })?;
-    if asked.restart {
+    if restart {
         os.restart()?;
     }
     Ok(Json(

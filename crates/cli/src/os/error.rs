@@ -20,6 +20,8 @@ pub enum OsError {
     History(#[source] io::Error),
     #[error("an update is under way already; `coracle os status` shows it")]
     Busy,
+    #[error("the release that runs is on trial still; `coracle os status` shows when it is proven")]
+    OnTrial,
     #[error("{0} has no {1}: it is no update of Coracle's image")]
     NoUpdate(String, &'static str),
     #[error("reading the update")]
@@ -50,6 +52,7 @@ impl IntoResponse for OsError {
         let code = match &self {
             Self::Machine(MachineError::NotOurs | MachineError::Empty(_))
             | Self::Busy
+            | Self::OnTrial
             | Self::Same(_) => StatusCode::CONFLICT,
             Self::Release(_) | Self::NoUpdate(..) | Self::Read(_) | Self::Etcd { .. } => {
                 StatusCode::BAD_REQUEST

@@ -1,13 +1,19 @@
 //! An update: checked, written into the other slot while the machine runs, started from by the next restart.
 
 use super::{Os, error::OsError};
-use coracle_engine::record::Phase;
+use coracle_engine::{Snapshot, record::Phase};
+use coracle_fleet::UNIT_LABEL;
 use coracle_os::{
+    entries::Standing,
     history::{Before, Outcome, Update},
-    machine::KEYS,
+    machine::{KEYS, Machine},
     release::{Release, SMALL, keys},
 };
 use coracle_store::RangeRequest;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use std::{
     fs::File,
     io::{self, Read},
@@ -68,6 +74,10 @@ impl Os {
         tell: &Tell,
     ) -> Result<Release, OsError> {
         let _alone = self.busy.try_acquire().map_err(|_| OsError::Busy)?;
+        let own = self.machine.entries()?.remove(&self.machine.slot);
+        if own.is_some_and(|own| own.standing != Standing::Proven) {
+            return Err(OsError::OnTrial);
+        }
         let small = |name: &'static str| {
             let file = open(directory, name)?;
             let mut bytes = Vec::new();
@@ -89,6 +99,7 @@ impl Os {
                 to: release.version.clone(),
                 slot: slot.letter(),
                 at: at.unwrap_or_default().as_secs(),
+                boot: Machine::boot(),
                 outcome: Outcome::Writing,
                 reason: None,
                 before,
@@ -155,8 +166,7 @@ impl Os {
         let containers = self.engine.snapshots().filter(|c| {
             c.record.state.phase == Phase::Running
                 && c.health.as_ref().is_none_or(|h| h.status != "unhealthy")
-                // Those that go with their end are not meant to come back.
-                && !c.record.host_config.auto_remove
+                && comes_back(c)
         });
         Before {
             store: matches!(reached, Ok(Ok(_))),
@@ -165,11 +175,25 @@ impl Os {
     }
 }
 
+/// Whether a container is meant to run again when the machine is up: by a unit, or by its restart policy.
+fn comes_back(container: &Snapshot) -> bool {
+    let policy = container.record.host_config.restart_policy.name.as_str();
+    container.record.config.labels.contains_key(UNIT_LABEL)
+        || matches!(policy, "always" | "unless-stopped" | "on-failure")
+}
+
 fn open(directory: &Path, name: &'static str) -> Result<File, OsError> {
-    File::open(directory.join(name)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => OsError::NoUpdate("the update".to_owned(), name),
-        _ => OsError::Read(error),
-    })
+    // A layer is anybody's before its signature was checked: neither links nor what blocks.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory.join(name), flags, Mode::empty());
+    let file = File::from(opened.map_err(|error| match error {
+        Errno::NOENT => OsError::NoUpdate("the update".to_owned(), name),
+        error => OsError::Read(error.into()),
+    })?);
+    match file.metadata().map_err(OsError::Read)?.is_file() {
+        true => Ok(file),
+        false => Err(OsError::NoUpdate("the update".to_owned(), name)),
+    }
 }
 
 /// The keys that updates may be signed with: the image's, and those of the configuration.

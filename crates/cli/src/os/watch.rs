@@ -1,10 +1,13 @@
 //! After a start: is the release good?
 //!
-//! It is when the daemon serves, the store is reached if it was before the update, and the containers that were well are well again. What
+//! It is when the daemon serves, the store is reached if it was before the update, and the containers that were well are well again, for a while. What
 //! takes too long, or ends the daemon, is not good: the machine restarts, three times by the boot loader's count, then from the other slot.
 
 use super::{Os, error::OsError};
-use coracle_os::history::{Before, Outcome};
+use coracle_os::{
+    history::{Before, Outcome},
+    machine::Machine,
+};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -12,6 +15,8 @@ use std::{
 
 /// How long everything may take to be well again: images are here, but databases recover.
 const LIMIT: Duration = Duration::from_secs(300);
+/// How long it has to be well without a break.
+const STEADY: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(500);
 
 impl Os {
@@ -26,7 +31,7 @@ impl Os {
     async fn judge(&self) -> Result<(), OsError> {
         let slot = self.machine.slot;
         let watched = self.change(|history| {
-            let watched = history.started(slot);
+            let watched = history.started(slot, &Machine::boot());
             let under_way = history.under_way().filter(|_| watched);
             under_way.map(|update| update.before.clone())
         })?;
@@ -51,11 +56,16 @@ impl Os {
             }
             Err(why) => {
                 tracing::error!(why, "the release is not good: going back");
-                self.change(|history| {
+                let noted = self.change(|history| {
                     if let Some(update) = history.under_way() {
                         update.reason = Some(why);
                     }
-                })?;
+                });
+                if let Err(error) = noted {
+                    // A full disk may be what is wrong with it.
+                    let error = coracle_engine::full_error(&error);
+                    tracing::error!(error, "why it is not good is not written down");
+                }
                 self.machine.condemn()?;
                 self.restart()
             }
@@ -65,6 +75,7 @@ impl Os {
     /// Waits until all is well that was, or says what is not.
     async fn well(&self, before: &Before) -> Result<(), String> {
         let begun = Instant::now();
+        let mut well_since = None;
         loop {
             let now = self.before().await;
             let missing: Vec<_> = before
@@ -74,8 +85,13 @@ impl Os {
                 .collect();
             let store = now.store || !before.store;
             if missing.is_empty() && store {
-                return Ok(());
+                if well_since.get_or_insert_with(Instant::now).elapsed() > STEADY {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK).await;
+                continue;
             }
+            well_since = None;
             if begun.elapsed() > LIMIT {
                 let mut what = Vec::new();
                 if !store {
