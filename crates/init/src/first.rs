@@ -41,13 +41,14 @@ const EARLY: &str = "usr/share/coracle/early-reads";
 /// How long disks may take to show up.
 const DISKS: Duration = Duration::from_secs(60);
 /// File systems and targets that no device asks for.
-const NEEDED: [&str; 6] = [
+const NEEDED: [&str; 7] = [
     "dm-mod",
     "dm-verity",
     "erofs",
     "vfat",
     "nls_cp437",
     "nls_ascii",
+    "efivarfs",
 ];
 
 /// Why the root cannot be used.
@@ -74,6 +75,8 @@ pub fn run() -> ! {
         Err(error) => error,
     };
     failed("this slot cannot be started", &error);
+    // What does not show which slot it is has a damaged tree, or is on a disk that is not there.
+    let slot = slot.or_else(selected);
     give_up(slot.as_ref());
 }
 
@@ -104,7 +107,7 @@ fn start(slot: &mut Option<Partition>) -> Result<Never, FirstError> {
     go_on().map_err(FirstError::Switch)
 }
 
-/// The partition that holds the root. A disk whose other partitions are those of an image goes before others.
+/// The partition that holds the root.
 fn find(root: &Root) -> Option<Partition> {
     let all = partitions().ok()?;
     let mut slots = all.iter().filter(|p| slot_of(p).is_some());
@@ -117,6 +120,26 @@ fn find(root: &Root) -> Option<Partition> {
             }
         })
         .cloned()
+}
+
+/// The slot whose entry the boot loader took, by its own word (`LoaderEntrySelected` of systemd-boot's variables).
+fn selected() -> Option<Partition> {
+    let place = "/sys/firmware/efi/efivars";
+    mount("efivarfs", place, "efivarfs", MountFlags::RDONLY, None).ok()?;
+    let path = "LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    let bytes = fs::read(Path::new(place).join(path)).ok();
+    unmount(place, UnmountFlags::DETACH).ok();
+    // Four bytes of attributes, then UTF-16.
+    let bytes = bytes?;
+    let units = bytes.get(4..)?.chunks_exact(2);
+    let units: Vec<_> = units.map(|u| u16::from_le_bytes([u[0], u[1]])).collect();
+    let name = String::from_utf16_lossy(&units);
+    let slot = entries::slot_of(name.trim_end_matches('\0'))?;
+    let all = partitions().ok()?;
+    let mut found = all.into_iter().filter(|p| p.name == slot.partition());
+    let one = found.next();
+    // With two such disks nobody knows which one it was.
+    one.filter(|_| found.next().is_none())
 }
 
 fn slot_of(partition: &Partition) -> Option<Slot> {
@@ -183,7 +206,7 @@ fn give_up(slot: Option<&Partition>) -> ! {
     if !other {
         say(
             Level::Error,
-            "no slot of this machine can be started: write the image anew; the state is not touched",
+            "no slot of this machine can be started; the state is not touched",
         );
         loop {
             std::thread::park();
@@ -212,6 +235,11 @@ fn mark_bad(partition: &Partition) -> io::Result<bool> {
     mount(&efi.device, "/efi", "vfat", MountFlags::NOEXEC, None)?;
     let place = Path::new("/efi");
     let done = entries::read(place).and_then(|known| {
+        let other = known.get(&slot.other());
+        if !other.is_some_and(entries::Entry::hopeful) {
+            // This one may work the next time, the other one will not.
+            return Ok(false);
+        }
         if let Some(entry) = known.get(&slot) {
             let done = match entry.standing {
                 Standing::Proven => 0,
@@ -223,9 +251,7 @@ fn mark_bad(partition: &Partition) -> io::Result<bool> {
             };
             entries::write(place, &bad)?;
         }
-        Ok(known
-            .get(&slot.other())
-            .is_some_and(entries::Entry::hopeful))
+        Ok(true)
     });
     unmount(place, UnmountFlags::empty())?;
     done

@@ -60,7 +60,7 @@ pub fn machine() -> io::Result<()> {
     let shared = MountFlags::NOSUID | MountFlags::NODEV;
     at("/run", "run", "tmpfs", shared, "mode=755,size=25%")?;
     at("/tmp", "tmp", "tmpfs", shared, "mode=1777,size=25%")?;
-    at("/etc", "etc", "tmpfs", shared, "mode=755,size=16m")?;
+    at("/etc", "etc", "tmpfs", shared, "mode=755,size=64m")?;
     for place in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         match mkdir(place, Mode::from(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -3,6 +3,7 @@
 //! One thread takes every process off the kernel's list as it ends. Whoever started one waits for what that thread tells of it; nothing
 //! else may wait for a process.
 
+use coracle_sys::signals::unblocked;
 use std::{
     collections::BTreeMap,
     io,
@@ -65,7 +66,7 @@ impl Children {
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         // Held until it is known: it may end at once.
         let mut known = self.0.known();
-        let child = command.spawn().map_err(|e| {
+        let child = unblocked(command).spawn().map_err(|e| {
             let name = command.get_program().to_string_lossy().into_owned();
             io::Error::new(e.kind(), format!("{name}: {e}"))
         })?;

@@ -30,7 +30,9 @@ pub fn once(join: &Join, children: &Children) -> io::Result<()> {
     if fs::read_to_string(JOINED).is_ok_and(|known| known.trim() == join.address) {
         return Ok(());
     }
-    if Path::new(MEMBER).exists() {
+    let mode = fs::read(MEMBER).unwrap_or_default();
+    let mode: serde_json::Value = serde_json::from_slice(&mode).unwrap_or_default();
+    if mode.to_string().contains("\"etcd\"") {
         // It joined, and its power went before that was noted, or somebody else had it join.
         return note(join);
     }

@@ -25,12 +25,17 @@ use coracle_sys::signals::Signals;
 use down::End;
 use network::Network;
 use phases::Phases;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Resource, Rlimit, setrlimit},
+};
 use std::{io, thread, time::Duration};
 
 /// Signals that end the machine, as other programs of this kind have them.
 const RESTART: [i32; 2] = [15, 2];
 const POWER_OFF: i32 = 12;
+/// Files that a process may have open: each published port and each container costs the daemon some.
+const FILES: u64 = 1 << 20;
 /// A year, in a loop.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -43,26 +48,71 @@ pub fn run() -> ! {
     });
     // Ctrl-Alt-Del comes as a signal.
     rustix::system::reboot(rustix::system::RebootCommand::CadOff).ok();
-    let children = Children::start();
-    let mut phases = Phases::new();
-    let machine = up(&mut phases, &children);
-    if let Err(error) = &machine {
-        failed("the machine is up in part", error);
+    let limits = Rlimit {
+        current: Some(FILES),
+        maximum: Some(FILES),
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limits) {
+        failed("the number of open files", &error);
     }
-    phases.done();
-    let over = machine.is_err_and(|error| !daemon::serves() && trial::over(&error));
-    let end = if over { End::Restart } else { wait(&signals) };
+    let children = Children::start();
+    let end = match begin(&children) {
+        Ok((coming, over)) => wait(&signals, coming, &over),
+        Err(error) => {
+            failed("the machine cannot come up", &error);
+            End::Restart
+        }
+    };
     down::run(end, &children)
 }
 
-fn wait(signals: &Signals) -> End {
+/// Whether the machine has to restart once it is up; nothing if what brought it up broke off.
+type Coming = thread::JoinHandle<bool>;
+
+/// Brings the machine up beside the thread that looks after signals. What is returned ends when that is over.
+fn begin(children: &Children) -> io::Result<(Coming, io::PipeReader)> {
+    let (over, tell) = io::pipe()?;
+    let children = children.clone();
+    let coming = thread::Builder::new().name("up".to_owned());
+    let coming = coming.spawn(move || {
+        let _over = tell;
+        let mut phases = Phases::new();
+        let machine = up(&mut phases, &children);
+        if let Err(error) = &machine {
+            failed("the machine is up in part", error);
+        }
+        phases.done();
+        machine.is_err_and(|error| !daemon::serves() && trial::over(&error))
+    })?;
+    Ok((coming, over))
+}
+
+/// Waits until the machine is to go down.
+fn wait(signals: &Signals, coming: Coming, over: &io::PipeReader) -> End {
+    let mut coming = Some(coming);
     loop {
+        let mut waited = vec![PollFd::new(signals, PollFlags::IN)];
+        if coming.is_some() {
+            waited.push(PollFd::new(over, PollFlags::IN));
+        }
         // Woken in vain it looks again.
-        poll(&mut [PollFd::new(signals, PollFlags::IN)], None).ok();
+        poll(&mut waited, None).ok();
         match signals.next() {
             Ok(Some(POWER_OFF)) => return End::PowerOff,
             Ok(Some(_)) => return End::Restart,
             _ => {}
+        }
+        let closed = waited.get(1).is_some_and(|p| !p.revents().is_empty());
+        let Some(coming) = coming.take_if(|_| closed) else {
+            continue;
+        };
+        let restarts = coming.join().unwrap_or_else(|_| {
+            let broken = io::Error::other("what brings the machine up broke off");
+            failed("the machine is up in part", &broken);
+            !daemon::serves() && trial::over(&broken)
+        });
+        if restarts {
+            return End::Restart;
         }
     }
 }
@@ -82,13 +132,15 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
     })?;
     let state = phases.run("state", || state::open(&mut devices, children));
     if state.is_err() {
+        phases.run("no state", state::none)?;
         say(
             Level::Error,
             "there is no state: what runs now is gone with the next restart",
         );
     }
     let mut found = phases.run("configuration", || source::find(&mut devices))?;
-    phases.run("etc", || etc::write(&found.config))?;
+    // A file that cannot be written is told, and no reason to be out of reach.
+    phases.run("etc", || etc::write(&found.config)).ok();
     // From here on devices are looked after beside everything else.
     thread::spawn(move || {
         let mut buttons = Buttons::default();
@@ -103,7 +155,7 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
     if let Some(address) = network.as_ref().ok().and_then(Network::first)
         && found.address(address)
     {
-        etc::write(&found.config)?;
+        phases.run("addresses", || etc::write(&found.config)).ok();
     }
     phases.run("daemon", || daemon::start(children))?;
     if let Ok(network) = &network {
@@ -112,8 +164,13 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
             &format!("this machine is at {}", network.shown()),
         );
     }
-    if let Some(join) = &found.config.join {
-        phases.run("join", || join::once(join, children))?;
+    let joined = match &found.config.join {
+        Some(join) => phases.run("join", || join::once(join, children)),
+        None => Ok(()),
+    };
+    let applied = phases.run("units", || units::apply(&found.config, children));
+    if applied.is_err() {
+        units::keep_applying(found.config, children.clone());
     }
-    phases.run("units", || units::apply(&found.config, children))
+    joined.and(applied)
 }

@@ -4,7 +4,7 @@ use crate::{
     console::{Level, say},
     devices::Devices,
 };
-use coracle_cloud_config::{CloudConfig, needs_address, understand};
+use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, needs_address, understand};
 use coracle_os::{
     EFI,
     block::{beside, partitions},
@@ -12,7 +12,7 @@ use coracle_os::{
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     net::Ipv4Addr,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -175,8 +175,15 @@ fn label(device: &Path) -> Option<String> {
 fn read_from(device: &Path, kind: &str, file: &str) -> io::Result<String> {
     fs::create_dir_all(PLACE)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(device, PLACE, kind, flags, None)?;
-    let text = fs::read(Path::new(PLACE).join(file));
+    // Tokens are in it.
+    let options = (kind == "vfat").then_some(c"umask=0077");
+    mount(device, PLACE, kind, flags, options)?;
+    let text = File::open(Path::new(PLACE).join(file)).and_then(|from| {
+        let mut text = Vec::new();
+        // One more than is taken: that tells that it is too large.
+        from.take(DOCUMENT_MAX as u64 + 1).read_to_end(&mut text)?;
+        Ok(text)
+    });
     unmount(PLACE, UnmountFlags::DETACH)?;
     Ok(String::from_utf8_lossy(&text?).into_owned())
 }

@@ -8,17 +8,19 @@ use crate::{
 use coracle_os::{
     STATE,
     block::{Partition, beside, partitions},
-    partitions::{SECTOR, grow},
+    partitions::{SECTOR, Table, grow},
 };
 use rustix::mount::{MountFlags, mount};
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Seek, SeekFrom},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
+const MARK: &[u8; 33] = b"coracle: this state is being made";
 const WAIT: Duration = Duration::from_secs(60);
 /// Where it is mounted.
 const PLACE: &str = "/var";
@@ -40,19 +42,21 @@ pub fn open(devices: &mut Devices, children: &Children) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
     };
     let device = partition.device.clone();
-    let mut grown = enlarge(&partition).unwrap_or_else(|error| {
+    if let Err(error) = enlarge(&partition) {
         failed("the state partition keeps its size", &*error);
-        false
-    });
+    }
     for name in devices.modules().find("ext4") {
         devices.modules().load(name)?;
     }
-    if is_empty(&device)? {
+    let making = Making::of(&device)?;
+    if is_empty(&device)? || making.was_cut_short()? {
         say(
             Level::Notice,
             &format!("making the state on {}", device.display()),
         );
         // Inodes for many small files, as layers have them. What the kernel does lazily afterwards the first boot need not wait for.
+        making.begin()?;
+        // Without discarding, which would take the mark away.
         children.run(
             program("mkfs.ext4")
                 .args([
@@ -62,24 +66,24 @@ pub fn open(devices: &mut Devices, children: &Children) -> io::Result<()> {
                     "-i",
                     "8192",
                     "-E",
-                    "lazy_itable_init=1",
+                    "lazy_itable_init=1,nodiscard",
                 ])
                 .arg(&device),
         )?;
-        grown = false;
+        making.end()?;
     } else {
         check(&device, children)?;
     }
     let flags = MountFlags::NODEV | MountFlags::NOATIME;
     mount(&device, PLACE, "ext4", flags, None)?;
-    if grown {
-        // Mounted and in use: the kernel does it.
-        children.run(program("resize2fs").arg(&device))?;
-    }
-    for directory in DIRECTORIES {
-        fs::create_dir_all(Path::new(PLACE).join(directory))?;
-    }
-    Ok(())
+    // Mounted and in use: the kernel does it, and does nothing if there is nothing to be done.
+    children.run(
+        program("resize2fs")
+            .arg(&device)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )?;
+    directories()
 }
 
 /// The disk whose slot the opened root is of.
@@ -103,19 +107,72 @@ pub fn disk_of_root() -> io::Result<String> {
     ))
 }
 
-/// Takes what the disk has; true if there is more than before.
-fn enlarge(partition: &Partition) -> Result<bool, Box<dyn std::error::Error>> {
+/// A state in memory, so that the machine can be reached and looked at.
+///
+/// # Errors
+/// Those of mounting it.
+pub fn none() -> io::Result<()> {
+    let flags = MountFlags::NODEV | MountFlags::NOSUID;
+    crate::mounts::at(PLACE, "var", "tmpfs", flags, "mode=755,size=50%")?;
+    directories()
+}
+
+fn directories() -> io::Result<()> {
+    for directory in DIRECTORIES {
+        fs::create_dir_all(Path::new(PLACE).join(directory))?;
+    }
+    Ok(())
+}
+
+/// Takes what the disk has. What was cut short, by the power or by the kernel, is done again.
+fn enlarge(partition: &Partition) -> Result<(), Box<dyn std::error::Error>> {
     let disk = PathBuf::from("/dev").join(&partition.disk);
-    let Some(extent) = grow(&disk, STATE)? else {
-        return Ok(false);
-    };
+    grow(&disk, STATE)?;
+    let extent = Table::read(&disk)?.last_extent(&disk)?;
+    let known = File::open(&partition.device)?.seek(SeekFrom::End(0))?;
     let (start, length) = (extent.start * SECTOR, extent.length * SECTOR);
-    coracle_sys::partition::resize(&disk, extent.number, start, length)?;
-    say(
-        Level::Info,
-        &format!("the state partition has {} MiB", length >> 20),
-    );
-    Ok(true)
+    if known != length && extent.number == partition.number {
+        coracle_sys::partition::resize(&disk, extent.number, start, length)?;
+        say(
+            Level::Info,
+            &format!("the state partition has {} MiB", length >> 20),
+        );
+    }
+    Ok(())
+}
+
+/// A mark at the very end of the partition, while a file system is made there: what the power cut short is made again, and nothing
+/// else ever is.
+struct Making {
+    device: File,
+    at: u64,
+}
+
+impl Making {
+    fn of(device: &Path) -> io::Result<Self> {
+        let mut device = File::options().read(true).write(true).open(device)?;
+        let size = device.seek(SeekFrom::End(0))?;
+        Ok(Self {
+            device,
+            at: size.saturating_sub(MARK.len() as u64),
+        })
+    }
+
+    fn was_cut_short(&self) -> io::Result<bool> {
+        let mut is = [0; MARK.len()];
+        self.device.read_exact_at(&mut is, self.at)?;
+        Ok(is == *MARK)
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        self.device.write_all_at(MARK, self.at)?;
+        self.device.sync_all()
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.device.write_all_at(&[0; MARK.len()], self.at)?;
+        self.device.sync_all()
+    }
 }
 
 /// Whether nothing was ever written there: only then may a file system be made.

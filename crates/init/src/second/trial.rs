@@ -22,6 +22,15 @@ pub fn over(error: &io::Error) -> bool {
     }
 }
 
+/// Whether the slot that runs is on trial.
+pub fn is_on() -> bool {
+    let standing = Machine::here().and_then(|machine| {
+        let own = machine.entries()?.remove(&machine.slot);
+        Ok(own.map(|e| e.standing))
+    });
+    matches!(standing, Ok(Some(Standing::Tries { .. })))
+}
+
 fn give_up(error: &io::Error) -> Result<bool, MachineError> {
     let machine = Machine::here()?;
     let entries = machine.entries()?;
@@ -32,7 +41,7 @@ fn give_up(error: &io::Error) -> Result<bool, MachineError> {
     }
     say(Level::Error, "the release is not good: going back");
     let noted = History::read(Path::new(HISTORY)).and_then(|mut history| {
-        history.started(machine.slot);
+        history.started(machine.slot, &Machine::boot());
         if let Some(update) = history.under_way() {
             update.reason = Some(error.to_string());
         }

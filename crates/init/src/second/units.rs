@@ -1,15 +1,44 @@
 //! The configuration's units: handed to the daemon when they are new or changed, so that what was deployed since is not undone by a
 //! restart.
 
-use super::{children::Children, daemon::program, etc::replace};
+use super::{
+    children::Children,
+    daemon::{self, program},
+    etc::replace,
+};
 use crate::console::{Level, failed, say};
 use coracle_cloud_config::{CloudConfig, CloudUnit, Command};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, thread, time::Duration};
 
 /// Digests of what was applied, by unit.
 const APPLIED: &str = "/var/lib/coracle-os/units.json";
 const PLACE: &str = "/run/coracle-os/units";
+
+/// Pause before what could not be applied is tried again; twice as long each time, up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// Applies the units again and again until all are: a registry may be away when the machine comes up.
+pub fn keep_applying(config: CloudConfig, children: Children) {
+    let mut pause = PAUSE.0;
+    let applying = thread::Builder::new().name("units".to_owned());
+    let started = applying.spawn(move || {
+        loop {
+            thread::sleep(pause);
+            if daemon::is_ending() {
+                return;
+            }
+            if apply(&config, &children).is_ok() {
+                say(Level::Notice, "all units of the configuration are applied");
+                return;
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    });
+    if let Err(error) = started {
+        failed("units that could not be applied", &error);
+    }
+}
 
 /// Applies the units.
 ///
@@ -25,7 +54,8 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
         if applied.get(name) == Some(&digest) {
             continue;
         }
-        match one(unit, children) {
+        let known = applied.contains_key(name);
+        match one(unit, known, children) {
             Ok(()) => {
                 say(Level::Info, &format!("unit {name}"));
                 applied.insert(name.to_owned(), digest);
@@ -55,7 +85,7 @@ fn digest(unit: &CloudUnit) -> String {
         .collect()
 }
 
-fn one(unit: &CloudUnit, children: &Children) -> io::Result<()> {
+fn one(unit: &CloudUnit, known: bool, children: &Children) -> io::Result<()> {
     let coracle = |verb: &str, argument: &str| {
         let mut command = program("/usr/bin/coracle");
         children.run(command.args(["unit", verb]).arg(argument))
@@ -76,8 +106,15 @@ fn one(unit: &CloudUnit, children: &Children) -> io::Result<()> {
         fs::write(beside.join(&file.name), &file.content)?;
     }
     let starts = unit.enable || matches!(unit.command, Some(Command::Start));
-    coracle(
-        if starts { "start" } else { "submit" },
-        &path.to_string_lossy(),
-    )
+    let path = path.to_string_lossy();
+    if starts && !known {
+        return coracle("start", &path);
+    }
+    coracle("submit", &path)?;
+    match unit.command {
+        Some(Command::Stop) => coracle("stop", name),
+        // It runs by the text that it was started with.
+        _ if starts => coracle("restart", name),
+        _ => Ok(()),
+    }
 }
