@@ -10,42 +10,10 @@ mod machine;
 #[path = "os/registry.rs"]
 mod registry;
 
-use machine::{Machine, image, release};
+use machine::{Machine, configuration, image, release};
 use registry::Registry;
 use serde_json::Value;
 use std::{fs, path::Path};
-
-/// The door to the machine's daemon, and a server that answers `A NAME`.
-fn configuration(registry: &Registry) -> String {
-    let host = registry.seen_from_machine();
-    format!(
-        "#cloud-config
-hostname: first
-coracle:
-  labels: {{zone: a}}
-  registries:
-    - {{host: \"{host}\", plain_http: true}}
-coreos:
-  units:
-    - name: web.container
-      command: start
-      content: |
-        [Container]
-        Image={host}/steady:1
-        Exec=/bin/steady A 8080
-        PublishPort=8080:8080
-        Volume=kept:/kept
-    - name: door.container
-      command: start
-      content: |
-        [Container]
-        Image={host}/steady:1
-        Exec=/bin/door 2375 /run/coracle/coracle.sock
-        PublishPort=2375:2375
-        Volume=/run/coracle:/run/coracle
-"
-    )
-}
 
 #[test]
 fn it_boots_to_a_container_and_comes_back_from_a_release_that_does_not_serve() {
@@ -63,7 +31,7 @@ fn it_boots_to_a_container_and_comes_back_from_a_release_that_does_not_serve() {
 
     let work = tempfile::tempdir().unwrap();
     let disk = work.path().join("disk");
-    machine::disk(&base, &disk, &configuration(&registry));
+    machine::disk(&base, &disk, &configuration(&registry.seen_from_machine()));
     let machine = Machine::start(&disk);
     machine.until_answers("A ");
     let status = machine.until_os(|_| true);

@@ -1,4 +1,5 @@
 //! A machine in QEMU that boots the image through UEFI firmware.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use crate::{common, http::ask};
 use serde_json::Value;
@@ -6,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -50,7 +51,40 @@ pub fn release(version: &str, extra: Option<&Path>) -> PathBuf {
     make(&["update"], &variables);
     let archive = made().join(format!("{version}.tar"));
     fs::rename(made().join("update.tar"), &archive).unwrap();
+    let about = made().join("update/release.json");
+    fs::copy(about, made().join(format!("{version}.json"))).unwrap();
     archive
+}
+
+/// The door to the machine's daemon, and a server that answers `A NAME`.
+pub fn configuration(host: &str) -> String {
+    format!(
+        "#cloud-config
+hostname: first
+coracle:
+  labels: {{zone: a}}
+  registries:
+    - {{host: \"{host}\", plain_http: true}}
+coreos:
+  units:
+    - name: web.container
+      command: start
+      content: |
+        [Container]
+        Image={host}/steady:1
+        Exec=/bin/steady A 8080
+        PublishPort=8080:8080
+        Volume=kept:/kept
+    - name: door.container
+      command: start
+      content: |
+        [Container]
+        Image={host}/steady:1
+        Exec=/bin/door 2375 /run/coracle/coracle.sock
+        PublishPort=2375:2375
+        Volume=/run/coracle:/run/coracle
+"
+    )
 }
 
 /// A larger disk with the image and a configuration on its EFI partition.
@@ -81,7 +115,7 @@ pub fn disk(image: &Path, disk: &Path, configuration: &str) {
 }
 
 /// Where a partition is, in bytes: start and length.
-fn extent(disk: &Path, name: &str) -> (u64, u64) {
+pub fn extent(disk: &Path, name: &str) -> (u64, u64) {
     let told = Command::new("sfdisk")
         .arg("--json")
         .arg(disk)
@@ -92,6 +126,13 @@ fn extent(disk: &Path, name: &str) -> (u64, u64) {
     let found = all.iter().find(|p| p["name"] == name).unwrap();
     let bytes = |key: &str| found[key].as_u64().unwrap() * 512;
     (bytes("start"), bytes("size"))
+}
+
+/// How many blocks of data the root of an update to that release has.
+pub fn blocks(version: &str) -> u64 {
+    let text = fs::read_to_string(made().join(format!("{version}.json"))).unwrap();
+    let release: Value = serde_json::from_str(&text).unwrap();
+    release["root_blocks"].as_u64().unwrap()
 }
 
 /// Copies a partition into a file.
@@ -247,6 +288,25 @@ impl Machine {
         let (status, body) = ask(self.door, "POST", path).unwrap();
         assert_eq!(status, 200, "{path}: {body}");
         body
+    }
+
+    /// Posts, and returns when so much of the answer has come that a text is in it.
+    pub fn post_until(&self, path: &str, text: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.door)).unwrap();
+        let request = format!("POST {path} HTTP/1.0\r\nHost: machine\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut said, mut buffer) = (String::new(), [0; 1024]);
+        while !said.contains(text) {
+            let length = stream.read(&mut buffer).unwrap();
+            assert_ne!(length, 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+    }
+
+    /// Takes its power away.
+    pub fn cut_power(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// The names of its containers that run.
