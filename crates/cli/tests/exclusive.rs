@@ -122,6 +122,8 @@ fn cut_off_it_stops_before_it_begins_elsewhere() {
     };
     // A machine learns of it with its next sign.
     assert!(stays(Duration::from_secs(4), || has(at, "quick")));
+    // Whoever was cut off has the store again, or it has no majority when another one goes.
+    cluster.settles();
     at.kill_all();
     // Far below what it is without being asked for.
     wait_for("it runs elsewhere", Duration::from_secs(9), || {

@@ -44,6 +44,8 @@ fn prepare(work: &Path) -> (Registry, PathBuf) {
 }
 
 fn pull(machine: &Machine, registry: &Registry) -> String {
+    // The door is another container than the one that has answered.
+    machine.until_os(|_| true);
     let name = format!("{}/coracle/os", registry.seen_from_machine());
     machine.post(&format!("/images/create?fromImage={name}&tag=0.2.0"));
     format!("{name}:0.2.0")
