@@ -421,6 +421,18 @@ pub async fn check(answer: Response<Incoming>) -> Result<Response<Incoming>> {
     })
 }
 
+/// Turns a line of a stream that says why it ended into an error.
+pub fn check_line(line: &Value) -> Result<()> {
+    match line["error"].as_str() {
+        None => Ok(()),
+        Some(error) => Err(CliError::Daemon {
+            status: 500,
+            message: error.to_owned(),
+            diagnostics: Value::Null,
+        }),
+    }
+}
+
 /// The lines of a JSON stream as they come.
 pub struct JsonLines {
     body: Incoming,

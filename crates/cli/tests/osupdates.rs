@@ -29,26 +29,22 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A registry with the update, and a disk that boots to its containers.
-fn prepare(work: &Path) -> (Registry, PathBuf) {
+/// A machine whose containers answer and that has the update's image, its disk, and the image's name.
+fn prepare(work: &Path) -> (Machine, PathBuf, String) {
     let registry = Registry::start();
     registry.push_programs("steady:1", &["steady", "door"]);
     registry.push_update(&MADE.1, "coracle/os:0.2.0");
     let disk = work.join("disk");
-    machine::disk(
-        &MADE.0,
-        &disk,
-        &configuration(&registry.seen_from_machine()),
-    );
-    (registry, disk)
-}
-
-fn pull(machine: &Machine, registry: &Registry) -> String {
+    let host = registry.seen_from_machine();
+    machine::disk(&MADE.0, &disk, &configuration(&host));
+    let machine = Machine::start(&disk);
+    machine.until_answers("A ");
     // The door is another container than the one that has answered.
     machine.until_os(|_| true);
-    let name = format!("{}/coracle/os", registry.seen_from_machine());
-    machine.post(&format!("/images/create?fromImage={name}&tag=0.2.0"));
-    format!("{name}:0.2.0")
+    machine.post(&format!(
+        "/images/create?fromImage={host}/coracle/os&tag=0.2.0"
+    ));
+    (machine, disk, format!("{host}/coracle/os:0.2.0"))
 }
 
 fn is_good(status: &Value) -> bool {
@@ -59,10 +55,7 @@ fn is_good(status: &Value) -> bool {
 fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (registry, disk) = prepare(work.path());
-    let machine = Machine::start(&disk);
-    machine.until_answers("A ");
-    let image = pull(&machine, &registry);
+    let (machine, _disk, image) = prepare(work.path());
     let said = machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     assert!(said.contains("restarting"), "{said}");
     let status = machine.until_os(is_good);
@@ -87,10 +80,7 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
 fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (registry, disk) = prepare(work.path());
-    let machine = Machine::start(&disk);
-    machine.until_answers("A ");
-    let image = pull(&machine, &registry);
+    let (machine, disk, image) = prepare(work.path());
     machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     machine.until_os(is_good);
     machine.power_off();
@@ -112,10 +102,7 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
 fn power_that_goes_while_a_slot_is_written_leaves_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (registry, disk) = prepare(work.path());
-    let machine = Machine::start(&disk);
-    machine.until_answers("A ");
-    let image = pull(&machine, &registry);
+    let (machine, disk, image) = prepare(work.path());
     let path = format!("/v1/os/update?image={image}");
     machine.post_until(&path, " MiB");
     machine.cut_power();

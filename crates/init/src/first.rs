@@ -12,7 +12,7 @@ use crate::{
 use coracle_os::{
     EFI, Slot,
     block::{Partition, beside, partitions},
-    entries::{self, Standing},
+    entries,
     modules::Modules,
     root::{Root, RootError},
 };
@@ -110,7 +110,7 @@ fn start(slot: &mut Option<Partition>) -> Result<Never, FirstError> {
 /// The partition that holds the root.
 fn find(root: &Root) -> Option<Partition> {
     let all = partitions().ok()?;
-    let mut slots = all.iter().filter(|p| slot_of(p).is_some());
+    let mut slots = all.iter().filter(|p| Slot::of_partition(&p.name).is_some());
     slots
         .find(|p| match root.is_in(&p.device) {
             Ok(holds) => holds,
@@ -140,12 +140,6 @@ fn selected() -> Option<Partition> {
     let one = found.next();
     // With two such disks nobody knows which one it was.
     one.filter(|_| found.next().is_none())
-}
-
-fn slot_of(partition: &Partition) -> Option<Slot> {
-    [Slot::A, Slot::B]
-        .into_iter()
-        .find(|s| s.partition() == partition.name)
 }
 
 /// Reads what the machine cannot do without, so that a damaged block shows now and not when it is too late for another slot.
@@ -228,7 +222,7 @@ pub fn restart() -> ! {
 
 /// Writes the slot's entry without tries; true if the other slot is left.
 fn mark_bad(partition: &Partition) -> io::Result<bool> {
-    let slot = slot_of(partition).ok_or(io::ErrorKind::NotFound)?;
+    let slot = Slot::of_partition(&partition.name).ok_or(io::ErrorKind::NotFound)?;
     let all = partitions()?;
     let efi = beside(&all, &partition.disk, EFI).ok_or(io::ErrorKind::NotFound)?;
     fs::create_dir_all("/efi")?;
@@ -241,15 +235,7 @@ fn mark_bad(partition: &Partition) -> io::Result<bool> {
             return Ok(false);
         }
         if let Some(entry) = known.get(&slot) {
-            let done = match entry.standing {
-                Standing::Proven => 0,
-                Standing::Tries { done, .. } => done,
-            };
-            let bad = entries::Entry {
-                standing: Standing::Tries { left: 0, done },
-                ..entry.clone()
-            };
-            entries::write(place, &bad)?;
+            entries::write(place, &entry.without_tries())?;
         }
         Ok(true)
     });

@@ -52,6 +52,18 @@ impl Entry {
         !matches!(self.standing, Standing::Tries { left: 0, .. })
     }
 
+    /// The same with no tries left, which comes after all that have some.
+    pub fn without_tries(&self) -> Self {
+        let done = match self.standing {
+            Standing::Proven => 0,
+            Standing::Tries { done, .. } => done,
+        };
+        Self {
+            standing: Standing::Tries { left: 0, done },
+            ..self.clone()
+        }
+    }
+
     fn file(&self) -> String {
         let letter = self.slot.letter();
         match self.standing {

@@ -11,6 +11,8 @@ use std::{
 
 use crate::Slot;
 
+/// Where a machine keeps it: the daemon, and process 1 where the daemon does not serve.
+pub const PATH: &str = "/var/lib/coracle-os/updates.json";
 /// The format that is written and read.
 const FORMAT: u32 = 1;
 /// How many updates are remembered.
@@ -150,7 +152,7 @@ impl History {
         let same_boot = update.boot == boot;
         let why = match update.outcome {
             Outcome::Writing if same_boot => "the daemon ended while it was written",
-            _ if same_boot => return update.outcome == Outcome::Trying,
+            _ if same_boot => return false,
             // Its entry was there, so it was whole, though nobody got to say so.
             _ if update.slot == slot.letter() => {
                 update.outcome = Outcome::Trying;

@@ -46,6 +46,13 @@ impl Slot {
         }
     }
 
+    /// The slot that a partition of this name is.
+    pub fn of_partition(name: &str) -> Option<Self> {
+        [Self::A, Self::B]
+            .into_iter()
+            .find(|slot| slot.partition() == name)
+    }
+
     /// The name of its partition.
     pub fn partition(self) -> String {
         format!("coracle-{}", self.letter())
@@ -58,6 +65,8 @@ impl std::fmt::Display for Slot {
     }
 }
 
+/// How process 1 reports of the boot, as JSON.
+pub const BOOT_REPORT: &str = "/run/coracle-os/boot.json";
 /// The name of the EFI partition.
 pub const EFI: &str = "coracle-efi";
 /// The name of the state partition.

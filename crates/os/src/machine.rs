@@ -100,9 +100,7 @@ impl Machine {
         let about = serde_json::from_slice(&about).map_err(|e| MachineError::About(e.into()))?;
         let all = partitions().map_err(MachineError::Partitions)?;
         let found = all.iter().find_map(|p| {
-            let slot = [Slot::A, Slot::B]
-                .into_iter()
-                .find(|s| s.partition() == p.name)?;
+            let slot = Slot::of_partition(&p.name)?;
             root.is_in(&p.device).ok()?.then_some((slot, p))
         });
         let (slot, partition) = found.ok_or(RootError::NotFound(root.hash))?;
@@ -197,15 +195,7 @@ impl Machine {
                 return Err(MachineError::Empty(self.slot.other()));
             }
             if let Some(own) = known.get(&self.slot) {
-                let done = match own.standing {
-                    Standing::Proven => 0,
-                    Standing::Tries { done, .. } => done,
-                };
-                let bad = Entry {
-                    standing: Standing::Tries { left: 0, done },
-                    ..own.clone()
-                };
-                entries::write(efi, &bad).map_err(self.io())?;
+                entries::write(efi, &own.without_tries()).map_err(self.io())?;
             }
             Ok(())
         })

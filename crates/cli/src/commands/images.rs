@@ -2,14 +2,14 @@
 
 use super::filters;
 use super::list::text;
-use crate::client::{Client, JsonLines, query, stream};
+use crate::client::{Client, JsonLines, check_line, query, stream};
 use crate::error::{CliError, Result, each};
 use crate::format::words::{ago, cut, short, size};
 use crate::format::{Table, out, row};
 use crate::terminal::is_terminal;
 use chrono::DateTime;
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -225,13 +225,7 @@ pub async fn load(client: &Client, args: &Load) -> Result<()> {
     let answer = client.send(Method::POST, "/images/load", body, &[]).await?;
     let mut lines = JsonLines::new(crate::client::check(answer).await?);
     while let Some(line) = lines.next().await? {
-        if let Some(error) = line["error"].as_str() {
-            return Err(CliError::Daemon {
-                status: 500,
-                message: error.to_owned(),
-                diagnostics: Value::Null,
-            });
-        }
+        check_line(&line)?;
         out(&text(&line, "stream"))?;
     }
     Ok(())

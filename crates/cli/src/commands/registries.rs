@@ -2,7 +2,7 @@
 
 use super::filters;
 use super::list::text;
-use crate::client::{Client, JsonLines, query};
+use crate::client::{Client, JsonLines, check_line, query};
 use crate::error::{CliError, Result};
 use crate::format::words::cut;
 use crate::format::{Table, out, row};
@@ -231,13 +231,7 @@ async fn show(mut lines: JsonLines, told: Told) -> Result<()> {
         Told::Errors => Ok(()),
     };
     while let Some(line) = lines.next().await? {
-        if let Some(error) = line["error"].as_str() {
-            return Err(CliError::Daemon {
-                status: 500,
-                message: error.to_owned(),
-                diagnostics: Value::Null,
-            });
-        }
+        check_line(&line)?;
         let (id, status) = (text(&line, "id"), text(&line, "status"));
         if status.is_empty() {
             continue;

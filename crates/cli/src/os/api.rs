@@ -1,7 +1,7 @@
 //! `/v1/os/…` of our own socket.
 
 use super::{
-    BOOT, Os,
+    Os,
     error::OsError,
     update::{Allowed, Tell},
 };
@@ -14,6 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use coracle_os::{
+    BOOT_REPORT,
     entries::Standing,
     history::{Outcome, Update},
     machine::MachineError,
@@ -89,7 +90,9 @@ async fn history(State(os): State<There>) -> Result<Json<Value>, OsError> {
 
 async fn boot_report(State(os): State<There>) -> Result<Response, OsError> {
     there(os)?;
-    let text = tokio::fs::read(BOOT).await.map_err(OsError::Read)?;
+    let text = tokio::fs::read(BOOT_REPORT)
+        .await
+        .map_err(|e| OsError::Read(BOOT_REPORT.to_owned(), e))?;
     Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 

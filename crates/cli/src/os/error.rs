@@ -24,8 +24,8 @@ pub enum OsError {
     OnTrial,
     #[error("{0} has no {1}: it is no update of Coracle's image")]
     NoUpdate(String, &'static str),
-    #[error("reading the update")]
-    Read(#[source] io::Error),
+    #[error("reading {0}")]
+    Read(String, #[source] io::Error),
     #[error("release {0} is what runs here already")]
     Same(semver::Version),
     #[error(
@@ -54,7 +54,7 @@ impl IntoResponse for OsError {
             | Self::Busy
             | Self::OnTrial
             | Self::Same(_) => StatusCode::CONFLICT,
-            Self::Release(_) | Self::NoUpdate(..) | Self::Read(_) | Self::Etcd { .. } => {
+            Self::Release(_) | Self::NoUpdate(..) | Self::Read(..) | Self::Etcd { .. } => {
                 StatusCode::BAD_REQUEST
             }
             Self::Image(coracle_image::ImageError::NotFound { .. }) => StatusCode::NOT_FOUND,

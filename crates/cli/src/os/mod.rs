@@ -6,21 +6,20 @@ mod update;
 mod watch;
 
 use coracle_engine::Engine;
-use coracle_os::{history::History, machine::Machine};
+use coracle_os::{
+    history::{self, History},
+    machine::Machine,
+};
 use coracle_store::Store;
 use error::OsError;
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Semaphore;
 
 pub use api::routes;
 
-/// What became of updates; on the state partition, beside process 1's own.
-const HISTORY: &str = "/var/lib/coracle-os/updates.json";
-/// How process 1 reports of the boot.
-const BOOT: &str = "/run/coracle-os/boot.json";
 /// The first process, and the signal by which it restarts the machine.
 const RESTART: (i32, i32) = (1, 15);
 
@@ -49,27 +48,25 @@ impl Os {
         }))
     }
 
-    fn path() -> PathBuf {
-        PathBuf::from(HISTORY)
-    }
-
     fn locked(&self) -> MutexGuard<'_, ()> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn history(&self) -> Result<History, OsError> {
         let _alone = self.locked();
-        History::read(&Self::path()).map_err(OsError::History)
+        History::read(Path::new(history::PATH)).map_err(OsError::History)
     }
 
     /// Changes the history, on the disk before it is answered.
     fn change<T>(&self, change: impl FnOnce(&mut History) -> T) -> Result<T, OsError> {
         let _alone = self.locked();
-        let mut history = History::read(&Self::path()).map_err(OsError::History)?;
-        let before = history.clone();
-        let done = change(&mut history);
-        if history != before {
-            history.write(&Self::path()).map_err(OsError::History)?;
+        let mut known = History::read(Path::new(history::PATH)).map_err(OsError::History)?;
+        let before = known.clone();
+        let done = change(&mut known);
+        if known != before {
+            known
+                .write(Path::new(history::PATH))
+                .map_err(OsError::History)?;
         }
         Ok(done)
     }

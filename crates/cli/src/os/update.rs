@@ -17,7 +17,7 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -83,7 +83,7 @@ impl Os {
             let mut bytes = Vec::new();
             file.take(SMALL)
                 .read_to_end(&mut bytes)
-                .map_err(OsError::Read)?;
+                .map_err(reading(name))?;
             Ok::<_, OsError>(bytes)
         };
         let (json, signature) = (small(RELEASE)?, small(SIGNATURE)?);
@@ -188,22 +188,28 @@ fn open(directory: &Path, name: &'static str) -> Result<File, OsError> {
     let opened = rustix::fs::open(directory.join(name), flags, Mode::empty());
     let file = File::from(opened.map_err(|error| match error {
         Errno::NOENT => OsError::NoUpdate("the update".to_owned(), name),
-        error => OsError::Read(error.into()),
+        error => reading(name)(error.into()),
     })?);
-    match file.metadata().map_err(OsError::Read)?.is_file() {
+    match file.metadata().map_err(reading(name))?.is_file() {
         true => Ok(file),
         false => Err(OsError::NoUpdate("the update".to_owned(), name)),
     }
 }
 
+/// An error with what was read of an update.
+fn reading(name: &str) -> impl FnOnce(io::Error) -> OsError {
+    let what = format!("{name} of the update");
+    move |error| OsError::Read(what, error)
+}
+
 /// The keys that updates may be signed with: the image's, and those of the configuration.
 fn pinned() -> Result<Vec<String>, OsError> {
     let mut all = Vec::new();
-    for path in [KEYS, "/etc/coracle/update-keys"].map(PathBuf::from) {
+    for path in [KEYS, "/etc/coracle/update-keys"] {
         match std::fs::read_to_string(path) {
             Ok(text) => all.extend(keys(&text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(OsError::Read(error)),
+            Err(error) => return Err(OsError::Read(path.to_owned(), error)),
         }
     }
     Ok(all)

@@ -57,8 +57,6 @@ pub fn program(name: &str) -> Command {
 pub fn start(children: &Children) -> io::Result<()> {
     fs::create_dir_all("/var/root")?;
     fs::create_dir_all(LOGS)?;
-    // From a former boot of the same kernel by kexec.
-    fs::remove_file(NOTIFY).ok();
     let ready = UnixDatagram::bind(NOTIFY)?;
     ready.set_read_timeout(Some(Duration::from_millis(500)))?;
     let watched = children.clone();

@@ -1,14 +1,12 @@
 //! Named, timed phases of the boot; `coracle os boot-report` shows them.
 
 use crate::console::{Level, say};
+use coracle_os::BOOT_REPORT;
 use serde::Serialize;
 use std::{
     fs, io,
     time::{Duration, Instant},
 };
-
-/// Where the report is.
-const REPORT: &str = "/run/coracle-os/boot.json";
 
 /// How one phase went.
 #[derive(Debug, Serialize)]
@@ -90,7 +88,7 @@ impl Phases {
     fn write(&self) {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
         fs::create_dir_all("/run/coracle-os")
-            .and_then(|()| fs::write(REPORT, text))
+            .and_then(|()| fs::write(BOOT_REPORT, text))
             .ok();
     }
 }

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+/// What stands there meanwhile, see [`Making`].
 const MARK: &[u8; 33] = b"coracle: this state is being made";
 const WAIT: Duration = Duration::from_secs(60);
 /// Where it is mounted.

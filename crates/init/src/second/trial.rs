@@ -3,13 +3,10 @@
 use crate::console::{Level, failed, say};
 use coracle_os::{
     entries::Standing,
-    history::History,
+    history::{self, History},
     machine::{Machine, MachineError},
 };
 use std::{io, path::Path};
-
-/// Where the daemon keeps what became of updates.
-const HISTORY: &str = "/var/lib/coracle-os/updates.json";
 
 /// Whether the machine has to restart, because the slot that runs is on trial and `error` is why it is not good.
 pub fn over(error: &io::Error) -> bool {
@@ -40,15 +37,15 @@ fn give_up(error: &io::Error) -> Result<bool, MachineError> {
         return Ok(false);
     }
     say(Level::Error, "the release is not good: going back");
-    let noted = History::read(Path::new(HISTORY)).and_then(|mut history| {
-        history.started(machine.slot, &Machine::boot());
-        if let Some(update) = history.under_way() {
+    let noted = History::read(Path::new(history::PATH)).and_then(|mut known| {
+        known.started(machine.slot, &Machine::boot());
+        if let Some(update) = known.under_way() {
             update.reason = Some(error.to_string());
         }
-        history.write(Path::new(HISTORY))
+        known.write(Path::new(history::PATH))
     });
     if let Err(error) = noted {
-        failed(HISTORY, &error);
+        failed(history::PATH, &error);
     }
     machine.condemn()?;
     Ok(true)

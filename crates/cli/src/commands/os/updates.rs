@@ -1,11 +1,10 @@
 //! Verbs about the machine's slots: what runs, updates, the way back.
 
-use crate::client::{Client, JsonLines, query};
+use crate::client::{Client, JsonLines, check_line, query};
 use crate::commands::registries::{Told, pull_image};
-use crate::error::{CliError, Result};
+use crate::error::Result;
 use crate::format::out;
 use hyper::Method;
-use serde_json::Value;
 
 /// `coracle os update`
 #[derive(Debug, clap::Args)]
@@ -48,13 +47,7 @@ pub async fn update(client: &Client, args: &Update) -> Result<()> {
     let answer = client.ask(Method::POST, &path, None).await?;
     let mut lines = JsonLines::new(answer);
     while let Some(line) = lines.next().await? {
-        if let Some(error) = line["error"].as_str() {
-            return Err(CliError::Daemon {
-                status: 500,
-                message: error.to_owned(),
-                diagnostics: Value::Null,
-            });
-        }
+        check_line(&line)?;
         if let Some(status) = line["status"].as_str() {
             out(&format!("{status}\n"))?;
         }
