@@ -197,6 +197,8 @@ impl MemberConfig {
             "--auto-compaction-mode=revision".to_owned(),
             format!("--auto-compaction-retention={KEEP}"),
             format!("--backend-batch-limit={UNWRITTEN}"),
+            // Who comes back from beyond a cut asks before it raises the term: it would depose a leader that serves.
+            "--pre-vote".to_owned(),
             "--logger=zap".to_owned(),
             "--log-outputs=stderr".to_owned(),
         ]);
@@ -282,6 +284,7 @@ mod tests {
             "--peer-client-cert-auth",
             "--peer-cert-allowed-cn=peer.coracle.internal",
             "--initial-cluster-state=new",
+            "--pre-vote",
         ] {
             assert!(
                 arguments.iter().any(|a| a == wanted),
