@@ -3,7 +3,7 @@
 use crate::cluster::{self, Away, Cluster, Inside, Places};
 use crate::doors::{self, Doors};
 use crate::keep;
-use crate::os::Os;
+use crate::os::{Os, Rollout};
 use crate::settings::{Settings, settings};
 use coracle_api::machines::PeersElsewhere;
 use coracle_api::{App, Machines};
@@ -177,6 +177,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         store: limits,
         cluster,
         labels,
+        updates,
         config,
     } = settings;
     let advertise = cluster.advertise;
@@ -239,7 +240,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         run_dir: run_dir.clone(),
     };
     cluster.begin(inside).await?;
-    let os = match Os::here(&engine, store) {
+    let os = match Os::here(&engine, store, Rollout::new(updates, &run_dir)) {
         Ok(os) => Some(os),
         Err(error) => {
             if !error.is_another_system() {
@@ -270,7 +271,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Some(os) = os {
-        tokio::spawn(os.watch());
+        tokio::spawn(os.keep());
     }
     let mut anew = false;
     let ours_to_remove = tokio::select! {

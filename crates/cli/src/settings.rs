@@ -1,5 +1,6 @@
 //! What the daemon is told by its flags and its configuration file.
 
+use crate::os::{Updates, UpdatesOf};
 use crate::run_args::values;
 use crate::server::{DaemonArgs, DaemonError, RUN_DIR, STATE_DIR, file};
 use coracle_build::Marks;
@@ -50,6 +51,8 @@ pub(crate) struct Config {
     cluster: ClusterOf,
     /// The network between machines.
     network: NetworkOf,
+    /// Updates of a machine that runs our own image.
+    updates: UpdatesOf,
 }
 
 /// `[network]`
@@ -147,6 +150,7 @@ pub(crate) struct Settings {
     /// Where other machines reach this one (an address of 0.0.0.0 where that is not known), and what it does with others.
     pub(crate) cluster: crate::cluster::Options,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) updates: Updates,
     /// The configuration file, of which errors speak.
     pub(crate) config: PathBuf,
 }
@@ -248,6 +252,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         store_listen: store_listen(&listen).map_err(bad)?,
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
+        updates: config.updates.read().map_err(bad)?,
         cluster: cluster(config.cluster, advertise, overlay_pool).map_err(bad)?,
     })
 }
@@ -412,7 +417,7 @@ fn labels(given: MachineOf) -> Result<BTreeMap<String, String>, String> {
     Ok(given.labels)
 }
 
-fn duration(key: &str, text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(key: &str, text: &str) -> Result<Duration, String> {
     let found = coracle_image::duration::nanoseconds(text).and_then(|n| u64::try_from(n).ok());
     found
         .map(Duration::from_nanos)

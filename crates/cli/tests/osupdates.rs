@@ -7,55 +7,21 @@ mod common;
 mod http;
 #[path = "os/machine.rs"]
 mod machine;
+#[path = "os/prepared.rs"]
+mod prepared;
 #[path = "os/registry.rs"]
 mod registry;
 
-use machine::{Machine, configuration, image, release};
-use registry::Registry;
+use machine::Machine;
+use prepared::{Prepared, alone, is_good, prepare};
 use serde_json::Value;
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-};
-
-/// What is made once: the disk, and an update to 0.2.0.
-static MADE: LazyLock<(PathBuf, PathBuf)> = LazyLock::new(|| (image(), release("0.2.0", None)));
-
-/// Emulated machines have a processor each, and there are few.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A machine whose containers answer and that has the update's image, its disk, and the image's name.
-fn prepare(work: &Path) -> (Machine, PathBuf, String) {
-    let registry = Registry::start();
-    registry.push_programs("steady:1", &["steady", "door"]);
-    registry.push_update(&MADE.1, "coracle/os:0.2.0");
-    let disk = work.join("disk");
-    let host = registry.seen_from_machine();
-    machine::disk(&MADE.0, &disk, &configuration(&host));
-    let machine = Machine::start(&disk);
-    machine.until_answers("A ");
-    // The door is another container than the one that has answered.
-    machine.until_os(|_| true);
-    machine.post(&format!(
-        "/images/create?fromImage={host}/coracle/os&tag=0.2.0"
-    ));
-    (machine, disk, format!("{host}/coracle/os:0.2.0"))
-}
-
-fn is_good(status: &Value) -> bool {
-    status["last_update"]["outcome"] == "good"
-}
+use std::{fs::File, os::unix::fs::FileExt};
 
 #[test]
 fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, _disk, image) = prepare(work.path());
+    let Prepared { machine, image, .. } = prepare(work.path());
     let said = machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     assert!(said.contains("restarting"), "{said}");
     let status = machine.until_os(is_good);
@@ -80,7 +46,12 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
 fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, disk, image) = prepare(work.path());
+    let Prepared {
+        machine,
+        disk,
+        image,
+        registry: _registry,
+    } = prepare(work.path());
     machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     machine.until_os(is_good);
     machine.power_off();
@@ -102,7 +73,12 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
 fn power_that_goes_while_a_slot_is_written_leaves_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, disk, image) = prepare(work.path());
+    let Prepared {
+        machine,
+        disk,
+        image,
+        registry: _registry,
+    } = prepare(work.path());
     let path = format!("/v1/os/update?image={image}");
     machine.post_until(&path, " MiB");
     machine.cut_power();

@@ -1,9 +1,9 @@
 //! The daemon's configuration file, `coracle.toml`.
-use crate::model::CloudConfig;
+use crate::model::{CloudConfig, RebootStrategy, Update, UpdateServer};
 use toml::{Table, Value};
 
-/// The text of `/etc/coracle/coracle.toml` for what the daemon is told: `advertise`, `[machine] labels` and `[[registry]]`. Empty if it is
-/// told nothing. The cluster to join is not part of it.
+/// The text of `/etc/coracle/coracle.toml` for what the daemon is told: `advertise`, `[machine] labels`, `[[registry]]` and `[updates]`. Empty if it
+/// is told nothing. The cluster to join is not part of it.
 pub fn render_settings(config: &CloudConfig) -> String {
     let mut file = Table::new();
     let text = |text: &str| Value::String(text.to_owned());
@@ -33,5 +33,36 @@ pub fn render_settings(config: &CloudConfig) -> String {
     if !registries.is_empty() {
         file.insert("registry".into(), Value::Array(registries));
     }
+    let updates = updates(&config.update);
+    if !updates.is_empty() {
+        file.insert("updates".into(), Value::Table(updates));
+    }
     file.to_string()
+}
+
+/// `[updates]`; nothing for what is as usual.
+fn updates(update: &Update) -> Table {
+    let mut table = Table::new();
+    let mut insert = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            table.insert(key.into(), Value::String(value));
+        }
+    };
+    let from = match &update.server {
+        Some(UpdateServer::Repository(repository)) => Some(repository.clone()),
+        Some(UpdateServer::Disabled) | None => None,
+    };
+    insert("from", from);
+    insert("channel", update.group.clone());
+    let reboot = match update.reboot_strategy {
+        RebootStrategy::EtcdLock => None,
+        RebootStrategy::Reboot => Some("reboot"),
+        RebootStrategy::BestEffort => Some("best-effort"),
+        RebootStrategy::Off => Some("off"),
+    };
+    insert("reboot", reboot.map(str::to_owned));
+    insert("window_start", update.window.map(|w| w.start()));
+    let length = update.window.map(|w| format!("{}m", w.length_minutes));
+    insert("window_length", length);
+    table
 }

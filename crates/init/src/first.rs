@@ -7,7 +7,7 @@
 use crate::{
     console::{Level, failed, say},
     devices::Devices,
-    modprobe, mounts,
+    modprobe, mounts, watchdog,
 };
 use coracle_os::{
     EFI, Slot,
@@ -16,6 +16,7 @@ use coracle_os::{
     modules::Modules,
     root::{Root, RootError},
 };
+use coracle_sys::watchdog::Watchdog;
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, mount_move, unmount},
     process::{chdir, chroot},
@@ -69,33 +70,34 @@ pub fn run() -> ! {
     if let Err(error) = mounts::kernel() {
         failed("the first file systems", &error);
     }
-    let mut slot = None;
-    let error = match start(&mut slot) {
+    let (mut slot, mut fed) = (None, None);
+    let error = match start(&mut slot, &mut fed) {
         Ok(never) => match never {},
         Err(error) => error,
     };
     failed("this slot cannot be started", &error);
     // What does not show which slot it is has a damaged tree, or is on a disk that is not there.
     let slot = slot.or_else(selected);
-    give_up(slot.as_ref());
+    give_up(slot.as_ref(), fed);
 }
 
 /// Only an error comes back.
 enum Never {}
 
-fn start(slot: &mut Option<Partition>) -> Result<Never, FirstError> {
+fn start(slot: &mut Option<Partition>, fed: &mut Option<Watchdog>) -> Result<Never, FirstError> {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let root = Root::of_command_line(&line)?;
     let modules = Modules::read(&modprobe::directory()).unwrap_or_default();
-    for name in NEEDED {
-        for module in modules.find(name) {
-            if let Err(error) = modules.load(module) {
-                say(Level::Warning, &format!("module {module}: {error}"));
-            }
-        }
-    }
+    NEEDED.iter().for_each(|name| load(&modules, name));
     let mut devices = Devices::new(modules).map_err(FirstError::Switch)?;
-    let found = devices.until(DISKS, || find(&root));
+    devices.look();
+    *fed = watchdog::start(|| load(devices.modules(), watchdog::SOFT));
+    let feed = || fed.iter().for_each(watchdog::feed);
+    let looks = DISKS.div_duration_f32(watchdog::FEED) as usize;
+    let found = (0..looks).find_map(|_| {
+        feed();
+        devices.until(watchdog::FEED, || find(&root))
+    });
     let Some(partition) = found else {
         return Err(RootError::NotFound(root.hash).into());
     };
@@ -103,8 +105,16 @@ fn start(slot: &mut Option<Partition>) -> Result<Never, FirstError> {
     let device = root.open(&partition.device, NAME)?;
     mount(&device, ROOT, "erofs", MountFlags::RDONLY, None)
         .map_err(|e| FirstError::Mount(e.into()))?;
-    read_early()?;
-    go_on().map_err(FirstError::Switch)
+    read_early(feed)?;
+    go_on(fed).map_err(FirstError::Switch)
+}
+
+fn load(modules: &Modules, name: &str) {
+    for module in modules.find(name) {
+        if let Err(error) = modules.load(module) {
+            say(Level::Warning, &format!("module {module}: {error}"));
+        }
+    }
 }
 
 /// The partition that holds the root.
@@ -143,7 +153,7 @@ fn selected() -> Option<Partition> {
 }
 
 /// Reads what the machine cannot do without, so that a damaged block shows now and not when it is too late for another slot.
-fn read_early() -> Result<(), FirstError> {
+fn read_early(feed: impl Fn()) -> Result<(), FirstError> {
     let failed = |path: &str| {
         let path = path.to_owned();
         move |error| FirstError::Read(path, error)
@@ -151,6 +161,7 @@ fn read_early() -> Result<(), FirstError> {
     let list = fs::read_to_string(Path::new(ROOT).join(EARLY)).map_err(failed(EARLY))?;
     let mut buffer = vec![0; 1 << 20];
     for path in list.lines() {
+        feed();
         let mut file = File::open(Path::new(ROOT).join(path)).map_err(failed(path))?;
         while file.read(&mut buffer).map_err(failed(path))? > 0 {}
     }
@@ -158,7 +169,7 @@ fn read_early() -> Result<(), FirstError> {
 }
 
 /// Takes the kernel's file systems along and becomes the root's own process 1.
-fn go_on() -> io::Result<Never> {
+fn go_on(fed: &mut Option<Watchdog>) -> io::Result<Never> {
     for place in ["/dev", "/proc", "/sys"] {
         mount_move(place, format!("{ROOT}{place}"))?;
     }
@@ -182,11 +193,13 @@ fn go_on() -> io::Result<Never> {
     mount_move(".", "/")?;
     chroot(".")?;
     chdir("/")?;
-    Err(Command::new("/sbin/init").exec())
+    let mut init = Command::new("/sbin/init");
+    watchdog::leave(fed.take(), &mut init);
+    Err(init.exec())
 }
 
 /// Takes the slot's tries away and restarts, if another slot is left to try.
-fn give_up(slot: Option<&Partition>) -> ! {
+fn give_up(slot: Option<&Partition>, fed: Option<Watchdog>) -> ! {
     let other = match slot.map(mark_bad) {
         Some(Ok(other)) => other,
         Some(Err(error)) => {
@@ -202,6 +215,9 @@ fn give_up(slot: Option<&Partition>) -> ! {
             Level::Error,
             "no slot of this machine can be started; the state is not touched",
         );
+        if let Some(Err(error)) = fed.map(Watchdog::stop) {
+            say(Level::Warning, &format!("stopping the watchdog: {error}"));
+        }
         loop {
             std::thread::park();
         }

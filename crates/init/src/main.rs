@@ -17,6 +17,7 @@ mod first;
 mod modprobe;
 mod mounts;
 mod second;
+mod watchdog;
 
 use std::path::Path;
 

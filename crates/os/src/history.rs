@@ -65,6 +65,9 @@ pub struct Update {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It failed before it was started: a power cut, a daemon that ended. That says nothing of the release.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_short: bool,
     /// What has to be well.
     #[serde(default)]
     pub before: Before,
@@ -127,6 +130,11 @@ impl History {
 
     /// Begins an update.
     pub fn begin(&mut self, update: Update) {
+        if let Some(former) = self.under_way() {
+            former.outcome = Outcome::Failed;
+            former.reason = Some("another one was written over it".to_owned());
+            former.cut_short = true;
+        }
         self.updates.push(update);
         let over = self.updates.len().saturating_sub(KEPT);
         self.updates.drain(..over);
@@ -162,6 +170,7 @@ impl History {
             Outcome::Trying => "it was started and did not get so far as to say why",
             _ => "it did not start",
         };
+        update.cut_short = update.outcome == Outcome::Writing;
         update.outcome = Outcome::Failed;
         update.reason.get_or_insert_with(|| why.to_owned());
         false
@@ -182,6 +191,7 @@ mod tests {
             boot: "first".to_owned(),
             outcome,
             reason: None,
+            cut_short: false,
             before: Before::default(),
         }
     }
@@ -219,6 +229,20 @@ mod tests {
         let (watched, is, why) = started(Outcome::Writing, Slot::A, "first");
         assert_eq!((watched, is), (false, Outcome::Failed));
         assert!(why.unwrap().contains("daemon"));
+    }
+
+    #[test]
+    fn what_was_cut_short_is_told_from_what_failed() {
+        for (outcome, cut_short) in [(Outcome::Writing, true), (Outcome::Written, false)] {
+            let mut history = History::default();
+            history.begin(update(outcome));
+            history.started(Slot::A, "second");
+            assert_eq!(history.updates[0].cut_short, cut_short);
+        }
+        let mut history = History::default();
+        history.begin(update(Outcome::Written));
+        history.begin(update(Outcome::Writing));
+        assert!(history.updates[0].cut_short && history.updates[0].outcome == Outcome::Failed);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod modules;
 pub mod partitions;
 pub mod release;
 pub mod root;
+pub mod turns;
 pub mod write;
 
 /// One of the two places for a root file system.

@@ -14,5 +14,6 @@ pub mod process;
 pub mod signals;
 pub mod socket;
 pub mod view;
+pub mod watchdog;
 
 pub use error::full;

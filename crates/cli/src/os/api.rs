@@ -24,6 +24,9 @@ use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc};
 use tokio::sync::mpsc;
 
+#[path = "api/rollout.rs"]
+mod rollout;
+
 type There = Option<Arc<Os>>;
 
 /// The routes; on a machine with another system each says so.
@@ -34,6 +37,7 @@ pub fn routes(os: There) -> Router {
         .route("/v1/os/boot-report", get(boot_report))
         .route("/v1/os/update", post(update))
         .route("/v1/os/rollback", post(rollback))
+        .merge(rollout::routes())
         .with_state(os)
 }
 
@@ -81,6 +85,8 @@ fn shown(os: &Os) -> Result<Json<Value>, OsError> {
         "etcd": os.machine.about.etcd,
         "slots": slots,
         "last_update": history.updates.last(),
+        "channel": os.channel(),
+        "updates": os.progress(),
     })))
 }
 
@@ -124,7 +130,10 @@ async fn update(
         let allowed = Allowed {
             downgrade: asked.allow_downgrade,
         };
-        let done = os.update_from_image(&asked.image, allowed, tell).await;
+        let before = os.before().await;
+        let done = os
+            .update_from_image(&asked.image, allowed, before, tell)
+            .await;
         let done = match done {
             Ok(_) if asked.restart => os.restart().map(|()| "restarting"),
             Ok(_) => Ok("the next restart starts it"),

@@ -38,6 +38,54 @@ pub enum OsError {
     Restart(#[source] io::Error),
     #[error("the update was interrupted")]
     Interrupted,
+    #[error("writing {0}")]
+    Write(String, #[source] io::Error),
+    #[error(
+        "no repository is named that updates come from: write coreos.update.server into the cloud-config, or name an image"
+    )]
+    NoChannel,
+    #[error("\"{0}\" is no channel: a channel is a tag, such as stable")]
+    Channel(String),
+    #[error(transparent)]
+    Reference(#[from] coracle_image::ReferenceError),
+    #[error(transparent)]
+    Wait(#[from] coracle_os::turns::Wait),
+    #[error("the store does not answer")]
+    Silent,
+    #[error(transparent)]
+    Store(#[from] coracle_store::StoreError),
+    #[error("{0} of the store has format {1}, which came with a later release")]
+    Newer(String, u32),
+    #[error("{0} of the store")]
+    Record(String, #[source] serde_json::Error),
+    #[error(transparent)]
+    Ask(#[from] crate::error::CliError),
+    #[error(
+        "waits for {0}: the store has no majority without this machine as long as they are not in step"
+    )]
+    StoreWouldStop(String),
+    #[error("the window closed before the restart")]
+    Closed,
+    #[error(
+        "the drain of this machine was ended by somebody else; the update is tried again later"
+    )]
+    Undrained,
+    #[error("these units do not move away, so the machine does not restart: {}", .0.join(", "))]
+    Drain(Vec<String>),
+    #[error("no machine \"{machine}\" has a turn{}", there(.others))]
+    NoTurn {
+        machine: String,
+        others: Vec<String>,
+    },
+    #[error("the rollout of release {0} is not stopped; `coracle os rollout` shows what is")]
+    NotStopped(semver::Version),
+}
+
+fn there(names: &[String]) -> String {
+    match names {
+        [] => "; none has".to_owned(),
+        names => format!("; these have: {}", names.join(", ")),
+    }
 }
 
 impl OsError {
@@ -53,11 +101,20 @@ impl IntoResponse for OsError {
             Self::Machine(MachineError::NotOurs | MachineError::Empty(_))
             | Self::Busy
             | Self::OnTrial
-            | Self::Same(_) => StatusCode::CONFLICT,
-            Self::Release(_) | Self::NoUpdate(..) | Self::Read(..) | Self::Etcd { .. } => {
-                StatusCode::BAD_REQUEST
+            | Self::Same(_)
+            | Self::NoChannel
+            | Self::Wait(_)
+            | Self::NotStopped(_) => StatusCode::CONFLICT,
+            Self::Release(_)
+            | Self::NoUpdate(..)
+            | Self::Read(..)
+            | Self::Etcd { .. }
+            | Self::Channel(_)
+            | Self::Reference(_) => StatusCode::BAD_REQUEST,
+            Self::Image(coracle_image::ImageError::NotFound { .. }) | Self::NoTurn { .. } => {
+                StatusCode::NOT_FOUND
             }
-            Self::Image(coracle_image::ImageError::NotFound { .. }) => StatusCode::NOT_FOUND,
+            Self::Silent | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let message = json!({ "message": coracle_engine::full_error(&self) });

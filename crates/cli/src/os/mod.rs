@@ -2,6 +2,7 @@
 
 mod api;
 mod error;
+mod rollout;
 mod update;
 mod watch;
 
@@ -19,6 +20,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 pub use api::routes;
+pub use rollout::{Rollout, Updates, UpdatesOf};
 
 /// The first process, and the signal by which it restarts the machine.
 const RESTART: (i32, i32) = (1, 15);
@@ -31,6 +33,7 @@ pub struct Os {
     history: Mutex<()>,
     /// One update at a time.
     busy: Semaphore,
+    rollout: Rollout,
 }
 
 impl Os {
@@ -38,13 +41,18 @@ impl Os {
     ///
     /// # Errors
     /// That it does not, or that something is missing that the image has.
-    pub fn here(engine: &Engine, store: Arc<dyn Store>) -> Result<Arc<Self>, OsError> {
+    pub fn here(
+        engine: &Engine,
+        store: Arc<dyn Store>,
+        rollout: Rollout,
+    ) -> Result<Arc<Self>, OsError> {
         Ok(Arc::new(Self {
             machine: Machine::here()?,
             engine: engine.clone(),
             store,
             history: Mutex::default(),
             busy: Semaphore::new(1),
+            rollout,
         }))
     }
 

@@ -17,7 +17,7 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -51,19 +51,32 @@ impl Os {
         self: &Arc<Self>,
         name: &str,
         allowed: Allowed,
+        before: Before,
         tell: Tell,
     ) -> Result<Release, OsError> {
-        let image = self.engine.images().get(name)?;
-        let layers = self.engine.images().layer_dirs(&image.id)?;
-        let found = layers.iter().rev().find(|l| l.join(RELEASE).is_file());
-        let Some(directory) = found.cloned() else {
-            return Err(OsError::NoUpdate(name.to_owned(), RELEASE));
-        };
-        let before = self.before().await;
+        let directory = self.directory(name)?;
         let os = self.clone();
         let done =
             tokio::task::spawn_blocking(move || os.write(&directory, allowed, before, &tell));
         done.await.map_err(|_| OsError::Interrupted)?
+    }
+
+    /// The files of the update that an image here holds.
+    fn directory(&self, name: &str) -> Result<PathBuf, OsError> {
+        let image = self.engine.images().get(name)?;
+        let layers = self.engine.images().layer_dirs(&image.id)?;
+        let found = layers.iter().rev().find(|l| l.join(RELEASE).is_file());
+        found
+            .cloned()
+            .ok_or_else(|| OsError::NoUpdate(name.to_owned(), RELEASE))
+    }
+
+    /// The release that an image here holds, if a pinned key has signed it.
+    ///
+    /// # Errors
+    /// [`OsError`].
+    pub fn peek(&self, name: &str) -> Result<Release, OsError> {
+        signed(&self.directory(name)?)
     }
 
     fn write(
@@ -78,17 +91,7 @@ impl Os {
         if own.is_some_and(|own| own.standing != Standing::Proven) {
             return Err(OsError::OnTrial);
         }
-        let small = |name: &'static str| {
-            let file = open(directory, name)?;
-            let mut bytes = Vec::new();
-            file.take(SMALL)
-                .read_to_end(&mut bytes)
-                .map_err(reading(name))?;
-            Ok::<_, OsError>(bytes)
-        };
-        let (json, signature) = (small(RELEASE)?, small(SIGNATURE)?);
-        let signature = String::from_utf8_lossy(&signature);
-        let release = Release::read(&json, &signature, &pinned()?)?;
+        let release = signed(directory)?;
         self.fits(&release, allowed)?;
         let (root, kernel) = (open(directory, ROOT)?, open(directory, KERNEL)?);
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -102,6 +105,7 @@ impl Os {
                 boot: Machine::boot(),
                 outcome: Outcome::Writing,
                 reason: None,
+                cut_short: false,
                 before,
             });
         })?;
@@ -135,7 +139,10 @@ impl Os {
     }
 
     /// Checks what the signature does not say.
-    fn fits(&self, release: &Release, allowed: Allowed) -> Result<(), OsError> {
+    ///
+    /// # Errors
+    /// [`OsError::Same`], [`OsError::Release`], [`OsError::Etcd`].
+    pub fn fits(&self, release: &Release, allowed: Allowed) -> Result<(), OsError> {
         let about = &self.machine.about;
         if release.version == about.version && !allowed.downgrade {
             return Err(OsError::Same(release.version.clone()));
@@ -180,6 +187,21 @@ fn comes_back(container: &Snapshot) -> bool {
     let policy = container.record.host_config.restart_policy.name.as_str();
     container.record.config.labels.contains_key(UNIT_LABEL)
         || matches!(policy, "always" | "unless-stopped" | "on-failure")
+}
+
+/// What an update says of itself, if a pinned key has signed it.
+fn signed(directory: &Path) -> Result<Release, OsError> {
+    let small = |name: &'static str| {
+        let file = open(directory, name)?;
+        let mut bytes = Vec::new();
+        file.take(SMALL)
+            .read_to_end(&mut bytes)
+            .map_err(reading(name))?;
+        Ok::<_, OsError>(bytes)
+    };
+    let (json, signature) = (small(RELEASE)?, small(SIGNATURE)?);
+    let signature = String::from_utf8_lossy(&signature);
+    Ok(Release::read(&json, &signature, &pinned()?)?)
 }
 
 fn open(directory: &Path, name: &'static str) -> Result<File, OsError> {

@@ -8,10 +8,7 @@ use coracle_os::{
     history::{Before, Outcome},
     machine::Machine,
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// How long everything may take to be well again: images are here, but databases recover.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -21,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 impl Os {
     /// Watches the release that was started, if it is on trial, and ends when that is over.
-    pub async fn watch(self: Arc<Self>) {
+    pub async fn watch(&self) {
         if let Err(error) = self.judge().await {
             let error = coracle_engine::full_error(&error);
             tracing::error!(error, "the release cannot be judged");
@@ -72,18 +69,25 @@ impl Os {
         }
     }
 
+    /// Containers that were well before and are not now, and whether the store is reached if it was.
+    async fn missing(&self, before: &Before) -> (Vec<String>, bool) {
+        let now = self.before().await;
+        let missing = before.containers.difference(&now.containers);
+        (missing.cloned().collect(), now.store || !before.store)
+    }
+
+    /// Whether all is well that was.
+    pub async fn is_well(&self, before: &Before) -> bool {
+        let (missing, store) = self.missing(before).await;
+        missing.is_empty() && store
+    }
+
     /// Waits until all is well that was, or says what is not.
     async fn well(&self, before: &Before) -> Result<(), String> {
         let begun = Instant::now();
         let mut well_since = None;
         loop {
-            let now = self.before().await;
-            let missing: Vec<_> = before
-                .containers
-                .difference(&now.containers)
-                .cloned()
-                .collect();
-            let store = now.store || !before.store;
+            let (missing, store) = self.missing(before).await;
             if missing.is_empty() && store {
                 if well_since.get_or_insert_with(Instant::now).elapsed() > STEADY {
                     return Ok(());

@@ -1,7 +1,10 @@
 //! A machine in QEMU that boots the image through UEFI firmware.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
-use crate::{common, http::ask};
+use crate::{
+    common,
+    http::{ask, ask_with},
+};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -17,6 +20,8 @@ use std::{
 /// How long a machine may take for anything; emulated, and beside other tests.
 const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(200);
+/// Bytes that firmware and boot loader say at most before a kernel does.
+const FIRMWARE_SAYS: u64 = 2048;
 const FIRMWARE: &str = "/usr/share/OVMF";
 
 fn made() -> PathBuf {
@@ -46,14 +51,25 @@ pub fn image() -> PathBuf {
 
 /// An update to a release, with other files in it; the path of its archive.
 pub fn release(version: &str, extra: Option<&Path>) -> PathBuf {
+    let extra = extra.map(|e| ("EXTRA", e));
+    release_with(version, extra.as_slice())
+}
+
+/// An update that `scripts/os` makes with these variables too.
+pub fn release_with(version: &str, more: &[(&str, &Path)]) -> PathBuf {
     let mut variables = vec![("VERSION", Path::new(version))];
-    variables.extend(extra.map(|e| ("EXTRA", e)));
+    variables.extend(more);
     make(&["update"], &variables);
     let archive = made().join(format!("{version}.tar"));
     fs::rename(made().join("update.tar"), &archive).unwrap();
     let about = made().join("update/release.json");
     fs::copy(about, made().join(format!("{version}.json"))).unwrap();
     archive
+}
+
+/// The files of the update that was made last.
+pub fn update_files() -> PathBuf {
+    made().join("update")
 }
 
 /// The door to the machine's daemon, and a server that answers `A NAME`.
@@ -160,10 +176,17 @@ pub struct Machine {
     door: u16,
     monitor: PathBuf,
     log: PathBuf,
+    /// Bytes of its log when its power came.
+    said_before: u64,
 }
 
 impl Machine {
     pub fn start(disk: &Path) -> Self {
+        Self::start_with(disk, &[])
+    }
+
+    /// One with more hardware than a disk and a network card, as QEMU is told of it.
+    pub fn start_with(disk: &Path, more: &[String]) -> Self {
         let variables = disk.with_extension("vars");
         if !variables.exists() {
             fs::copy(format!("{FIRMWARE}/OVMF_VARS_4M.fd"), &variables)
@@ -183,6 +206,7 @@ impl Machine {
             .append(true)
             .open(&log)
             .unwrap();
+        let said_before = fs::metadata(&log).unwrap().len();
         let child = Command::new("qemu-system-x86_64")
             // One processor: emulated ones get stuck when kernel code is patched while the others run.
             .args([
@@ -222,6 +246,7 @@ impl Machine {
             .arg("-monitor")
             .arg(format!("unix:{},server,nowait", monitor.display()))
             .args(["-serial", "stdio"])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(console.try_clone().unwrap())
             .stderr(console)
@@ -233,6 +258,7 @@ impl Machine {
             door,
             monitor,
             log,
+            said_before,
         }
     }
 
@@ -242,7 +268,7 @@ impl Machine {
     }
 
     /// Waits until something is so.
-    fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    pub fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = found() {
@@ -290,6 +316,25 @@ impl Machine {
         body
     }
 
+    /// What its container answers, if it does.
+    pub fn answer(&self) -> Option<String> {
+        let (status, body) = ask(self.web, "GET", "/").ok()?;
+        (status == 200).then_some(body)
+    }
+
+    /// As [`Self::get`], if it answers.
+    pub fn try_get(&self, path: &str) -> Option<Value> {
+        let (status, body) = ask(self.door, "GET", path).ok()?;
+        (status == 200).then(|| serde_json::from_str(&body).unwrap())
+    }
+
+    /// Posts JSON, and gives what is answered.
+    pub fn post_json(&self, path: &str, body: &Value) -> Value {
+        let (status, body) = ask_with(self.door, "POST", path, &body.to_string()).unwrap();
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
     /// Posts, and returns when so much of the answer has come that a text is in it.
     pub fn post_until(&self, path: &str, text: &str) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.door)).unwrap();
@@ -301,6 +346,11 @@ impl Machine {
             assert_ne!(length, 0, "{said}");
             said.push_str(&String::from_utf8_lossy(&buffer[..length]));
         }
+    }
+
+    /// Whether its kernel has said a word since its power came.
+    pub fn has_started(&self) -> bool {
+        fs::metadata(&self.log).unwrap().len() > self.said_before + FIRMWARE_SAYS
     }
 
     /// Takes its power away.

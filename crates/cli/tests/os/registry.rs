@@ -67,10 +67,15 @@ impl Registry {
                 }
             }
         }
+        self.push_tree(name, &root);
+    }
+
+    /// Pushes an image of one layer, which has the files of a directory.
+    pub fn push_tree(&self, name: &str, root: &Path) {
         let layer = self.dir.path().join("layer.tar");
         let packed = Command::new("tar")
             .arg("-C")
-            .arg(&root)
+            .arg(root)
             .arg("-cf")
             .arg(&layer)
             .arg(".")

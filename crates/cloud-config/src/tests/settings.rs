@@ -68,3 +68,14 @@ fn as_a_person_would_write_it() {
     let want = "advertise = \"10.0.0.2\"\n\n[machine.labels]\nregion = \"us-west\"\n\n[[registry]]\nhost = \"a\"\nplain_http = true\n";
     assert_eq!(render_settings(&config), want);
 }
+
+#[test]
+fn updates_are_told_as_far_as_they_are_not_as_usual() {
+    let config = good(
+        "coreos: {update: {server: '10.0.2.2:5000/os', group: beta, reboot-strategy: 'off'}, locksmith: {window-start: 'thu 4:00', window-length: 1h30m}}\n",
+    );
+    let want = "[updates]\nchannel = \"beta\"\nfrom = \"10.0.2.2:5000/os\"\nreboot = \"off\"\nwindow_length = \"90m\"\nwindow_start = \"Thu 04:00\"\n";
+    assert_eq!(render_settings(&config), want);
+    let usual = good("coreos: {update: {server: disabled, reboot-strategy: etcd-lock}}\n");
+    assert_eq!(render_settings(&usual), "");
+}

@@ -16,12 +16,12 @@ mod units;
 use crate::{
     console::{Level, failed, say},
     devices::Devices,
-    modprobe, mounts,
+    modprobe, mounts, watchdog,
 };
 use button::Buttons;
 use children::Children;
 use coracle_os::modules::Modules;
-use coracle_sys::signals::Signals;
+use coracle_sys::{signals::Signals, watchdog::Watchdog};
 use down::End;
 use network::Network;
 use phases::Phases;
@@ -41,6 +41,7 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Brings the machine up, watches over it, and takes it down when it is asked to.
 pub fn run() -> ! {
+    let watchdog = watchdog::take();
     let signals = Signals::take(&[RESTART[0], RESTART[1], POWER_OFF]);
     let signals = signals.unwrap_or_else(|error| {
         // The kernel has no reason to refuse; without them nobody could take the machine down in order.
@@ -57,12 +58,15 @@ pub fn run() -> ! {
     }
     let children = Children::start();
     let end = match begin(&children) {
-        Ok((coming, over)) => wait(&signals, coming, &over),
+        Ok((coming, over)) => wait(&signals, coming, &over, watchdog.as_ref()),
         Err(error) => {
             failed("the machine cannot come up", &error);
             End::Restart
         }
     };
+    if let Some(watchdog) = watchdog {
+        watchdog::going_down(watchdog);
+    }
     down::run(end, &children)
 }
 
@@ -87,16 +91,18 @@ fn begin(children: &Children) -> io::Result<(Coming, io::PipeReader)> {
     Ok((coming, over))
 }
 
-/// Waits until the machine is to go down.
-fn wait(signals: &Signals, coming: Coming, over: &io::PipeReader) -> End {
+/// Waits until the machine is to go down, and feeds its watchdog.
+fn wait(signals: &Signals, coming: Coming, over: &io::PipeReader, fed: Option<&Watchdog>) -> End {
     let mut coming = Some(coming);
+    let pause = fed.and_then(|_| watchdog::FEED.try_into().ok());
     loop {
         let mut waited = vec![PollFd::new(signals, PollFlags::IN)];
         if coming.is_some() {
             waited.push(PollFd::new(over, PollFlags::IN));
         }
         // Woken in vain it looks again.
-        poll(&mut waited, None).ok();
+        poll(&mut waited, pause.as_ref()).ok();
+        fed.into_iter().for_each(watchdog::feed);
         match signals.next() {
             Ok(Some(POWER_OFF)) => return End::PowerOff,
             Ok(Some(_)) => return End::Restart,

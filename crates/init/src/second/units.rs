@@ -8,6 +8,7 @@ use super::{
 };
 use crate::console::{Level, failed, say};
 use coracle_cloud_config::{CloudConfig, CloudUnit, Command};
+use coracle_os::machine::Machine;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, io, path::Path, thread, time::Duration};
 
@@ -49,8 +50,19 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
     let mut applied: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
     fs::create_dir_all(PLACE)?;
     let mut wrong = Vec::new();
+    for name in left_over(&applied, &config.units) {
+        let mut destroy = program("/usr/bin/coracle");
+        match children.run(destroy.args(["unit", "destroy", &name])) {
+            Ok(()) => {
+                applied.remove(&name);
+                write(&applied)?;
+            }
+            Err(error) => failed(&name, &error),
+        }
+    }
+    let boot = Machine::boot();
     for unit in &config.units {
-        let (name, digest) = (unit.name.as_str(), digest(unit));
+        let (name, digest) = (unit.name.as_str(), digest(unit, &boot));
         if applied.get(name) == Some(&digest) {
             continue;
         }
@@ -59,8 +71,7 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
             Ok(()) => {
                 say(Level::Info, &format!("unit {name}"));
                 applied.insert(name.to_owned(), digest);
-                let text = serde_json::to_vec(&applied)?;
-                replace(Path::new(APPLIED), &text, 0o600)?;
+                write(&applied)?;
             }
             Err(error) => {
                 failed(name, &error);
@@ -77,12 +88,31 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
     }
 }
 
-fn digest(unit: &CloudUnit) -> String {
+fn write(applied: &BTreeMap<String, String>) -> io::Result<()> {
+    let text = serde_json::to_vec(applied)?;
+    replace(Path::new(APPLIED), &text, 0o600)
+}
+
+/// What is written before the digest of a unit that is gone with the next boot.
+const RUNTIME: &str = "runtime:";
+
+/// A unit's digest. Of one that is gone with the next boot it is another in each.
+fn digest(unit: &CloudUnit, boot: &str) -> String {
     let text = serde_json::to_vec(unit).unwrap_or_default();
-    Sha256::digest(text)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    let digest = Sha256::digest(text);
+    let digest = digest.iter().map(|b| format!("{b:02x}"));
+    match unit.runtime {
+        true => format!("{RUNTIME}{boot}:{}", digest.collect::<String>()),
+        false => digest.collect(),
+    }
+}
+
+/// Units of a former boot that were to be gone with it, and that the configuration has no more.
+fn left_over(applied: &BTreeMap<String, String>, units: &[CloudUnit]) -> Vec<String> {
+    let over = applied.iter().filter(|(name, digest)| {
+        digest.starts_with(RUNTIME) && !units.iter().any(|unit| unit.name.as_str() == *name)
+    });
+    over.map(|(name, _)| name.clone()).collect()
 }
 
 fn one(unit: &CloudUnit, known: bool, children: &Children) -> io::Result<()> {
@@ -116,5 +146,35 @@ fn one(unit: &CloudUnit, known: bool, children: &Children) -> io::Result<()> {
         // It runs by the text that it was started with.
         _ if starts => coracle("restart", name),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn unit(name: &str, runtime: bool) -> CloudUnit {
+        CloudUnit {
+            name: name.to_owned().try_into().unwrap(),
+            content: Some("[Container]\nImage=a\n".to_owned()),
+            drop_ins: Vec::new(),
+            enable: false,
+            runtime,
+            command: None,
+            mask: false,
+        }
+    }
+
+    #[test]
+    fn a_unit_of_this_boot_is_new_in_the_next_one_and_gone_if_it_is_no_more() {
+        let (stays, goes) = (unit("a.container", false), unit("b.container", true));
+        assert_eq!(digest(&stays, "1"), digest(&stays, "2"));
+        assert_ne!(digest(&goes, "1"), digest(&goes, "2"));
+        let applied = [&stays, &goes].map(|u| (u.name.to_string(), digest(u, "1")));
+        let applied = BTreeMap::from(applied);
+        assert_eq!(left_over(&applied, &[stays.clone(), goes]), [""; 0]);
+        assert_eq!(left_over(&applied, &[stays]), ["b.container"]);
+        assert_eq!(left_over(&applied, &[]), ["b.container"]);
     }
 }

@@ -1,6 +1,7 @@
 //! `coracle os`: the operating system of machines that run Coracle's own image. One file a verb.
 
 mod config;
+mod rollout;
 mod status;
 mod updates;
 
@@ -15,10 +16,14 @@ pub enum Os {
     Config(config::Config),
     /// What runs, what each slot holds, and how the last update went
     Status,
-    /// Write an update into the other slot
+    /// Write an update into the other slot; without an image, look at the channel now
     Update(updates::Update),
     /// Start from the other slot, with the release that was there before
     Rollback(updates::Rollback),
+    /// The channel that updates come from; shown, or set for this machine
+    Channel(rollout::Channel),
+    /// Which machines of the cluster have a turn for a restart, and how releases stand; shown, or changed
+    Rollout(rollout::Rollout),
     /// What became of updates
     History,
     /// The phases of this boot and what each took
@@ -31,6 +36,8 @@ pub async fn os(client: &Client, command: &Os) -> Result<()> {
         Os::Status => status::status(client).await,
         Os::Update(args) => updates::update(client, args).await,
         Os::Rollback(args) => updates::rollback(client, args).await,
+        Os::Channel(args) => rollout::channel(client, args).await,
+        Os::Rollout(args) => rollout::rollout(client, args).await,
         Os::History => status::history(client).await,
         Os::BootReport => status::boot_report(client).await,
     }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::format::out;
 use serde_json::Value;
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("-")
 }
 
@@ -31,7 +31,28 @@ pub async fn status(client: &Client) -> Result<()> {
     if !status["last_update"].is_null() {
         out(&format!("Update:   {}\n", line(&status["last_update"])))?;
     }
-    Ok(())
+    out(&format!("Channel:  {}\n", text(&status, "channel")))?;
+    out(&format!("Next:     {}\n", progress(&status["updates"])))
+}
+
+/// How far updates by themselves are.
+pub fn progress(updates: &Value) -> String {
+    let state = match updates["state"].as_str() {
+        Some("") | None => "the release that runs is looked at first",
+        Some(state) => state,
+    };
+    match (updates["checked_at"].as_i64(), updates["found"].as_str()) {
+        (Some(at), Some(found)) => {
+            format!("{state} (the channel has {found}, looked at {})", when(at))
+        }
+        _ => state.to_owned(),
+    }
+}
+
+/// A time in seconds since 1970.
+pub fn when(seconds: i64) -> String {
+    let at = chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default();
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// One update in a line.
@@ -52,9 +73,7 @@ fn line(update: &Value) -> String {
 pub async fn history(client: &Client) -> Result<()> {
     let updates = client.get("/v1/os/history").await?;
     for update in updates.as_array().into_iter().flatten() {
-        let at = update["at"].as_i64().unwrap_or_default();
-        let at = chrono::DateTime::from_timestamp(at, 0).unwrap_or_default();
-        let at = at.format("%Y-%m-%d %H:%M:%S");
+        let at = when(update["at"].as_i64().unwrap_or_default());
         out(&format!("{at}  {}\n", line(update)))?;
     }
     Ok(())

@@ -9,19 +9,19 @@ use hyper::Method;
 /// `coracle os update`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  coracle os update 10.0.0.1:5000/coracle/os:stable --restart\n  coracle load -i coracle-os.tar && coracle os update coracle-os:0.2.0 --no-pull"
+    after_help = "Examples:\n  coracle os update                                # looks at the channel now, and goes on as the configuration has it\n  coracle os update 10.0.0.1:5000/coracle/os:0.2.0 --restart    # this one, at once, without waiting for a turn or a window\n  coracle load -i coracle-os.tar && coracle os update coracle-os:0.2.0 --no-pull"
 )]
 pub struct Update {
-    /// Image that holds the update
-    image: String,
+    /// Image that holds the update [default: what is in the channel]
+    image: Option<String>,
     /// Take the image that is here, and ask no registry
-    #[arg(long)]
+    #[arg(long, requires = "image")]
     no_pull: bool,
     /// Take a release below the floor, or the one that runs
-    #[arg(long)]
+    #[arg(long, requires = "image")]
     allow_downgrade: bool,
     /// Restart into it once it is written
-    #[arg(long)]
+    #[arg(long, requires = "image")]
     restart: bool,
 }
 
@@ -35,11 +35,15 @@ pub struct Rollback {
 }
 
 pub async fn update(client: &Client, args: &Update) -> Result<()> {
+    let Some(image) = &args.image else {
+        let progress = client.json(Method::POST, "/v1/os/check", None).await?;
+        return out(&format!("{}\n", super::status::progress(&progress)));
+    };
     if !args.no_pull {
-        pull_image(client, &args.image, "", Told::Stdout).await?;
+        pull_image(client, image, "", Told::Stdout).await?;
     }
     let asked = query(&[
-        ("image", args.image.clone()),
+        ("image", image.clone()),
         ("allow_downgrade", args.allow_downgrade.to_string()),
         ("restart", args.restart.to_string()),
     ]);

@@ -1,0 +1,7 @@
+//! Does nothing, for ever.
+
+fn main() {
+    loop {
+        std::thread::park();
+    }
+}
