@@ -232,6 +232,7 @@ fn unit_routes() -> Router<App> {
             post(machine_verbs::uncordon),
         )
         .route("/v1/machines/{name}/drain", post(machine_verbs::drain))
+        .route("/v1/machines/{name}/undrain", post(machine_verbs::undrain))
         .route("/v1/machines/{name}/labels", put(machine_verbs::labels))
         .route("/v1/system/status", get(system::status))
         .route("/v1/system/down", post(system::down))

@@ -48,6 +48,13 @@ pub async fn uncordon(
     mark(&app, &name, &Mark::Uncordon).await
 }
 
+pub async fn undrain(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Json<MachineView>> {
+    mark(&app, &name, &Mark::Undrain).await
+}
+
 pub async fn drain(State(app): State<App>, Path(name): Path<String>) -> Result<Json<MachineView>> {
     mark(&app, &name, &Mark::Drain).await
 }

@@ -29,6 +29,8 @@ pub struct Client {
     machine: Option<String>,
     /// A connection whose last answer has been read.
     idle: Arc<Mutex<Option<SendRequest<Body>>>>,
+    /// Nobody reads what it waits for.
+    silent: bool,
 }
 
 /// How long an answer may take before it is asked whether there is a daemon at all.
@@ -111,6 +113,15 @@ impl Client {
             socket: socket.to_owned(),
             machine: None,
             idle: Arc::default(),
+            silent: false,
+        }
+    }
+
+    /// One that says nothing while it waits.
+    pub fn silent(socket: &Path) -> Self {
+        Self {
+            silent: true,
+            ..Self::new(socket)
         }
     }
 
@@ -120,6 +131,7 @@ impl Client {
             socket: self.socket.clone(),
             machine,
             idle: Arc::default(),
+            silent: self.silent,
         }
     }
 
@@ -153,6 +165,9 @@ impl Client {
     /// Waits for an answer. What it waits for is said after a while: a daemon that is away, whose socket the holder keeps, or a
     /// cluster that cannot be asked.
     async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
+        if self.silent {
+            return answer.await;
+        }
         let mut answer = std::pin::pin!(answer);
         // Some answers come after hours, and with good reason.
         let mut rest = SILENCE;
@@ -358,7 +373,7 @@ fn repeatable(method: &Method, path: &str) -> bool {
             && matches!(verb, "deploy" | "rollback"))
         || (*method == Method::POST
             && rest.starts_with("/v1/machines/")
-            && matches!(verb, "cordon" | "uncordon" | "drain"))
+            && matches!(verb, "cordon" | "uncordon" | "drain" | "undrain"))
 }
 
 fn is_start(path: &str) -> bool {

@@ -8,7 +8,7 @@ use crate::leader::Leader;
 use crate::machine::check_label;
 use crate::model::{Active, Machine, Marks};
 use crate::presence::Seen;
-use coracle_planner::UnitName;
+use coracle_planner::{UnitName, WaitReason};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,6 +23,8 @@ pub enum Mark {
     Drain,
     /// It gets units again. A drain ends; what has moved stays where it is.
     Uncordon,
+    /// A drain ends; one that was cordoned stays so.
+    Undrain,
 }
 
 /// A machine as the leader sees it.
@@ -78,6 +80,8 @@ pub struct Stuck {
     pub unit: String,
     /// Why not.
     pub reason: String,
+    /// It could, were it not for a unit that is not up where it was moved to.
+    pub held_up: bool,
 }
 
 impl Fleet {
@@ -154,6 +158,7 @@ fn apply(marks: &mut Marks, change: &Mark, own: &BTreeMap<String, String>) {
         }
         Mark::Cordon => marks.cordoned = true,
         Mark::Drain => marks.draining = true,
+        Mark::Undrain => marks.draining = false,
         Mark::Uncordon => (marks.cordoned, marks.draining) = (false, false),
     }
 }
@@ -189,6 +194,7 @@ fn drain(leader: &Leader, id: &str) -> DrainView {
     let stuck = drain.stuck.iter().map(|(unit, reason)| Stuck {
         unit: unit.to_string(),
         reason: leader.in_words(&reason.to_string()),
+        held_up: matches!(reason, WaitReason::NotUp(_) | WaitReason::Behind(_)),
     });
     DrainView {
         finished: drain.finished(),

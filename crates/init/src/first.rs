@@ -161,9 +161,10 @@ fn read_early(feed: impl Fn()) -> Result<(), FirstError> {
     let list = fs::read_to_string(Path::new(ROOT).join(EARLY)).map_err(failed(EARLY))?;
     let mut buffer = vec![0; 1 << 20];
     for path in list.lines() {
-        feed();
         let mut file = File::open(Path::new(ROOT).join(path)).map_err(failed(path))?;
-        while file.read(&mut buffer).map_err(failed(path))? > 0 {}
+        while file.read(&mut buffer).map_err(failed(path))? > 0 {
+            feed();
+        }
     }
     Ok(())
 }
@@ -215,11 +216,9 @@ fn give_up(slot: Option<&Partition>, fed: Option<Watchdog>) -> ! {
             Level::Error,
             "no slot of this machine can be started; the state is not touched",
         );
-        if let Some(Err(error)) = fed.map(Watchdog::stop) {
-            say(Level::Warning, &format!("stopping the watchdog: {error}"));
-        }
         loop {
-            std::thread::park();
+            fed.iter().for_each(watchdog::feed);
+            std::thread::sleep(watchdog::FEED);
         }
     }
     say(Level::Error, "restarting");

@@ -21,8 +21,8 @@ const VARIABLE: &str = "CORACLE_WATCHDOG";
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is fed.
 pub const FEED: Duration = Duration::from_secs(10);
-/// How long the machine may take to go down: more than containers and everybody else are given.
-const DOWN: Duration = Duration::from_secs(360);
+/// How long the machine may take to go down: more than containers and everybody else are given, and then what is not on the disk yet.
+const DOWN: Duration = Duration::from_secs(900);
 
 /// Starts the watchdog, in the first stage; `soft` loads the module if there is no hardware.
 pub fn start(soft: impl FnOnce()) -> Option<Watchdog> {

@@ -3,7 +3,7 @@
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     path::Path,
@@ -44,6 +44,8 @@ pub struct Before {
     pub store: bool,
     /// Containers that ran and were not unhealthy, by name.
     pub containers: BTreeSet<String>,
+    /// The unit of each of them that is one's.
+    pub units: BTreeMap<String, String>,
 }
 
 /// One update.
@@ -68,6 +70,12 @@ pub struct Update {
     /// It failed before it was started: a power cut, a daemon that ended. That says nothing of the release.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_short: bool,
+    /// Nobody asked for it but the channel.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_itself: bool,
+    /// How often operators had said by then that the release is to be tried again.
+    #[serde(default)]
+    pub resumes: u64,
     /// What has to be well.
     #[serde(default)]
     pub before: Before,
@@ -140,6 +148,12 @@ impl History {
         self.updates.drain(..over);
     }
 
+    /// The last try of a release that says something of it.
+    pub fn tried(&self, release: &Version) -> Option<&Update> {
+        let mut tries = self.updates.iter().rev();
+        tries.find(|u| u.to == *release && !u.cut_short)
+    }
+
     /// The update that is under way.
     pub fn under_way(&mut self) -> Option<&mut Update> {
         let last = self.updates.last_mut()?;
@@ -192,6 +206,8 @@ mod tests {
             outcome,
             reason: None,
             cut_short: false,
+            by_itself: false,
+            resumes: 0,
             before: Before::default(),
         }
     }

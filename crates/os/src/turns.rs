@@ -42,9 +42,6 @@ pub struct Turn {
     pub to: Version,
     /// The boot in which it began.
     pub boot: String,
-    /// Whether an operator had it cordoned or drained before: then it stays so.
-    #[serde(default)]
-    pub cordoned: bool,
 }
 
 /// What became of a release in a cluster.
@@ -61,6 +58,9 @@ pub struct Verdict {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How often operators have said that it is to be tried again.
+    #[serde(default)]
+    pub resumes: u64,
 }
 
 /// How a release stands in a cluster.
@@ -112,11 +112,7 @@ impl Turns {
         members: &BTreeSet<String>,
     ) -> Result<Self, Wait> {
         if let Some(failed) = verdict.filter(|v| v.standing == Proof::Failed) {
-            return Err(Wait::Stopped {
-                to: turn.to,
-                machine: failed.machine.clone(),
-                reason: failed.reason.clone().unwrap_or_default(),
-            });
+            return Err(failed.stops(&turn.to));
         }
         let mut turns = self.clone();
         turns.holders.retain(|id, _| members.contains(id));
@@ -158,9 +154,20 @@ impl Turns {
 }
 
 impl Verdict {
+    /// What a failure says to those that would take the release.
+    pub fn stops(&self, to: &Version) -> Wait {
+        Wait::Stopped {
+            to: to.clone(),
+            machine: self.machine.clone(),
+            reason: self.reason.clone().unwrap_or_default(),
+        }
+    }
+
     /// What is known once a machine has tried a release; nothing if that changes nothing. A failure stands until an operator says otherwise: that it
     /// is good elsewhere does not make it good.
     pub fn after(known: Option<&Self>, new: Self) -> Option<Self> {
+        let resumes = known.map_or(0, |k| k.resumes) + u64::from(new.standing == Proof::Resumed);
+        let new = Self { resumes, ..new };
         match (known.map(|k| k.standing), new.standing) {
             (Some(Proof::Failed | Proof::Good), Proof::Good) => None,
             (Some(Proof::Failed), Proof::Failed) => None,
@@ -180,7 +187,6 @@ mod tests {
             since: 0,
             to: Version::new(0, minor, 0),
             boot: "boot".to_owned(),
-            cordoned: false,
         }
     }
 
@@ -191,6 +197,7 @@ mod tests {
             machine: "m1".to_owned(),
             at: 7,
             reason: (standing == Proof::Failed).then(|| "no web".to_owned()),
+            resumes: 0,
         }
     }
 
@@ -248,9 +255,14 @@ mod tests {
         let good = verdict(Proof::Good);
         assert_eq!(
             Verdict::after(Some(&good), failed.clone()),
-            Some(failed),
+            Some(failed.clone()),
             "also one that was good before stops"
         );
+        assert_eq!(resumed.resumes, 1);
+        let again = Verdict::after(Some(&resumed), failed).unwrap();
+        assert_eq!((again.standing, again.resumes), (Proof::Failed, 1));
+        let again = Verdict::after(Some(&again), verdict(Proof::Resumed)).unwrap();
+        assert_eq!(again.resumes, 2);
     }
 
     #[test]

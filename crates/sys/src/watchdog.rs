@@ -35,7 +35,11 @@ impl Watchdog {
         let mut seconds = 0;
         // SAFETY: the kernel writes one integer, or nothing where `fd` is no watchdog.
         if unsafe { libc::ioctl(fd, GET_TIMEOUT as _, &raw mut seconds) } == -1 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // One whose driver does not know its time.
+            if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+                return Err(error);
+            }
         }
         // SAFETY: it is open, as was just seen, and the program before left it to this one alone.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -60,15 +64,6 @@ impl Watchdog {
             -1 => Err(io::Error::last_os_error()),
             _ => Ok(Duration::from_secs(seconds.unsigned_abs().into())),
         }
-    }
-
-    /// Stops it, where the driver allows that (`nowayout` does not).
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn stop(self) -> io::Result<()> {
-        write(&self.0, b"V")?;
-        Ok(())
     }
 
     /// Feeds it.

@@ -84,7 +84,10 @@ impl Asked {
             Method::POST if matches!(verb, "start" | "deploy" | "rollback") => {
                 self.parts.headers.contains_key(REQUEST)
             }
-            Method::POST => matches!(verb, "stop" | "cordon" | "uncordon" | "drain" | "rebind"),
+            Method::POST => matches!(
+                verb,
+                "stop" | "cordon" | "uncordon" | "drain" | "undrain" | "rebind"
+            ),
             _ => false,
         }
     }

@@ -129,6 +129,9 @@ async fn update(
         });
         let allowed = Allowed {
             downgrade: asked.allow_downgrade,
+            by_itself: false,
+            // Whoever asks by hand has said so for all that were asked before.
+            resumes: 0,
         };
         let before = os.before().await;
         let done = os
@@ -174,12 +177,7 @@ fn roll_back(os: &Os, restart: bool) -> Result<Json<Value>, OsError> {
     let written = |update: &Update| update.outcome == Outcome::Written;
     if os.history()?.updates.last().is_some_and(written) {
         // It has not been started yet, so there is nothing to go back from.
-        os.machine.forget_other()?;
-        os.change(|history| {
-            if let Some(update) = history.under_way() {
-                update.outcome = Outcome::RolledBack;
-            }
-        })?;
+        os.take_back(|update| update.outcome = Outcome::RolledBack)?;
         let (slot, version) = (os.machine.slot, &os.machine.about.version);
         if restart {
             os.restart()?;

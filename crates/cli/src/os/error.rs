@@ -114,7 +114,9 @@ impl IntoResponse for OsError {
             Self::Image(coracle_image::ImageError::NotFound { .. }) | Self::NoTurn { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Self::Silent | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Silent
+            | Self::Store(coracle_store::StoreError::Unreachable { .. })
+            | Self::StoreWouldStop(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let message = json!({ "message": coracle_engine::full_error(&self) });

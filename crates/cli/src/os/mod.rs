@@ -8,7 +8,7 @@ mod watch;
 
 use coracle_engine::Engine;
 use coracle_os::{
-    history::{self, History},
+    history::{self, History, Outcome, Update},
     machine::Machine,
 };
 use coracle_store::Store;
@@ -77,6 +77,19 @@ impl Os {
                 .map_err(OsError::History)?;
         }
         Ok(done)
+    }
+
+    /// Has the other slot not started after all, which holds the update that is under way; `end` says what became of it.
+    fn take_back(&self, end: impl FnOnce(&mut Update)) -> Result<(), OsError> {
+        // If the power goes in between, it was being written, and that is no failure of the release.
+        self.change(|history| {
+            if let Some(update) = history.under_way() {
+                update.outcome = Outcome::Writing;
+            }
+        })?;
+        self.machine.forget_other()?;
+        self.change(|history| history.under_way().map(end))?;
+        Ok(())
     }
 
     /// Has process 1 take the machine down in order and start it again.

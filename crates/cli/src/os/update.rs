@@ -30,13 +30,17 @@ const KERNEL: &str = "coracle.efi";
 /// Bytes of the root between two words about them.
 const STEP: u64 = 16 << 20;
 /// How long the store may take to count as reached.
-const STORE: Duration = Duration::from_secs(5);
+pub const STORE: Duration = Duration::from_secs(5);
 
-/// What an operator allows.
+/// How an update is asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowed {
     /// A release below the floor.
     pub downgrade: bool,
+    /// Nobody asks but the channel.
+    pub by_itself: bool,
+    /// How often operators have said that the release is to be tried again.
+    pub resumes: u64,
 }
 
 /// Hears how it goes, a line each.
@@ -106,6 +110,8 @@ impl Os {
                 outcome: Outcome::Writing,
                 reason: None,
                 cut_short: false,
+                by_itself: allowed.by_itself,
+                resumes: allowed.resumes,
                 before,
             });
         })?;
@@ -175,10 +181,18 @@ impl Os {
                 && c.health.as_ref().is_none_or(|h| h.status != "unhealthy")
                 && comes_back(c)
         });
-        Before {
+        let mut before = Before {
             store: matches!(reached, Ok(Ok(_))),
-            containers: containers.map(|c| c.record.name).collect(),
+            ..Before::default()
+        };
+        for container in containers {
+            let name = container.record.name;
+            if let Some(unit) = container.record.config.labels.get(UNIT_LABEL) {
+                before.units.insert(name.clone(), unit.clone());
+            }
+            before.containers.insert(name);
         }
+        before
     }
 }
 

@@ -3,25 +3,37 @@
 //! It is when the daemon serves, the store is reached if it was before the update, and the containers that were well are well again, for a while. What
 //! takes too long, or ends the daemon, is not good: the machine restarts, three times by the boot loader's count, then from the other slot.
 
+use super::update::STORE;
 use super::{Os, error::OsError};
+use coracle_fleet::model::{Active, Actual, Desired, DesiredRecord, keys};
 use coracle_os::{
     history::{Before, Outcome},
     machine::Machine,
 };
-use std::time::{Duration, Instant};
+use coracle_store::StoreExt as _;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 /// How long everything may take to be well again: images are here, but databases recover.
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long it has to be well without a break.
 const STEADY: Duration = Duration::from_secs(20);
+/// Pause before a judgement is tried again that could not be made.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How long after the machine's start all has to be well, however often the daemon was started anew meanwhile.
+const BOOT: Duration = Duration::from_secs(900);
 const LOOK: Duration = Duration::from_millis(500);
 
 impl Os {
-    /// Watches the release that was started, if it is on trial, and ends when that is over.
+    /// Watches the release that was started, if it is on trial, and ends when that is over. With one that is not good it does not end: the machine
+    /// restarts.
     pub async fn watch(&self) {
-        if let Err(error) = self.judge().await {
+        while let Err(error) = self.judge().await {
             let error = coracle_engine::full_error(&error);
             tracing::error!(error, "the release cannot be judged");
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -64,7 +76,9 @@ impl Os {
                     tracing::error!(error, "why it is not good is not written down");
                 }
                 self.machine.condemn()?;
-                self.restart()
+                self.restart()?;
+                // Until the daemon is taken down, nobody is to think that the trial is over.
+                std::future::pending().await
             }
         }
     }
@@ -72,8 +86,41 @@ impl Os {
     /// Containers that were well before and are not now, and whether the store is reached if it was.
     async fn missing(&self, before: &Before) -> (Vec<String>, bool) {
         let now = self.before().await;
-        let missing = before.containers.difference(&now.containers);
-        (missing.cloned().collect(), now.store || !before.store)
+        let mut missing: Vec<String> = before
+            .containers
+            .difference(&now.containers)
+            .cloned()
+            .collect();
+        if missing.iter().any(|one| before.units.contains_key(one))
+            && let Some(here) = self.desired_here().await
+        {
+            // What was moved, stopped or ended well meanwhile is not this machine's to have any more.
+            missing.retain(|one| before.units.get(one).is_none_or(|unit| here.contains(unit)));
+        }
+        (missing, now.store || !before.store)
+    }
+
+    /// Units that are to run here and have not ended well, if the store can be asked.
+    async fn desired_here(&self) -> Option<BTreeSet<String>> {
+        let own = self.engine.machine_id();
+        let read = async {
+            let desired = self.store.list(keys::desired_of(own)).await.ok()?;
+            let actual = self.store.list(keys::actual_of(own)).await.ok()?;
+            Some((desired.kvs, actual.kvs))
+        };
+        let (desired, actual) = tokio::time::timeout(STORE, read).await.ok()??;
+        let done: BTreeSet<String> = actual
+            .iter()
+            .filter_map(|kv| serde_json::from_slice::<Actual>(&kv.value).ok())
+            .filter(|actual| actual.settled && actual.active == Active::Inactive)
+            .map(|actual| actual.unit)
+            .collect();
+        let units = desired
+            .iter()
+            .filter_map(|kv| serde_json::from_slice::<DesiredRecord>(&kv.value).ok())
+            .filter(|desired| desired.desired == Desired::Active)
+            .map(|desired| desired.unit);
+        Some(units.filter(|unit| !done.contains(unit)).collect())
     }
 
     /// Whether all is well that was.
@@ -96,7 +143,7 @@ impl Os {
                 continue;
             }
             well_since = None;
-            if begun.elapsed() > LIMIT {
+            if begun.elapsed() > LIMIT || since_boot() > BOOT {
                 let mut what = Vec::new();
                 if !store {
                     what.push("the store is not reached".to_owned());
@@ -109,4 +156,10 @@ impl Os {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// Time since the machine's start.
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::from_secs(now.tv_sec.unsigned_abs())
 }

@@ -20,8 +20,6 @@ use std::{
 /// How long a machine may take for anything; emulated, and beside other tests.
 const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(200);
-/// Bytes that firmware and boot loader say at most before a kernel does.
-const FIRMWARE_SAYS: u64 = 2048;
 const FIRMWARE: &str = "/usr/share/OVMF";
 
 fn made() -> PathBuf {
@@ -177,7 +175,7 @@ pub struct Machine {
     monitor: PathBuf,
     log: PathBuf,
     /// Bytes of its log when its power came.
-    said_before: u64,
+    said_before: usize,
 }
 
 impl Machine {
@@ -206,7 +204,7 @@ impl Machine {
             .append(true)
             .open(&log)
             .unwrap();
-        let said_before = fs::metadata(&log).unwrap().len();
+        let said_before = fs::read(&log).unwrap().len();
         let child = Command::new("qemu-system-x86_64")
             // One processor: emulated ones get stuck when kernel code is patched while the others run.
             .args([
@@ -348,9 +346,10 @@ impl Machine {
         }
     }
 
-    /// Whether its kernel has said a word since its power came.
+    /// Whether its process 1 has said a word since its power came.
     pub fn has_started(&self) -> bool {
-        fs::metadata(&self.log).unwrap().len() > self.said_before + FIRMWARE_SAYS
+        let said = fs::read(&self.log).unwrap().split_off(self.said_before);
+        String::from_utf8_lossy(&said).contains("coracle")
     }
 
     /// Takes its power away.

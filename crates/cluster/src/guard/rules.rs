@@ -3,7 +3,7 @@
 //! | keys below `/coracle/v1/` | a machine reads | a machine writes |
 //! | --- | --- | --- |
 //! | `machines/<id>`, `alive/<id>`, `actual/<id>/…`, `images/<id>/…`, `subnets/<id>`, `leaving/<id>` | all | with its own id |
-//! | `apps/…`, what its apps see and what it announces of them | all | all |
+//! | `apps/…`, what its apps see and what it announces of them; `locks/reboot` and `os/…`, by which machines take turns | all | all |
 //! | `secrets/…`, `tokens/…` | none | none |
 //! | all others (`members/…`, `units/…`, `desired/…`, `leader`, …) | all | none |
 //!
@@ -21,8 +21,10 @@ const ALL: &str = "/coracle/v1/";
 const OWN: [&str; 6] = [
     "actual", "alive", "images", "leaving", "machines", "subnets",
 ];
-/// What every machine writes.
-const SHARED: &str = "/coracle/v1/apps/";
+/// What every machine writes: below it.
+const SHARED: [&str; 2] = ["/coracle/v1/apps/", "/coracle/v1/os/"];
+/// One key more.
+const TURNS: &str = "/coracle/v1/locks/reboot";
 /// What voters alone see.
 const HIDDEN: [&str; 2] = ["/coracle/v1/secrets/", "/coracle/v1/tokens/"];
 
@@ -77,7 +79,10 @@ impl Rules {
         });
         Self {
             readable,
-            writable: own.chain([Span::below(SHARED)]).collect(),
+            writable: own
+                .chain(SHARED.map(Span::below))
+                .chain([Span::one(TURNS)])
+                .collect(),
         }
     }
 
@@ -133,6 +138,10 @@ mod tests {
             ("subnets/<a>", true, true),
             (&format!("subnets/{b}"), true, false),
             ("apps/x", true, true),
+            ("os/releases/0.2.0", true, true),
+            ("locks/reboot", true, true),
+            ("locks/reboot2", true, false),
+            ("locks/other", true, false),
             ("apps/discovery/web/1", true, true),
             ("apps", true, false),
             ("desired/<a>/u/0/1", true, false),

@@ -94,6 +94,7 @@ fn begin(children: &Children) -> io::Result<(Coming, io::PipeReader)> {
 /// Waits until the machine is to go down, and feeds its watchdog.
 fn wait(signals: &Signals, coming: Coming, over: &io::PipeReader, fed: Option<&Watchdog>) -> End {
     let mut coming = Some(coming);
+    let mut trial = trial::Trial::default();
     let pause = fed.and_then(|_| watchdog::FEED.try_into().ok());
     loop {
         let mut waited = vec![PollFd::new(signals, PollFlags::IN)];
@@ -102,7 +103,9 @@ fn wait(signals: &Signals, coming: Coming, over: &io::PipeReader, fed: Option<&W
         }
         // Woken in vain it looks again.
         poll(&mut waited, pause.as_ref()).ok();
-        fed.into_iter().for_each(watchdog::feed);
+        if !trial.is_hopeless() {
+            fed.into_iter().for_each(watchdog::feed);
+        }
         match signals.next() {
             Ok(Some(POWER_OFF)) => return End::PowerOff,
             Ok(Some(_)) => return End::Restart,

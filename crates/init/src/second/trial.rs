@@ -1,12 +1,13 @@
 //! A release on trial whose daemon does not serve cannot judge itself: process 1 does.
 
+use super::daemon;
 use crate::console::{Level, failed, say};
 use coracle_os::{
     entries::Standing,
     history::{self, History},
     machine::{Machine, MachineError},
 };
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 /// Whether the machine has to restart, because the slot that runs is on trial and `error` is why it is not good.
 pub fn over(error: &io::Error) -> bool {
@@ -16,6 +17,34 @@ pub fn over(error: &io::Error) -> bool {
             failed("the slot cannot be given up", &error);
             false
         }
+    }
+}
+
+/// How long after the machine's start a release on trial may be without a daemon that serves, and how long it may be on trial at all. What should have
+/// ended it by then hangs itself.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(1800));
+
+/// Whether there is still hope for the release that runs.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// It is over, or there was none.
+    over: bool,
+}
+
+impl Trial {
+    /// Whether the release is on trial and has had its time: then only the watchdog is left to end it.
+    pub fn is_hopeless(&mut self) -> bool {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let up = Duration::from_secs(now.tv_sec.unsigned_abs());
+        let patience = match daemon::serves() {
+            true => PATIENCE.1,
+            false => PATIENCE.0,
+        };
+        if self.over || up < patience {
+            return false;
+        }
+        self.over = !is_on();
+        !self.over
     }
 }
 

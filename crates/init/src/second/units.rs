@@ -57,7 +57,10 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
                 applied.remove(&name);
                 write(&applied)?;
             }
-            Err(error) => failed(&name, &error),
+            Err(error) => {
+                failed(&name, &error);
+                wrong.push(name);
+            }
         }
     }
     let boot = Machine::boot();
@@ -75,7 +78,7 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
             }
             Err(error) => {
                 failed(name, &error);
-                wrong.push(name);
+                wrong.push(name.to_owned());
             }
         }
     }

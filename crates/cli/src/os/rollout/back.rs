@@ -15,11 +15,8 @@ const WELL: Duration = Duration::from_secs(300);
 impl Os {
     /// Has the machine get units again, while the release is tried by them: those that are on every machine count in its trial. Ends when that is done.
     pub(super) async fn lift(&self) {
-        loop {
-            match self.lifted().await {
-                Ok(()) => return,
-                Err(error) => self.note(&error),
-            }
+        while let Err(error) = self.lifted().await {
+            self.note(&error);
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -27,9 +24,9 @@ impl Os {
     async fn lifted(&self) -> Result<(), OsError> {
         match self.own_turn().await? {
             // In the same boot the daemon was restarted amid it, and it begins anew.
-            Some(turn) if turn.boot == Machine::boot() => self.give_back(&turn).await,
-            Some(turn) => self.undrain(&turn).await,
-            None => Ok(()),
+            Some(turn) if turn.boot == Machine::boot() => self.hand_back().await,
+            // Also of a turn that was taken away meanwhile.
+            _ => self.undrain().await,
         }
     }
 
@@ -42,51 +39,43 @@ impl Os {
 
     /// Says what became of the update that was under way, `before`, and gives the turn back. Ends when that is done.
     pub(super) async fn come_back(&self, before: Option<Update>) {
-        loop {
-            match self.came_back(before.as_ref()).await {
-                Ok(()) => return,
-                Err(error) => self.note(&error),
-            }
+        while let Err(error) = self.came_back(before.as_ref()).await {
+            self.note(&error);
             tokio::time::sleep(LOOK).await;
         }
     }
 
     async fn came_back(&self, before: Option<&Update>) -> Result<(), OsError> {
         let turn = self.own_turn().await?;
-        let Some(last) = self.history()?.updates.pop() else {
-            return self.over(turn).await;
+        let last = self.last();
+        let under_way = [Outcome::Writing, Outcome::Written, Outcome::Trying];
+        let decided = |last: &Update| {
+            before.is_some_and(|update| {
+                (update.at, &update.to) == (last.at, &last.to)
+                    && under_way.contains(&update.outcome)
+            })
         };
-        let under_way = |update: &Update| {
-            let under_way = [Outcome::Writing, Outcome::Written, Outcome::Trying];
-            update.at == last.at && under_way.contains(&update.outcome)
+        let of_turn = |last: &Update| {
+            let of = |turn: &Turn| turn.to == last.to && turn.boot == last.boot;
+            turn.as_ref().is_some_and(of)
         };
-        let decided = before.is_some_and(under_way);
-        let of_turn = turn.as_ref().is_some_and(|turn| turn.to == last.to);
         // What was cut short says nothing of the release.
-        if (decided || of_turn) && !last.cut_short {
+        let tried = last.filter(|last| !last.cut_short && (decided(last) || of_turn(last)));
+        if let Some(last) = &tried {
+            let reason = last.reason.clone();
             match last.outcome {
                 Outcome::Good => self.judged(&last.to, Proof::Good, None).await?,
-                Outcome::Failed => {
-                    let reason = last.reason.clone();
-                    self.judged(&last.to, Proof::Failed, reason).await?;
-                }
+                Outcome::Failed => self.judged(&last.to, Proof::Failed, reason).await?,
                 _ => {}
             }
         }
-        if turn.is_some() && last.outcome == Outcome::Failed {
+        if let Some(failed) = tried.filter(|t| turn.is_some() && t.outcome == Outcome::Failed) {
             let end = now() + WELL.as_secs();
             self.say("waits until all is well again that was before the update");
-            while !self.is_well(&last.before).await && now() < end {
+            while !self.is_well(&failed.before).await && now() < end {
                 tokio::time::sleep(LOOK).await;
             }
         }
-        self.over(turn).await
-    }
-
-    async fn over(&self, turn: Option<Turn>) -> Result<(), OsError> {
-        match turn {
-            Some(turn) => self.give_back(&turn).await,
-            None => Ok(()),
-        }
+        self.hand_back().await
     }
 }

@@ -101,6 +101,7 @@ impl Os {
             machine: self.name(),
             at: now(),
             reason,
+            resumes: 0,
         };
         self.changed(&release(version), |known: Option<Verdict>| {
             Ok(Verdict::after(known.as_ref(), new.clone()))
@@ -113,6 +114,14 @@ impl Os {
         let turns = self.kept::<Turns>(TURNS).await?;
         let id = self.engine.machine_id();
         Ok(turns.and_then(|(mut turns, _)| turns.holders.remove(id)))
+    }
+
+    /// Ids of the other machines that have a turn.
+    pub(super) async fn others_away(&self) -> Result<BTreeSet<String>, OsError> {
+        let turns = self.kept::<Turns>(TURNS).await?;
+        let holders = turns.map(|(turns, _)| turns.holders).unwrap_or_default();
+        let own = self.engine.machine_id();
+        Ok(holders.into_keys().filter(|id| id != own).collect())
     }
 
     /// Takes a turn; the same again where it has it.
@@ -195,20 +204,15 @@ impl Os {
     /// # Errors
     /// [`OsError::NotStopped`]; those of the store.
     pub async fn resume(&self, version: &Version) -> Result<(), OsError> {
-        let failed = self.verdict(version).await?;
-        let here = self.declined_here(version)?;
-        if !here && !failed.is_some_and(|v| v.standing == Proof::Failed) {
+        let known = self.verdict(version).await?;
+        let resumes = known.as_ref().map_or(0, |v| v.resumes);
+        let here = self.declined(version, resumes)?.is_some();
+        if !here && !known.is_some_and(|v| v.standing == Proof::Failed) {
             return Err(OsError::NotStopped(version.clone()));
         }
         self.judged(version, Proof::Resumed, None).await?;
         self.rollout.wake.notify_one();
         Ok(())
-    }
-
-    fn declined_here(&self, version: &Version) -> Result<bool, OsError> {
-        use coracle_os::history::Outcome::{Failed, RolledBack};
-        let last = self.history()?.updates.pop();
-        Ok(last.is_some_and(|u| u.to == *version && matches!(u.outcome, Failed | RolledBack)))
     }
 
     /// This machine's host name.

@@ -4,6 +4,7 @@
 //! while it waits starts what it ran before.
 
 mod back;
+mod drained;
 mod keep;
 mod settings;
 mod turn;
@@ -22,18 +23,22 @@ use coracle_os::{
     release::Release,
     turns::{Proof, Verdict, Wait},
 };
+use semver::Version;
 use serde::Serialize;
 use std::{
+    io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Where `coracle os channel` keeps what it was told.
 const CHANNEL: &str = "/var/lib/coracle-os/channel";
 /// Pause between two looks at something that others do: a turn, the end of a drain.
 const LOOK: Duration = Duration::from_secs(3);
+/// How long somebody waits for a look that was asked for.
+const LOOKED: Duration = Duration::from_secs(60);
 /// Pause after what failed, at most that between two looks at the channel.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -45,8 +50,19 @@ pub struct Rollout {
     progress: Mutex<Progress>,
     /// Somebody wants it to be looked at now.
     wake: Notify,
-    /// A look has ended.
-    looked: Notify,
+    /// How many looks have begun, and ended.
+    looks: watch::Sender<(u64, u64)>,
+    /// What the channel had when it was looked at last: the registry is not asked each time that a turn is.
+    fetched: Mutex<Option<Fetched>>,
+}
+
+/// An image with a release, whose signature is good.
+#[derive(Debug, Clone)]
+struct Fetched {
+    channel: String,
+    at: Instant,
+    image: String,
+    release: Release,
 }
 
 /// How far it is.
@@ -55,7 +71,7 @@ pub struct Progress {
     /// When the channel was looked at last, in seconds since 1970.
     pub checked_at: Option<u64>,
     /// The release that was there.
-    pub found: Option<semver::Version>,
+    pub found: Option<Version>,
     /// What is going on.
     pub state: String,
 }
@@ -64,11 +80,24 @@ impl Rollout {
     pub fn new(settings: Updates, run_dir: &Path) -> Self {
         Self {
             settings,
-            client: crate::client::Client::new(&run_dir.join("coracle.sock")),
+            client: crate::client::Client::silent(&run_dir.join("coracle.sock")),
             progress: Mutex::default(),
             wake: Notify::new(),
-            looked: Notify::new(),
+            looks: watch::Sender::new((0, 0)),
+            fetched: Mutex::default(),
         }
+    }
+}
+
+/// Writes a line down so that it is there as a whole or as it was, also when the power goes.
+fn write_down(path: &str, line: &str) -> io::Result<()> {
+    let new = format!("{path}.new");
+    std::fs::write(&new, format!("{line}\n"))?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path)?;
+    match Path::new(path).parent() {
+        Some(directory) => std::fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -87,17 +116,26 @@ impl Os {
         });
         let before = self.last();
         self.watch().await;
-        // A release that is not good restarts the machine, and the daemon ends.
+        // It ends once the cluster could be asked.
         back.await.ok();
         self.come_back(before).await;
+        let looks = &self.rollout.looks;
         loop {
+            looks.send_modify(|(begun, _)| *begun += 1);
             let pause = self.look_once().await;
-            self.rollout.looked.notify_waiters();
+            looks.send_modify(|(begun, ended)| *ended = *begun);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.rollout.wake.notified() => {}
+                () = self.rollout.wake.notified() => {
+                    *self.fetched() = None;
+                }
             }
         }
+    }
+
+    fn fetched(&self) -> std::sync::MutexGuard<'_, Option<Fetched>> {
+        let fetched = self.rollout.fetched.lock();
+        fetched.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last(&self) -> Option<Update> {
@@ -121,7 +159,7 @@ impl Os {
         }
     }
 
-    /// Has the channel looked at now, and answers once it was.
+    /// Has the channel looked at now, and answers once it was; a minute later in any case, since an update may be under way.
     ///
     /// # Errors
     /// [`OsError::NoChannel`].
@@ -129,10 +167,11 @@ impl Os {
         if self.rollout.settings.from.is_none() {
             return Err(OsError::NoChannel);
         }
-        let mut looked = std::pin::pin!(self.rollout.looked.notified());
-        looked.as_mut().enable();
+        let mut looks = self.rollout.looks.subscribe();
+        let next = looks.borrow().0 + 1;
         self.rollout.wake.notify_one();
-        looked.await;
+        let looked = looks.wait_for(|(_, ended)| *ended >= next);
+        tokio::time::timeout(LOOKED, looked).await.ok();
         Ok(self.progress())
     }
 
@@ -156,11 +195,7 @@ impl Os {
                 let from = self.rollout.settings.from.as_deref();
                 settings::reference(from.unwrap_or("localhost/os"), name)
                     .map_err(|_| OsError::Channel(name.to_owned()))?;
-                let new = format!("{CHANNEL}.new");
-                std::fs::write(&new, format!("{name}\n")).map_err(failed)?;
-                let file = std::fs::File::open(&new).map_err(failed)?;
-                file.sync_all().map_err(failed)?;
-                std::fs::rename(&new, CHANNEL).map_err(failed)?;
+                write_down(CHANNEL, name).map_err(failed)?;
             }
             None => match std::fs::remove_file(CHANNEL) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
@@ -180,7 +215,11 @@ impl Os {
             );
             return every;
         }
-        match self.look().await {
+        let looked = match self.hand_back().await {
+            Ok(()) => self.look().await,
+            Err(error) => Err(error),
+        };
+        match looked {
             Ok(pause) => pause.min(every),
             Err(OsError::Wait(wait @ Wait::Stopped { .. })) => {
                 self.say(wait.to_string());
@@ -188,7 +227,9 @@ impl Os {
             }
             Err(OsError::Wait(wait)) => {
                 self.say(wait.to_string());
-                LOOK
+                // Two that give way to each other are not to do so for ever.
+                let id = self.engine.machine_id().as_bytes();
+                LOOK + Duration::from_millis(id.iter().fold(0, |sum, b| sum + u64::from(*b)) % 997)
             }
             Err(error) => {
                 self.say(coracle_engine::full_error(&error));
@@ -200,16 +241,38 @@ impl Os {
     async fn look(self: &Arc<Self>) -> Result<Duration, OsError> {
         let settings = &self.rollout.settings;
         let from = settings.from.as_deref().ok_or(OsError::NoChannel)?;
-        let reference = settings::reference(from, &self.channel())?;
-        let (image, release) = self.fetch(&reference).await?;
-        self.noting(|p| (p.checked_at, p.found) = (Some(now()), Some(release.version.clone())));
+        let channel = self.channel();
+        let reference = settings::reference(from, &channel)?;
+        let known = self.fetched().clone();
+        let known = known.filter(|f| f.channel == channel && f.at.elapsed() < settings.every);
+        let (image, release) = match known {
+            Some(known) => (known.image, known.release),
+            None => {
+                let (image, release) = self.fetch(&reference).await?;
+                self.noting(|p| {
+                    (p.checked_at, p.found) = (Some(now()), Some(release.version.clone()));
+                });
+                *self.fetched() = Some(Fetched {
+                    channel,
+                    at: Instant::now(),
+                    image: image.clone(),
+                    release: release.clone(),
+                });
+                (image, release)
+            }
+        };
         if release.version <= self.machine.about.version {
             self.say("up to date");
             return Ok(settings.every);
         }
         self.fits(&release, Allowed::default())?;
         let verdict = self.verdict(&release.version).await;
-        if let Some(update) = self.declined(&release, verdict.as_ref().ok())? {
+        if let Some(stopped) = self.stopped(&release.version, &verdict)? {
+            return Err(stopped.into());
+        }
+        let verdict = verdict.ok().flatten();
+        let resumes = verdict.as_ref().map_or(0, |v| v.resumes);
+        if let Some(update) = self.declined(&release.version, resumes)? {
             let outcome = match update.outcome {
                 Outcome::RolledBack => "somebody went back from it",
                 _ => update.reason.as_deref().unwrap_or("it failed"),
@@ -221,7 +284,7 @@ impl Os {
             return Ok(settings.every);
         }
         if settings.reboot == RebootStrategy::Off {
-            return self.only_write(&image, &release).await;
+            return self.only_write(&image, &release, resumes).await;
         }
         if let Some(closed) = self.closed() {
             return Ok(closed);
@@ -232,14 +295,46 @@ impl Os {
             RebootStrategy::BestEffort => self.is_one_of_many().await?,
         };
         match locked {
-            true => self.turn(&image, &release).await?,
+            true => self.turn(&image, &release, resumes).await,
             false => {
                 let before = self.before().await;
-                self.write_and_restart(&image, &release, before).await?;
+                let well = async || Ok(());
+                self.write_and_restart(&image, &release, resumes, before, well)
+                    .await
             }
         }
-        // The machine goes down.
-        Ok(settings.every)
+    }
+
+    /// That a release failed somewhere; one that is written here, by itself, is not started by the next restart then.
+    fn stopped(
+        &self,
+        version: &Version,
+        verdict: &Result<Option<Verdict>, OsError>,
+    ) -> Result<Option<Wait>, OsError> {
+        let Ok(Some(failed)) = verdict else {
+            return Ok(None);
+        };
+        if failed.standing != Proof::Failed {
+            return Ok(None);
+        }
+        let wait = failed.stops(version);
+        self.withdraw(version, &wait.to_string())?;
+        Ok(Some(wait))
+    }
+
+    /// Has an update by itself that waits for the restart not started after all.
+    fn withdraw(&self, version: &Version, why: &str) -> Result<(), OsError> {
+        let waits = |update: &Update| {
+            update.outcome == Outcome::Written && update.by_itself && update.to == *version
+        };
+        if !self.last().is_some_and(|update| waits(&update)) {
+            return Ok(());
+        }
+        self.take_back(|update| {
+            update.outcome = Outcome::Failed;
+            update.reason = Some(why.to_owned());
+            update.cut_short = true;
+        })
     }
 
     /// Fetches an image; its id and the release in it, whose signature is good.
@@ -251,22 +346,22 @@ impl Os {
         reading.await.map_err(|_| OsError::Interrupted)?
     }
 
-    /// The update of that release that failed here by itself, or that somebody went back from; nothing if an operator said since that it is to be tried.
-    fn declined(
-        &self,
-        release: &Release,
-        verdict: Option<&Option<Verdict>>,
-    ) -> Result<Option<Update>, OsError> {
-        let resumed = verdict
-            .and_then(Option::as_ref)
-            .filter(|v| v.standing == Proof::Resumed)
-            .map_or(0, |v| v.at);
-        let mut updates = self.history()?.updates;
-        let last = updates.pop().filter(|u| u.to == release.version);
-        Ok(last.filter(|u| {
+    /// The update to that release that failed here, or that somebody went back from; nothing if an operator has said since that it is to be tried.
+    fn declined(&self, version: &Version, resumes: u64) -> Result<Option<Update>, OsError> {
+        let history = self.history()?;
+        let last = history.tried(version).filter(|u| {
             let ended = matches!(u.outcome, Outcome::Failed | Outcome::RolledBack);
-            ended && !u.cut_short && u.at >= resumed
-        }))
+            ended && resumes <= u.resumes
+        });
+        Ok(last.cloned())
+    }
+
+    fn allowed(resumes: u64) -> Allowed {
+        Allowed {
+            downgrade: false,
+            by_itself: true,
+            resumes,
+        }
     }
 
     /// Writes it, for somebody's restart.
@@ -274,13 +369,14 @@ impl Os {
         self: &Arc<Self>,
         image: &str,
         release: &Release,
+        resumes: u64,
     ) -> Result<Duration, OsError> {
         let last = self.last();
         let written =
             last.is_some_and(|u| u.to == release.version && u.outcome == Outcome::Written);
         if !written {
             let before = self.before().await;
-            self.update_from_image(image, Allowed::default(), before, self.telling())
+            self.update_from_image(image, Self::allowed(resumes), before, self.telling())
                 .await?;
         }
         self.say(format!(
@@ -305,27 +401,36 @@ impl Os {
         Arc::new(move |line| os.say(line))
     }
 
-    /// Writes it and restarts, unless the window has closed meanwhile.
+    /// Writes it and restarts, unless something speaks against that by then: the window, a failure elsewhere, or what `well` says. Comes back with
+    /// an error only.
     async fn write_and_restart(
         self: &Arc<Self>,
         image: &str,
         release: &Release,
+        resumes: u64,
         before: coracle_os::history::Before,
-    ) -> Result<(), OsError> {
-        self.update_from_image(image, Allowed::default(), before, self.telling())
+        well: impl AsyncFnOnce() -> Result<(), OsError>,
+    ) -> Result<Duration, OsError> {
+        let version = &release.version;
+        self.update_from_image(image, Self::allowed(resumes), before, self.telling())
             .await?;
-        if self.closed().is_some() {
-            self.machine.forget_other()?;
-            self.change(|history| {
-                if let Some(update) = history.under_way() {
-                    update.outcome = Outcome::Failed;
-                    update.reason = Some("the window closed before the restart".to_owned());
-                    update.cut_short = true;
-                }
-            })?;
-            return Err(OsError::Closed);
+        let verdict = self.verdict(version).await;
+        if let Some(stopped) = self.stopped(version, &verdict)? {
+            return Err(stopped.into());
         }
-        self.say(format!("restarts into release {}", release.version));
-        self.restart()
+        let against = match self.closed() {
+            Some(_) => Err(OsError::Closed),
+            None => well().await,
+        };
+        let restarted = against.and_then(|()| {
+            self.say(format!("restarts into release {version}"));
+            self.restart()
+        });
+        if let Err(error) = restarted {
+            self.withdraw(version, &coracle_engine::full_error(&error))?;
+            return Err(error);
+        }
+        // Until the daemon is taken down, nothing is to begin.
+        std::future::pending().await
     }
 }

@@ -1,11 +1,10 @@
 //! A machine's turn: the store must bear it, the units move away, the update is written, the machine restarts.
 
-use super::{LOOK, now};
+use super::{LOOK, drained, now};
 use crate::{
     error::CliError,
     os::{Os, error::OsError},
 };
-use coracle_fleet::UNIT_LABEL;
 use coracle_os::{history::Before, machine::Machine, release::Release, turns::Turn};
 use hyper::Method;
 use serde_json::Value;
@@ -17,12 +16,15 @@ use std::{
 
 /// How long a drain may take before the turn is given up.
 const DRAIN: Duration = Duration::from_secs(15 * 60);
+/// How long our own daemon may take to answer, which may ask others.
+const ANSWER: Duration = Duration::from_secs(60);
 
 impl Os {
     /// Asks this machine's own daemon, which asks the one that leads.
     async fn ask(&self, method: Method, path: &str) -> Result<Value, OsError> {
         let client = &self.rollout.client;
-        Ok(client.json(method, path, None).await?)
+        let answer = tokio::time::timeout(ANSWER, client.json(method, path, None));
+        Ok(answer.await.map_err(|_| OsError::Silent)??)
     }
 
     fn own(&self, verb: &str) -> String {
@@ -35,55 +37,70 @@ impl Os {
         Ok(machines.as_array().is_some_and(|all| all.len() > 1))
     }
 
-    /// Waits for nothing: the turn is had, or it is told why not. Does not come back with a machine that restarts.
+    /// Takes a turn and all that follows. Comes back with an error only, and without the turn: the machine restarts.
+    ///
+    /// # Errors
+    /// Why it does not.
     pub(super) async fn turn(
         self: &Arc<Self>,
         image: &str,
         release: &Release,
-    ) -> Result<(), OsError> {
-        let status = self.ask(Method::GET, "/v1/cluster/status").await?;
-        if let Some(why) = store_would_stop(&status, self.engine.machine_id()) {
-            return Err(OsError::StoreWouldStop(why));
-        }
+        resumes: u64,
+    ) -> Result<Duration, OsError> {
         let many = self.is_one_of_many().await?;
-        let before = self.ask(Method::GET, &self.own("")).await;
-        let before = match (before, many) {
-            (Ok(machine), _) => machine,
-            (Err(_), false) => Value::Null,
-            (Err(error), true) => return Err(error),
-        };
-        let turn = Turn {
+        self.take_turn(&Turn {
             name: self.name(),
             since: now(),
             to: release.version.clone(),
             boot: Machine::boot(),
-            cordoned: before["cordoned"] == true || before["draining"] == true,
-        };
-        self.take_turn(&turn).await?;
+        })
+        .await?;
         let gone = async {
+            // With the turn: whoever takes one at the same time sees this one.
+            self.store_bears_it().await?;
             let well = self.before().await;
             let well = match many {
                 true => self.drained(well).await?,
                 false => well,
             };
-            self.write_and_restart(image, release, well).await
+            let bears = async || self.store_bears_it().await;
+            self.write_and_restart(image, release, resumes, well, bears)
+                .await
         };
         let gone = gone.await;
-        if gone.is_err() {
-            // Where that fails, the next start of the daemon does it.
-            if let Err(error) = self.give_back(&turn).await {
-                let error = coracle_engine::full_error(&error);
-                tracing::warn!(error, "the turn is not given back yet");
-            }
+        // Where that fails, the next look does it.
+        if let Err(error) = self.hand_back().await {
+            let error = coracle_engine::full_error(&error);
+            tracing::warn!(error, "the turn is not given back yet");
         }
         gone
     }
 
+    async fn store_bears_it(&self) -> Result<(), OsError> {
+        let away = self.others_away().await?;
+        let status = self.ask(Method::GET, "/v1/cluster/status").await?;
+        match store_would_stop(&status, self.engine.machine_id(), &away) {
+            Some(why) => Err(OsError::StoreWouldStop(why)),
+            None => Ok(()),
+        }
+    }
+
     /// Has everything moved away that can be; what has to be well after the restart.
     async fn drained(&self, well: Before) -> Result<Before, OsError> {
+        let machine = self.ask(Method::GET, &self.own("")).await?;
+        if machine["draining"] == true {
+            // An operator's, who knows what is still there and why.
+            return Ok(well);
+        }
         self.say("moves its units away");
+        drained::note().map_err(|e| OsError::Write(drained::FILE.to_owned(), e))?;
+        let cordoned = machine["cordoned"] == true;
         let mut machine = self.ask(Method::POST, &self.own("/drain")).await?;
-        let global: BTreeSet<String> = names(&machine["drain"], "global").collect();
+        // Those that are on every machine come back with it, unless it is to get nothing.
+        let global: BTreeSet<String> = match cordoned {
+            true => BTreeSet::new(),
+            false => names(&machine["drain"], "global", |_| true).collect(),
+        };
         let end = Instant::now() + DRAIN;
         loop {
             let drain = &machine["drain"];
@@ -91,7 +108,9 @@ impl Os {
                 return Err(OsError::Undrained);
             }
             let moves = ["moving", "next", "global"];
-            let left: Vec<String> = moves.iter().flat_map(|key| names(drain, key)).collect();
+            let moves = moves.iter().flat_map(|key| names(drain, key, |_| true));
+            let held_up = names(drain, "stuck", |one| one["held_up"] == true);
+            let left: Vec<String> = moves.chain(held_up).collect();
             // What cannot move waits here for the machine.
             if left.is_empty() {
                 break;
@@ -102,67 +121,71 @@ impl Os {
             tokio::time::sleep(LOOK).await;
             machine = match self.ask(Method::GET, &self.own("")).await {
                 // Another one takes the lead.
-                Err(OsError::Ask(CliError::Daemon { status: 503, .. })) => machine,
+                Err(OsError::Ask(CliError::Daemon { status: 503, .. }) | OsError::Silent) => {
+                    machine
+                }
                 machine => machine?,
             };
         }
         let here = self.before().await;
-        let comes = self.of_units(&global);
-        let containers = well.containers.into_iter();
+        let comes = |container: &String| {
+            let unit = well.units.get(container);
+            here.containers.contains(container) || unit.is_some_and(|unit| global.contains(unit))
+        };
+        let containers = well.containers.iter().filter(|c| comes(c)).cloned();
         Ok(Before {
-            containers: containers
-                .filter(|c| here.containers.contains(c) || comes.contains(c))
-                .collect(),
-            ..well
+            containers: containers.collect(),
+            ..well.clone()
         })
     }
 
-    /// Names of the containers that these units have here.
-    fn of_units(&self, units: &BTreeSet<String>) -> BTreeSet<String> {
-        let containers = self.engine.snapshots().filter(|container| {
-            let unit = container.record.config.labels.get(UNIT_LABEL);
-            unit.is_some_and(|unit| units.contains(unit))
-        });
-        containers.map(|c| c.record.name).collect()
-    }
-
-    /// Ends the drain, if it is ours, and gives the turn back.
-    pub(super) async fn give_back(&self, turn: &Turn) -> Result<(), OsError> {
-        self.undrain(turn).await?;
-        self.give_turn(self.engine.machine_id()).await
+    /// Ends the drain if it is ours, and gives the turn back, if there is one: nothing comes of it any more, or everything has.
+    pub(super) async fn hand_back(&self) -> Result<(), OsError> {
+        let turn = self.own_turn().await?;
+        if let Some(turn) = &turn {
+            self.withdraw(&turn.to, "its turn was given back before the restart")?;
+        }
+        self.undrain().await?;
+        match turn {
+            Some(_) => self.give_turn(self.engine.machine_id()).await,
+            None => Ok(()),
+        }
     }
 
     /// Ends the drain, if it is ours.
-    pub(super) async fn undrain(&self, turn: &Turn) -> Result<(), OsError> {
-        if turn.cordoned {
-            return Ok(());
-        }
-        let machine = self.ask(Method::GET, &self.own("")).await?;
-        if machine["draining"] == true {
-            self.ask(Method::POST, &self.own("/uncordon")).await?;
+    pub(super) async fn undrain(&self) -> Result<(), OsError> {
+        if drained::is_ours() {
+            self.ask(Method::POST, &self.own("/undrain")).await?;
+            drained::forget().map_err(|e| OsError::Write(drained::FILE.to_owned(), e))?;
         }
         Ok(())
     }
 }
 
-fn names<'v>(drain: &'v Value, key: &str) -> impl Iterator<Item = String> + use<'v> {
+fn names<'v>(
+    drain: &'v Value,
+    key: &str,
+    wanted: impl Fn(&Value) -> bool + 'v,
+) -> impl Iterator<Item = String> + 'v {
     let list = drain[key].as_array().into_iter().flatten();
-    list.filter_map(|one| one.as_str().or_else(|| one["unit"].as_str()))
+    list.filter(move |one| wanted(one))
+        .filter_map(|one| one.as_str().or_else(|| one["unit"].as_str()))
         .map(str::to_owned)
 }
 
-/// Why the store would lose its majority without this machine, which `/v1/cluster/status` tells; nothing if it would not, or cannot be helped: of one
-/// vote or two every one is needed.
-fn store_would_stop(status: &Value, own: &str) -> Option<String> {
+/// Why the store would lose its majority without this machine, which `/v1/cluster/status` tells, where the machines `away` have a turn; nothing if
+/// it would not, or cannot be helped: of one vote or two every one is needed.
+fn store_would_stop(status: &Value, own: &str, away: &BTreeSet<String>) -> Option<String> {
     let machines = status["machines"].as_array().into_iter().flatten();
     let voters: Vec<&Value> = machines.filter(|m| m["store"] == "voter").collect();
     if voters.len() < 3 || !voters.iter().any(|m| m["id"] == own) {
         return None;
     }
+    let is_away = |m: &Value| m["id"].as_str().is_some_and(|id| away.contains(id));
     let (well, away): (Vec<&&Value>, Vec<&&Value>) = voters
         .iter()
         .filter(|m| m["id"] != own)
-        .partition(|m| m["inStep"] == true);
+        .partition(|m| m["inStep"] == true && !is_away(m));
     let names = away.iter().filter_map(|m| m["hostname"].as_str());
     (well.len() <= voters.len() / 2).then(|| names.collect::<Vec<_>>().join(", "))
 }
@@ -178,16 +201,20 @@ mod tests {
             let machine = |(n, step): (usize, &bool)| json!({"id": n.to_string(), "hostname": format!("m{n}"), "store": "voter", "inStep": step});
             json!({ "machines": steps.iter().enumerate().map(machine).collect::<Vec<_>>() })
         };
-        assert_eq!(store_would_stop(&status(&[true; 3]), "0"), None);
-        let why = store_would_stop(&status(&[true, false, true]), "0");
-        assert_eq!(why.as_deref(), Some("m1"));
+        let nobody = BTreeSet::new();
+        let stops = |steps: &[bool], own: &str| store_would_stop(&status(steps), own, &nobody);
+        assert_eq!(stops(&[true; 3], "0"), None);
+        assert_eq!(stops(&[true, false, true], "0").as_deref(), Some("m1"));
         // One that is away needs not wait for itself, and one without a vote for nobody.
-        assert_eq!(store_would_stop(&status(&[true, false, true]), "1"), None);
-        assert_eq!(store_would_stop(&status(&[true, false, true]), "9"), None);
-        assert_eq!(store_would_stop(&status(&[true, false]), "0"), None);
-        let five = status(&[true, false, true, true, true]);
-        assert_eq!(store_would_stop(&five, "0"), None);
-        let five = status(&[true, false, false, true, true]);
-        assert_eq!(store_would_stop(&five, "0").as_deref(), Some("m1, m2"));
+        assert_eq!(stops(&[true, false, true], "1"), None);
+        assert_eq!(stops(&[true, false, true], "9"), None);
+        assert_eq!(stops(&[true, false], "0"), None);
+        assert_eq!(stops(&[true, false, true, true, true], "0"), None);
+        let two = stops(&[true, false, false, true, true], "0");
+        assert_eq!(two.as_deref(), Some("m1, m2"));
+        // One that has a turn is as good as away.
+        let turn = BTreeSet::from(["2".to_owned()]);
+        let stops = store_would_stop(&status(&[true; 3]), "0", &turn);
+        assert_eq!(stops.as_deref(), Some("m2"));
     }
 }
