@@ -329,3 +329,78 @@ async fn followed(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use coracle_store::{EmbeddedStore, Options};
+
+    use super::*;
+
+    fn client(byte: u8) -> Client {
+        Client::new(Fingerprint([byte; 32]), "0a", 1, u64::MAX, "a test")
+    }
+
+    async fn until(known: &mut watch::Receiver<Clients>, is: impl Fn(&Clients) -> bool) {
+        let found = tokio::time::timeout(Duration::from_secs(30), known.wait_for(is)).await;
+        found.unwrap().unwrap();
+    }
+
+    #[test]
+    fn names() {
+        for name in ["a", "ann", "ann-laptop-2", &"a".repeat(63)] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "Ann", "a.b", "-a", "a-", "a/b", "a b", &"a".repeat(64)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_list_is_followed_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&dir.path().join("store"), Options::default()).unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let (ann, bob) = (client(1), client(2));
+        assert_eq!(add(&*store, "ann", &ann).await.unwrap(), Change::Done);
+        assert_eq!(add(&*store, "ann", &bob).await.unwrap(), Change::NameTaken);
+        assert_eq!(find(&*store, "ann").await.unwrap(), Some(ann.clone()));
+        // What nobody here can read, or a newer release wrote, lets nobody in.
+        let newer = Client {
+            version: VERSION + 1,
+            ..client(3)
+        };
+        add(&*store, "newer", &newer).await.unwrap();
+        let put = PutRequest::new(key("odd"), b"{".to_vec());
+        store.put(put).await.unwrap();
+
+        let kept = Kept::new(dir.path(), 7);
+        assert!(kept.load().is_empty());
+        let stop = CancellationToken::new();
+        let (known, mut seen) = watch::channel(Clients::default());
+        let pinned = vec![(Fingerprint([9; 32]), "home".to_owned())];
+        let following = follow(store.clone(), kept.clone(), pinned, known, stop.clone());
+        let following = tokio::spawn(following);
+        until(&mut seen, |all| all.get(&ann.key).is_some()).await;
+        assert_eq!(
+            seen.borrow().get(&Fingerprint([9; 32])).unwrap().name,
+            "home"
+        );
+        for nobody in [bob.key, newer.key] {
+            assert!(seen.borrow().get(&nobody).is_none());
+        }
+        add(&*store, "bob", &bob).await.unwrap();
+        until(&mut seen, |all| all.get(&bob.key).is_some()).await;
+        assert!(revoke(&*store, "ann").await.unwrap());
+        assert!(!revoke(&*store, "ann").await.unwrap());
+        until(&mut seen, |all| all.get(&ann.key).is_none()).await;
+        stop.cancel();
+        following.await.unwrap();
+
+        // Whoever comes up without the store goes by that; of another store it is not.
+        let last: Vec<_> = kept.load().into_keys().collect();
+        assert_eq!(last, ["bob"]);
+        assert!(Kept::new(dir.path(), 8).load().is_empty());
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        assert!(kept.load().is_empty());
+    }
+}

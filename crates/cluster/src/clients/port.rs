@@ -125,7 +125,7 @@ impl Port {
         listener: TcpListener,
         serve: F,
         stop: CancellationToken,
-        leaving: Duration,
+        leaving: impl Future<Output = ()>,
     ) -> io::Result<()>
     where
         F: Fn(Visit<Box<dyn Stream>>) -> Fut + Clone + Send + 'static,
@@ -168,9 +168,10 @@ impl Port {
         };
         drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(leaving, all).await.is_err() {
+        tokio::select! {
+            () = all => {}
             // Also what was upgraded and is held by others now.
-            cut.cancel();
+            () = leaving => cut.cancel(),
         }
         connections.shutdown().await;
         ended
