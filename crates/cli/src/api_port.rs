@@ -131,7 +131,7 @@ impl ApiPort {
 
     /// Serves that router until `stop` is true. `store` comes with its number. An address that cannot be had is waited for: what runs here is to
     /// be looked after, whatever the network does.
-    pub(crate) fn begin(
+    pub(crate) async fn begin(
         self,
         router: Router,
         store: (Arc<dyn Store>, u64),
@@ -139,33 +139,49 @@ impl ApiPort {
         mut stop: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let (answers, run_dir) = (Answers::new(router, stop.clone()), run_dir.to_owned());
+        self.look();
+        let listener = listen(&run_dir, self.options.listen).await;
+        if let Err(error) = &listener {
+            let error = full_error(error);
+            tracing::error!(
+                error,
+                "the API is not served to workstations yet; it is tried again. --api-listen says where"
+            );
+        }
+        let ended = CancellationToken::new();
+        let stopping = ended.clone();
         tokio::spawn(async move {
-            let ended = CancellationToken::new();
-            let stopping = ended.clone();
-            tokio::spawn(async move {
-                // A sender that is gone means the same.
-                let _ = stop.wait_for(|stop| *stop).await;
-                stopping.cancel();
-            });
-            let (store, number) = store;
-            let kept = Kept::new(&self.dir, number);
-            let pinned = self.options.pinned.clone();
-            let known = watch::Sender::new(Clients::of(&kept.load(), &pinned));
-            let allowed = known.subscribe();
-            tokio::spawn(clients::follow(store, kept, pinned, known, ended.clone()));
-            self.look();
-            let looking = self.look_on();
-            let serving = self.serve(&run_dir, allowed, &answers, ended.clone());
+            // A sender that is gone means the same.
+            let _ = stop.wait_for(|stop| *stop).await;
+            stopping.cancel();
+        });
+        let (store, number) = store;
+        let kept = Kept::new(&self.dir, number);
+        let pinned = self.options.pinned.clone();
+        let known = watch::Sender::new(Clients::of(&kept.load(), &pinned));
+        let allowed = known.subscribe();
+        tokio::spawn(clients::follow(store, kept, pinned, known, ended.clone()));
+        tokio::spawn(async move {
+            let serving = async {
+                let listener = match listener {
+                    Ok(listener) => listener,
+                    Err(_) => tokio::select! {
+                        listener = listen_later(&run_dir, self.options.listen) => listener,
+                        () = ended.cancelled() => return,
+                    },
+                };
+                self.serve(listener, allowed, &answers, ended.clone()).await;
+            };
             tokio::select! {
                 () = serving => {}
-                () = looking => {}
+                () = self.look_on() => {}
             }
         })
     }
 
     async fn serve(
         &self,
-        run_dir: &Path,
+        listener: TcpListener,
         allowed: watch::Receiver<Clients>,
         answers: &Answers,
         stop: CancellationToken,
@@ -177,10 +193,6 @@ impl ApiPort {
                 let error = full_error(&error);
                 return tracing::error!(error, "the API cannot be served to workstations");
             }
-        };
-        let listener = tokio::select! {
-            listener = listen(run_dir, address) => listener,
-            () = stop.cancelled() => return,
         };
         tracing::info!(%address, fingerprint = self.server.fingerprint(), "the API is served to workstations");
         let each = answers.clone();
@@ -284,27 +296,22 @@ fn ipv6(table: &str) -> BTreeSet<IpAddr> {
     table.lines().filter_map(address).collect()
 }
 
-/// The address, when it can be had.
-async fn listen(run_dir: &Path, address: SocketAddr) -> TcpListener {
-    let mut said = false;
+/// The address, and a note of it for the next daemon.
+async fn listen(run_dir: &Path, address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    let listener = doors::listen(run_dir, address).await?;
+    if let Err(error) = std::fs::write(run_dir.join(KEPT), address.to_string()) {
+        tracing::debug!(%error, "which address is kept is not written down");
+    }
+    Ok(listener)
+}
+
+/// The same, when it can be had.
+async fn listen_later(run_dir: &Path, address: SocketAddr) -> TcpListener {
     loop {
-        match doors::listen(run_dir, address).await {
-            Ok(listener) => {
-                if let Err(error) = std::fs::write(run_dir.join(KEPT), address.to_string()) {
-                    tracing::debug!(%error, "which address is kept is not written down");
-                }
-                return listener;
-            }
-            Err(error) if !std::mem::replace(&mut said, true) => {
-                let error = full_error(&error);
-                tracing::error!(
-                    error,
-                    "the API is not served to workstations yet; it is tried again. --api-listen says where"
-                );
-            }
-            Err(_) => {}
-        }
         tokio::time::sleep(AGAIN).await;
+        if let Ok(listener) = listen(run_dir, address).await {
+            return listener;
+        }
     }
 }
 

@@ -372,7 +372,10 @@ fn is_cut(error: &hyper::Error) -> bool {
         cause.is_some_and(|e| {
             matches!(
                 e.kind(),
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                // The last by TLS, of a daemon that was killed.
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
             )
         })
     };

@@ -1,16 +1,16 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
-use crate::cluster::{self, Away, Cluster, Inside, Places};
-use crate::doors::{self, Doors};
-use crate::keep;
-use crate::os::Os;
-use crate::settings::{Settings, settings};
 mod error;
 
 pub use error::DaemonError;
 pub(crate) use error::file;
 
 use crate::api_port::{self, ApiPort};
+use crate::cluster::{self, Away, Cluster, Inside, Places};
+use crate::doors::{self, Doors};
+use crate::keep;
+use crate::os::Os;
+use crate::settings::{Settings, settings};
 use coracle_api::machines::PeersElsewhere;
 use coracle_api::{App, Machines};
 use coracle_build::Builder;
@@ -212,10 +212,13 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         ));
     }
     api_port::forget_others(&run_dir, port.as_ref()).await;
-    let port = port.map(|port| {
-        let number = doors.identity().cluster;
-        port.begin(router, (store, number), &run_dir, stop.subscribe())
-    });
+    let port = match port {
+        Some(port) => {
+            let store = (store, doors.identity().cluster);
+            Some(port.begin(router, store, &run_dir, stop.subscribe()).await)
+        }
+        None => None,
+    };
     let operator = operator_door(&run_dir, store_listen, &doors, &stop).await;
     let firewall = tokio::spawn(look_after_the_network(engine.clone()));
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");

@@ -361,7 +361,13 @@ fn a_key_made_at_home_and_a_machine_trusted_by_its_fingerprint() {
         ],
     );
     std::fs::copy(home.join("ca.pem"), bob.join("ca.pem")).unwrap();
-    assert!(p.coracle("bob", &["client", "ls", "-q"]).contains("bob"));
+    until("bob is let in", || {
+        let asked = p
+            .over(programs(), "bob")
+            .args(["client", "ls", "-q"])
+            .output();
+        text(&asked.unwrap()).contains("bob")
+    });
     let until = p
         .daemon
         .ok(["client", "ls", "--format", "{{.Name}} {{.UntilAt}}"]);

@@ -87,7 +87,6 @@ fn one_list_for_all_machines() {
     assert_eq!(text(&door(None)), "401");
     let client = door(Some(&dir));
     assert!(!client.status.success(), "{}", text(&client));
-    assert!(errors(&client).contains("alert"), "{}", errors(&client));
 
     // Struck off on one, cut off on all; also where the store cannot be asked since.
     let open: Vec<_> = (1..=3)

@@ -1,6 +1,6 @@
 //! A daemon that serves its API over TLS, and the directories of its clients.
 
-use crate::common::{Daemon, errors, programs, text};
+use crate::common::{Daemon, errors, programs, text, until};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,10 +33,14 @@ impl Place {
         self.daemon.dir.path().join("coracle.toml")
     }
 
-    /// Starts the daemon.
+    /// Starts the daemon, and waits until its port is as it is to be.
     pub fn up(&mut self) {
         let config = self.config();
         self.daemon.up_with(&config);
+        let off = std::fs::read_to_string(&config).unwrap().contains("none");
+        until("its port is as it is to be", || {
+            (self.sockets(&["0A"]) == 0) == off
+        });
     }
 
     /// The directory of that client.
@@ -50,6 +54,11 @@ impl Place {
         command.args(["client", "create", name, "-o"]);
         let output = command.arg(self.dir(name)).args(more).output().unwrap();
         assert!(output.status.success(), "{}", errors(&output));
+        // The list goes by way of the store.
+        until("it is let in", || {
+            let asked = self.over(programs(), name).args(["ps", "-q"]).output();
+            asked.unwrap().status.success()
+        });
         text(&output)
     }
 
@@ -98,19 +107,23 @@ impl Place {
         assert!(said.contains(words), "{said}");
     }
 
-    /// How many connections workstations have to the API.
+    /// How many connections workstations have to the API, half closed ones too.
     pub fn connections(&self) -> usize {
+        self.sockets(&["01", "08"])
+    }
+
+    /// How many sockets port 2376 has in these states, as the kernel numbers them.
+    fn sockets(&self, states: &[&str]) -> usize {
         let output = self
             .daemon
             .inside("cat")
             .args(["/proc/net/tcp"])
             .output()
             .unwrap();
-        let is_open = |line: &&str| {
+        let is_one = |line: &&str| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            // Port 2376, established or half closed.
-            words[1].ends_with(":0948") && matches!(words[3], "01" | "08")
+            words[1].ends_with(":0948") && states.contains(&words[3])
         };
-        text(&output).lines().skip(1).filter(is_open).count()
+        text(&output).lines().skip(1).filter(is_one).count()
     }
 }

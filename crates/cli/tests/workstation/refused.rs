@@ -59,10 +59,14 @@ fn nobody_else_is_let_in() {
         let dir = p.dir(name);
         std::fs::create_dir(&dir).unwrap();
         std::fs::copy(&ca, dir.join("ca.pem")).unwrap();
+        let config = "[req]\ndistinguished_name = name\n[name]\n";
+        std::fs::write(dir.join("openssl.cnf"), config).unwrap();
         openssl(
             &[
                 "req",
                 "-x509",
+                "-config",
+                "openssl.cnf",
                 "-newkey",
                 "ec",
                 "-pkeyopt",
