@@ -250,7 +250,8 @@ impl ApiPort {
         }
         names.extend(Some(hostname()).filter(|name| is_name(name)));
         names.push("localhost".to_owned());
-        addresses.extend([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        addresses.push(Ipv4Addr::LOCALHOST.into());
+        addresses.push(Ipv6Addr::LOCALHOST.into());
         let read = |file: &str| {
             let path = format!("/proc/thread-self/net/{file}");
             // What the kernel does not tell has to be said.

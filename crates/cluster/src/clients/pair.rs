@@ -55,7 +55,7 @@ impl Pair {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         // Of the key, so that it is nobody else's; positive, as RFC 5280 wants it.
         let mut serial = fingerprint.0[..8].to_vec();
-        serial[0] = serial[0] & 0x7f | 0x40;
+        serial[0] = (serial[0] & 0x7f) | 0x40;
         params.serial_number = Some(SerialNumber::from(serial.clone()));
         let certificate = params.self_signed(&key).map_err(making)?;
         Ok(Self {
