@@ -111,7 +111,7 @@ fn nobody_else_is_let_in() {
     p.coracle_refused("own", "is none that `coracle client create`");
 
     // Its time is over; connections that are open end with it.
-    p.client("short", &["--valid", "4s"]);
+    p.client("short", &["--valid", "20s"]);
     let mut events = p.over(programs(), "short").arg("events").spawn().unwrap();
     until("its time is over", || events.try_wait().unwrap().is_some());
     p.coracle_refused("short", "has run out");
