@@ -53,7 +53,7 @@ pub use exec::EXEC;
 pub use fleet_v1::{hash as unit_hash, options as unit_options, own_address};
 pub use list::human;
 pub use machines::Machines;
-pub use serve::serve;
+pub use serve::{Answers, Peer, serve};
 pub use streams::EXIT;
 pub use units::PARTIAL;
 pub use version::ApiVersion;

@@ -1,4 +1,4 @@
-//! Accepting connections on a Unix socket.
+//! Accepting connections on a Unix socket, and answering on them and on others.
 
 use crate::{API_VERSION, version};
 use axum::Router;
@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,6 +30,31 @@ const ANSWERS: Duration = Duration::from_secs(10);
 /// Longest wait for the last bytes of answers.
 const BYTES: Duration = Duration::from_secs(1);
 
+/// What answers on connections, whoever accepts them.
+#[derive(Clone)]
+pub struct Answers {
+    inner: TowerToHyperService<Router>,
+    unanswered: watch::Sender<usize>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Answers {
+    /// Answers by that router until `stop` is true.
+    pub fn new(router: Router, stop: watch::Receiver<bool>) -> Self {
+        Self {
+            inner: TowerToHyperService::new(router),
+            unanswered: watch::Sender::new(0),
+            stop,
+        }
+    }
+
+    /// Waits until no request is without an answer, but not for ever.
+    pub async fn given(&self) {
+        let mut count = self.unanswered.subscribe();
+        let _ = tokio::time::timeout(ANSWERS, count.wait_for(|n| *n == 0)).await;
+    }
+}
+
 /// Serves until `stop` is true. Requests that wait for their answer then still get it; streams are cut, and connections that
 /// nobody accepted yet stay in the socket.
 ///
@@ -40,8 +65,7 @@ pub async fn serve(
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let inner = TowerToHyperService::new(router);
-    let unanswered = watch::Sender::new(0_usize);
+    let answers = Answers::new(router, stop.clone());
     let mut connections = JoinSet::new();
     let ended = loop {
         let stream = tokio::select! {
@@ -63,16 +87,12 @@ pub async fn serve(
         if has_left(&stream) {
             continue;
         }
-        connections.spawn(connection(
-            stream,
-            inner.clone(),
-            unanswered.clone(),
-            stop.clone(),
-        ));
+        let socket = stream.as_fd().try_clone_to_owned().ok();
+        let answers = answers.clone();
+        connections.spawn(async move { answers.on(stream, socket.map(Peer::local)).await });
     };
     // Whoever does not answer in time is cut off.
-    let mut count = unanswered.subscribe();
-    let _ = tokio::time::timeout(ANSWERS, count.wait_for(|n| *n == 0)).await;
+    answers.given().await;
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(BYTES, all).await;
     ended
@@ -110,90 +130,133 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-async fn connection(
-    stream: UnixStream,
-    inner: TowerToHyperService<Router>,
-    unanswered: watch::Sender<usize>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let peer = stream.as_fd().try_clone_to_owned().ok().map(Arc::new);
-    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        if let Some(peer) = &peer {
-            request.extensions_mut().insert(Peer(peer.clone()));
-        }
-        let mut refused = None;
-        if let Some((version, uri)) = version::split(request.uri()) {
-            *request.uri_mut() = uri;
-            request.extensions_mut().insert(version);
-            refused = version.served().err();
-        }
-        let open = Open::new(unanswered.clone());
-        let answer = match refused {
-            None => Either::Left(inner.call(request)),
-            Some(error) => Either::Right(ready(Ok(error.into_response()))),
+impl Answers {
+    /// Answers on that connection until it ends or is taken over. `peer` is its socket, where that is known.
+    pub async fn on(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<Peer>,
+    ) {
+        let Self {
+            inner,
+            unanswered,
+            stop,
+        } = self.clone();
+        let mut stop = stop;
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            let mut refused = None;
+            if let Some((version, uri)) = version::split(request.uri()) {
+                *request.uri_mut() = uri;
+                request.extensions_mut().insert(version);
+                refused = version.served().err();
+            }
+            let open = Open::new(unanswered.clone());
+            let answer = match refused {
+                None => Either::Left(inner.call(request)),
+                Some(error) => Either::Right(ready(Ok(error.into_response()))),
+            };
+            let peer = peer.clone();
+            async move {
+                let answer = answer.await;
+                drop(open);
+                answer.map(signed).map(|a| match peer {
+                    Some(peer) if a.body().size_hint().exact().is_none() => {
+                        a.map(|body| Body::new(WhileHere::new(body, peer)))
+                    }
+                    _ => a,
+                })
+            }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            // Docker's clients close their half of an attached connection when input ends.
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(served);
+        let ended = tokio::select! {
+            ended = &mut served => ended,
+            () = stopped(&mut stop) => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
         };
-        let peer = peer.clone().map(Peer);
-        async move {
-            let answer = answer.await;
-            drop(open);
-            answer.map(signed).map(|a| match peer {
-                Some(peer) if a.body().size_hint().exact().is_none() => {
-                    a.map(|body| Body::new(WhileHere::new(body, peer)))
-                }
-                _ => a,
-            })
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a client left early");
         }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        // Docker's clients close their half of an attached connection when input ends.
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(served);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        () = stopped(&mut stop) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a client left early");
     }
 }
 
 /// The connection that a request came on.
 #[derive(Debug, Clone)]
-pub struct Peer(Arc<OwnedFd>);
+pub struct Peer {
+    socket: Arc<OwnedFd>,
+    /// It is one of TCP, with TLS on it.
+    is_remote: bool,
+}
 
 impl Peer {
-    /// Waits until the client has read all that it was sent, but not for ever.
+    /// A client on a Unix socket.
+    pub fn local(socket: OwnedFd) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            is_remote: false,
+        }
+    }
+
+    /// A client that came by TCP and speaks TLS.
+    pub fn remote(socket: OwnedFd) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            is_remote: true,
+        }
+    }
+
+    /// Waits until the client has read all that it was sent (its kernel, where it came by TCP), but not for ever.
     pub async fn has_read(&self) {
         for _ in 0..1000 {
-            match coracle_sys::socket::unread(&*self.0) {
+            match coracle_sys::socket::unread(&*self.socket) {
                 Ok(1..) => tokio::time::sleep(Duration::from_millis(1)).await,
                 _ => return,
             }
         }
     }
-}
 
-impl Peer {
     /// Waits until the client has gone. One that only ends its own half of the connection has not.
     pub async fn gone(self) {
-        let copy = self.0.try_clone().map(std::os::unix::net::UnixStream::from);
+        self.shows(Interest::WRITABLE, PollFlags::HUP).await;
+    }
+
+    /// Waits until a client has gone that waits for an answer. By TCP a process that ended looks like one that ended its half, and who speaks HTTP
+    /// does that only on a connection that was taken over.
+    async fn stops_waiting(self) {
+        match self.is_remote {
+            true => {
+                let both = Interest::READABLE | Interest::WRITABLE;
+                self.shows(both, PollFlags::HUP | PollFlags::RDHUP).await;
+            }
+            false => self.gone().await,
+        }
+    }
+
+    /// Waits until the socket shows one of these.
+    async fn shows(&self, wakes: Interest, flags: PollFlags) {
+        let copy = self.socket.try_clone();
+        let copy = copy.map(std::os::unix::net::UnixStream::from);
         let Ok(watched) = copy.and_then(UnixStream::from_std) else {
             return std::future::pending().await;
         };
-        while watched.writable().await.is_ok() {
-            let mut asked = [PollFd::new(&watched, PollFlags::empty())];
+        while watched.ready(wakes).await.is_ok() {
+            let mut asked = [PollFd::new(&watched, flags)];
             let looked = poll(&mut asked, Some(&Timespec::default()));
-            if looked.is_ok() && asked[0].revents().contains(PollFlags::HUP) {
+            if looked.is_ok() && asked[0].revents().intersects(flags) {
                 return;
             }
-            // That it can be written is known; only what changes is to wake.
+            // What there is to read or to write is known; only what changes is to wake.
             let known = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = watched.try_io(Interest::WRITABLE, known);
+            let _ = watched.try_io(wakes, known);
         }
         std::future::pending().await
     }
@@ -218,7 +281,7 @@ impl WhileHere {
     fn new(body: Body, peer: Peer) -> Self {
         Self {
             body,
-            gone: Box::pin(peer.gone()),
+            gone: Box::pin(peer.stops_waiting()),
         }
     }
 }

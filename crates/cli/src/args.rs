@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::build::{Build, BuilderCommand};
+use crate::commands::clients::Client;
 use crate::commands::cluster::{Cluster, Join, Leave};
 use crate::commands::containers::{Kill, Logs, Names, Rm, Start, Stop};
 use crate::commands::copy::Cp;
@@ -54,7 +55,7 @@ pub struct Globals {
         hide_env = true
     )]
     pub run_dir: Option<PathBuf>,
-    /// Socket of the daemon, unix:///path
+    /// Where the daemon is: unix:///path, or tcp://HOST:PORT of another machine, with the certificates of CORACLE_CERT_PATH
     #[arg(
         short = 'H',
         long,
@@ -237,6 +238,9 @@ pub enum Command {
     /// The cluster: tokens for machines that join, and how it stands
     #[command(subcommand)]
     Cluster(Lazy<Cluster>),
+    /// Workstations that may use the API over TLS, and this one's own key and certificate
+    #[command(subcommand)]
+    Client(Lazy<Client>),
     /// Join the cluster of another machine
     Join(Lazy<Join>),
     /// Take this machine out of its cluster

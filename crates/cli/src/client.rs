@@ -1,8 +1,13 @@
-//! Speaking HTTP with the daemon over its Unix socket.
+//! Speaking HTTP with the daemon over its Unix socket, or with another machine's over TLS.
+
+mod lines;
+mod way;
+
+pub use lines::{JsonLines, check_line};
+pub use way::{Way, certificates};
 
 use crate::error::{CliError, Result};
 use bytes::Bytes;
-use coracle_shim_protocol::address::Address;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::SendRequest;
@@ -11,10 +16,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncRead;
-use tokio::net::UnixStream;
 
 /// A request's body.
 pub type Body = BoxBody<Bytes, io::Error>;
@@ -24,7 +27,7 @@ pub type Hijacked = TokioIo<hyper::upgrade::Upgraded>;
 /// The daemon, as a client sees it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
     /// The machine that everything is asked of, if it is not the daemon's own.
     machine: Option<String>,
     /// A connection whose last answer has been read.
@@ -107,10 +110,10 @@ pub fn query(pairs: &[(&str, String)]) -> String {
 }
 
 impl Client {
-    /// A client of the daemon that listens at `socket`.
-    pub fn new(socket: &Path) -> Self {
+    /// A client of the daemon that is reached so.
+    pub fn new(way: Way) -> Self {
         Self {
-            socket: socket.to_owned(),
+            way,
             machine: None,
             idle: Arc::default(),
             silent: false,
@@ -128,27 +131,11 @@ impl Client {
     /// One that asks another machine of the cluster, by way of this one's daemon.
     pub fn on(&self, machine: Option<String>) -> Self {
         Self {
-            socket: self.socket.clone(),
+            way: self.way.clone(),
             machine,
             idle: Arc::default(),
             silent: self.silent,
         }
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Body>> {
-        let unreachable = |source| CliError::Unreachable {
-            socket: self.socket.clone(),
-            source,
-        };
-        let address = Address::of(&self.socket).map_err(unreachable)?;
-        let stream = UnixStream::connect(address.path())
-            .await
-            .map_err(unreachable)?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the answer; what goes wrong with it is seen there.
-        tokio::spawn(async move { drop(connection.with_upgrades().await) });
-        Ok(sender)
     }
 
     /// Sends a request and gives the answer whatever its status.
@@ -176,8 +163,7 @@ impl Client {
                 answer = &mut answer => return answer,
                 () = tokio::time::sleep(rest) => rest *= 2,
             }
-            let run_dir = self.socket.parent().unwrap_or(&self.socket);
-            if !crate::server::is_locked(run_dir) {
+            if let Some(run_dir) = self.way.without_daemon() {
                 eprintln!(
                     "no daemon runs for {}; waiting for one (start it with `coracle daemon`, or end this with Ctrl-C)",
                     run_dir.display()
@@ -197,7 +183,7 @@ impl Client {
 
     /// What the daemon says keeps it from answering.
     async fn trouble(&self) -> Option<String> {
-        let mut sender = self.connect().await.ok()?;
+        let mut sender = self.way.connect().await.ok()?;
         let request = Request::get("/v1/cluster").header(header::HOST, "coracle");
         let answer = sender
             .send_request(request.body(empty()).ok()?)
@@ -236,14 +222,16 @@ impl Client {
                 Err(mut error) => match error.take_message() {
                     // It was closed in the meantime and nothing was sent.
                     Some(request) => request,
-                    None => return Err(error.into_error().into()),
+                    None => return Err(self.way.told(error.into_error()).await),
                 },
             },
             None => request,
         };
-        let mut sender = self.connect().await?;
-        let answer = self.waiting(sender.send_request(request)).await?;
-        Ok((answer, sender))
+        let mut sender = self.way.connect().await?;
+        match self.waiting(sender.send_request(request)).await {
+            Ok(answer) => Ok((answer, sender)),
+            Err(error) => Err(self.way.told(error).await),
+        }
     }
 
     /// Sends a request; an answer that is an error becomes one.
@@ -399,7 +387,10 @@ fn is_cut(error: &hyper::Error) -> bool {
         cause.is_some_and(|e| {
             matches!(
                 e.kind(),
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                // The last by TLS, of a daemon that was killed.
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
             )
         })
     };
@@ -434,59 +425,6 @@ pub async fn check(answer: Response<Incoming>) -> Result<Response<Incoming>> {
         message,
         diagnostics: value["diagnostics"].clone(),
     })
-}
-
-/// Turns a line of a stream that says why it ended into an error.
-pub fn check_line(line: &Value) -> Result<()> {
-    match line["error"].as_str() {
-        None => Ok(()),
-        Some(error) => Err(CliError::Daemon {
-            status: 500,
-            message: error.to_owned(),
-            diagnostics: Value::Null,
-        }),
-    }
-}
-
-/// The lines of a JSON stream as they come.
-pub struct JsonLines {
-    body: Incoming,
-    rest: Vec<u8>,
-}
-
-impl JsonLines {
-    /// Reads an answer's body.
-    pub fn new(answer: Response<Incoming>) -> Self {
-        Self {
-            body: answer.into_body(),
-            rest: Vec::new(),
-        }
-    }
-
-    /// The next value, or nothing at the end.
-    pub async fn next(&mut self) -> Result<Option<Value>> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                if line.iter().all(u8::is_ascii_whitespace) {
-                    continue;
-                }
-                return Ok(Some(serde_json::from_slice(&line)?));
-            }
-            match self.body.frame().await {
-                Some(frame) => {
-                    if let Ok(data) = frame?.into_data() {
-                        self.rest.extend_from_slice(&data);
-                    }
-                }
-                None if self.rest.iter().all(u8::is_ascii_whitespace) => return Ok(None),
-                None => {
-                    let line = std::mem::take(&mut self.rest);
-                    return Ok(Some(serde_json::from_slice(&line)?));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::path::Path;
 
 /// Verbs that docker does not have.
 const OURS: &[&str] = &[
+    "client",
     "daemon",
     "unit",
     "fleetctl",

@@ -136,12 +136,17 @@ async fn cluster(store: &dyn Store) -> Result<String, StoreError> {
     }
 }
 
+/// What the holder keeps an address' socket as.
+pub fn kept_as(address: SocketAddr) -> String {
+    format!("store-{address}")
+}
+
 /// A socket at an address: the one that the holder kept, or a new one that it keeps from now on.
 ///
 /// # Errors
 /// If the address cannot be had.
 pub async fn listen(run_dir: &Path, address: SocketAddr) -> Result<TcpListener, DaemonError> {
-    let name = format!("store-{address}");
+    let name = kept_as(address);
     let shown = address.to_string();
     let failed = |action| file(action, Path::new(&shown));
     let fetched = keep::fetch(run_dir, &name)

@@ -16,6 +16,9 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    /// Another machine is not reached, or does not let us in.
+    #[error(transparent)]
+    Remote(#[from] coracle_cluster::clients::RemoteError),
     /// The daemon said no.
     #[error("Error response from daemon: {message}")]
     Daemon {
@@ -102,7 +105,9 @@ pub async fn each<F: Future<Output = Result<()>>>(
     for name in names {
         match act(name.clone()).await {
             Ok(()) => {}
-            Err(error @ (CliError::Unreachable { .. } | CliError::Exit(_))) => return Err(error),
+            Err(
+                error @ (CliError::Unreachable { .. } | CliError::Remote(_) | CliError::Exit(_)),
+            ) => return Err(error),
             Err(error) => {
                 eprintln!("{}", coracle_engine::full_error(&error));
                 failed = true;

@@ -24,3 +24,13 @@ pub async fn deposit(run_dir: &Path, name: &str, socket: OwnedFd) -> io::Result<
     let kept = tokio::task::spawn_blocking(move || sockets::deposit(&dir, &name, socket));
     kept.await.map_err(io::Error::other)?
 }
+
+/// Has what is kept under that name closed.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn discard(run_dir: &Path, name: &str) -> io::Result<()> {
+    let (dir, name) = (run_dir.to_owned(), name.to_owned());
+    let gone = tokio::task::spawn_blocking(move || sockets::discard(&dir, &name));
+    gone.await.map_err(io::Error::other)?
+}

@@ -1,8 +1,9 @@
 //! One place to run containers: the command and the daemon.
 //!
 //! The daemon (`coracle daemon`, [`server`]) opens the floors of the house and serves; every other verb is a client that
-//! asks it over its Unix socket, in the Docker Engine API's words or our own.
+//! asks it over its Unix socket, or another machine's over TLS, in the Docker Engine API's words or our own.
 
+mod api_port;
 mod args;
 mod client;
 mod cluster;
@@ -22,10 +23,10 @@ mod terminal;
 
 use args::{Cli, Command, ContainerCommand, ImageCommand};
 use clap::CommandFactory;
-use client::Client;
+use client::{Client, Way};
 use commands::{
-    build, containers, copy, deploys, files, fleetctl, images, list, login, machines, networks,
-    prune, registries, run, stats, store, system, units, update, volumes,
+    build, clients, containers, copy, deploys, files, fleetctl, images, list, login, machines,
+    networks, prune, registries, run, stats, store, system, units, update, volumes,
 };
 use error::{CliError, Result};
 use std::path::{Path, PathBuf};
@@ -73,8 +74,8 @@ fn dispatch(cli: Cli) -> Result<()> {
                 _ => None,
             };
             let host = host.or(cli.globals.host);
-            let client =
-                Client::new(&socket(host.as_deref(), cli.globals.run_dir)?).on(cli.globals.machine);
+            let way = way(host.as_deref(), cli.globals.run_dir)?;
+            let client = Client::new(way).on(cli.globals.machine);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -87,17 +88,19 @@ fn dispatch(cli: Cli) -> Result<()> {
     }
 }
 
-fn socket(host: Option<&str>, run_dir: Option<PathBuf>) -> Result<PathBuf> {
-    match host {
-        Some(url) => match url.strip_prefix("unix://") {
-            Some(path) => Ok(path.into()),
-            None => Err(CliError::Usage(format!(
-                "host \"{url}\" is not supported by this release; write unix:///path"
-            ))),
-        },
-        None => Ok(run_dir
-            .unwrap_or_else(|| server::RUN_DIR.into())
-            .join("coracle.sock")),
+/// Where the daemon is: what was said, else what docker would be told of another machine, else this machine's own.
+fn way(host: Option<&str>, run_dir: Option<PathBuf>) -> Result<Way> {
+    if let Some(url) = host {
+        return Way::read(url);
+    }
+    let dockers = std::env::var("DOCKER_HOST").ok();
+    match dockers.filter(|url| run_dir.is_none() && url.starts_with("tcp://")) {
+        Some(url) => Way::read(&url),
+        None => Ok(Way::Socket(
+            run_dir
+                .unwrap_or_else(|| server::RUN_DIR.into())
+                .join("coracle.sock"),
+        )),
     }
 }
 
@@ -179,6 +182,7 @@ async fn ask(client: &Client, command: Command) -> Result<()> {
         Command::Unit(command) => units::unit(client, &command).await,
         Command::Fleetctl(args) => fleetctl::fleetctl(client, &args).await,
         Command::Store(command) => store::store(client, command.0).await,
+        Command::Client(command) => clients::client(client, &command).await,
         Command::Cluster(command) => cluster_commands::cluster(client, &command).await,
         Command::Join(args) => cluster_commands::join(client, &args).await,
         Command::Leave(args) => cluster_commands::leave(client, &args).await,

@@ -1,5 +1,11 @@
 //! `coracle daemon`: opens the floors from the ground up, serves, and leaves without stopping a container.
 
+mod error;
+
+pub use error::DaemonError;
+pub(crate) use error::file;
+
+use crate::api_port::{self, ApiPort};
 use crate::cluster::{self, Away, Cluster, Inside, Places};
 use crate::doors::{self, Doors};
 use crate::keep;
@@ -58,80 +64,15 @@ pub struct DaemonArgs {
     /// Where etcd's API is served to this machine's operator: an address of loopback and a port, or `none` [default: 127.0.0.1:2379]
     #[arg(long, env = "CORACLE_STORE_LISTEN", value_name = "ADDRESS:PORT")]
     pub store_listen: Option<String>,
+    /// Where the API is served to workstations, over TLS and to clients that this machine knows alone: an address and a port [default: nowhere]
+    #[arg(long, env = "CORACLE_API_LISTEN", value_name = "ADDRESS[:PORT]")]
+    pub api_listen: Option<String>,
     /// Where other machines reach this one's door [default: the source address of the default route, port 7373]
     #[arg(long, env = "CORACLE_ADVERTISE", value_name = "ADDRESS[:PORT]")]
     pub advertise: Option<String>,
     /// Registry without TLS or with a certificate that nobody vouches for; may be given more than once
     #[arg(long, value_name = "HOST[:PORT]")]
     pub insecure_registry: Vec<String>,
-}
-
-/// Why the daemon could not come up or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// The configuration file cannot be used.
-    #[error("configuration file {}: {why}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and key.
-        why: String,
-    },
-    /// Another daemon works there.
-    #[error("another daemon uses {}; stop it, or give --run-dir and --state-dir", path.display())]
-    Busy {
-        /// The run directory.
-        path: PathBuf,
-    },
-    /// Another daemon has the network namespace.
-    #[error(
-        "another daemon runs in this network namespace, and would lose its links and rules; stop it, or start this one in a namespace of its own (ip netns exec NAME coracle daemon …)"
-    )]
-    Network,
-    /// A file or socket.
-    #[error("{action} {} failed", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The engine.
-    #[error(transparent)]
-    Engine(#[from] coracle_engine::EngineError),
-    /// Builds.
-    #[error(transparent)]
-    Build(#[from] coracle_build::BuildError),
-    /// Units.
-    #[error(transparent)]
-    Fleet(#[from] coracle_fleet::FleetError),
-    /// The cluster.
-    #[error("{what} failed")]
-    Cluster {
-        /// What was done.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] coracle_store::StoreError),
-    /// Signals or the runtime.
-    #[error("the daemon cannot run here")]
-    Runtime(#[source] io::Error),
-}
-
-pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError {
-    let path = path.to_owned();
-    move |source| DaemonError::File {
-        action,
-        path,
-        source,
-    }
 }
 
 /// Runs until SIGTERM, SIGINT or a request to go down.
@@ -179,6 +120,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         labels,
         updates,
         config,
+        api,
     } = settings;
     let advertise = cluster.advertise;
     let run_dir = options.run_dir.clone();
@@ -203,8 +145,13 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     let stop = watch::Sender::new(false);
     // Before units start, which may ask for it at once.
     engine.open_door(app_door(&doors, &stop)).await;
+    let port = match api {
+        Some(api) => Some(ApiPort::open(api, advertise, &engine.options().state_dir)?),
+        None => None,
+    };
     let stores = Stores {
         labels,
+        api_ca: port.as_ref().map_or_else(String::new, ApiPort::ca),
         ..cluster.stores()
     };
     let away = Arc::new(Away(cluster.clone()));
@@ -240,7 +187,7 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
         run_dir: run_dir.clone(),
     };
     cluster.begin(inside).await?;
-    let os = match Os::here(&engine, store, Rollout::new(updates, &run_dir)) {
+    let os = match Os::here(&engine, store.clone(), Rollout::new(updates, &run_dir)) {
         Ok(os) => Some(os),
         Err(error) => {
             if !error.is_another_system() {
@@ -265,6 +212,14 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
             stop.subscribe(),
         ));
     }
+    api_port::forget_others(&run_dir, port.as_ref()).await;
+    let port = match port {
+        Some(port) => {
+            let store = (store, doors.identity().cluster);
+            Some(port.begin(router, store, &run_dir, stop.subscribe()).await)
+        }
+        None => None,
+    };
     let operator = operator_door(&run_dir, store_listen, &doors, &stop).await;
     let firewall = tokio::spawn(look_after_the_network(engine.clone()));
     tracing::info!(run_dir = %run_dir.display(), version = coracle_api::VERSION, "ready");
@@ -295,9 +250,12 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     disk.abort();
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
+    // They end by the same sign.
     if let Some(operator) = operator {
-        // It ends by the same sign.
         let _ = operator.await;
+    }
+    if let Some(port) = port {
+        let _ = port.await;
     }
     if let Err(error) = engine.images().write_down() {
         let error = coracle_engine::full_error(&error);

@@ -45,6 +45,12 @@ pub(crate) struct Config {
     store: StoreOf,
     /// Where other machines reach this one: an address, with a port or without.
     advertise: Option<String>,
+    /// Where workstations reach the API, over TLS: an address, with a port or without.
+    api_listen: Option<String>,
+    /// Names and addresses that workstations reach this machine by, beside those that it has.
+    api_names: Vec<String>,
+    /// Clients that may come in besides those of the store: `sha256:…` of their keys, and what they are called.
+    api_clients: Vec<String>,
     /// This machine.
     machine: MachineOf,
     /// What there are many machines for.
@@ -151,6 +157,8 @@ pub(crate) struct Settings {
     pub(crate) cluster: crate::cluster::Options,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) updates: Updates,
+    /// Where the API is served to workstations, if it is.
+    pub(crate) api: Option<crate::api_port::Options>,
     /// The configuration file, of which errors speak.
     pub(crate) config: PathBuf,
 }
@@ -245,7 +253,16 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
             services(&text, [options.network.default_pool, machines], advertise)
                 .map_err(|why| bad(format!("network: services = \"{text}\": {why}")))?;
     }
+    let api = crate::api_port::Options::read(
+        args.api_listen.as_deref().or(config.api_listen.as_deref()),
+        config.api_names,
+        &config.api_clients,
+    )
+    .map_err(bad)?;
+    let mut cluster = cluster(config.cluster, advertise, overlay_pool).map_err(bad)?;
+    cluster.pinned = api.iter().flat_map(|api| api.pinned.clone()).collect();
     Ok(Settings {
+        api,
         config: args.config.clone().unwrap_or_else(|| CONFIG.into()),
         engine: options,
         marks,
@@ -253,7 +270,7 @@ pub(crate) fn settings(args: &DaemonArgs) -> Result<Settings, DaemonError> {
         store: store(config.store).map_err(bad)?,
         labels: labels(config.machine).map_err(bad)?,
         updates: config.updates.read().map_err(bad)?,
-        cluster: cluster(config.cluster, advertise, overlay_pool).map_err(bad)?,
+        cluster,
     })
 }
 
@@ -374,6 +391,7 @@ fn cluster(
         overlay_pool,
         snapshots: Schedule::default(),
         program: Program::Host { path: None },
+        pinned: Vec::new(),
     };
     if let Some(text) = given.snapshot_every {
         let every = duration("cluster: snapshot_every", &text)?;

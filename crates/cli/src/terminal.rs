@@ -105,7 +105,7 @@ pub async fn output(
                     out.write_all(&buffer[..n]).await?;
                     out.flush().await?;
                 }
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) if is_end(&e) => return Ok(None),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -114,14 +114,7 @@ pub async fn output(
     loop {
         match from.read_exact(&mut head).await {
             Ok(_) => {}
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                return Ok(None);
-            }
+            Err(e) if is_end(&e) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
         let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
@@ -131,14 +124,25 @@ pub async fn output(
             piece.read_to_end(&mut text).await?;
             return Ok(Some(serde_json::from_slice(&text)?));
         }
-        if head[0] == 2 {
-            tokio::io::copy(&mut piece, &mut err).await?;
-            err.flush().await?;
-        } else {
-            tokio::io::copy(&mut piece, &mut out).await?;
-            out.flush().await?;
+        let copied = match head[0] {
+            2 => tokio::io::copy(&mut piece, &mut err).await,
+            _ => tokio::io::copy(&mut piece, &mut out).await,
+        };
+        err.flush().await?;
+        out.flush().await?;
+        match copied {
+            Err(e) if is_end(&e) => return Ok(None),
+            copied => _ = copied?,
         }
     }
+}
+
+/// Whether the other side went away. By TLS that is an end without a farewell.
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Sends signals that we get to the container, except those that are about us.

@@ -41,9 +41,9 @@ pub(crate) fn host_name(text: &str) -> Result<String, String> {
 }
 
 /// A name or an IPv4 address.
-fn host(text: &str) -> Result<(), String> {
+pub(crate) fn host(text: &str) -> Result<String, String> {
     if text.parse::<Ipv4Addr>().is_ok() {
-        return Ok(());
+        return Ok(text.to_owned());
     }
     let last = text.rsplit('.').next().unwrap_or_default();
     if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) {
@@ -52,7 +52,7 @@ fn host(text: &str) -> Result<(), String> {
             quoted(text)
         ));
     }
-    host_name(text).map(drop)
+    host_name(text)
 }
 
 /// `HOST` or `HOST:PORT`.

@@ -1,5 +1,5 @@
 //! `coracle`: what CoreOS had no keys for.
-use crate::address::{advertised, host_port};
+use crate::address::{advertised, host, host_port};
 use crate::coreos::{Fleet, put};
 use crate::fields::{At, Keys};
 use crate::model::{CloudConfig, Join, Registry};
@@ -8,17 +8,24 @@ use crate::problem::{Problems, quoted};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 const KEYS: Keys = Keys {
     known: &[
         "join",
         "labels",
         "advertise",
+        "api_listen",
+        "api_names",
+        "clients",
         "registries",
         "network",
         "update_keys",
     ],
-    refused: &[],
+    refused: &[(
+        "api",
+        "is written api_listen: true, or with an address, api_listen: 0.0.0.0:2376",
+    )],
 };
 const JOIN: Keys = Keys {
     known: &["address", "token"],
@@ -28,6 +35,8 @@ const REGISTRY: Keys = Keys {
     known: &["host", "plain_http", "mirror_of"],
     refused: &[],
 };
+/// The API's port for workstations where none is given: docker's for TLS.
+const API_PORT: u16 = 2376;
 /// Bytes of a public key of minisign: algorithm, id and key of Ed25519.
 const UPDATE_KEY: usize = 2 + 8 + 32;
 
@@ -63,6 +72,24 @@ pub(crate) fn read(
             None => config.advertise = Some(address),
         }
     }
+    config.api_listen = get("api_listen")
+        .and_then(|at| at.read(out, listen))
+        .flatten();
+    let names = get("api_names").map(|at| at.items(out)).unwrap_or_default();
+    config.api_names = names.iter().filter_map(|at| at.read(out, host)).collect();
+    let clients = get("clients").map(|at| at.items(out)).unwrap_or_default();
+    config.clients = clients
+        .iter()
+        .filter_map(|at| at.read(out, client))
+        .collect();
+    if let Some(at) = get("clients").filter(|_| !config.clients.is_empty())
+        && get("api_listen").is_none()
+    {
+        at.fail(
+            out,
+            "lets nobody in, since the API is not served; write api_listen: true beside it",
+        );
+    }
     config.registries = get("registries")
         .map(|at| registries(at, out))
         .unwrap_or_default();
@@ -76,6 +103,51 @@ pub(crate) fn read(
         .iter()
         .filter_map(|at| at.read(out, update_key))
         .collect();
+}
+
+/// Where the API is served: `true` for docker's port at every address, `false` for nowhere.
+fn listen(text: &str) -> Result<Option<String>, String> {
+    match &*text.to_lowercase() {
+        "true" | "yes" | "on" => return Ok(Some(format!("0.0.0.0:{API_PORT}"))),
+        "false" | "no" | "off" | "none" => return Ok(None),
+        _ => {}
+    }
+    let at = text.parse::<SocketAddr>().ok();
+    let alone = || text.parse().ok().map(|ip| SocketAddr::new(ip, API_PORT));
+    let at = at.or_else(alone).filter(|at| at.port() != 0);
+    at.map(|at| Some(at.to_string())).ok_or_else(|| {
+        format!(
+            "{} is no address of the machine; write true, or for example 0.0.0.0:{API_PORT}",
+            quoted(text)
+        )
+    })
+}
+
+/// The line that `coracle client request` prints.
+fn client(text: &str) -> Result<String, String> {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let bad = |why: &str| {
+        Err(format!(
+            "{} {why}; write the line that `coracle client request NAME` prints: sha256:, 64 hexadecimal digits, and a name if you like",
+            quoted(&text)
+        ))
+    };
+    if text.contains("PRIVATE KEY") {
+        return Err("is a private key, which belongs to its owner alone; make another with `coracle client request NAME` and write the line that it prints".to_owned());
+    }
+    if text.contains("BEGIN CERTIFICATE") {
+        return bad("is a certificate");
+    }
+    let digits = text
+        .strip_prefix("sha256:")
+        .map(|rest| rest.split(' ').next());
+    match digits.flatten() {
+        Some(digits) if digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            Ok(text)
+        }
+        Some(_) => bad("has no 64 hexadecimal digits"),
+        None => bad("is no fingerprint of a key"),
+    }
 }
 
 fn join(at: &At<'_>, out: &mut Problems) -> Option<Join> {

@@ -28,6 +28,12 @@ pub struct CloudConfig {
     pub labels: BTreeMap<String, String>,
     /// Where other machines reach this one: an IPv4 address, or one with a port.
     pub advertise: Option<String>,
+    /// Where workstations reach the API over TLS, as address and port.
+    pub api_listen: Option<String>,
+    /// Names and IPv4 addresses that workstations reach the machine by, beside those that it has.
+    pub api_names: Vec<String>,
+    /// Clients that may use the API: `sha256:` and the hash of their keys, and what they are called.
+    pub clients: Vec<String>,
     /// Registries that are reached in a way of their own.
     pub registries: Vec<Registry>,
     /// The machine's own network.

@@ -2,13 +2,24 @@
 use crate::model::{CloudConfig, RebootStrategy, Update, UpdateServer};
 use toml::{Table, Value};
 
-/// The text of `/etc/coracle/coracle.toml` for what the daemon is told: `advertise`, `[machine] labels`, `[[registry]]` and `[updates]`. Empty if it
-/// is told nothing. The cluster to join is not part of it.
+/// The text of `/etc/coracle/coracle.toml` for what the daemon is told: `advertise`, `api_…`, `[machine] labels`, `[[registry]]` and `[updates]`.
+/// Empty if it is told nothing. The cluster to join is not part of it.
 pub fn render_settings(config: &CloudConfig) -> String {
     let mut file = Table::new();
     let text = |text: &str| Value::String(text.to_owned());
     if let Some(address) = &config.advertise {
         file.insert("advertise".into(), text(address));
+    }
+    if let Some(address) = &config.api_listen {
+        file.insert("api_listen".into(), text(address));
+    }
+    let lists = [
+        ("api_names", &config.api_names),
+        ("api_clients", &config.clients),
+    ];
+    for (key, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        let list = list.iter().map(|item| text(item)).collect();
+        file.insert(key.into(), Value::Array(list));
     }
     if !config.labels.is_empty() {
         let labels = config

@@ -11,8 +11,9 @@
 //! [`pki`] keeps keys and certificates and renews them. [`token`] is what an operator carries to a new machine. [`members`]
 //! is the list in the store that says who belongs here. [`door`] is the port that all of it goes through, and [`guard`] what
 //! the store shows to each machine there. [`join`] is how a machine comes in. [`member`] runs this machine's etcd and moves the
-//! store into it.
+//! store into it. [`clients`] lets people's workstations in, at a port of its own.
 
+pub mod clients;
 pub mod door;
 pub mod guard;
 mod id;

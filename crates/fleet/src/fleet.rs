@@ -84,6 +84,8 @@ pub struct Stores {
     pub door: String,
     /// Whether the machine can run etcd.
     pub can_vote: bool,
+    /// The certificate of the CA that workstations know the machine by, if it serves its API to them.
+    pub api_ca: String,
     /// Labels of the machine's configuration.
     pub labels: BTreeMap<String, String>,
 }
@@ -99,6 +101,7 @@ impl Stores {
             may_lead: watch::channel(true).1,
             door: String::new(),
             can_vote: false,
+            api_ca: String::new(),
             labels: BTreeMap::new(),
         }
     }
@@ -148,6 +151,7 @@ impl Fleet {
             machine: Machine {
                 door: stores.door.clone(),
                 can_vote: stores.can_vote,
+                api_ca: stores.api_ca.clone(),
                 labels: stores.labels.clone(),
                 ..machine::facts(engine.machine_id())
             },

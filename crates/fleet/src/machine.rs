@@ -29,6 +29,7 @@ pub fn facts(id: &str) -> Machine {
         labels: BTreeMap::new(),
         door: String::new(),
         can_vote: false,
+        api_ca: String::new(),
     }
 }
 

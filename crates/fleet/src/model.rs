@@ -398,6 +398,9 @@ pub struct Machine {
     /// It can run etcd, and so become one of those that have the store.
     #[serde(default)]
     pub can_vote: bool,
+    /// The certificate (PEM) of the CA that workstations know it by; empty where it does not serve its API to them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub api_ca: String,
 }
 
 /// What an operator said of a machine: `marks/<id>`.

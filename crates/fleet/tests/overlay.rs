@@ -239,6 +239,7 @@ async fn join(engine: &Engine, local: &Arc<dyn Store>, cluster: &Arc<dyn Store>)
         may_lead: watch::channel(false).1,
         door: "192.0.2.1:7373".into(),
         can_vote: false,
+        api_ca: String::new(),
         labels: std::collections::BTreeMap::new(),
     };
     let fleet = Fleet::join(stores, engine.clone()).await.unwrap();

@@ -3,7 +3,7 @@
 use super::error::ClusterError;
 use super::snapshots::shown;
 use super::status::{brief, status};
-use super::{Cluster, tokens};
+use super::{Cluster, clients, tokens};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -38,6 +38,9 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/v1/cluster/etcd", get(etcd))
         .route("/v1/cluster/voters", get(voters))
         .route("/v1/machines/{name}", delete(remove))
+        .route("/v1/clients", get(clients::all).post(clients::add))
+        .route("/v1/clients/{name}", delete(clients::end))
+        .route("/v1/machine-cas", get(clients::authorities))
         .with_state(cluster)
 }
 
@@ -60,13 +63,16 @@ impl IntoResponse for ClusterError {
             | Self::NoMember
             | Self::CannotLeave(_)
             | Self::CannotRecover(_)
+            | Self::ClientTaken(_)
             | Self::CannotCopy(_) => StatusCode::CONFLICT,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NoLeader(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoVoter { .. } => StatusCode::MISDIRECTED_REQUEST,
-            Self::Token(_) | Self::NoAddress | Self::Address(_) | Self::Useless => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Token(_)
+            | Self::NoAddress
+            | Self::Address(_)
+            | Self::Useless
+            | Self::BadClient(_) => StatusCode::BAD_REQUEST,
             Self::Join(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

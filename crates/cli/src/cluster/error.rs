@@ -64,6 +64,12 @@ pub enum ClusterError {
         "\"{0}\" is no address of a machine: write one as `coracle cluster token` shows it, for example 192.0.2.7 or 192.0.2.7:7373"
     )]
     Address(String),
+    /// A client that cannot be.
+    #[error("{0}")]
+    BadClient(String),
+    /// A client that is there already.
+    #[error("{0}")]
+    ClientTaken(String),
     /// A token for nobody, or that runs out at once.
     #[error("a token is for one machine at least, and for one second")]
     Useless,

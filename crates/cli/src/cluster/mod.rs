@@ -16,6 +16,7 @@ mod agreed;
 mod aim;
 mod api;
 mod certify;
+mod clients;
 mod dying;
 mod elsewhere;
 mod epochs;
@@ -56,7 +57,7 @@ use coracle_cluster::member::moving::{self, Mode, settle};
 use coracle_cluster::member::run::Member;
 use coracle_cluster::member::snapshots::{Schedule, Snapshots};
 use coracle_cluster::members::Members;
-use coracle_cluster::pki::{Authority, Directory, Identity, Kind};
+use coracle_cluster::pki::{Authority, Directory, Fingerprint, Identity, Kind};
 use coracle_engine::Engine;
 use coracle_fleet::Stores;
 use coracle_network::overlay::Ipv4Net;
@@ -102,6 +103,8 @@ pub struct Options {
     pub overlay_pool: Option<Ipv4Net>,
     /// Whether this machine may become one of those that have the store.
     pub votes: bool,
+    /// Clients of the API that this machine's configuration names: the hashes of their keys.
+    pub pinned: Vec<(Fingerprint, String)>,
 }
 
 /// See the module.
@@ -332,6 +335,7 @@ impl Cluster {
             may_lead: self.may_lead.subscribe(),
             door: self.door(),
             can_vote: self.can_vote,
+            api_ca: String::new(),
             labels: BTreeMap::new(),
         }
     }

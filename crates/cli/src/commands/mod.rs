@@ -1,6 +1,7 @@
 //! The verbs, one file a group.
 
 pub mod build;
+pub mod clients;
 pub mod cluster;
 pub mod containers;
 pub mod copy;

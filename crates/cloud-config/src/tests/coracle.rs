@@ -215,3 +215,65 @@ fn update_keys() {
         assert_eq!(config.update_keys, [key]);
     }
 }
+
+#[test]
+fn workstations() {
+    let key = format!("sha256:{}", "0f".repeat(32));
+    let config = good(&format!(
+        "coracle: {{api_listen: true, api_names: [web1.example.com, 203.0.113.7], clients: [{key}, '{key}  ann']}}\n"
+    ));
+    assert_eq!(config.api_listen.as_deref(), Some("0.0.0.0:2376"));
+    assert_eq!(config.api_names, ["web1.example.com", "203.0.113.7"]);
+    assert_eq!(config.clients, [key.clone(), format!("{key} ann")]);
+    for (text, address) in [
+        ("10.0.0.2", Some("10.0.0.2:2376")),
+        ("'[::]:99'", Some("[::]:99")),
+        ("off", None),
+    ] {
+        let config = good(&format!("coracle: {{api_listen: {text}}}\n"));
+        assert_eq!(config.api_listen.as_deref(), address, "{text}");
+    }
+    for (text, key, words) in [
+        (
+            "api_listen: web1",
+            "api_listen",
+            "no address of the machine",
+        ),
+        ("api_listen: '1.2.3.4:0'", "api_listen", "write true"),
+        ("api: true", "api", "api_listen: true"),
+        ("api_names: ['a b']", "api_names[0]", "has a ' '"),
+        (
+            "api_listen: on, clients: [ann]",
+            "clients[0]",
+            "no fingerprint",
+        ),
+        (
+            "api_listen: on, clients: ['sha256:0f']",
+            "clients[0]",
+            "64 hexadecimal",
+        ),
+        (
+            "api_listen: on, clients: ['-----BEGIN CERTIFICATE-----']",
+            "clients[0]",
+            "is a certificate",
+        ),
+        (
+            "api_listen: on, clients: ['-----BEGIN PRIVATE KEY----- x']",
+            "clients[0]",
+            "belongs to its owner alone",
+        ),
+    ] {
+        let config = one_problem(
+            &format!("coracle: {{{text}}}\n"),
+            &format!("line 2: coracle.{key}: "),
+            words,
+        );
+        assert!(config.clients.is_empty());
+    }
+    let alone = one_problem(
+        &format!("coracle: {{clients: [{key}]}}\n"),
+        "line 2: coracle.clients: ",
+        "api_listen: true",
+    );
+    assert_eq!(alone.clients, [key]);
+}

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields, default)]
 struct Settings {
     advertise: Option<String>,
+    api_listen: Option<String>,
+    api_names: Vec<String>,
+    api_clients: Vec<String>,
     machine: Machine,
     registry: Vec<RegistryOf>,
 }
@@ -38,6 +41,9 @@ fn everything_comes_back() {
     let mut config = good(
         "hostname: a\ncoracle: {join: {address: a, token: secret}, advertise: '10.0.0.2:1', registries: [{host: '10.0.2.2:5000', plain_http: true, mirror_of: docker.io}, {host: b}]}\n",
     );
+    config.api_listen = Some("0.0.0.0:2376".to_owned());
+    config.api_names = vec!["web1.example.com".to_owned(), "203.0.113.7".to_owned()];
+    config.clients = vec![format!("sha256:{} ann's \"laptop\"", "0f".repeat(32))];
     let odd = "\"quoted\" \\ 'x'\n[machine]";
     config.labels = [
         ("a.b".to_owned(), odd.to_owned()),
@@ -48,6 +54,9 @@ fn everything_comes_back() {
     assert!(!text.contains("secret"));
     let read: Settings = toml::from_str(&text).unwrap();
     assert_eq!(read.advertise, config.advertise);
+    assert_eq!(read.api_listen, config.api_listen);
+    assert_eq!(read.api_names, config.api_names);
+    assert_eq!(read.api_clients, config.clients);
     assert_eq!(read.machine.labels, config.labels);
     let of = |r: RegistryOf| Registry {
         host: r.host,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// See the module.
-pub(super) struct Arrivals {
+pub(crate) struct Arrivals {
     turns: usize,
     places: usize,
     sources: Mutex<HashMap<IpAddr, Source>>,
@@ -22,7 +22,7 @@ struct Source {
 }
 
 /// One that knocks. Its place is free again when this is dropped.
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     all: Arc<Arrivals>,
     from: IpAddr,
     turns: Arc<Semaphore>,
@@ -37,7 +37,7 @@ fn source(address: IpAddr) -> IpAddr {
 }
 
 impl Arrivals {
-    pub(super) fn new(turns: usize, places: usize) -> Arc<Self> {
+    pub(crate) fn new(turns: usize, places: usize) -> Arc<Self> {
         Arc::new(Self {
             turns,
             places,
@@ -46,7 +46,7 @@ impl Arrivals {
     }
 
     /// A place for who comes from there, if one is left.
-    pub(super) fn come(self: &Arc<Self>, address: IpAddr) -> Option<Arrival> {
+    pub(crate) fn come(self: &Arc<Self>, address: IpAddr) -> Option<Arrival> {
         let from = source(address);
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let source = sources.entry(from).or_insert_with(|| Source {
@@ -67,7 +67,7 @@ impl Arrivals {
 
 impl Arrival {
     /// Waits until it is this one's turn among those of its address.
-    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         self.turns.clone().acquire_owned().await.ok()
     }

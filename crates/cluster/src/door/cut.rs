@@ -11,7 +11,7 @@ type Cut = Pin<Box<WaitForCancellationFutureOwned>>;
 
 /// Reads and writes fail once the token is cancelled, those that wait already too; what was received before and not read is
 /// not to be had either.
-pub(super) struct Cuttable<T> {
+pub(crate) struct Cuttable<T> {
     inner: T,
     cut: CancellationToken,
     // Readers and writers may be two tasks, each of which is to be woken.
@@ -22,7 +22,7 @@ pub(super) struct Cuttable<T> {
 }
 
 impl<T> Cuttable<T> {
-    pub(super) fn new(inner: T, cut: CancellationToken, ended: CancellationToken) -> Self {
+    pub(crate) fn new(inner: T, cut: CancellationToken, ended: CancellationToken) -> Self {
         Self {
             inner,
             reading: Box::pin(cut.clone().cancelled_owned()),

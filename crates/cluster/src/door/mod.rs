@@ -24,7 +24,9 @@ mod pin;
 mod server;
 mod tls;
 
+pub(crate) use arrivals::{Arrival, Arrivals};
 pub use client::{Body, DoorClient, DoorOptions, Stranger, Target, endpoint};
+pub(crate) use cut::Cuttable;
 pub use error::DoorError;
 pub(crate) use layer::stranger;
 pub use layer::{keepers_only, members_only};

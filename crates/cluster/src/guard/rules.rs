@@ -5,7 +5,7 @@
 //! | `machines/<id>`, `alive/<id>`, `actual/<id>/…`, `images/<id>/…`, `subnets/<id>`, `leaving/<id>` | all | with its own id |
 //! | `apps/…`, what its apps see and what it announces of them; `locks/reboot` and `os/…`, by which machines take turns | all | all |
 //! | `secrets/…`, `tokens/…` | none | none |
-//! | all others (`members/…`, `units/…`, `desired/…`, `leader`, …) | all | none |
+//! | all others (`members/…`, `clients/…`, `units/…`, `desired/…`, `leader`, …) | all | none |
 //!
 //! Keys elsewhere it neither reads nor writes. Voters read and write everything.
 
@@ -146,6 +146,7 @@ mod tests {
             ("apps", true, false),
             ("desired/<a>/u/0/1", true, false),
             ("members/<a>", true, false),
+            ("clients/ann", true, false),
             ("leader", true, false),
             ("units/web", true, false),
             ("secrets/x", false, false),

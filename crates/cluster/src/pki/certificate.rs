@@ -75,6 +75,12 @@ pub struct Seen {
     pub key: Fingerprint,
     /// The IP addresses that it is for besides its names.
     pub addresses: Vec<IpAddr>,
+    /// The DNS names that it is for.
+    pub names: Vec<String>,
+    /// It says that it is a client's, and neither a server's nor a CA's.
+    pub is_clients: bool,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
 }
 
 /// An address as it stands in a certificate: 4 or 16 bytes.
@@ -102,9 +108,16 @@ impl Seen {
         let names = parsed.subject_alternative_name().ok().flatten();
         let names = names.map(|names| names.value.general_names.as_slice());
         let names = names.unwrap_or_default();
-        let named = names
-            .iter()
-            .any(|name| matches!(name, GeneralName::DNSName(name) if *name == expected));
+        let dns = names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        });
+        let dns: Vec<String> = dns.collect();
+        let named = dns.contains(&expected);
+        let usage = parsed.extended_key_usage().ok().flatten();
+        let is_clients = usage.is_some_and(|usage| {
+            usage.value.client_auth && !usage.value.server_auth && !usage.value.any
+        }) && !parsed.is_ca();
         let addresses = names.iter().filter_map(|name| match name {
             GeneralName::IPAddress(bytes) => address(bytes),
             _ => None,
@@ -119,6 +132,9 @@ impl Seen {
             not_after: time(parsed.validity().not_after.timestamp().saturating_add(1)),
             key: Fingerprint::of(parsed.public_key().raw),
             addresses,
+            names: dns,
+            is_clients,
+            serial: hex::encode(parsed.raw_serial()),
         })
     }
 }

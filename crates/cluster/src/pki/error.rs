@@ -84,6 +84,18 @@ pub enum PkiError {
         #[source]
         source: rcgen::Error,
     },
+    /// A file of the API's that does not hold what it should.
+    #[error(
+        "{path} is no {what} ({why}): put back a copy of it, or remove it and have workstations trust this machine anew"
+    )]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is expected there.
+        what: &'static str,
+        /// What does not fit.
+        why: String,
+    },
     /// No TLS can be spoken with this key.
     #[error("the key in {path} cannot be used")]
     Key {

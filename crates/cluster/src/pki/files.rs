@@ -129,12 +129,11 @@ impl Directory {
     }
 
     fn beside(&self, item: Item) -> PathBuf {
-        self.0.join(format!(".{}.new", item.name()))
+        beside(&self.path(item))
     }
 
     fn sync(&self) -> Result<(), PkiError> {
-        let synced = File::open(&self.0).and_then(|dir| dir.sync_all());
-        synced.map_err(|e| PkiError::io("syncing", &self.0, e))
+        sync_directory(&self.0)
     }
 
     fn gone(&self, path: &Path) -> Result<(), PkiError> {
@@ -169,22 +168,7 @@ impl Directory {
 
     /// Puts a file in place; when this is answered it outlives the power.
     pub(crate) fn write(&self, item: Item, bytes: &[u8]) -> Result<(), PkiError> {
-        let beside = self.beside(item);
-        let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(item.mode())
-                .open(&beside)?;
-            // The mode above is only of a file that is made, and less what the umask takes.
-            file.set_permissions(fs::Permissions::from_mode(item.mode()))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&beside, self.path(item))
-        };
-        written().map_err(|e| PkiError::io("writing", &self.path(item), e))?;
-        self.sync()
+        put(&self.path(item), bytes, item.mode())
     }
 
     /// Removes a file, if it is there.
@@ -200,4 +184,36 @@ impl Directory {
     pub fn clear(&self) -> Result<(), PkiError> {
         Item::ALL.into_iter().try_for_each(|item| self.remove(item))
     }
+}
+
+/// Where a file is written before it is put in place.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.new"))
+}
+
+/// Puts a file with that mode in place, whole or not at all; when this is answered it outlives the power.
+pub(crate) fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+    let beside = beside(path);
+    let written = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&beside)?;
+        // The mode above is only of a file that is made, and less what the umask takes.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    written().map_err(|e| PkiError::io("writing", path, e))?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Has the directory's entries outlive the power.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), PkiError> {
+    let synced = File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(|e| PkiError::io("syncing", path, e))
 }

@@ -360,7 +360,7 @@ pub(crate) fn vouched(ca: &CertificateDer<'static>, name: &str, pem: &str) -> Re
 }
 
 /// Whether a certificate is of that CA, counts now, and is for that name.
-fn is_for(
+pub(crate) fn is_for(
     ca: &CertificateDer<'static>,
     leaf: &CertificateDer<'static>,
     name: String,

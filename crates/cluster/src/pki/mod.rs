@@ -34,11 +34,13 @@ mod renew;
 
 pub(crate) use authority::requested_key;
 pub use authority::{Authority, Lifetimes};
+pub(crate) use certificate::chain;
 pub use certificate::{Fingerprint, Seen};
 pub use error::PkiError;
 pub use files::{Directory, Item};
+pub(crate) use files::{put, sync_directory};
 pub use identity::{Asked, Identity, Kind};
-pub(crate) use identity::{roots, vouched};
+pub(crate) use identity::{is_for, roots, vouched};
 pub use renew::{Due, keep_renewed};
 
 /// What stands after a machine's id in the name that its certificate is for.

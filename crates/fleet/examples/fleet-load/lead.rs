@@ -42,6 +42,7 @@ pub async fn serve(url: &str, dir: &Path) -> Fallible<()> {
         may_lead: tokio::sync::watch::channel(true).1,
         door: String::new(),
         can_vote: false,
+        api_ca: String::new(),
         labels: BTreeMap::new(),
     };
     let fleet = Fleet::join(stores, engine.clone()).await?;

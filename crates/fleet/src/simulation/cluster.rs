@@ -133,6 +133,7 @@ impl Cluster {
             alone: watch::channel(false).1,
             may_lead: watch::channel(machine.may_lead).1,
             can_vote: machine.may_lead,
+            api_ca: String::new(),
             door: format!("192.0.2.{}:7373", machine.number),
             labels: BTreeMap::from([("rack".into(), format!("r{}", machine.number % 2))]),
         };
@@ -147,6 +148,7 @@ impl Cluster {
                 coracle: "0.1.0".into(),
                 since: self.world.utc(),
                 can_vote: machine.may_lead,
+                api_ca: String::new(),
                 labels: stores.labels.clone(),
                 door: stores.door.clone(),
             },

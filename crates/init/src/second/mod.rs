@@ -29,13 +29,15 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Resource, Rlimit, setrlimit},
 };
-use std::{io, thread, time::Duration};
+use std::{fs, io, thread, time::Duration};
 
 /// Signals that end the machine, as other programs of this kind have them.
 const RESTART: [i32; 2] = [15, 2];
 const POWER_OFF: i32 = 12;
 /// Files that a process may have open: each published port and each container costs the daemon some.
 const FILES: u64 = 1 << 20;
+/// What workstations know the machine by, as the daemon says it.
+const FINGERPRINT: &str = "/var/lib/coracle/api/fingerprint";
 /// A year, in a loop.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -172,6 +174,13 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
             Level::Notice,
             &format!("this machine is at {}", network.shown()),
         );
+    }
+    if let Some(address) = &found.config.api_listen {
+        let line = match fs::read_to_string(FINGERPRINT) {
+            Ok(key) => format!("workstations reach it at {address}: {}", key.trim()),
+            Err(error) => format!("workstations do not reach it: {FINGERPRINT}: {error}"),
+        };
+        say(Level::Notice, &line);
     }
     let joined = match &found.config.join {
         Some(join) => phases.run("join", || join::once(join, children)),
