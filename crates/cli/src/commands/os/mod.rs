@@ -1,6 +1,7 @@
 //! `coracle os`: the operating system of machines that run Coracle's own image. One file a verb.
 
 mod config;
+mod install;
 mod status;
 mod updates;
 
@@ -17,6 +18,8 @@ pub enum Os {
     Status,
     /// Write an update into the other slot
     Update(updates::Update),
+    /// Write the system that runs onto another disk
+    Install(install::Install),
     /// Start from the other slot, with the release that was there before
     Rollback(updates::Rollback),
     /// What became of updates
@@ -30,6 +33,7 @@ pub async fn os(client: &Client, command: &Os) -> Result<()> {
         Os::Config(command) => config::config(command),
         Os::Status => status::status(client).await,
         Os::Update(args) => updates::update(client, args).await,
+        Os::Install(args) => install::install(client, args).await,
         Os::Rollback(args) => updates::rollback(client, args).await,
         Os::History => status::history(client).await,
         Os::BootReport => status::boot_report(client).await,
