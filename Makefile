@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build up down election test test-os soak bench lint deny install deb os
+.PHONY: help build up down election test test-os soak bench bench-os lint deny install deb os
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,7 @@ test: ## install what the tests need, then run every test
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	@scripts/test
 
-test-os: ## the tests that have a machine with an operating system: updates of the image, the Debian package on a Debian of its own
+test-os: ## the tests that have a machine with an operating system: updates of the image, its installation and its bytes, the Debian package on a Debian of its own
 	@scripts/deps build deb run test os
 	@scripts/kernel $(dir $(TARGET))tmp/kernel
 	@scripts/debian-machine $(dir $(TARGET))tmp/debian-machine
@@ -84,6 +84,11 @@ bench: ## docker, podman, runc and etcd beside us, the way to services, and simu
 	@scripts/bench-services $(TARGET)/coracle $(TARGET)/examples $(dir $(TARGET))tmp/debian
 	cargo build --locked --workspace --example fleet-load
 	@scripts/bench-fleet $(TARGET)/examples/fleet-load
+
+bench-os: os ## the image beside a minimal Debian with systemd, docker.io and etcd, both booted by turns; writes its section of docs/benchmarks.md
+	@scripts/deps test os bench
+	cargo build --locked --workspace --examples
+	@scripts/bench-os $(dir $(TARGET))os $(TARGET)/examples $(dir $(TARGET))tmp/bench-debian
 
 lint: ## formatting and clippy, warnings denied
 	@scripts/deps build election

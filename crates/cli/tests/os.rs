@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "os/hardening.rs"]
+mod hardening;
 #[path = "os/http.rs"]
 mod http;
 #[path = "os/machine.rs"]
@@ -18,7 +20,7 @@ use std::{fs, path::Path};
 #[test]
 fn it_boots_to_a_container_and_comes_back_from_a_release_that_does_not_serve() {
     let registry = Registry::start();
-    registry.push_programs("steady:1", &["steady", "door"]);
+    registry.push_programs("steady:1", &["steady", "door", "look"]);
     let base = image();
 
     // A release whose command is no daemon: it ends at once.
@@ -52,6 +54,7 @@ fn it_boots_to_a_container_and_comes_back_from_a_release_that_does_not_serve() {
         phases,
         [
             "mounts",
+            "sysctls",
             "devices",
             "state",
             "configuration",
@@ -64,6 +67,8 @@ fn it_boots_to_a_container_and_comes_back_from_a_release_that_does_not_serve() {
     );
     assert_eq!(machine.get("/info")["Name"], "first");
     let before = machine.containers();
+    let image = format!("{}/steady:1", registry.seen_from_machine());
+    hardening::check(&machine, &image);
 
     let name = format!("{}/coracle/os", registry.seen_from_machine());
     machine.post(&format!("/images/create?fromImage={name}&tag=0.9.0"));

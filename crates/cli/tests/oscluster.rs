@@ -218,7 +218,7 @@ fn three_machines_form_a_cluster_lose_one_and_take_updates_one_after_the_other()
     let work = tempfile::tempdir().unwrap();
     let host = registry.seen_from_machine();
     let wire = Wire::new();
-    let start = |n: usize, disk: &Path| Machine::start_with(disk, &wire.card(n));
+    let start = |n: usize, disk: &Path| Machine::start_with(disk, &[disk], &wire.card(n));
 
     let disk1 = disk(work.path(), &base, 1, &told(1, &host, None));
     let mut machines = vec![start(1, &disk1)];

@@ -69,6 +69,39 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     machine.power_off();
 }
 
+/// A container with all rights can write onto the partition of the slot that runs: not below what is read from it.
+#[test]
+fn a_block_that_a_container_has_changed_is_not_read_and_the_slot_not_started() {
+    let _alone = alone();
+    let work = tempfile::tempdir().unwrap();
+    let (machine, disk, image) = prepare(work.path());
+    machine.post(&format!("/v1/os/update?image={image}&restart=true"));
+    machine.until_os(is_good);
+    machine.until_answers("A ");
+    let programs = image.replace("coracle/os:0.2.0", "steady:1");
+    let at = machine::block_of("/usr/bin/etcd") * 4096 + 100;
+    let words = [
+        "/bin/look",
+        "write",
+        "/dev/vda3",
+        &at.to_string(),
+        "changed",
+    ];
+    let (code, said) = machine.run_privileged(&programs, &words);
+    assert_eq!((code, said.trim()), (0, "written"));
+    machine.power_off();
+    let machine = Machine::start(&disk);
+    let status = machine.until_os(|s| s["slot"] == "a");
+    assert_eq!(status["slots"][1]["tries_left"], 0, "{status}");
+    let said = machine.said();
+    assert!(
+        said.contains("/usr/bin/etcd of the root cannot be read"),
+        "{said}"
+    );
+    machine.until_answers("A ");
+    machine.power_off();
+}
+
 #[test]
 fn power_that_goes_while_a_slot_is_written_leaves_the_other_one() {
     let _alone = alone();

@@ -13,8 +13,10 @@ use coracle_os::{
     EFI, Slot,
     block::{Partition, beside, partitions},
     entries,
+    guid::Guid,
     modules::Modules,
-    root::{Root, RootError},
+    partitions::Table,
+    root::{NAME, Root, RootError},
 };
 use coracle_sys::watchdog::Watchdog;
 use rustix::{
@@ -33,14 +35,16 @@ use std::{
 
 /// A file of the first file system alone.
 pub const MARK: &str = "/first-stage";
-/// The name of the opened root for the device mapper.
-pub const NAME: &str = "coracle-root";
 /// Where it is mounted.
 const ROOT: &str = "/root";
 /// The list, in the root, of files that are read before it counts as sound: what the machine cannot be reached or updated without.
 const EARLY: &str = "usr/share/coracle/early-reads";
 /// How long disks may take to show up.
 const DISKS: Duration = Duration::from_secs(60);
+/// How long it is waited for the disk that the boot loader is on, before another one with the same root will do.
+const OWN: Duration = Duration::from_secs(20);
+/// The boot loader's words among the firmware's variables.
+const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 /// File systems and targets that no device asks for.
 const NEEDED: [&str; 7] = [
     "dm-mod",
@@ -93,18 +97,24 @@ fn start(slot: &mut Option<Partition>, fed: &mut Option<Watchdog>) -> Result<Nev
     devices.look();
     *fed = watchdog::start(|| load(devices.modules(), watchdog::SOFT));
     let feed = || fed.iter().for_each(watchdog::feed);
-    let looks = DISKS.div_duration_f32(watchdog::FEED) as usize;
-    let found = (0..looks).find_map(|_| {
-        feed();
-        devices.until(watchdog::FEED, || find(&root))
-    });
+    let mut until = |limit: Duration, own: Option<Guid>| {
+        let looks = limit.div_duration_f32(watchdog::FEED).ceil() as usize;
+        (0..looks).find_map(|_| {
+            feed();
+            devices.until(watchdog::FEED, || find(&root, own))
+        })
+    };
+    let own = own_disk();
+    let found = own.and_then(|_| until(OWN, own));
+    let found = found.or_else(|| until(DISKS, None));
     let Some(partition) = found else {
         return Err(RootError::NotFound(root.hash).into());
     };
     *slot = Some(partition.clone());
     let device = root.open(&partition.device, NAME)?;
-    mount(&device, ROOT, "erofs", MountFlags::RDONLY, None)
-        .map_err(|e| FirstError::Mount(e.into()))?;
+    // Its devices are those of the kernel, below /dev, and nobody becomes root by a program of it.
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount(&device, ROOT, "erofs", flags, None).map_err(|e| FirstError::Mount(e.into()))?;
     read_early(feed)?;
     go_on(fed).map_err(FirstError::Switch)
 }
@@ -117,10 +127,22 @@ fn load(modules: &Modules, name: &str) {
     }
 }
 
-/// The partition that holds the root.
-fn find(root: &Root) -> Option<Partition> {
+/// The identifier of the EFI partition that the boot loader is on, by its own word.
+fn own_disk() -> Option<Guid> {
+    Guid::parse(&loader("LoaderDevicePartUUID")?)
+}
+
+/// Whether a disk has that EFI partition; if none is given, each one does.
+fn holds(disk: &str, efi: Option<Guid>) -> bool {
+    let table = || Table::read(&Path::new("/dev").join(disk)).ok();
+    efi.is_none_or(|id| table().and_then(|t| t.id_of(EFI)) == Some(id))
+}
+
+/// The partition that holds the root, on the disk with that EFI partition.
+fn find(root: &Root, efi: Option<Guid>) -> Option<Partition> {
     let all = partitions().ok()?;
-    let mut slots = all.iter().filter(|p| Slot::of_partition(&p.name).is_some());
+    let slots = all.iter().filter(|p| Slot::of_partition(&p.name).is_some());
+    let mut slots = slots.filter(|p| holds(&p.disk, efi));
     slots
         .find(|p| match root.is_in(&p.device) {
             Ok(holds) => holds,
@@ -132,21 +154,31 @@ fn find(root: &Root) -> Option<Partition> {
         .cloned()
 }
 
-/// The slot whose entry the boot loader took, by its own word (`LoaderEntrySelected` of systemd-boot's variables).
-fn selected() -> Option<Partition> {
+/// A text that the boot loader has left among the firmware's variables (systemd's Boot Loader Interface).
+fn loader(name: &str) -> Option<String> {
     let place = "/sys/firmware/efi/efivars";
     mount("efivarfs", place, "efivarfs", MountFlags::RDONLY, None).ok()?;
-    let path = "LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
-    let bytes = fs::read(Path::new(place).join(path)).ok();
+    let bytes = fs::read(Path::new(place).join(format!("{name}-{LOADER}"))).ok();
     unmount(place, UnmountFlags::DETACH).ok();
     // Four bytes of attributes, then UTF-16.
     let bytes = bytes?;
     let units = bytes.get(4..)?.chunks_exact(2);
     let units: Vec<_> = units.map(|u| u16::from_le_bytes([u[0], u[1]])).collect();
-    let name = String::from_utf16_lossy(&units);
-    let slot = entries::slot_of(name.trim_end_matches('\0'))?;
+    Some(
+        String::from_utf16_lossy(&units)
+            .trim_end_matches('\0')
+            .to_owned(),
+    )
+}
+
+/// The slot whose entry the boot loader took, by its own word.
+fn selected() -> Option<Partition> {
+    let name = loader("LoaderEntrySelected")?;
+    let slot = entries::slot_of(&name)?;
+    let own = own_disk();
     let all = partitions().ok()?;
-    let mut found = all.into_iter().filter(|p| p.name == slot.partition());
+    let slots = all.into_iter().filter(|p| p.name == slot.partition());
+    let mut found = slots.filter(|p| holds(&p.disk, own));
     let one = found.next();
     // With two such disks nobody knows which one it was.
     one.filter(|_| found.next().is_none())
@@ -241,7 +273,7 @@ fn mark_bad(partition: &Partition) -> io::Result<bool> {
     let all = partitions()?;
     let efi = beside(&all, &partition.disk, EFI).ok_or(io::ErrorKind::NotFound)?;
     fs::create_dir_all("/efi")?;
-    mount(&efi.device, "/efi", "vfat", MountFlags::NOEXEC, None)?;
+    mount(&efi.device, "/efi", "vfat", mounts::BASE, None)?;
     let place = Path::new("/efi");
     let done = entries::read(place).and_then(|known| {
         let other = known.get(&slot.other());

@@ -7,7 +7,8 @@ use rustix::{
 };
 use std::{ffi::CString, fs, io, path::Path};
 
-const BASE: MountFlags = MountFlags::NOSUID
+/// For what has neither programs nor devices.
+pub const BASE: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NOEXEC)
     .union(MountFlags::NODEV);
 
@@ -47,7 +48,7 @@ pub fn kernel() -> io::Result<()> {
         "/dev",
         "devtmpfs",
         "devtmpfs",
-        MountFlags::NOSUID,
+        MountFlags::NOSUID | MountFlags::NOEXEC,
         "mode=755",
     )
 }
@@ -57,10 +58,9 @@ pub fn kernel() -> io::Result<()> {
 /// # Errors
 /// The first one's.
 pub fn machine() -> io::Result<()> {
-    let shared = MountFlags::NOSUID | MountFlags::NODEV;
-    at("/run", "run", "tmpfs", shared, "mode=755,size=25%")?;
-    at("/tmp", "tmp", "tmpfs", shared, "mode=1777,size=25%")?;
-    at("/etc", "etc", "tmpfs", shared, "mode=755,size=64m")?;
+    at("/run", "run", "tmpfs", BASE, "mode=755,size=25%")?;
+    at("/tmp", "tmp", "tmpfs", BASE, "mode=1777,size=25%")?;
+    at("/etc", "etc", "tmpfs", BASE, "mode=755,size=64m")?;
     for place in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         match mkdir(place, Mode::from(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -75,7 +75,7 @@ pub fn machine() -> io::Result<()> {
         terminals,
         "mode=620,gid=5,ptmxmode=666",
     )?;
-    at("/dev/shm", "shm", "tmpfs", shared, "mode=1777")?;
+    at("/dev/shm", "shm", "tmpfs", BASE, "mode=1777")?;
     at("/dev/mqueue", "mqueue", "mqueue", BASE, "")?;
     at("/sys/fs/cgroup", "cgroup2", "cgroup2", BASE, "nsdelegate")
 }

@@ -58,6 +58,28 @@ fn in_directory(class: &Path) -> io::Result<Vec<Partition>> {
     Ok(found)
 }
 
+/// The slot that the opened root is on: the device mapper says what its device is made of.
+///
+/// # Errors
+/// Those of reading `/sys`; `NotFound` if there is no such root.
+pub fn of_root() -> io::Result<Partition> {
+    for entry in fs::read_dir("/sys/class/block")?.flatten() {
+        let path = entry.path();
+        let name = fs::read_to_string(path.join("dm/name")).unwrap_or_default();
+        if name.trim_end() != crate::root::NAME {
+            continue;
+        }
+        for below in fs::read_dir(path.join("slaves"))?.flatten() {
+            let device = Path::new("/dev").join(below.file_name());
+            if let Some(found) = partitions()?.into_iter().find(|p| p.device == device) {
+                return Ok(found);
+            }
+        }
+    }
+    let text = "the root is not on a slot of a disk";
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
+}
+
 /// The partition of that name on the same disk.
 pub fn beside<'a>(all: &'a [Partition], disk: &str, name: &str) -> Option<&'a Partition> {
     all.iter().find(|p| p.disk == disk && p.name == name)

@@ -12,7 +12,10 @@
 
 pub mod block;
 pub mod entries;
+pub mod guid;
 pub mod history;
+pub mod install;
+pub mod layout;
 pub mod machine;
 pub mod modules;
 pub mod partitions;

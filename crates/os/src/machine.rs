@@ -2,7 +2,7 @@
 
 use crate::{
     EFI, Slot,
-    block::{beside, partitions},
+    block::{beside, of_root, partitions},
     entries::{self, Entry, Standing},
     release::Release,
     root::{Root, RootError},
@@ -79,7 +79,10 @@ pub struct Machine {
     pub slot: Slot,
     /// What the running image says of itself.
     pub about: About,
-    disk: String,
+    /// The root that runs, and the partition that it is on.
+    pub(crate) root: Root,
+    pub(crate) device: PathBuf,
+    pub(crate) disk: String,
     efi: PathBuf,
     /// One at a time has the EFI partition.
     mounted: Mutex<()>,
@@ -99,11 +102,10 @@ impl Machine {
         let about = fs::read(ABOUT).map_err(MachineError::About)?;
         let about = serde_json::from_slice(&about).map_err(|e| MachineError::About(e.into()))?;
         let all = partitions().map_err(MachineError::Partitions)?;
-        let found = all.iter().find_map(|p| {
-            let slot = Slot::of_partition(&p.name)?;
-            root.is_in(&p.device).ok()?.then_some((slot, p))
-        });
-        let (slot, partition) = found.ok_or(RootError::NotFound(root.hash))?;
+        // Another disk may hold the same root.
+        let partition = of_root().map_err(MachineError::Partitions)?;
+        let slot = Slot::of_partition(&partition.name);
+        let slot = slot.ok_or_else(|| RootError::NotFound(root.hash.clone()))?;
         let efi = beside(&all, &partition.disk, EFI).ok_or_else(|| MachineError::Missing {
             disk: partition.disk.clone(),
             name: EFI.to_owned(),
@@ -111,6 +113,8 @@ impl Machine {
         Ok(Self {
             slot,
             about,
+            root,
+            device: partition.device.clone(),
             disk: partition.disk.clone(),
             efi: efi.device.clone(),
             mounted: Mutex::default(),
@@ -118,7 +122,7 @@ impl Machine {
     }
 
     /// Does something with the EFI partition mounted.
-    fn with_efi<T>(
+    pub(crate) fn with_efi<T>(
         &self,
         act: impl FnOnce(&Path) -> Result<T, MachineError>,
     ) -> Result<T, MachineError> {

@@ -4,7 +4,7 @@
 //! and the partition is made larger. The second table is written first, at its new place: whenever the power goes, one of the two is
 //! whole, and whoever reads them takes the one that is.
 
-use crate::root::hex;
+use crate::{guid::Guid, root::hex};
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -14,12 +14,12 @@ use std::{
 
 /// Bytes of a sector; disks with others are not read.
 pub const SECTOR: u64 = 512;
-const ENTRY: usize = 128;
+pub(crate) const ENTRY: usize = 128;
 const HEADER: usize = 92;
 /// The kind of the one partition that the first sector has for programs that do not know of this table.
 const PROTECTIVE: u8 = 0xee;
 /// Where the last partition ends: on a multiple of 1 MiB.
-const ALIGN: u64 = 2048;
+pub(crate) const ALIGN: u64 = 2048;
 
 /// Why a table cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +52,13 @@ pub enum TableError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// The disk's identifier.
-    disk: [u8; 16],
+    pub(crate) disk: [u8; 16],
     /// As they are on the disk.
-    entries: Vec<[u8; ENTRY]>,
-    first_usable: u64,
-    last_usable: u64,
+    pub(crate) entries: Vec<[u8; ENTRY]>,
+    pub(crate) first_usable: u64,
+    pub(crate) last_usable: u64,
     /// Sector of the copy at the end.
-    other: u64,
+    pub(crate) other: u64,
 }
 
 /// Where a partition is, in sectors.
@@ -170,13 +170,21 @@ impl Table {
         })
     }
 
+    /// The identifier of the partition of that name.
+    pub fn id_of(&self, wanted: &str) -> Option<Guid> {
+        let entry = self.entries.iter().find(|e| name(e) == wanted)?;
+        let mut id = [0; 16];
+        id.copy_from_slice(&entry[16..32]);
+        Some(Guid(id))
+    }
+
     /// The disk's identifier, in hexadecimal as it is stored.
     pub fn id(&self) -> String {
         hex(&self.disk)
     }
 }
 
-fn sectors(disk: &File) -> io::Result<u64> {
+pub(crate) fn sectors(disk: &File) -> io::Result<u64> {
     // The size of a block device is where its end is.
     use std::io::{Seek, SeekFrom};
     let mut disk = disk.try_clone()?;
@@ -241,7 +249,7 @@ pub fn grow(path: &Path, wanted: &str) -> Result<Option<Extent>, TableError> {
 impl Table {
     /// Writes the record in the first sector that keeps old programs away, which says how long the disk is; then both copies, that at the end
     /// first, each on the disk before the next one.
-    fn write(&self, disk: &File) -> io::Result<()> {
+    pub(crate) fn write(&self, disk: &File) -> io::Result<()> {
         let mut first = [0; SECTOR as usize];
         disk.read_exact_at(&mut first, 0)?;
         if first[450] == PROTECTIVE {

@@ -8,11 +8,13 @@ use coracle_sys::device_mapper;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
-    io,
+    io::{self, BufReader, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
+/// The name of the opened root for the device mapper.
+pub const NAME: &str = "coracle-root";
 /// Bytes of a block, of data and of the tree.
 pub const BLOCK: u64 = 4096;
 /// Hashes in a block of the tree.
@@ -96,6 +98,45 @@ impl Root {
         }
     }
 
+    /// Reads all of it and computes the tree anew: whether every block is what the hash says.
+    ///
+    /// # Errors
+    /// Those of reading; a partition that is too short simply holds another one.
+    pub fn is_whole_in(&self, device: &Path) -> io::Result<bool> {
+        let mut from = BufReader::with_capacity(1 << 20, File::open(device)?);
+        let mut block = [0; BLOCK as usize];
+        let mut level = Vec::new();
+        for _ in 0..self.blocks {
+            match from.read_exact(&mut block) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                done => done?,
+            }
+            level.extend_from_slice(&Sha256::digest(block));
+        }
+        // From the data up; on the disk the top comes first.
+        let mut levels = Vec::new();
+        let top = loop {
+            level.resize(level.len().next_multiple_of(BLOCK as usize), 0);
+            let above: Vec<_> = level
+                .chunks(BLOCK as usize)
+                .map(Sha256::digest)
+                .collect::<Vec<_>>()
+                .concat();
+            levels.push(level);
+            if above.len() == 32 {
+                break above;
+            }
+            level = above;
+        };
+        levels.reverse();
+        let tree = levels.concat();
+        let mut is = vec![0; tree.len()];
+        match from.read_exact(&mut is) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            done => done.map(|()| is == tree && hex(&top) == self.hash),
+        }
+    }
+
     /// Opens the partition so that each block is checked as it is read, and returns the device to be mounted.
     ///
     /// # Errors
@@ -131,6 +172,39 @@ mod tests {
         assert_eq!((root.hash.as_str(), root.blocks), (hash.as_str(), 1000));
         // 1,000 blocks have 8 blocks of hashes and one above them.
         assert_eq!(root.size(), (1000 + 8 + 1) * BLOCK);
+    }
+
+    #[test]
+    fn a_root_is_whole_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root");
+        for blocks in [1_u64, 128, 129, 300] {
+            let data: Vec<u8> = (0..blocks * BLOCK).map(|n| (n / 7) as u8).collect();
+            std::fs::write(&path, &data).unwrap();
+            let offset = (blocks * BLOCK).to_string();
+            let made = std::process::Command::new("veritysetup")
+                .args(["format", "--no-superblock", "--salt=-"])
+                .arg(format!("--data-blocks={blocks}"))
+                .arg(format!("--hash-offset={offset}"))
+                .args([&path, &path])
+                .output()
+                .expect("Debian's package cryptsetup-bin");
+            let said = String::from_utf8_lossy(&made.stdout).into_owned();
+            let hash = said.lines().find_map(|l| l.strip_prefix("Root hash:"));
+            let hash = hash.unwrap().trim().to_owned();
+            let root = Root { hash, blocks };
+            assert!(root.is_in(&path).unwrap() && root.is_whole_in(&path).unwrap());
+            let whole = std::fs::read(&path).unwrap();
+            assert_eq!(whole.len() as u64, root.size());
+            for at in [0, whole.len() / 2, whole.len() - BLOCK as usize] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1;
+                std::fs::write(&path, damaged).unwrap();
+                assert!(!root.is_whole_in(&path).unwrap(), "{blocks} {at}");
+            }
+            std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+            assert!(!root.is_whole_in(&path).unwrap());
+        }
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Target<'_> {
 }
 
 /// Copies exactly what the release names, and has it on the disk.
-fn copy(
+pub(crate) fn copy(
     part: &'static str,
     wanted: &Part,
     mut source: impl Read,
@@ -209,11 +209,10 @@ fn copy(
 }
 
 /// Reads what was written, from the disk and not from memory.
-fn read_back(wanted: &Part, path: &Path) -> Result<(), WriteError> {
+pub(crate) fn read_back(wanted: &Part, path: &Path) -> Result<(), WriteError> {
     let failed = Target::failed;
     let file = File::open(path).map_err(failed(path))?;
-    // All of it, as far as it was written.
-    fadvise(&file, 0, None, Advice::DontNeed).map_err(|e| failed(path)(e.into()))?;
+    forget(&file).map_err(failed(path))?;
     let mut digest = Sha256::new();
     let mut from = file.take(wanted.size);
     io::copy(&mut from, &mut digest).map_err(failed(path))?;
@@ -221,4 +220,9 @@ fn read_back(wanted: &Part, path: &Path) -> Result<(), WriteError> {
         return Err(WriteError::ReadBack(path.to_owned()));
     }
     Ok(())
+}
+
+/// Takes what was written of a file out of memory, so that it is read from the disk.
+pub(crate) fn forget(file: &File) -> io::Result<()> {
+    Ok(fadvise(file, 0, None, Advice::DontNeed)?)
 }

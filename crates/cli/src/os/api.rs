@@ -7,7 +7,7 @@ use super::{
 };
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Query, State},
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
@@ -36,6 +36,7 @@ pub fn routes(os: There) -> Router {
         .route("/v1/os/history", get(history))
         .route("/v1/os/boot-report", get(boot_report))
         .route("/v1/os/update", post(update))
+        .route("/v1/os/install", post(install))
         .route("/v1/os/rollback", post(rollback))
         .merge(rollout::routes())
         .with_state(os)
@@ -114,12 +115,66 @@ struct UpdateOf {
     restart: bool,
 }
 
-/// Tells how it goes as lines of JSON: `status`, and `error` as the last one if it failed.
 async fn update(
     State(os): State<There>,
     Query(asked): Query<UpdateOf>,
 ) -> Result<Response, OsError> {
     let os = there(os)?;
+    Ok(telling(move |tell| async move {
+        let allowed = Allowed {
+            downgrade: asked.allow_downgrade,
+            ..Allowed::default()
+        };
+        let before = os.before().await;
+        os.update_from_image(&asked.image, allowed, before, tell)
+            .await?;
+        match asked.restart {
+            true => os.restart().map(|()| "restarting"),
+            false => Ok("the next restart starts it"),
+        }
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstallOf {
+    /// The device of a whole disk.
+    disk: String,
+    /// Whether it is written over if there is something on it.
+    #[serde(default)]
+    erase: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct With {
+    /// A cloud-config document; without it the one that this machine goes by.
+    #[serde(default)]
+    configuration: Option<String>,
+}
+
+async fn install(
+    State(os): State<There>,
+    Query(asked): Query<InstallOf>,
+    with: Bytes,
+) -> Result<Response, OsError> {
+    let os = there(os)?;
+    let with = match with.as_ref() {
+        [] => With::default(),
+        with => serde_json::from_slice(with).map_err(OsError::Body)?,
+    };
+    Ok(telling(move |tell| async move {
+        os.install(asked.disk, asked.erase, with.configuration, tell)
+            .await?;
+        Ok("done")
+    }))
+}
+
+/// Does something and tells how it goes as lines of JSON: `status`, and `error` as the last one if it failed.
+fn telling<F>(act: impl FnOnce(Tell) -> F + Send + 'static) -> Response
+where
+    F: Future<Output = Result<&'static str, OsError>> + Send,
+{
     let (said, mut heard) = mpsc::unbounded_channel::<Value>();
     // A client that leaves must not leave it half done.
     tokio::spawn(async move {
@@ -127,22 +182,7 @@ async fn update(
         let tell: Tell = Arc::new(move |line| {
             each.send(json!({ "status": line })).ok();
         });
-        let allowed = Allowed {
-            downgrade: asked.allow_downgrade,
-            by_itself: false,
-            // Whoever asks by hand has said so for all that were asked before.
-            resumes: 0,
-        };
-        let before = os.before().await;
-        let done = os
-            .update_from_image(&asked.image, allowed, before, tell)
-            .await;
-        let done = match done {
-            Ok(_) if asked.restart => os.restart().map(|()| "restarting"),
-            Ok(_) => Ok("the next restart starts it"),
-            Err(error) => Err(error),
-        };
-        let last = match done {
+        let last = match act(tell).await {
             Ok(line) => json!({ "status": line }),
             Err(error) => json!({ "error": coracle_engine::full_error(&error) }),
         };
@@ -154,7 +194,7 @@ async fn update(
             .map(|line| line.map(|l| Ok::<_, Infallible>(format!("{l}\n"))))
     });
     let body = Body::from_stream(lines);
-    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use coracle_os::{machine::MachineError, release::ReleaseError};
+use coracle_os::{install::InstallError, machine::MachineError, release::ReleaseError};
 use serde_json::json;
 use std::io;
 
@@ -16,9 +16,15 @@ pub enum OsError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error("the configuration has mistakes: {0}")]
+    Configuration(String),
+    #[error("the request's body is none of this request")]
+    Body(#[source] serde_json::Error),
     #[error("/var/lib/coracle-os/updates.json")]
     History(#[source] io::Error),
-    #[error("an update is under way already; `coracle os status` shows it")]
+    #[error("an update or an installation is under way already")]
     Busy,
     #[error("the release that runs is on trial still; `coracle os status` shows when it is proven")]
     OnTrial,
@@ -36,7 +42,7 @@ pub enum OsError {
     Image(#[from] coracle_image::ImageError),
     #[error("restarting the machine")]
     Restart(#[source] io::Error),
-    #[error("the update was interrupted")]
+    #[error("it was interrupted")]
     Interrupted,
     #[error("writing {0}")]
     Write(String, #[source] io::Error),
@@ -105,7 +111,9 @@ impl IntoResponse for OsError {
             | Self::NoChannel
             | Self::Wait(_)
             | Self::NotStopped(_) => StatusCode::CONFLICT,
-            Self::Release(_)
+            Self::Body(_)
+            | Self::Configuration(_)
+            | Self::Release(_)
             | Self::NoUpdate(..)
             | Self::Read(..)
             | Self::Etcd { .. }

@@ -2,6 +2,7 @@
 
 mod api;
 mod error;
+mod install;
 mod rollout;
 mod update;
 mod watch;

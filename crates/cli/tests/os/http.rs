@@ -11,14 +11,18 @@ pub fn ask(port: u16, method: &str, path: &str) -> io::Result<(u16, String)> {
     ask_with(port, method, path, "")
 }
 
-/// As [`ask`], with a body of JSON.
+/// The same with something to be read, as JSON if it is an object.
 pub fn ask_with(port: u16, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(300)))?;
+    let kind = match body.starts_with('{') {
+        true => "application/json",
+        false => "application/octet-stream",
+    };
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: machine\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nHost: machine\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )?;
     let mut answer = Vec::new();

@@ -5,7 +5,7 @@ use crate::{
     common,
     http::{ask, ask_with},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     fs,
@@ -149,6 +149,22 @@ pub fn blocks(version: &str) -> u64 {
     release["root_blocks"].as_u64().unwrap()
 }
 
+/// The first block of a file of the root that was made last.
+pub fn block_of(path: &str) -> u64 {
+    let told = Command::new("dump.erofs")
+        .arg(format!("--path={path}"))
+        .arg("-e")
+        .arg(made().join("update/root.img"))
+        .output()
+        .expect("Debian's package erofs-utils");
+    // `   0:        0..   16384 |   16384 :    7630848..   7639040 |    8192`
+    let told = String::from_utf8(told.stdout).unwrap();
+    let line = told.lines().find(|l| l.trim_start().starts_with("0:"));
+    let place = line.unwrap().rsplit(':').next().unwrap();
+    let start = place.split("..").next().unwrap().trim();
+    start.parse::<u64>().unwrap() / 4096
+}
+
 /// Copies a partition into a file.
 pub fn partition(disk: &Path, name: &str, to: &Path) {
     let (start, length) = extent(disk, name);
@@ -180,11 +196,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn start(disk: &Path) -> Self {
-        Self::start_with(disk, &[])
+        Self::start_with(disk, &[disk], &[])
     }
 
-    /// One with more hardware than a disk and a network card, as QEMU is told of it.
-    pub fn start_with(disk: &Path, more: &[String]) -> Self {
+    /// A machine with several disks, in that order, that its firmware starts from one of, and with more hardware, as QEMU is told of it.
+    pub fn start_with(disk: &Path, disks: &[&Path], more: &[String]) -> Self {
         let variables = disk.with_extension("vars");
         if !variables.exists() {
             fs::copy(format!("{FIRMWARE}/OVMF_VARS_4M.fd"), &variables)
@@ -226,11 +242,18 @@ impl Machine {
             ))
             .arg("-drive")
             .arg(format!("if=pflash,format=raw,file={}", variables.display()))
-            .arg("-drive")
-            .arg(format!(
-                "file={},format=raw,if=virtio,discard=unmap",
-                disk.display()
-            ))
+            .args(disks.iter().enumerate().flat_map(|(number, each)| {
+                let first = u8::from(*each != disk);
+                [
+                    "-drive".to_owned(),
+                    format!(
+                        "file={},format=raw,if=none,id=d{number},discard=unmap",
+                        each.display()
+                    ),
+                    "-device".to_owned(),
+                    format!("virtio-blk-pci,drive=d{number},bootindex={first}{number}"),
+                ]
+            }))
             .arg("-netdev")
             .arg(format!(
                 "user,id=n,hostfwd=tcp:127.0.0.1:{web}-:8080,hostfwd=tcp:127.0.0.1:{door}-:2375"
@@ -263,6 +286,11 @@ impl Machine {
     /// What it said on its console.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// Waits until it has said something.
+    pub fn until_said(&self, text: &str) {
+        self.until(text, || self.said().contains(text).then_some(()));
     }
 
     /// Waits until something is so.
@@ -331,6 +359,36 @@ impl Machine {
         let (status, body) = ask_with(self.door, "POST", path, &body.to_string()).unwrap();
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
+    }
+
+    /// Posts something, and returns the answer, whatever its status.
+    pub fn post_with(&self, path: &str, body: &str) -> (u16, String) {
+        ask_with(self.door, "POST", path, body).unwrap()
+    }
+
+    /// Runs a container to its end; its exit code and what it said. `more` is added to what it is created with.
+    pub fn run(&self, image: &str, words: &[&str], more: &Value) -> (i64, String) {
+        let mut asked = json!({ "Image": image, "Entrypoint": words, "Tty": true });
+        for (key, value) in more.as_object().unwrap() {
+            asked[key] = value.clone();
+        }
+        let (status, body) = self.post_with("/containers/create", &asked.to_string());
+        assert_eq!(status, 201, "{body}");
+        let created: Value = serde_json::from_str(&body).unwrap();
+        let path = format!("/containers/{}", created["Id"].as_str().unwrap());
+        let (status, body) = self.post_with(&format!("{path}/start"), "");
+        assert_eq!(status, 204, "{body}");
+        let ended: Value = serde_json::from_str(&self.post(&format!("{path}/wait"))).unwrap();
+        let (_, said) = ask(self.door, "GET", &format!("{path}/logs?stdout=1&stderr=1")).unwrap();
+        let (status, body) = ask(self.door, "DELETE", &path).unwrap();
+        assert_eq!(status, 204, "{body}");
+        (ended["StatusCode"].as_i64().unwrap(), said)
+    }
+
+    /// Runs a program of the image beside the machine's own processes and links, with all rights.
+    pub fn run_privileged(&self, image: &str, words: &[&str]) -> (i64, String) {
+        let host = json!({ "Privileged": true, "PidMode": "host", "NetworkMode": "host" });
+        self.run(image, words, &json!({ "HostConfig": host }))
     }
 
     /// Posts, and returns when so much of the answer has come that a text is in it.

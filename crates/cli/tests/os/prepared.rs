@@ -29,7 +29,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// A machine whose containers answer and that has the update's image.
 pub fn prepare(work: &Path) -> Prepared {
     let registry = Registry::start();
-    registry.push_programs("steady:1", &["steady", "door"]);
+    registry.push_programs("steady:1", &["steady", "door", "look"]);
     registry.push_update(&MADE.1, "coracle/os:0.2.0");
     let disk = work.join("disk");
     let host = registry.seen_from_machine();

@@ -1,9 +1,11 @@
 //! Debian's registry on this machine's loopback, which machines in QEMU reach at 10.0.2.2.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use crate::common;
 use std::{
     fs,
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -51,13 +53,18 @@ impl Registry {
         format!("10.0.2.2:{}", self.port)
     }
 
-    /// Pushes an image of examples of this package with the libraries that they load.
+    /// Pushes an image of examples of this package with the libraries that they load; `look` is there a second time, as `look-as-root` with setuid.
     pub fn push_programs(&self, name: &str, programs: &[&str]) {
         let root = self.dir.path().join("root");
         fs::create_dir_all(root.join("bin")).unwrap();
         for program in programs {
             let from = common::programs().with_file_name("examples").join(program);
             fs::copy(&from, root.join("bin").join(program)).unwrap();
+            if *program == "look" {
+                let raised = root.join("bin/look-as-root");
+                fs::copy(&from, &raised).unwrap();
+                fs::set_permissions(&raised, fs::Permissions::from_mode(0o4755)).unwrap();
+            }
             let needed = Command::new("ldd").arg(&from).output().unwrap();
             for word in String::from_utf8(needed.stdout).unwrap().split_whitespace() {
                 if let Some(path) = word.strip_prefix('/') {

@@ -10,6 +10,7 @@ mod network;
 mod phases;
 mod source;
 mod state;
+mod sysctls;
 mod trial;
 mod units;
 
@@ -136,6 +137,8 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
         mounts::optional();
         etc::skeleton()
     })?;
+    // Before there are links, which take theirs when they come. A machine without one of them is better than none.
+    phases.run("sysctls", sysctls::apply).ok();
     let mut devices = phases.run("devices", || {
         let mut devices = Devices::new(Modules::read(&modprobe::directory())?)?;
         devices.look();

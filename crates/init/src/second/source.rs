@@ -7,7 +7,7 @@ use crate::{
 use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, needs_address, understand};
 use coracle_os::{
     EFI,
-    block::{beside, partitions},
+    block::{beside, of_root, partitions},
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::{
@@ -127,7 +127,7 @@ fn text(devices: &mut Devices) -> Option<(String, String)> {
             }
         }
     }
-    let disk = super::state::disk_of_root().ok()?;
+    let disk = of_root().ok()?.disk;
     let all = partitions().ok()?;
     let efi = beside(&all, &disk, EFI)?;
     match read_from(&efi.device, "vfat", FILE) {

@@ -7,7 +7,7 @@ use crate::{
 };
 use coracle_os::{
     STATE,
-    block::{Partition, beside, partitions},
+    block::{Partition, beside, of_root, partitions},
     partitions::{SECTOR, Table, grow},
 };
 use rustix::mount::{MountFlags, mount};
@@ -33,7 +33,7 @@ const DIRECTORIES: [&str; 5] = ["lib/coracle", "lib/coracle-os", "log", "tmp", "
 /// # Errors
 /// That it is not there, or cannot be made or mounted. Something that is damaged is never made anew.
 pub fn open(devices: &mut Devices, children: &Children) -> io::Result<()> {
-    let disk = disk_of_root()?;
+    let disk = of_root()?.disk;
     let found = devices.until(WAIT, || {
         let all = partitions().ok()?;
         beside(&all, &disk, STATE).cloned()
@@ -75,7 +75,8 @@ pub fn open(devices: &mut Devices, children: &Children) -> io::Result<()> {
     } else {
         check(&device, children)?;
     }
-    let flags = MountFlags::NODEV | MountFlags::NOATIME;
+    // Containers have devices and programs with more rights by mounts of their own. Programs may be run: volumes hold some.
+    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
     mount(&device, PLACE, "ext4", flags, None)?;
     // Mounted and in use: the kernel does it, and does nothing if there is nothing to be done.
     children.run(
@@ -85,27 +86,6 @@ pub fn open(devices: &mut Devices, children: &Children) -> io::Result<()> {
             .stderr(Stdio::null()),
     )?;
     directories()
-}
-
-/// The disk whose slot the opened root is of.
-pub fn disk_of_root() -> io::Result<String> {
-    // The device mapper's device lists what it is made of.
-    for entry in fs::read_dir("/sys/class/block")?.flatten() {
-        let path = entry.path();
-        let name = fs::read_to_string(path.join("dm/name")).unwrap_or_default();
-        if name.trim_end() != crate::first::NAME {
-            continue;
-        }
-        if let Some(slave) = fs::read_dir(path.join("slaves"))?.flatten().next() {
-            let whole = slave.path().canonicalize()?;
-            let disk = whole.parent().and_then(Path::file_name).unwrap_or_default();
-            return Ok(disk.to_string_lossy().into_owned());
-        }
-    }
-    Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        "the root is not on a slot of a disk",
-    ))
 }
 
 /// A state in memory, so that the machine can be reached and looked at.

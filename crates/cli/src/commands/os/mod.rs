@@ -1,6 +1,7 @@
 //! `coracle os`: the operating system of machines that run Coracle's own image. One file a verb.
 
 mod config;
+mod install;
 mod rollout;
 mod status;
 mod updates;
@@ -18,6 +19,8 @@ pub enum Os {
     Status,
     /// Write an update into the other slot; without an image, look at the channel now
     Update(updates::Update),
+    /// Write the system that runs onto another disk
+    Install(install::Install),
     /// Start from the other slot, with the release that was there before
     Rollback(updates::Rollback),
     /// The channel that updates come from; shown, or set for this machine
@@ -35,6 +38,7 @@ pub async fn os(client: &Client, command: &Os) -> Result<()> {
         Os::Config(command) => config::config(command),
         Os::Status => status::status(client).await,
         Os::Update(args) => updates::update(client, args).await,
+        Os::Install(args) => install::install(client, args).await,
         Os::Rollback(args) => updates::rollback(client, args).await,
         Os::Channel(args) => rollout::channel(client, args).await,
         Os::Rollout(args) => rollout::rollout(client, args).await,

@@ -1,0 +1,62 @@
+//! Settings of the kernel that the image brings along: a list of keys and values (`os/sysctls`), each with its reason.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The list: a key with dots, its value, and words for people; `#` begins a line that is none.
+const LIST: &str = "/usr/share/coracle/sysctls";
+
+/// Writes them all. A key that this kernel does not have is passed over: it has nothing to be set there.
+///
+/// # Errors
+/// That of reading the list, or the first setting that was refused; the others are written all the same.
+pub fn apply() -> io::Result<()> {
+    let mut first = Ok(());
+    for (key, value) in settings(&fs::read_to_string(LIST)?) {
+        let done = match fs::write(path(key), value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|e| io::Error::new(e.kind(), format!("{key}={value}: {e}"))),
+        };
+        if first.is_ok() {
+            first = done;
+        }
+    }
+    first
+}
+
+fn settings(list: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = list.lines().filter(|l| !l.starts_with('#'));
+    lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?, words.next()?))
+    })
+}
+
+fn path(key: &str) -> PathBuf {
+    Path::new("/proc/sys").join(key.replace('.', "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_list_is_read() {
+        let list = include_str!("../../../../os/sysctls");
+        let all: Vec<_> = settings(list).collect();
+        let lines = list.lines().filter(|l| !l.starts_with('#')).count();
+        assert_eq!(all.len(), lines);
+        assert!(all.contains(&("kernel.kptr_restrict", "2")));
+        assert!(
+            all.iter()
+                .all(|(_, v)| v.bytes().all(|b| b.is_ascii_digit()))
+        );
+        assert_eq!(
+            path("net.ipv4.conf.all.send_redirects"),
+            Path::new("/proc/sys/net/ipv4/conf/all/send_redirects")
+        );
+    }
+}
