@@ -123,15 +123,20 @@ impl Client {
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>> {
+    /// A connection for somebody who speaks with the daemon himself.
+    pub async fn dial(&self) -> Result<UnixStream> {
         let unreachable = |source| CliError::Unreachable {
             socket: self.socket.clone(),
             source,
         };
         let address = Address::of(&self.socket).map_err(unreachable)?;
-        let stream = UnixStream::connect(address.path())
+        UnixStream::connect(address.path())
             .await
-            .map_err(unreachable)?;
+            .map_err(unreachable)
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>> {
+        let stream = self.dial().await?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer; what goes wrong with it is seen there.

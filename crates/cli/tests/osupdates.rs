@@ -9,10 +9,13 @@ mod http;
 mod machine;
 #[path = "os/registry.rs"]
 mod registry;
+#[path = "os/ssh.rs"]
+mod ssh;
 
 use machine::{Machine, configuration, image, release};
 use registry::Registry;
 use serde_json::Value;
+use ssh::Client;
 use std::{
     fs::File,
     os::unix::fs::FileExt,
@@ -29,18 +32,20 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A machine whose containers answer and that has the update's image, its disk, and the image's name.
-fn prepare(work: &Path) -> (Machine, PathBuf, String) {
+/// A machine whose containers answer, that lets the client in and has the update's image; its disk, and the image's name.
+fn prepare(work: &Path, client: &Client) -> (Machine, PathBuf, String) {
     let registry = Registry::start();
     registry.push_programs("steady:1", &["steady", "door"]);
     registry.push_update(&MADE.1, "coracle/os:0.2.0");
     let disk = work.join("disk");
     let host = registry.seen_from_machine();
-    machine::disk(&MADE.0, &disk, &configuration(&host));
+    let text = configuration(&host, Some(&client.public()));
+    machine::disk(&MADE.0, &disk, &text);
     let machine = Machine::start(&disk);
     machine.until_answers("A ");
     // The door is another container than the one that has answered.
     machine.until_os(|_| true);
+    client.until_in(&machine);
     machine.post(&format!(
         "/images/create?fromImage={host}/coracle/os&tag=0.2.0"
     ));
@@ -55,7 +60,8 @@ fn is_good(status: &Value) -> bool {
 fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, _disk, image) = prepare(work.path());
+    let client = Client::new();
+    let (machine, _disk, image) = prepare(work.path(), &client);
     let said = machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     assert!(said.contains("restarting"), "{said}");
     let status = machine.until_os(is_good);
@@ -66,6 +72,9 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     );
     assert_eq!(status["slots"][1]["proven"], true, "{status}");
     machine.until_answers("A ");
+    client.until_in(&machine);
+    let release = client.ok(&machine, "cat /usr/lib/os-release");
+    assert!(release.contains("VERSION_ID=0.2.0"), "{release}");
     // The same again is no update.
     let said = machine.post(&format!("/v1/os/update?image={image}"));
     assert!(said.contains("is what runs here already"), "{said}");
@@ -73,6 +82,9 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     let status = machine.until_os(|s| s["slot"] == "a");
     assert_eq!(status["last_update"]["outcome"], "rolled_back", "{status}");
     machine.until_answers("A ");
+    client.until_in(&machine);
+    let release = client.ok(&machine, "cat /usr/lib/os-release");
+    assert!(!release.contains("VERSION_ID=0.2.0"), "{release}");
     machine.power_off();
 }
 
@@ -80,7 +92,8 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
 fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, disk, image) = prepare(work.path());
+    let client = Client::new();
+    let (machine, disk, image) = prepare(work.path(), &client);
     machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     machine.until_os(is_good);
     machine.power_off();
@@ -90,11 +103,20 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     let file = File::options().write(true).open(&disk).unwrap();
     file.write_all_at(b"damaged", start + blocks * 4096)
         .unwrap();
+    // Nobody has a key any more.
+    let text = std::fs::read_to_string(disk.with_extension("yaml")).unwrap();
+    let text = text.replace(&client.public(), "").replace("  - \n", "");
+    machine::configure(&disk, &text);
     let machine = Machine::start(&disk);
     let status = machine.until_os(|_| true);
     assert_eq!(status["slot"], "a", "{status}");
     assert_eq!(status["slots"][1]["tries_left"], 0, "{status}");
     machine.until_answers("A ");
+    machine.until("ssh is still there", || {
+        let running = machine.containers();
+        (!running.iter().any(|name| name.contains("ssh"))).then_some(())
+    });
+    assert!(!client.run(&machine, "true").status.success());
     machine.power_off();
 }
 
@@ -102,7 +124,8 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
 fn power_that_goes_while_a_slot_is_written_leaves_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, disk, image) = prepare(work.path());
+    let client = Client::new();
+    let (machine, disk, image) = prepare(work.path(), &client);
     let path = format!("/v1/os/update?image={image}");
     machine.post_until(&path, " MiB");
     machine.cut_power();
