@@ -81,7 +81,7 @@ fn options_that_the_server_refuses_are_named() {
         ("command", "needs a value"),
         ("command=ls", "has to be in quotes"),
         ("command=\"\"", "has to be in quotes"),
-        ("command=\"echo \\\"a b\\\"\"", "write ' for"),
+        ("command=\"echo \\\"a b\\\"\"", "write ' instead"),
         ("command=\"a\"no-pty", "has to be in quotes"),
         ("permitopen=\"a\"", "HOST:PORT"),
         ("permitopen=\"a:0\"", "HOST:PORT"),
