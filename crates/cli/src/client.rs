@@ -138,6 +138,14 @@ impl Client {
         }
     }
 
+    /// A connection for somebody who speaks with the daemon himself.
+    ///
+    /// # Errors
+    /// `Usage` for a daemon on another machine.
+    pub async fn dial(&self) -> Result<UnixStream> {
+        self.way.dial().await
+    }
+
     /// Sends a request and gives the answer whatever its status.
     pub async fn send(
         &self,

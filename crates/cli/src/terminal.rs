@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::io;
 use std::os::fd::AsFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether people see what we write.
@@ -60,6 +61,17 @@ pub fn follow_size(client: Client, path: String) -> tokio::task::JoinHandle<()> 
             }
         }
     })
+}
+
+/// Carries stdio as it is until the other side has said everything.
+pub async fn pass_on(connection: UnixStream) -> Result<()> {
+    let (mut from, mut to) = connection.into_split();
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
+        // The end of input; output goes on.
+        let _ = to.shutdown().await;
+    });
+    output(&mut from, true).await.map(drop)
 }
 
 /// Carries stdio until the other side has said everything. Without a terminal its output comes in docker's frames, and with

@@ -48,7 +48,7 @@ fn a_machine_writes_its_system_onto_another_disk() {
     let work = tempfile::tempdir().unwrap();
     let first = work.path().join("first");
     let host = registry.seen_from_machine();
-    machine::disk(&image(), &first, &configuration(&host));
+    machine::disk(&image(), &first, &configuration(&host, None));
     let (second, small) = (work.path().join("second"), work.path().join("small"));
     File::create(&second).unwrap().set_len(4 << 30).unwrap();
     File::create(&small).unwrap().set_len(1 << 30).unwrap();
@@ -87,7 +87,7 @@ fn a_machine_writes_its_system_onto_another_disk() {
     let machine = Machine::start_with(&first, &disks, &[]);
     machine.until_answers("A ");
     machine.until_os(|_| true);
-    let named = configuration(&host).replace("hostname: first", "hostname: second");
+    let named = configuration(&host, None).replace("hostname: first", "hostname: second");
     let named = json!({ "configuration": named }).to_string();
     refused(
         &machine,

@@ -11,17 +11,22 @@ mod machine;
 mod prepared;
 #[path = "os/registry.rs"]
 mod registry;
+#[path = "os/ssh.rs"]
+mod ssh;
 
 use machine::Machine;
-use prepared::{Prepared, alone, is_good, prepare};
+use prepared::{Prepared, alone, is_good, prepare, prepare_for};
 use serde_json::Value;
+use ssh::Client;
 use std::{fs::File, os::unix::fs::FileExt};
 
 #[test]
 fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let Prepared { machine, image, .. } = prepare(work.path());
+    let client = Client::new();
+    let Prepared { machine, image, .. } = prepare_for(work.path(), Some(&client.public()));
+    client.until_in(&machine);
     let said = machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     assert!(said.contains("restarting"), "{said}");
     let status = machine.until_os(is_good);
@@ -32,6 +37,9 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     );
     assert_eq!(status["slots"][1]["proven"], true, "{status}");
     machine.until_answers("A ");
+    client.until_in(&machine);
+    let release = client.ok(&machine, "cat /usr/lib/os-release");
+    assert!(release.contains("VERSION_ID=0.2.0"), "{release}");
     // The same again is no update.
     let said = machine.post(&format!("/v1/os/update?image={image}"));
     assert!(said.contains("is what runs here already"), "{said}");
@@ -39,6 +47,9 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
     let status = machine.until_os(|s| s["slot"] == "a");
     assert_eq!(status["last_update"]["outcome"], "rolled_back", "{status}");
     machine.until_answers("A ");
+    client.until_in(&machine);
+    let release = client.ok(&machine, "cat /usr/lib/os-release");
+    assert!(!release.contains("VERSION_ID=0.2.0"), "{release}");
     machine.power_off();
 }
 
@@ -46,12 +57,14 @@ fn a_good_update_is_proven_and_the_way_back_is_one_command() {
 fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
+    let client = Client::new();
     let Prepared {
         machine,
         disk,
         image,
         registry: _registry,
-    } = prepare(work.path());
+    } = prepare_for(work.path(), Some(&client.public()));
+    client.until_in(&machine);
     machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     machine.until_os(is_good);
     machine.power_off();
@@ -61,11 +74,20 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
     let file = File::options().write(true).open(&disk).unwrap();
     file.write_all_at(b"damaged", start + blocks * 4096)
         .unwrap();
+    // Nobody has a key any more.
+    let text = std::fs::read_to_string(disk.with_extension("yaml")).unwrap();
+    let text = text.replace(&client.public(), "").replace("  - \n", "");
+    machine::configure(&disk, &text);
     let machine = Machine::start(&disk);
     let status = machine.until_os(|_| true);
     assert_eq!(status["slot"], "a", "{status}");
     assert_eq!(status["slots"][1]["tries_left"], 0, "{status}");
     machine.until_answers("A ");
+    machine.until("ssh is still there", || {
+        let running = machine.containers();
+        (!running.iter().any(|name| name.contains("ssh"))).then_some(())
+    });
+    assert!(!client.run(&machine, "true").status.success());
     machine.power_off();
 }
 

@@ -24,6 +24,7 @@ mod problem;
 mod recover;
 mod settings;
 mod ssh;
+mod ssh_options;
 mod substitute;
 mod tree;
 mod understand;

@@ -1,6 +1,7 @@
-//! `ssh_authorized_keys`: lines of OpenSSH's authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT").
+//! `ssh_authorized_keys`: lines of OpenSSH's authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"), as far as the image's server takes them.
 use crate::fields::At;
 use crate::problem::{Problems, quoted};
+use crate::ssh_options;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -14,6 +15,9 @@ const TYPES: &[(&str, usize)] = &[
     ("sk-ssh-ed25519@openssh.com", 3),
     ("sk-ecdsa-sha2-nistp256@openssh.com", 4),
 ];
+
+/// Bytes of a line. dropbear 2022.83 passes over lines of more than 4200.
+const LINE_MAX: usize = 4000;
 
 /// The keys that are good.
 pub(crate) fn read(list: &At<'_>, out: &mut Problems) -> Vec<String> {
@@ -39,15 +43,24 @@ fn line(text: &str) -> Result<String, String> {
     {
         return Err("is no key; write a line as in authorized_keys, or remove the item".into());
     }
+    if text.len() > LINE_MAX {
+        return Err(format!(
+            "is longer than {LINE_MAX} bytes, which the server does not read; write a shorter command or remark"
+        ));
+    }
     let (kind, rest) = word(text);
-    let (kind, rest) = match strings(kind) {
-        Some(_) => (kind, rest),
-        None => word(after_options(text).unwrap_or_default()),
+    let (options, kind, rest) = match strings(kind) {
+        Some(_) => ("", kind, rest),
+        None => {
+            let end = options_end(text).unwrap_or(text.len());
+            let (kind, rest) = word(&text[end..]);
+            (&text[..end], kind, rest)
+        }
     };
     let Some(wanted) = strings(kind) else {
         return Err(no_type(text));
     };
-    let (encoded, _) = word(rest);
+    let (encoded, remark) = word(rest);
     // An empty one is not whole either.
     let blob = STANDARD.decode(encoded).unwrap_or_default();
     match split(&blob).filter(|found| !found.is_empty()) {
@@ -60,7 +73,13 @@ fn line(text: &str) -> Result<String, String> {
         Some(found) if found.len() != wanted => Err(format!(
             "the {kind} key is not whole; copy it again, in one line"
         )),
-        Some(_) => Ok(text.to_owned()),
+        Some(_) => {
+            ssh_options::check(options)?;
+            // The server takes one blank between these.
+            let words = [options, kind, encoded, remark.trim_start()];
+            let words: Vec<_> = words.into_iter().filter(|w| !w.is_empty()).collect();
+            Ok(words.join(" "))
+        }
     }
 }
 
@@ -91,12 +110,12 @@ fn word(text: &str) -> (&str, &str) {
     text.split_once([' ', '\t']).unwrap_or((text, ""))
 }
 
-/// What follows the options, in whose quotes there may be blanks.
-fn after_options(text: &str) -> Option<&str> {
+/// Where the options end, in whose quotes there may be blanks.
+fn options_end(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (index, c) in text.char_indices() {
         match c {
-            ' ' | '\t' if !quoted => return Some(&text[index..]),
+            ' ' | '\t' if !quoted => return Some(index),
             '"' if !escaped => quoted = !quoted,
             _ => {}
         }

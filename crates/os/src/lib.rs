@@ -71,6 +71,8 @@ impl std::fmt::Display for Slot {
 
 /// How process 1 reports of the boot, as JSON.
 pub const BOOT_REPORT: &str = "/run/coracle-os/boot.json";
+/// The label of the container that serves SSH; its value tells how it was made.
+pub const SSH_LABEL: &str = "coracle.os.ssh";
 /// The name of the EFI partition.
 pub const EFI: &str = "coracle-efi";
 /// The name of the state partition.

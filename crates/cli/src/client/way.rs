@@ -72,19 +72,25 @@ impl Way {
         }))
     }
 
+    pub(super) async fn dial(&self) -> Result<UnixStream> {
+        let Self::Socket(socket) = self else {
+            return Err(CliError::Usage(
+                "a connection to a daemon is passed on from its own machine only: leave --host out"
+                    .into(),
+            ));
+        };
+        let unreachable = |source| CliError::Unreachable {
+            socket: socket.clone(),
+            source,
+        };
+        let address = Address::of(socket).map_err(unreachable)?;
+        let stream = UnixStream::connect(address.path()).await;
+        stream.map_err(unreachable)
+    }
+
     pub(super) async fn connect(&self) -> Result<SendRequest<Body>> {
         match self {
-            Self::Socket(socket) => {
-                let unreachable = |source| CliError::Unreachable {
-                    socket: socket.clone(),
-                    source,
-                };
-                let address = Address::of(socket).map_err(unreachable)?;
-                let stream = UnixStream::connect(address.path())
-                    .await
-                    .map_err(unreachable)?;
-                Ok(speak(TokioIo::new(stream)).await?.0)
-            }
+            Self::Socket(_) => Ok(speak(TokioIo::new(self.dial().await?)).await?.0),
             Self::Machine(machine) => {
                 // Read anew for each connection: a certificate may be exchanged while a command waits.
                 let credentials = Credentials::read(&machine.dir)?;

@@ -62,6 +62,9 @@ pub enum System {
         #[arg(short, long)]
         format: Option<String>,
     },
+    /// Pass stdin on to the daemon, and to stdout what it answers: how docker's command reaches it by ssh
+    #[command(after_help = "Example:\n  DOCKER_HOST=ssh://root@web1 docker ps")]
+    DialStdio,
 }
 
 pub async fn system(client: &Client, command: &System) -> Result<()> {
@@ -88,6 +91,10 @@ pub async fn system(client: &Client, command: &System) -> Result<()> {
         }
         System::Events(args) => super::list::events(client, args).await,
         System::Prune(args) => super::prune::system(client, args).await,
+        System::DialStdio => {
+            let connection = client.dial().await?;
+            crate::terminal::pass_on(connection).await
+        }
         System::Down { timeout } => {
             let asked = query(&[("t", timeout.map(|t| t.to_string()).unwrap_or_default())]);
             client.post(&format!("/v1/system/down{asked}"), None).await

@@ -4,6 +4,7 @@ use super::{Os, error::OsError};
 use coracle_engine::{Snapshot, record::Phase};
 use coracle_fleet::UNIT_LABEL;
 use coracle_os::{
+    SSH_LABEL,
     entries::Standing,
     history::{Before, Outcome, Update},
     machine::{KEYS, Machine},
@@ -196,11 +197,15 @@ impl Os {
     }
 }
 
-/// Whether a container is meant to run again when the machine is up: by a unit, or by its restart policy.
+/// Whether a container is meant to run again when the machine is up: by a unit, or by its restart policy. That of SSH is
+/// the release's own, and there if the configuration says so, which may have changed.
 fn comes_back(container: &Snapshot) -> bool {
+    let labels = &container.record.config.labels;
     let policy = container.record.host_config.restart_policy.name.as_str();
-    container.record.config.labels.contains_key(UNIT_LABEL)
-        || matches!(policy, "always" | "unless-stopped" | "on-failure")
+    if labels.contains_key(SSH_LABEL) {
+        return false;
+    }
+    labels.contains_key(UNIT_LABEL) || matches!(policy, "always" | "unless-stopped" | "on-failure")
 }
 
 /// What an update says of itself, if a pinned key has signed it.

@@ -70,11 +70,13 @@ pub fn update_files() -> PathBuf {
     made().join("update")
 }
 
-/// The door to the machine's daemon, and a server that answers `A NAME`.
-pub fn configuration(host: &str) -> String {
+/// The door to the machine's daemon, a server that answers `A NAME`, and who may log in.
+pub fn configuration(host: &str, key: Option<&str>) -> String {
+    let keys = key.map_or(String::new(), |k| format!("ssh_authorized_keys:\n  - {k}"));
     format!(
         "#cloud-config
 hostname: first
+{keys}
 coracle:
   labels: {{zone: a}}
   registries:
@@ -115,11 +117,16 @@ pub fn disk(image: &Path, disk: &Path, configuration: &str) {
         .unwrap()
         .set_len(6 << 30)
         .unwrap();
+    configure(disk, configuration);
+}
+
+/// Puts a configuration there instead of the former one.
+pub fn configure(disk: &Path, configuration: &str) {
     let text = disk.with_extension("yaml");
     fs::write(&text, configuration).unwrap();
     let (start, _) = extent(disk, "coracle-efi");
     let put = Command::new("mcopy")
-        .arg("-i")
+        .args(["-o", "-i"])
         .arg(format!("{}@@{start}", disk.display()))
         .arg(&text)
         .arg("::coracle/cloud-config.yaml")
@@ -188,6 +195,8 @@ pub struct Machine {
     child: Child,
     web: u16,
     door: u16,
+    /// Of this machine, which leads to its port 22.
+    pub ssh: u16,
     monitor: PathBuf,
     log: PathBuf,
     /// Bytes of its log when its power came.
@@ -213,7 +222,7 @@ impl Machine {
                 .unwrap()
                 .port()
         };
-        let (web, door) = (free(), free());
+        let (web, door, ssh) = (free(), free(), free());
         let (monitor, log) = (disk.with_extension("monitor"), disk.with_extension("log"));
         let console = fs::File::options()
             .create(true)
@@ -256,7 +265,7 @@ impl Machine {
             }))
             .arg("-netdev")
             .arg(format!(
-                "user,id=n,hostfwd=tcp:127.0.0.1:{web}-:8080,hostfwd=tcp:127.0.0.1:{door}-:2375"
+                "user,id=n,hostfwd=tcp:127.0.0.1:{web}-:8080,hostfwd=tcp:127.0.0.1:{door}-:2375,hostfwd=tcp:127.0.0.1:{ssh}-:22"
             ))
             .args([
                 "-device",
@@ -277,6 +286,7 @@ impl Machine {
             child,
             web,
             door,
+            ssh,
             monitor,
             log,
             said_before,

@@ -28,12 +28,17 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// A machine whose containers answer and that has the update's image.
 pub fn prepare(work: &Path) -> Prepared {
+    prepare_for(work, None)
+}
+
+/// One that lets a key in by SSH.
+pub fn prepare_for(work: &Path, key: Option<&str>) -> Prepared {
     let registry = Registry::start();
     registry.push_programs("steady:1", &["steady", "door", "look"]);
     registry.push_update(&MADE.1, "coracle/os:0.2.0");
     let disk = work.join("disk");
     let host = registry.seen_from_machine();
-    machine::disk(&MADE.0, &disk, &configuration(&host));
+    machine::disk(&MADE.0, &disk, &configuration(&host, key));
     let machine = Machine::start(&disk);
     machine.until_answers("A ");
     // The door is another container than the one that has answered.

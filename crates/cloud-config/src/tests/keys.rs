@@ -36,10 +36,11 @@ fn keys_that_are_taken() {
     let lines = [
         ED25519.to_owned(),
         format!("ssh-rsa {RSA}"),
-        format!("command=\"a \\\\\" b\" ssh-rsa {RSA}"),
-        format!("ecdsa-sha2-nistp256\t{ECDSA}  two words"),
+        format!("ecdsa-sha2-nistp256 {ECDSA} two  words"),
         format!("sk-ssh-ed25519@openssh.com {SK}"),
-        format!("from=\"10.0.0.0/8\",command=\"echo \\\"a b\\\" ssh-rsa\",no-pty ssh-rsa {RSA} me"),
+        format!("no-touch-required sk-ssh-ed25519@openssh.com {SK}"),
+        format!("restrict,No-PTY,permitopen=\"a, b:22\",permitopen=\"c:*\" ssh-rsa {RSA}"),
+        format!("command=\"printf 'a\\\\t b, c' ssh-rsa\",no-X11-forwarding ssh-rsa {RSA} me"),
     ];
     let body: String = lines
         .iter()
@@ -47,6 +48,48 @@ fn keys_that_are_taken() {
         .collect();
     let config = good(&format!("ssh_authorized_keys:\n{body}"));
     assert_eq!(config.ssh_authorized_keys, lines);
+}
+
+#[test]
+fn a_line_has_one_blank_between_its_parts() {
+    let config = good(&format!(
+        "ssh_authorized_keys:\n- \"ecdsa-sha2-nistp256\\t{ECDSA} \\t me\"\n- restrict   ssh-rsa  {RSA}\n"
+    ));
+    assert_eq!(
+        config.ssh_authorized_keys,
+        [
+            format!("ecdsa-sha2-nistp256 {ECDSA} me"),
+            format!("restrict ssh-rsa {RSA}")
+        ]
+    );
+}
+
+#[test]
+fn options_that_the_server_refuses_are_named() {
+    for (options, words) in [
+        ("from=\"10.0.0.0/8\"", "has the option \"from\""),
+        ("no-pty,FROM=\"a,b\"", "has the option \"FROM\""),
+        ("cert-authority", "certificates are not taken"),
+        ("restrict,pty", "instead of restrict"),
+        ("environment=\"A=b\"", "write command="),
+        ("expiry-time=\"20300101\"", "when its time is over"),
+        ("no-user-rc", "remove it"),
+        ("tunnel=\"0\"", "remove it"),
+        ("restricted", "there are restrict, no-pty"),
+        ("restrict,", "has the option \"\""),
+        ("restrict=\"1\"", "has no value"),
+        ("command", "needs a value"),
+        ("command=ls", "has to be in quotes"),
+        ("command=\"\"", "has to be in quotes"),
+        ("command=\"echo \\\"a b\\\"\"", "write ' instead"),
+        ("command=\"a\"no-pty", "has to be in quotes"),
+        ("permitopen=\"a\"", "HOST:PORT"),
+        ("permitopen=\"a:0\"", "HOST:PORT"),
+    ] {
+        let body = format!("ssh_authorized_keys:\n- |\n  {options} ssh-rsa {RSA}\n- {ED25519}\n");
+        let config = one_problem(&body, "line 4: ssh_authorized_keys[0]: ", words);
+        assert_eq!(config.ssh_authorized_keys, [ED25519], "{options}");
+    }
 }
 
 #[test]
@@ -69,6 +112,10 @@ fn keys_that_are_not() {
         (&format!("ssh-ed25519 {RSA}"), "is of another type"),
         (&format!("{ED25519}\n  {ED25519}"), "several lines"),
         ("# nothing", "is no key"),
+        (
+            &format!("command=\"{}\" {ED25519}", "a".repeat(4000)),
+            "longer than 4000",
+        ),
     ] {
         let body = format!("ssh_authorized_keys:\n- |\n  {line}\n- {ED25519}\n");
         let config = one_problem(&body, "line 4: ssh_authorized_keys[0]: ", words);

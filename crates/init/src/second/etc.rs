@@ -12,6 +12,8 @@ use std::{
 const SKELETON: &str = "/usr/share/coracle/etc";
 /// The machine's name until it is given one.
 const HOSTNAME: &str = "coracle";
+/// Has `authorized_keys`, if the configuration has keys.
+pub const KEYS: &str = "/etc/coracle/ssh";
 const MACHINE_ID: &str = "/var/lib/coracle-os/machine-id";
 
 /// Puts the image's own files in place.
@@ -67,6 +69,7 @@ pub fn write(config: &CloudConfig) -> io::Result<()> {
         let keys = config.update_keys.join("\n") + "\n";
         note(fs::write("/etc/coracle/update-keys", keys));
     }
+    note(keys(&config.ssh_authorized_keys));
     for file in &config.write_files {
         note(
             put(file)
@@ -74,6 +77,18 @@ pub fn write(config: &CloudConfig) -> io::Result<()> {
         );
     }
     first
+}
+
+/// Who may log in by SSH. `/etc` is new at each boot, so keys that are gone from the configuration are gone from here.
+fn keys(keys: &[String]) -> io::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let directory = Path::new(KEYS);
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    let text = keys.join("\n") + "\n";
+    replace(&directory.join("authorized_keys"), text.as_bytes(), 0o600)
 }
 
 /// The machine's number, made once (`machine-id(5)`).

@@ -9,6 +9,7 @@ mod join;
 mod network;
 mod phases;
 mod source;
+mod ssh;
 mod state;
 mod sysctls;
 mod trial;
@@ -185,6 +186,12 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
         };
         say(Level::Notice, &line);
     }
+    let address = network.as_ref().ok().and_then(Network::first);
+    ssh::start(
+        !found.config.ssh_authorized_keys.is_empty(),
+        address,
+        children,
+    );
     let joined = match &found.config.join {
         Some(join) => phases.run("join", || join::once(join, children)),
         None => Ok(()),
