@@ -27,6 +27,8 @@ use tokio::task::JoinSet;
 const SERVER: &str = concat!("Coracle/", env!("CARGO_PKG_VERSION"), " (linux)");
 /// Longest wait for requests that have no answer yet when the daemon leaves.
 const ANSWERS: Duration = Duration::from_secs(10);
+/// How often it is looked whether a client that came by TCP is still there.
+const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the last bytes of answers.
 const BYTES: Duration = Duration::from_secs(1);
 
@@ -224,39 +226,43 @@ impl Peer {
         }
     }
 
-    /// Waits until the client has gone. One that only ends its own half of the connection has not.
-    pub async fn gone(self) {
-        self.shows(Interest::WRITABLE, PollFlags::HUP).await;
-    }
-
     /// Waits until a client has gone that waits for an answer. By TCP a process that ended looks like one that ended its half, and who speaks HTTP
     /// does that only on a connection that was taken over.
     async fn stops_waiting(self) {
         match self.is_remote {
+            // What is received wakes whoever reads it, so this looks by itself.
             true => {
-                let both = Interest::READABLE | Interest::WRITABLE;
-                self.shows(both, PollFlags::HUP | PollFlags::RDHUP).await;
+                while !shows(&self.socket, PollFlags::HUP | PollFlags::RDHUP) {
+                    tokio::time::sleep(LOOK).await;
+                }
             }
             false => self.gone().await,
         }
     }
+}
 
-    /// Waits until the socket shows one of these.
-    async fn shows(&self, wakes: Interest, flags: PollFlags) {
+/// Whether a socket shows one of these now.
+fn shows(socket: impl AsFd, flags: PollFlags) -> bool {
+    let mut asked = [PollFd::new(&socket, flags)];
+    let looked = poll(&mut asked, Some(&Timespec::default()));
+    looked.is_ok() && asked[0].revents().intersects(flags)
+}
+
+impl Peer {
+    /// Waits until the client has gone. One that only ends its own half of the connection has not.
+    pub async fn gone(self) {
         let copy = self.socket.try_clone();
         let copy = copy.map(std::os::unix::net::UnixStream::from);
         let Ok(watched) = copy.and_then(UnixStream::from_std) else {
             return std::future::pending().await;
         };
-        while watched.ready(wakes).await.is_ok() {
-            let mut asked = [PollFd::new(&watched, flags)];
-            let looked = poll(&mut asked, Some(&Timespec::default()));
-            if looked.is_ok() && asked[0].revents().intersects(flags) {
+        while watched.writable().await.is_ok() {
+            if shows(&watched, PollFlags::HUP) {
                 return;
             }
-            // What there is to read or to write is known; only what changes is to wake.
+            // That it can be written is known; only what changes is to wake.
             let known = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = watched.try_io(wakes, known);
+            let _ = watched.try_io(Interest::WRITABLE, known);
         }
         std::future::pending().await
     }

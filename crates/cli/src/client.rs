@@ -16,8 +16,10 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncRead;
+use tokio::net::UnixStream;
 
 /// A request's body.
 pub type Body = BoxBody<Bytes, io::Error>;
@@ -124,7 +126,7 @@ impl Client {
     pub fn silent(socket: &Path) -> Self {
         Self {
             silent: true,
-            ..Self::new(socket)
+            ..Self::new(Way::Socket(socket.to_owned()))
         }
     }
 

@@ -96,7 +96,12 @@ fn a_slot_whose_tree_is_damaged_is_left_for_the_other_one() {
 fn a_block_that_a_container_has_changed_is_not_read_and_the_slot_not_started() {
     let _alone = alone();
     let work = tempfile::tempdir().unwrap();
-    let (machine, disk, image) = prepare(work.path());
+    let Prepared {
+        machine,
+        disk,
+        image,
+        registry: _registry,
+    } = prepare(work.path());
     machine.post(&format!("/v1/os/update?image={image}&restart=true"));
     machine.until_os(is_good);
     machine.until_answers("A ");

@@ -41,12 +41,13 @@ const MOUNTS: [(&str, &str); 10] = [
 const LATER: [&str; 1] = ["dev.tty.legacy_tiocsti"];
 
 /// All of the root's programs.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
     "blockdev",
     "coracle",
     "docker",
     "e2fsck",
     "etcd",
+    "etcdctl",
     "init",
     "mkfs.ext4",
     "mkfs.fat",
