@@ -113,11 +113,7 @@ coreos:
         mac = mac(n)
     );
     if let Some(token) = token {
-        let _ = write!(
-            text,
-            "  join: {{address: {}, token: {token}}}\n",
-            address(1)
-        );
+        let _ = writeln!(text, "  join: {{address: {}, token: {token}}}", address(1));
     }
     text
 }

@@ -115,12 +115,14 @@ pub fn check(machine: &Machine, image: &str) {
     assert_eq!((code, said.trim()), (0, "1000"));
 }
 
-/// What waits for others: for containers at their bridge, which is guarded by the link that a packet comes in by, and for answers of DHCP.
-/// Published ports are the firewall's and have no socket.
+/// What waits for others: SSH, since this machine has a key, for containers at their bridge, which is guarded by the link that a packet comes in by,
+/// and for answers of DHCP. Published ports are the firewall's and have no socket.
 fn sockets(seen: &Value) {
     let expected = [
+        "tcp 0.0.0.0 22",
         "tcp 10.210.0.1 2379",
         "tcp 10.210.0.1 53",
+        "tcp :: 22",
         "udp 0.0.0.0 68",
         "udp 10.210.0.1 53",
     ];
