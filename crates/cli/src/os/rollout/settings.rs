@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn mistakes_are_told_with_their_key() {
         for (text, word) in [
-            ("from = \"UPPER/os\"", "from"),
+            ("from = \"a.example/Os\"", "from"),
             ("from = \"a.example/os\"\nchannel = \"a b\"", "channel"),
             ("reboot = \"soon\"", "best-effort"),
             ("window_start = \"4:00\"", "window_length"),
