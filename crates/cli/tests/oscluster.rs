@@ -231,7 +231,9 @@ fn three_machines_form_a_cluster_lose_one_and_take_updates_one_after_the_other()
         machine.until_answers("A ");
         machine.until_os(|_| true);
     }
-    assert_eq!(instances(&machines[0]), 3);
+    until(&machines, "three instances do not run", || {
+        instances(&machines[0]) == 3
+    });
 
     // One is lost, and what it had begins elsewhere.
     let lost = machines.pop().unwrap();
