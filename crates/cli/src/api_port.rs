@@ -111,7 +111,7 @@ impl ApiPort {
         state_dir: &Path,
     ) -> Result<Self, DaemonError> {
         let dir = state_dir.join("api");
-        let server = Server::open(&dir, &hostname(), SystemTime::now());
+        let server = Server::open(&dir, &hostname());
         let server = server.map_err(|e| DaemonError::Cluster {
             what: "opening what workstations know this machine by",
             source: Box::new(e),

@@ -146,7 +146,15 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
     // Before units start, which may ask for it at once.
     engine.open_door(app_door(&doors, &stop)).await;
     let port = match api {
-        Some(api) => Some(ApiPort::open(api, advertise, &engine.options().state_dir)?),
+        Some(api) => match ApiPort::open(api, advertise, &engine.options().state_dir) {
+            Ok(port) => Some(port),
+            // What runs here is to be looked after, whoever can look in.
+            Err(error) => {
+                let error = coracle_engine::full_error(&error);
+                tracing::error!(error, "workstations are not let in");
+                None
+            }
+        },
         None => None,
     };
     let stores = Stores {

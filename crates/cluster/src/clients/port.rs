@@ -239,6 +239,7 @@ impl Inside {
         tracing::debug!(%address, client = allowed.name, "a workstation is let in");
         let ended = CancellationToken::new();
         let cuttable = Cuttable::new(stream, cut.clone(), ended.clone());
+        let wire = socket.as_ref().and_then(|s| s.try_clone().ok());
         let visit = Visit {
             stream: Box::new(cuttable) as Box<dyn Stream>,
             cut: cut.clone(),
@@ -250,10 +251,15 @@ impl Inside {
             let reason = tokio::select! {
                 () = struck(self.clients.clone(), seen.key) => "it was revoked",
                 () = passed(self.clients.clone(), &seen) => "its time is over",
+                () = cut.cancelled() => "the daemon leaves",
                 () = ended.cancelled() => return,
             };
             tracing::info!(client = allowed.name, %address, reason, "a workstation's connection is cut");
             cut.cancel();
+            // Who neither reads nor writes hears of it by the kernel, on both sides.
+            if let Some(wire) = wire {
+                rustix::net::shutdown(&wire, rustix::net::Shutdown::Both).ok();
+            }
         };
         // What was upgraded goes on after it was served; the guardian stays with it.
         tokio::join!(serve(visit), guarding);

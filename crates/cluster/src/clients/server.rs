@@ -2,7 +2,7 @@
 //!
 //! | file in `STATE_DIR/api` | what |
 //! | --- | --- |
-//! | `ca.key`, `ca.pem` | the CA, made once, for 20 years; its certificate is what workstations have |
+//! | `ca.key`, `ca.pem` | the CA, made once, without an end; its certificate is what workstations have |
 //! | `server.key`, `server.pem` | what is shown, for 30 days |
 //! | `fingerprint` | the hash of the CA's key, `sha256:…`, for people to compare |
 //! | `clients.json` | who may come in, as the store had it last |
@@ -26,7 +26,6 @@ use time::OffsetDateTime;
 use super::SHA256;
 use crate::pki::{Due, Fingerprint, PkiError, Seen, chain, put, sync_directory};
 
-const CA_YEARS: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// For clocks that are slow.
 const SKEW: Duration = Duration::from_secs(3600);
@@ -92,7 +91,7 @@ impl Server {
     ///
     /// # Errors
     /// `Unusable` for files that are none of ours, `Io`, `Make`.
-    pub fn open(dir: &Path, hostname: &str, now: SystemTime) -> Result<Self, PkiError> {
+    pub fn open(dir: &Path, hostname: &str) -> Result<Self, PkiError> {
         let failed = |e| PkiError::io("making", dir, e);
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
@@ -108,7 +107,7 @@ impl Server {
             Some(pem) => pem,
             // Killed between the two, it makes the certificate of the key that is there.
             None => {
-                let pem = authority(&ca_key, &pin, hostname, now)?;
+                let pem = authority(&ca_key, &pin, hostname)?;
                 put(&path, pem.as_bytes(), 0o644)?;
                 pem
             }
@@ -122,11 +121,10 @@ impl Server {
             return Err(bad("it is not of the key in ca.key".to_owned()));
         }
         let issuer = Issuer::from_ca_cert_der(&ca, ca_key).map_err(|e| bad(e.to_string()))?;
-        put(
-            &dir.join("fingerprint"),
-            format!("{SHA256}{pin}\n").as_bytes(),
-            0o644,
-        )?;
+        let (told, line) = (dir.join("fingerprint"), format!("{SHA256}{pin}\n"));
+        if text(&told)?.as_ref() != Some(&line) {
+            put(&told, line.as_bytes(), 0o644)?;
+        }
         let server = Self {
             dir: dir.to_owned(),
             ca,
@@ -233,21 +231,18 @@ impl Server {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let made = params.signed_by(&key, &self.issuer).map_err(making)?;
-        put(&self.dir.join("server.pem"), made.pem().as_bytes(), 0o644)?;
+        // In use before it is kept: a disk that is full must not keep anybody out.
         self.take(made.der().clone())?;
+        put(&self.dir.join("server.pem"), made.pem().as_bytes(), 0o644)?;
         Ok(true)
     }
 }
 
-fn authority(
-    key: &KeyPair,
-    pin: &Fingerprint,
-    hostname: &str,
-    now: SystemTime,
-) -> Result<String, PkiError> {
+fn authority(key: &KeyPair, pin: &Fingerprint, hostname: &str) -> Result<String, PkiError> {
     let mut params = CertificateParams::default();
-    params.not_before = OffsetDateTime::from(now - SKEW);
-    params.not_after = OffsetDateTime::from(now + CA_YEARS);
+    // The key is what counts, and the clock may be wrong when it is made: no beginning, and no end (RFC 5280, 4.1.2.5).
+    params.not_before = OffsetDateTime::UNIX_EPOCH;
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31);
     params.distinguished_name = Default::default();
     // Two machines' CAs have two names, so that a verifier never tries the one's key on what the other signed.
     let name = format!("Coracle machine {hostname} {}", &pin.to_string()[..16]);
@@ -275,8 +270,8 @@ mod tests {
     fn it_is_made_anew_in_time_and_for_other_addresses() {
         let dir = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
-        let open = |now| Server::open(&dir.path().join("api"), "web", now).unwrap();
-        let server = open(now);
+        let open = || Server::open(&dir.path().join("api"), "web").unwrap();
+        let server = open();
         let names = ["web".to_owned(), "localhost".to_owned()];
         let one = [IpAddr::from([192, 0, 2, 1])];
         assert_eq!(server.until(), None);
@@ -292,7 +287,7 @@ mod tests {
         assert!(server.look(now, &names, &two).unwrap());
         assert!(!server.look(now, &names, &one).unwrap());
         // The next daemon has the same, of the same CA.
-        let again = open(now + DAY);
+        let again = open();
         assert_eq!(again.fingerprint(), server.fingerprint());
         assert!(!again.look(now, &names, &two).unwrap());
         let told = fs::read_to_string(dir.path().join("api/fingerprint")).unwrap();
@@ -305,7 +300,7 @@ mod tests {
         for file in ["ca.pem", "server.pem"] {
             fs::remove_file(dir.path().join("api").join(file)).unwrap();
         }
-        let anew = open(now);
+        let anew = open();
         assert_eq!(anew.fingerprint(), server.fingerprint());
         assert!(anew.look(now, &names, &one).unwrap());
     }
