@@ -23,6 +23,8 @@ use std::{
 const NAME: &str = "coracle-ssh";
 /// A name of no registry, so that nobody pulls it.
 const IMAGE: &str = "localhost/coracle-ssh";
+/// The same while it is made.
+const NEXT: &str = "localhost/coracle-ssh:next";
 /// The root of the image, and what the container runs; both are the release's.
 const ROOT: &str = "/usr/share/coracle/ssh/root.tar";
 const START: &str = "/usr/share/coracle/ssh/start";
@@ -48,6 +50,8 @@ const MOUNTS: [(&str, &str, bool); 8] = [
 
 /// Pause before what did not work is tried again; twice as long each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// How often it is tried to start a container that is as it is to be, before it is made anew.
+const PATIENCE: u32 = 3;
 /// How long the server may take until it answers.
 const ANSWER: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
@@ -57,12 +61,13 @@ pub fn start(wanted: bool, address: Option<Ipv4Addr>, children: &Children) {
     let children = children.clone();
     let keeping = thread::Builder::new().name("ssh".to_owned());
     let started = keeping.spawn(move || {
-        let mut pause = PAUSE.0;
+        let (mut pause, mut tries) = (PAUSE.0, 0);
         // A daemon that begins anew, as it does to join a cluster, breaks off what it is asked.
-        while let Err(error) = once(wanted, &children) {
+        while let Err(error) = once(wanted, &children, tries) {
             if daemon::is_ending() {
                 return;
             }
+            tries += 1;
             failed("ssh", &error);
             thread::sleep(pause);
             pause = (pause * 2).min(PAUSE.1);
@@ -76,7 +81,8 @@ pub fn start(wanted: bool, address: Option<Ipv4Addr>, children: &Children) {
     }
 }
 
-fn once(wanted: bool, children: &Children) -> io::Result<()> {
+/// One try, of which some have failed before.
+fn once(wanted: bool, children: &Children, tries: u32) -> io::Result<()> {
     let known = containers(SSH_LABEL, children)?;
     if !wanted {
         return remove(&known, children);
@@ -89,13 +95,20 @@ fn once(wanted: bool, children: &Children) -> io::Result<()> {
     let same = containers(&label, children)?;
     let coracle = |arguments: &[&str]| told(arguments, children).map(drop);
     // What somebody has stopped is there again after a restart.
-    if !same.is_empty() && same == known && coracle(&["start", NAME]).is_ok() {
-        return Ok(());
+    if !same.is_empty() && same == known {
+        match coracle(&["start", NAME]) {
+            Err(error) if tries < PATIENCE => return Err(error),
+            Err(_) => {}
+            Ok(()) => return Ok(()),
+        }
     }
+    // First of all what may have no room: until then there is the container of before.
+    coracle(&["import", ROOT, NEXT])?;
     remove(&known, children)?;
     // That of another release; there may be none.
     coracle(&["rmi", "--force", IMAGE]).ok();
-    coracle(&["import", ROOT, IMAGE])?;
+    coracle(&["tag", NEXT, IMAGE])?;
+    coracle(&["rmi", NEXT]).ok();
     let mut arguments = vec!["run", "--detach", "--label", &label];
     let mounts = mounts();
     arguments.extend(settings(&mounts));
@@ -142,7 +155,9 @@ fn digest() -> io::Result<String> {
 fn containers(label: &str, children: &Children) -> io::Result<Vec<String>> {
     let filter = format!("label={label}");
     let ids = told(&["ps", "--all", "--quiet", "--filter", &filter], children)?;
-    Ok(ids.lines().map(str::to_owned).collect())
+    // The command also says what it waits for.
+    let is_id = |line: &&str| line.len() >= 12 && line.bytes().all(|b| b.is_ascii_hexdigit());
+    Ok(ids.lines().filter(is_id).map(str::to_owned).collect())
 }
 
 fn remove(ids: &[String], children: &Children) -> io::Result<()> {
