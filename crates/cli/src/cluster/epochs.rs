@@ -167,9 +167,9 @@ impl Early<'_> {
                 home.members.insert(epoch.machine.clone(), true);
                 home.save(self.dir)?;
             }
-            // What this machine had begun of its own is of the store that was given up.
-            Recovering::remove(self.dir)?;
         }
+        // What this machine had begun of its own is of the store that was given up, also where the new one has told it of an etcd already.
+        Recovering::remove(self.dir)?;
         epoch.save(self.dir)?;
         Ok(())
     }
