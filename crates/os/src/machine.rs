@@ -20,6 +20,8 @@ use std::{
 
 /// Where the EFI partition is while it is used.
 const PLACE: &str = "/run/coracle-os/efi";
+/// The same for process 1: neither unmounts what the other one uses.
+const OWN_PLACE: &str = "/run/coracle-os/efi-1";
 /// What the image says of itself.
 const ABOUT: &str = "/usr/share/coracle/os.json";
 /// The keys that the image takes updates by: minisign's `.pub` files, one after the other.
@@ -70,6 +72,13 @@ pub enum MachineError {
     /// Writing.
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+fn efi_place() -> &'static str {
+    match std::process::id() {
+        1 => OWN_PLACE,
+        _ => PLACE,
+    }
 }
 
 /// A machine that runs from a slot.
@@ -128,25 +137,26 @@ impl Machine {
     ) -> Result<T, MachineError> {
         let _alone = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |error: io::Error| MachineError::Efi(self.efi.clone(), error);
-        fs::create_dir_all(PLACE).map_err(failed)?;
+        let place = efi_place();
+        fs::create_dir_all(place).map_err(failed)?;
         // A daemon that was killed in the midst of it has left it mounted.
-        unmount(PLACE, UnmountFlags::DETACH).ok();
+        unmount(place, UnmountFlags::DETACH).ok();
         // FAT has no journal: what is written is written at once.
         let flags =
             MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::SYNCHRONOUS;
-        mount(&self.efi, PLACE, "vfat", flags, Some(c"umask=0077"))
+        mount(&self.efi, place, "vfat", flags, Some(c"umask=0077"))
             .map_err(|e| failed(e.into()))?;
         /// Also when `act` panics.
         struct Mounted;
         impl Drop for Mounted {
             fn drop(&mut self) {
-                unmount(PLACE, UnmountFlags::DETACH).ok();
+                unmount(efi_place(), UnmountFlags::DETACH).ok();
             }
         }
         let mounted = Mounted;
-        let done = act(Path::new(PLACE));
+        let done = act(Path::new(place));
         // What it did stands; that it stays mounted is told.
-        let unmounted = unmount(PLACE, UnmountFlags::empty());
+        let unmounted = unmount(place, UnmountFlags::empty());
         drop(mounted);
         let done = done?;
         unmounted.map_err(|e| failed(e.into()))?;
@@ -269,7 +279,7 @@ impl Machine {
         let device = &partition.device;
         self.with_efi(|efi| Ok(target(slot, device, efi).begin(release)?))?;
         // The longest part, and others may look at the entries meanwhile.
-        target(slot, device, Path::new(PLACE)).root(release, root, progress)?;
+        target(slot, device, Path::new(efi_place())).root(release, root, progress)?;
         self.with_efi(|efi| {
             let target = target(slot, device, efi);
             target.kernel(release, kernel)?;

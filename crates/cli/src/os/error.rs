@@ -76,6 +76,8 @@ pub enum OsError {
         "the drain of this machine was ended by somebody else; the update is tried again later"
     )]
     Undrained,
+    #[error("the turn of this machine was taken away; the update is tried again later")]
+    TurnTaken,
     #[error("these units do not move away, so the machine does not restart: {}", .0.join(", "))]
     Drain(Vec<String>),
     #[error("no machine \"{machine}\" has a turn{}", there(.others))]

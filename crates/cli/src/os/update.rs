@@ -128,6 +128,15 @@ impl Os {
                 tell(format!("{} of {} MiB", done >> 20, size >> 20));
             }
         });
+        if written.is_err()
+            && let Err(error) = self.machine.forget_other()
+        {
+            let error = coracle_engine::full_error(&error);
+            tracing::error!(
+                error,
+                "the entry of a slot that is not whole is still there"
+            );
+        }
         let outcome = match &written {
             Ok(_) => (Outcome::Written, None),
             Err(error) => (Outcome::Failed, Some(coracle_sys::full(error))),

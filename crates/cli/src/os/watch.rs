@@ -39,6 +39,12 @@ impl Os {
 
     async fn judge(&self) -> Result<(), OsError> {
         let slot = self.machine.slot;
+        if self.history()?.under_way().is_some_and(|update| {
+            update.outcome == Outcome::Writing && update.boot == Machine::boot()
+        }) {
+            // A daemon that was killed may have got as far as the entry.
+            self.machine.forget_other()?;
+        }
         let watched = self.change(|history| {
             let watched = history.started(slot, &Machine::boot());
             let under_way = history.under_way().filter(|_| watched);

@@ -28,7 +28,10 @@ use serde::Serialize;
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::{Notify, watch};
@@ -54,6 +57,8 @@ pub struct Rollout {
     looks: watch::Sender<(u64, u64)>,
     /// What the channel had when it was looked at last: the registry is not asked each time that a turn is.
     fetched: Mutex<Option<Fetched>>,
+    /// How many looks have failed one after the other.
+    failures: AtomicU32,
 }
 
 /// An image with a release, whose signature is good.
@@ -85,6 +90,7 @@ impl Rollout {
             wake: Notify::new(),
             looks: watch::Sender::new((0, 0)),
             fetched: Mutex::default(),
+            failures: AtomicU32::new(0),
         }
     }
 }
@@ -116,9 +122,15 @@ impl Os {
         });
         let before = self.last();
         self.watch().await;
-        // It ends once the cluster could be asked.
-        back.await.ok();
-        self.come_back(before).await;
+        let os = self.clone();
+        let coming = tokio::spawn(async move {
+            // It ends once the cluster could be asked.
+            back.await.ok();
+            os.come_back(before).await;
+        });
+        if self.takes_turns() {
+            coming.await.ok();
+        }
         let looks = &self.rollout.looks;
         loop {
             looks.send_modify(|(begun, _)| *begun += 1);
@@ -131,6 +143,12 @@ impl Os {
                 }
             }
         }
+    }
+
+    /// Whether restarts by themselves are agreed upon through the store.
+    fn takes_turns(&self) -> bool {
+        use RebootStrategy::{BestEffort, EtcdLock};
+        matches!(self.rollout.settings.reboot, EtcdLock | BestEffort)
     }
 
     fn fetched(&self) -> std::sync::MutexGuard<'_, Option<Fetched>> {
@@ -215,10 +233,11 @@ impl Os {
             );
             return every;
         }
-        let looked = match self.hand_back().await {
+        let looked = match self.tidy().await {
             Ok(()) => self.look().await,
             Err(error) => Err(error),
         };
+        let before = self.rollout.failures.swap(0, Ordering::Relaxed);
         match looked {
             Ok(pause) => pause.min(every),
             Err(OsError::Wait(wait @ Wait::Stopped { .. })) => {
@@ -231,10 +250,36 @@ impl Os {
                 let id = self.engine.machine_id().as_bytes();
                 LOOK + Duration::from_millis(id.iter().fold(0, |sum, b| sum + u64::from(*b)) % 997)
             }
+            Err(error @ OsError::StoreWouldStop(_)) => {
+                self.say(error.to_string());
+                LOOK
+            }
             Err(error) => {
                 self.say(coracle_engine::full_error(&error));
-                RETRY.min(every)
+                *self.fetched() = None;
+                // What fails again and again is not to move units away each minute.
+                let failures = before.saturating_add(1);
+                self.rollout.failures.store(failures, Ordering::Relaxed);
+                (RETRY * 2_u32.saturating_pow(before.min(10))).min(every)
             }
+        }
+    }
+
+    /// What a look begins with: a turn that came to nothing is given back, and what is written and was stopped elsewhere is not started.
+    async fn tidy(&self) -> Result<(), OsError> {
+        let waits = |update: &Update| update.outcome == Outcome::Written && update.by_itself;
+        if let Some(update) = self.last().filter(waits) {
+            let verdict = self.verdict(&update.to).await;
+            self.stopped(&update.to, &verdict)?;
+        }
+        match self.hand_back().await {
+            // Whoever takes no turns is not kept by a store that is away.
+            Err(error) if !self.takes_turns() => {
+                let error = coracle_engine::full_error(&error);
+                tracing::warn!(error, "whether this machine has a turn is not known");
+                Ok(())
+            }
+            handed => handed,
         }
     }
 
@@ -269,6 +314,14 @@ impl Os {
         let verdict = self.verdict(&release.version).await;
         if let Some(stopped) = self.stopped(&release.version, &verdict)? {
             return Err(stopped.into());
+        }
+        let by_hand = |u: &Update| u.outcome == Outcome::Written && !u.by_itself;
+        if let Some(update) = self.last().filter(by_hand) {
+            let to = &update.to;
+            self.say(format!(
+                "release {to}, which somebody wrote, waits for the restart"
+            ));
+            return Ok(settings.every);
         }
         let verdict = verdict.ok().flatten();
         let resumes = verdict.as_ref().map_or(0, |v| v.resumes);
@@ -325,11 +378,14 @@ impl Os {
     /// Has an update by itself that waits for the restart not started after all.
     fn withdraw(&self, version: &Version, why: &str) -> Result<(), OsError> {
         let waits = |update: &Update| {
-            update.outcome == Outcome::Written && update.by_itself && update.to == *version
+            // Also one that was being taken back.
+            let there = matches!(update.outcome, Outcome::Written | Outcome::Writing);
+            there && update.by_itself && update.to == *version
         };
         if !self.last().is_some_and(|update| waits(&update)) {
             return Ok(());
         }
+        let _alone = self.busy.try_acquire().map_err(|_| OsError::Busy)?;
         self.take_back(|update| {
             update.outcome = Outcome::Failed;
             update.reason = Some(why.to_owned());

@@ -47,6 +47,13 @@ impl Os {
         release: &Release,
         resumes: u64,
     ) -> Result<Duration, OsError> {
+        // What cannot be written is known before anything moves.
+        if self.busy.available_permits() == 0 {
+            return Err(OsError::Busy);
+        }
+        let (os, id) = (self.clone(), image.to_owned());
+        let there = tokio::task::spawn_blocking(move || os.peek(&id));
+        there.await.map_err(|_| OsError::Interrupted)??;
         let many = self.is_one_of_many().await?;
         self.take_turn(&Turn {
             name: self.name(),
@@ -63,7 +70,10 @@ impl Os {
                 true => self.drained(well).await?,
                 false => well,
             };
-            let bears = async || self.store_bears_it().await;
+            let bears = async || {
+                self.still_has_turn(release).await?;
+                self.store_bears_it().await
+            };
             self.write_and_restart(image, release, resumes, well, bears)
                 .await
         };
@@ -74,6 +84,16 @@ impl Os {
             tracing::warn!(error, "the turn is not given back yet");
         }
         gone
+    }
+
+    /// An operator may have taken it away, and another machine may have it since.
+    async fn still_has_turn(&self, release: &Release) -> Result<(), OsError> {
+        let turn = self.own_turn().await?;
+        let same = |turn: &Turn| turn.to == release.version && turn.boot == Machine::boot();
+        match turn.is_some_and(|turn| same(&turn)) {
+            true => Ok(()),
+            false => Err(OsError::TurnTaken),
+        }
     }
 
     async fn store_bears_it(&self) -> Result<(), OsError> {
