@@ -106,7 +106,11 @@ fn start(slot: &mut Option<Partition>, fed: &mut Option<Watchdog>) -> Result<Nev
     };
     let own = own_disk();
     let found = own.and_then(|_| until(OWN, own));
-    let found = found.or_else(|| until(DISKS, None));
+    // A copy of the root on another disk has another machine's state.
+    let found = match own.is_some_and(is_there) {
+        true => found,
+        false => found.or_else(|| until(DISKS, None)),
+    };
     let Some(partition) = found else {
         return Err(RootError::NotFound(root.hash).into());
     };
@@ -130,6 +134,12 @@ fn load(modules: &Modules, name: &str) {
 /// The identifier of the EFI partition that the boot loader is on, by its own word.
 fn own_disk() -> Option<Guid> {
     Guid::parse(&loader("LoaderDevicePartUUID")?)
+}
+
+/// Whether a disk with that EFI partition is there.
+fn is_there(efi: Guid) -> bool {
+    let all = partitions().unwrap_or_default();
+    all.iter().any(|p| holds(&p.disk, Some(efi)))
 }
 
 /// Whether a disk has that EFI partition; if none is given, each one does.

@@ -63,11 +63,11 @@ pub fn start(children: &Children) -> io::Result<()> {
     thread::spawn(move || watch(&watched));
     let end = Instant::now() + START;
     let mut said = [0; 4096];
-    let mut told = false;
+    let (mut told, mut on_trial) = (false, None);
     loop {
         if Instant::now() > end || ENDED.load(Ordering::Relaxed) >= ENDS {
             let why = late();
-            if super::trial::is_on() {
+            if *on_trial.get_or_insert_with(super::trial::is_on) {
                 return Err(why);
             }
             if !std::mem::replace(&mut told, true) {

@@ -196,9 +196,12 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
         Some(join) => phases.run("join", || join::once(join, children)),
         None => Ok(()),
     };
-    let applied = phases.run("units", || units::apply(&found.config, children));
+    let mut known = units::applied();
+    let applied = phases.run("units", || {
+        units::apply(&found.config, children, &mut known)
+    });
     if applied.is_err() {
-        units::keep_applying(found.config, children.clone());
+        units::keep_applying(found.config, children.clone(), known);
     }
     joined.and(applied)
 }

@@ -122,6 +122,11 @@ fn enlarge(partition: &Partition) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// `s_magic` and `s_mtime` of ext4's superblock (`Documentation/filesystems/ext4/super.rst`): what it is, and when it was mounted last.
+const EXT4_MAGIC: u16 = 0xef53;
+const EXT4_MAGIC_AT: u64 = 1024 + 0x38;
+const EXT4_MOUNTED_AT: u64 = 1024 + 0x2c;
+
 /// A mark at the very end of the partition, while a file system is made there: what the power cut short is made again, and nothing
 /// else ever is.
 struct Making {
@@ -139,10 +144,15 @@ impl Making {
         })
     }
 
+    /// Whether a file system was begun there and not finished. One that was ever mounted was: its last block may be a file's, and have anything in it.
     fn was_cut_short(&self) -> io::Result<bool> {
         let mut is = [0; MARK.len()];
         self.device.read_exact_at(&mut is, self.at)?;
-        Ok(is == *MARK)
+        let (mut magic, mut mounted) = ([0; 2], [0; 4]);
+        self.device.read_exact_at(&mut magic, EXT4_MAGIC_AT)?;
+        self.device.read_exact_at(&mut mounted, EXT4_MOUNTED_AT)?;
+        let is_used = u16::from_le_bytes(magic) == EXT4_MAGIC && mounted != [0; 4];
+        Ok(is == *MARK && !is_used)
     }
 
     fn begin(&self) -> io::Result<()> {

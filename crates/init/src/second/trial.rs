@@ -3,7 +3,7 @@
 use super::daemon;
 use crate::console::{Level, failed, say};
 use coracle_os::{
-    entries::Standing,
+    entries::{Entry, Standing},
     history::{self, History},
     machine::{Machine, MachineError},
 };
@@ -48,13 +48,16 @@ impl Trial {
     }
 }
 
-/// Whether the slot that runs is on trial.
+/// Whether the slot that runs is on trial, and the other one is there to go back to.
 pub fn is_on() -> bool {
-    let standing = Machine::here().and_then(|machine| {
-        let own = machine.entries()?.remove(&machine.slot);
-        Ok(own.map(|e| e.standing))
+    let on = Machine::here().and_then(|machine| {
+        let entries = machine.entries()?;
+        let own = entries.get(&machine.slot).map(|e| e.standing);
+        let other = entries.get(&machine.slot.other());
+        let back = other.is_some_and(Entry::hopeful);
+        Ok(matches!(own, Some(Standing::Tries { .. })) && back)
     });
-    matches!(standing, Ok(Some(Standing::Tries { .. })))
+    on.unwrap_or(false)
 }
 
 fn give_up(error: &io::Error) -> Result<bool, MachineError> {

@@ -19,8 +19,11 @@ const PLACE: &str = "/run/coracle-os/units";
 /// Pause before what could not be applied is tried again; twice as long each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
+/// Digests of units that were applied, by name.
+pub type Applied = BTreeMap<String, String>;
+
 /// Applies the units again and again until all are: a registry may be away when the machine comes up.
-pub fn keep_applying(config: CloudConfig, children: Children) {
+pub fn keep_applying(config: CloudConfig, children: Children, mut applied: Applied) {
     let mut pause = PAUSE.0;
     let applying = thread::Builder::new().name("units".to_owned());
     let started = applying.spawn(move || {
@@ -29,7 +32,7 @@ pub fn keep_applying(config: CloudConfig, children: Children) {
             if daemon::is_ending() {
                 return;
             }
-            if apply(&config, &children).is_ok() {
+            if apply(&config, &children, &mut applied).is_ok() {
                 say(Level::Notice, "all units of the configuration are applied");
                 return;
             }
@@ -45,17 +48,14 @@ pub fn keep_applying(config: CloudConfig, children: Children) {
 ///
 /// # Errors
 /// That one could not be; the others are tried all the same.
-pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
-    let text = fs::read_to_string(APPLIED).unwrap_or_default();
-    let mut applied: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+pub fn apply(config: &CloudConfig, children: &Children, applied: &mut Applied) -> io::Result<()> {
     fs::create_dir_all(PLACE)?;
     let mut wrong = Vec::new();
-    for name in left_over(&applied, &config.units) {
+    for name in left_over(applied, &config.units) {
         let mut destroy = program("/usr/bin/coracle");
         match children.run(destroy.args(["unit", "destroy", &name])) {
             Ok(()) => {
                 applied.remove(&name);
-                write(&applied)?;
             }
             Err(error) => {
                 failed(&name, &error);
@@ -74,7 +74,10 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
             Ok(()) => {
                 say(Level::Info, &format!("unit {name}"));
                 applied.insert(name.to_owned(), digest);
-                write(&applied)?;
+                // Where there is no room for it, it is applied again in the next boot, and not before.
+                if let Err(error) = write(applied) {
+                    failed(APPLIED, &error);
+                }
             }
             Err(error) => {
                 failed(name, &error);
@@ -82,6 +85,7 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
             }
         }
     }
+    write(applied)?;
     match wrong.as_slice() {
         [] => Ok(()),
         wrong => Err(io::Error::other(format!(
@@ -91,7 +95,13 @@ pub fn apply(config: &CloudConfig, children: &Children) -> io::Result<()> {
     }
 }
 
-fn write(applied: &BTreeMap<String, String>) -> io::Result<()> {
+/// What was applied before.
+pub fn applied() -> Applied {
+    let text = fs::read_to_string(APPLIED).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn write(applied: &Applied) -> io::Result<()> {
     let text = serde_json::to_vec(applied)?;
     replace(Path::new(APPLIED), &text, 0o600)
 }
@@ -111,7 +121,7 @@ fn digest(unit: &CloudUnit, boot: &str) -> String {
 }
 
 /// Units of a former boot that were to be gone with it, and that the configuration has no more.
-fn left_over(applied: &BTreeMap<String, String>, units: &[CloudUnit]) -> Vec<String> {
+fn left_over(applied: &Applied, units: &[CloudUnit]) -> Vec<String> {
     let over = applied.iter().filter(|(name, digest)| {
         digest.starts_with(RUNTIME) && !units.iter().any(|unit| unit.name.as_str() == *name)
     });
