@@ -51,7 +51,7 @@ test: ## install what the tests need, then run every test
 	@scripts/debian $(dir $(TARGET))tmp/debian
 	@scripts/test
 
-test-os: ## the tests that have a machine with an operating system: updates of the image, its installation and its bytes, the Debian package on a Debian of its own
+test-os: ## the tests that have a machine with an operating system: updates of the image on one machine and on three, releases that fail, power cuts, its installation and its bytes, the Debian package on a Debian of its own
 	@scripts/deps build deb run test os
 	@scripts/kernel $(dir $(TARGET))tmp/kernel
 	@scripts/debian-machine $(dir $(TARGET))tmp/debian-machine

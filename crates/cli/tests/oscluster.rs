@@ -155,7 +155,11 @@ fn instances(machine: &Machine) -> usize {
     let listed = machine.try_get("/v1/machines").unwrap_or_default();
     let there = listed.as_array().into_iter().flatten();
     let there = there.filter(|m| m["state"] == "alive");
-    let placed = there.flat_map(|m| m["placed"].as_array().cloned().unwrap_or_default());
+    let shown = there.filter_map(|m| {
+        let id = m["id"].as_str().unwrap();
+        machine.try_get(&format!("/v1/machines/{id}"))
+    });
+    let placed = shown.flat_map(|m| m["placed"].as_array().cloned().unwrap_or_default());
     placed
         .filter(|unit| {
             let name = unit["unit"].as_str().unwrap_or_default();

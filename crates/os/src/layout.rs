@@ -39,6 +39,8 @@ pub const NEEDED: u64 = MIB + EFI_SIZE + 2 * SLOT_SIZE + STATE_SIZE + MIB;
 pub fn erase(disk: &File) -> io::Result<()> {
     let zeroes = vec![0; MIB as usize];
     disk.write_all_at(&zeroes, 0)?;
+    // Where the first partition usually begins: a former EFI partition must not come back with the new table.
+    disk.write_all_at(&zeroes, MIB)?;
     let end = sectors(disk)? * SECTOR;
     disk.write_all_at(&zeroes, end.saturating_sub(MIB))?;
     disk.sync_all()
