@@ -364,6 +364,12 @@ impl Machine {
         (status == 200).then(|| serde_json::from_str(&body).unwrap())
     }
 
+    /// As [`Self::post`], of a machine that may go down amid it.
+    pub fn try_post(&self, path: &str) -> Option<String> {
+        let (status, body) = ask(self.door, "POST", path).ok()?;
+        (status == 200).then_some(body)
+    }
+
     /// Posts JSON, and gives what is answered.
     pub fn post_json(&self, path: &str, body: &Value) -> Value {
         let (status, body) = ask_with(self.door, "POST", path, &body.to_string()).unwrap();
