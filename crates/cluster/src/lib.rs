@@ -21,6 +21,7 @@ pub mod join;
 pub mod member;
 pub mod members;
 pub mod pki;
+mod tls13;
 pub mod token;
 
 pub use id::{BadMachineId, MachineId};

@@ -4,12 +4,11 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::Path,
 };
 
-use crate::Slot;
+use crate::{Slot, files::replace};
 
 /// Where a machine keeps it: the daemon, and process 1 where the daemon does not serve.
 pub const PATH: &str = "/var/lib/coracle-os/updates.json";
@@ -125,15 +124,7 @@ impl History {
     /// # Errors
     /// Those of writing.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        match path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+        replace(path, &serde_json::to_vec_pretty(self)?, 0o644)
     }
 
     /// Begins an update.

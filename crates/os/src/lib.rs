@@ -12,6 +12,7 @@
 
 pub mod block;
 pub mod entries;
+pub mod files;
 pub mod guid;
 pub mod history;
 pub mod install;

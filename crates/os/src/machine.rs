@@ -16,6 +16,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 /// Where the EFI partition is while it is used.
@@ -253,6 +254,12 @@ impl Machine {
     pub fn boot() -> String {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
         id.unwrap_or_default().trim().to_owned()
+    }
+
+    /// Time since the machine's start, with that in which it slept.
+    pub fn up() -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::from_secs(now.tv_sec.unsigned_abs())
     }
 
     /// Writes a release into the other slot; `sources` gives root and kernel image.

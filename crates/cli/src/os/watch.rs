@@ -149,7 +149,7 @@ impl Os {
                 continue;
             }
             well_since = None;
-            if begun.elapsed() > LIMIT || since_boot() > BOOT {
+            if begun.elapsed() > LIMIT || Machine::up() > BOOT {
                 let mut what = Vec::new();
                 if !store {
                     what.push("the store is not reached".to_owned());
@@ -162,10 +162,4 @@ impl Os {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-/// Time since the machine's start.
-fn since_boot() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::from_secs(now.tv_sec.unsigned_abs())
 }

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use coracle_sys::accept::{Missed, SHORTAGE};
 use rustix::net::sockopt;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -16,13 +15,12 @@ use rustls::version::TLS13;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::{Clients, Server};
-use crate::door::{Arrival, Arrivals, Cuttable, DoorError};
+use crate::door::{Accepting, Arrival, Arrivals, Cuttable, DoorError};
 use crate::pki::{Fingerprint, Seen};
 
 /// Longest wait without a look at the clock, which may be set meanwhile.
@@ -131,32 +129,15 @@ impl Port {
         F: Fn(Visit<Box<dyn Stream>>) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let mut connections = JoinSet::new();
-        let cut = CancellationToken::new();
-        let ended = loop {
-            let (stream, address) = tokio::select! {
-                accepted = listener.accept(), if connections.len() < self.0.limits.connections => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => match Missed::of(&error) {
-                        Missed::One => continue,
-                        Missed::Room => {
-                            tracing::warn!(%error, "workstations wait");
-                            tokio::time::sleep(SHORTAGE).await;
-                            continue;
-                        }
-                        Missed::All => break Err(error),
-                    },
-                },
-                Some(_) = connections.join_next() => continue,
-                () = stop.cancelled() => break Ok(()),
-            };
-            let Some(arrival) = self.0.arrivals.come(address.ip()) else {
-                tracing::debug!(%address, "too many from one address knock at the API's port");
-                continue;
-            };
-            let (port, serve) = (self.0.clone(), serve.clone());
-            let (stop, cut) = (stop.clone(), cut.child_token());
-            connections.spawn(async move {
+        let accepting = Accepting {
+            name: "the API's port",
+            connections: self.0.limits.connections,
+            arrivals: &self.0.arrivals,
+            stop: stop.clone(),
+        };
+        let each = |stream, address, arrival, cut| {
+            let (port, serve, stop) = (self.0.clone(), serve.clone(), stop.clone());
+            async move {
                 let shaken = tokio::select! {
                     shaken = port.shake(stream, address, arrival) => shaken,
                     () = stop.cancelled() => None,
@@ -164,17 +145,9 @@ impl Port {
                 if let Some((stream, socket, seen)) = shaken {
                     port.host(stream, socket, seen, address, cut, serve).await;
                 }
-            });
+            }
         };
-        drop(listener);
-        let all = async { while connections.join_next().await.is_some() {} };
-        tokio::select! {
-            () = all => {}
-            // Also what was upgraded and is held by others now.
-            () = leaving => cut.cancel(),
-        }
-        connections.shutdown().await;
-        ended
+        accepting.serve(listener, leaving, each).await
     }
 }
 

@@ -15,6 +15,7 @@
 //!
 //! Sessions are never resumed: that would spare a handshake and let an expired certificate in.
 
+mod accept;
 mod arrivals;
 mod client;
 mod cut;
@@ -24,6 +25,7 @@ mod pin;
 mod server;
 mod tls;
 
+pub(crate) use accept::Accepting;
 pub(crate) use arrivals::{Arrival, Arrivals};
 pub use client::{Body, DoorClient, DoorOptions, Stranger, Target, endpoint};
 pub(crate) use cut::Cuttable;

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use coracle_gateway::{Face, Reply};
-use coracle_sys::accept::{Missed, SHORTAGE};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -19,11 +18,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Accepting;
 use super::arrivals::{Arrival, Arrivals};
 use super::cut::Cuttable;
 use super::{DoorError, Peer, members_only, tls};
@@ -161,48 +160,25 @@ impl Door {
             router: Face::from(paths.members.merge(paths.open)),
             store: paths.store,
         };
-        let mut connections = JoinSet::new();
-        let cut = CancellationToken::new();
-        let ended = loop {
-            let (stream, address) = tokio::select! {
-                accepted = listener.accept(), if connections.len() < self.0.limits.connections => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => match Missed::of(&error) {
-                        Missed::One => continue,
-                        Missed::Room => {
-                            tracing::warn!(%error, "connections wait at the door");
-                            tokio::time::sleep(SHORTAGE).await;
-                            continue;
-                        }
-                        Missed::All => break Err(error),
-                    },
-                },
-                Some(_) = connections.join_next() => continue,
-                () = stop.cancelled() => break Ok(()),
-            };
-            let Some(arrival) = self.0.arrivals.come(address.ip()) else {
-                tracing::debug!(%address, "too many from one address knock at the door");
-                continue;
-            };
+        let accepting = Accepting {
+            name: "the door",
+            connections: self.0.limits.connections,
+            arrivals: &self.0.arrivals,
+            stop: stop.clone(),
+        };
+        let limit = self.0.limits.leaving;
+        // Its time begins when it is asked.
+        let leaving = async move { tokio::time::sleep(limit).await };
+        let each = |stream, address, arrival, cut| {
             let visitor = Visitor {
                 door: self.0.clone(),
                 paths: paths.clone(),
                 stop: stop.clone(),
-                cut: cut.child_token(),
+                cut,
             };
-            connections.spawn(visitor.visit(stream, address, arrival));
+            visitor.visit(stream, address, arrival)
         };
-        drop(listener);
-        let all = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.0.limits.leaving, all)
-            .await
-            .is_err()
-        {
-            // Also what was upgraded and is held by others now.
-            cut.cancel();
-        }
-        connections.shutdown().await;
-        ended
+        accepting.serve(listener, leaving, each).await
     }
 }
 

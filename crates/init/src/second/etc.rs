@@ -1,10 +1,10 @@
 //! `/etc`: in memory, made anew at each boot from the image's own files and the configuration.
 
 use coracle_cloud_config::{CloudConfig, WriteFile, render_settings};
+use coracle_os::files::replace;
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink},
+    fs, io,
+    os::unix::fs::{PermissionsExt, chown, symlink},
     path::Path,
 };
 
@@ -109,28 +109,6 @@ fn machine_id() -> io::Result<()> {
         }
     };
     fs::write("/etc/machine-id", format!("{id}\n"))
-}
-
-/// Writes a file so that it is there as a whole or not at all, also when the power goes.
-///
-/// # Errors
-/// Those of writing.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&new)?;
-    file.write_all(content)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    if let Some(directory) = path.parent() {
-        fs::File::open(directory)?.sync_all()?;
-    }
-    Ok(())
 }
 
 fn put(file: &WriteFile) -> io::Result<()> {

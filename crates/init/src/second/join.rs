@@ -3,10 +3,10 @@
 use super::{
     children::Children,
     daemon::{LOGS, program},
-    etc::replace,
 };
 use crate::console::{Level, say};
 use coracle_cloud_config::Join;
+use coracle_os::files::replace;
 use std::{
     fs, io,
     path::Path,

@@ -8,6 +8,7 @@ use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, needs_address, understand}
 use coracle_os::{
     EFI,
     block::{beside, of_root, partitions},
+    files::replace,
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::{
@@ -72,7 +73,7 @@ pub fn find(devices: &mut Devices) -> io::Result<Found> {
         fs::remove_file(PROBLEMS).ok();
         if last.as_deref() != Some(text.as_str()) {
             // Without a state there is no last one.
-            super::etc::replace(Path::new(LAST), text.as_bytes(), 0o600).ok();
+            replace(Path::new(LAST), text.as_bytes(), 0o600).ok();
         }
         return taken(&text);
     }
@@ -105,7 +106,7 @@ pub fn find(devices: &mut Devices) -> io::Result<Found> {
 
 fn taken(text: &str) -> io::Result<Found> {
     // Tokens are in it.
-    super::etc::replace(Path::new(NOW), text.as_bytes(), 0o600)?;
+    replace(Path::new(NOW), text.as_bytes(), 0o600)?;
     Ok(Found {
         config: understand(text, NOBODYS).config,
         text: text.to_owned(),

@@ -4,11 +4,10 @@
 use super::{
     children::Children,
     daemon::{self, program},
-    etc::replace,
 };
 use crate::console::{Level, failed, say};
 use coracle_cloud_config::{CloudConfig, CloudUnit, Command};
-use coracle_os::machine::Machine;
+use coracle_os::{files::replace, machine::Machine};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, io, path::Path, thread, time::Duration};
 

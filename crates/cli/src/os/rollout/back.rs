@@ -1,13 +1,13 @@
 //! A machine is back from its restart: it gets units again, says how the release is, and gives its turn back.
 
-use super::{LOOK, now};
+use super::LOOK;
 use crate::os::{Os, error::OsError};
 use coracle_os::{
     history::{Outcome, Update},
     machine::Machine,
     turns::{Proof, Turn},
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long what was well before may take to be well again under the release that the machine went back to, before others are let go on.
 const WELL: Duration = Duration::from_secs(300);
@@ -70,9 +70,9 @@ impl Os {
             }
         }
         if let Some(failed) = tried.filter(|t| turn.is_some() && t.outcome == Outcome::Failed) {
-            let end = now() + WELL.as_secs();
+            let end = Instant::now() + WELL;
             self.say("waits until all is well again that was before the update");
-            while !self.is_well(&failed.before).await && now() < end {
+            while !self.is_well(&failed.before).await && Instant::now() < end {
                 tokio::time::sleep(LOOK).await;
             }
         }

@@ -1,7 +1,7 @@
 //! Whose drain it is: a file says that this machine has asked for its own, for its turn. It is there before the drain and until that is ended, so that no
 //! kill in between leaves a machine drained, and no operator's drain is ended.
 
-use super::write_down;
+use coracle_os::files::replace;
 use std::{io, path::Path};
 
 /// There as long as the drain is ours.
@@ -12,7 +12,7 @@ pub const FILE: &str = "/var/lib/coracle-os/drained";
 /// # Errors
 /// Those of writing.
 pub fn note() -> io::Result<()> {
-    write_down(FILE, "for an update")
+    replace(Path::new(FILE), b"for an update\n", 0o644)
 }
 
 /// Whether it is.

@@ -19,6 +19,7 @@ use super::{
 use coracle_cloud_config::RebootStrategy;
 use coracle_image::{Reference, Silent};
 use coracle_os::{
+    files::replace,
     history::{Outcome, Update},
     release::Release,
     turns::{Proof, Verdict, Wait},
@@ -26,7 +27,6 @@ use coracle_os::{
 use semver::Version;
 use serde::Serialize;
 use std::{
-    io,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -92,18 +92,6 @@ impl Rollout {
             fetched: Mutex::default(),
             failures: AtomicU32::new(0),
         }
-    }
-}
-
-/// Writes a line down so that it is there as a whole or as it was, also when the power goes.
-fn write_down(path: &str, line: &str) -> io::Result<()> {
-    let new = format!("{path}.new");
-    std::fs::write(&new, format!("{line}\n"))?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, path)?;
-    match Path::new(path).parent() {
-        Some(directory) => std::fs::File::open(directory)?.sync_all(),
-        None => Ok(()),
     }
 }
 
@@ -213,7 +201,8 @@ impl Os {
                 let from = self.rollout.settings.from.as_deref();
                 settings::reference(from.unwrap_or("localhost/os"), name)
                     .map_err(|_| OsError::Channel(name.to_owned()))?;
-                write_down(CHANNEL, name).map_err(failed)?;
+                replace(Path::new(CHANNEL), format!("{name}\n").as_bytes(), 0o644)
+                    .map_err(failed)?;
             }
             None => match std::fs::remove_file(CHANNEL) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),

@@ -4,12 +4,10 @@ use super::{
     links::{self, Link},
     resolver::Resolver,
 };
-use crate::{
-    console::{Level, failed, say},
-    second::etc::replace,
-};
+use crate::console::{Level, failed, say};
 use coracle_cloud_config::Interface;
 use coracle_dhcp::{Client, Event, Lease};
+use coracle_os::files::replace;
 use coracle_sys::netlink::NetlinkError;
 use ipnet::Ipv4Net;
 use std::{
