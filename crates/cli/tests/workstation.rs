@@ -356,7 +356,7 @@ fn a_key_made_at_home_and_a_machine_trusted_by_its_fingerprint() {
             "add",
             "bob",
             "--valid",
-            "9000d",
+            "36500d",
             pem.to_str().unwrap(),
         ],
     );
@@ -372,7 +372,7 @@ fn a_key_made_at_home_and_a_machine_trusted_by_its_fingerprint() {
         .daemon
         .ok(["client", "ls", "--format", "{{.Name}} {{.UntilAt}}"]);
     let year = chrono_year(&until, "bob");
-    // Not longer than its certificate.
+    // Not longer than its certificate, which is good for a year.
     assert!(year < 2100, "{until}");
 }
 

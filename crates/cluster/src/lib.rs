@@ -15,6 +15,7 @@
 
 pub mod clients;
 pub mod door;
+mod follow;
 pub mod guard;
 mod id;
 pub mod join;

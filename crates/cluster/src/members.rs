@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coracle_store::{
-    Compare, DeleteRangeRequest, EventKind, KeyValue, PutRequest, Store, StoreError, StoreExt as _,
-    TxnOp, TxnRequest, WatchRequest, full,
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, Store, StoreError, StoreExt as _, TxnOp,
+    TxnRequest,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -22,8 +21,6 @@ use crate::pki::Fingerprint;
 pub const PREFIX: &str = "/coracle/v1/members/";
 /// The version of a member's value.
 const VERSION: u32 = 1;
-/// How long a store is left alone that does not answer, or ended a watch.
-const REST: Duration = Duration::from_millis(500);
 
 /// What a member may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -300,24 +297,7 @@ pub(crate) fn write(
 /// Keeps `known` as the store has it, until `stop` is cancelled. As long as the store is away the list stays as it was, so that
 /// machines go on reaching each other; what `known` holds in the beginning counts until the store has answered.
 pub async fn follow(store: Arc<dyn Store>, known: watch::Sender<Members>, stop: CancellationToken) {
-    let following = async {
-        loop {
-            if let Err(error) = followed(&*store, &known).await {
-                tracing::debug!(error = %full(&error), "the list of members cannot be followed just now");
-            }
-            tokio::time::sleep(REST).await;
-        }
-    };
-    tokio::select! {
-        () = following => {}
-        () = stop.cancelled() => {}
-    }
-}
-
-/// Reads the list and follows it until that breaks (an error) or must be begun anew (none).
-async fn followed(store: &dyn Store, known: &watch::Sender<Members>) -> Result<(), StoreError> {
-    let found = store.list(PREFIX).await?;
-    let mut now: BTreeMap<_, _> = (*members(&found.kvs).0).clone();
+    let read = |kv: &KeyValue| Some((machine_of(kv)?, Some(listed(kv))));
     let tell = |now: &BTreeMap<MachineId, Listed>| {
         known.send_if_modified(|known| {
             let changed = *known.0 != *now;
@@ -327,26 +307,5 @@ async fn followed(store: &dyn Store, known: &watch::Sender<Members>) -> Result<(
             changed
         });
     };
-    tell(&now);
-    let mut watch = store
-        .watch(WatchRequest::prefix(PREFIX).from(found.revision + 1))
-        .await?;
-    while let Some(told) = watch.next().await {
-        let told = told?;
-        if told.canceled {
-            break;
-        }
-        for event in &told.events {
-            let Some(machine) = machine_of(&event.kv) else {
-                continue;
-            };
-            match event.kind {
-                EventKind::Put => now.insert(machine, listed(&event.kv)),
-                EventKind::Delete => now.remove(&machine),
-            };
-        }
-        tell(&now);
-    }
-    // Compacted beyond where we were, or the store is closed; then reading it says so.
-    Ok(())
+    crate::follow::follow(&*store, PREFIX, "members", read, tell, stop).await;
 }

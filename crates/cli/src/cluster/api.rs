@@ -89,13 +89,18 @@ struct TokenOf {
     uses: Option<u32>,
 }
 
+/// Who asks, as tokens and clients keep it.
+pub(super) fn operator() -> String {
+    let name = rustix::system::uname();
+    format!("operator on {}", name.nodename().to_string_lossy())
+}
+
 async fn token(
     State(cluster): State<Arc<Cluster>>,
     Json(asked): Json<TokenOf>,
 ) -> Result<Json<Value>, ClusterError> {
     let ttl = Duration::from_secs(asked.ttl.unwrap_or(TTL));
-    let name = rustix::system::uname();
-    let who = format!("operator on {}", name.nodename().to_string_lossy());
+    let who = operator();
     let token = cluster.token(ttl, asked.uses.unwrap_or(1), &who).await?;
     Ok(Json(json!({
         "token": token.to_string(),

@@ -81,8 +81,7 @@ pub(super) async fn add(
             "{other} has this key already; each client has a key of its own, or revoke that one first"
         )));
     }
-    let host = rustix::system::uname();
-    let who = format!("operator on {}", host.nodename().to_string_lossy());
+    let who = super::api::operator();
     let client = Client::new(key, &serial, now(), until, &who);
     match clients::add(&*store, &name, &client).await? {
         Change::Done => {}
@@ -127,7 +126,7 @@ pub(super) async fn authorities(
 ) -> Result<Json<Value>, ClusterError> {
     let inside = cluster.inside.get().ok_or(ClusterError::NoMember)?;
     let machines = inside.fleet.machines().await;
-    let machines = machines.map_err(|e| ClusterError::File(std::io::Error::other(e)))?;
+    let machines = machines.map_err(ClusterError::Machines)?;
     let all = machines.iter().map(|seen| &seen.machine);
     let all: Vec<Value> = all
         .filter(|machine| !machine.api_ca.is_empty())

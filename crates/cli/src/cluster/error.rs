@@ -104,4 +104,7 @@ pub enum ClusterError {
     /// A file.
     #[error("a file of the cluster's could not be written")]
     File(#[from] std::io::Error),
+    /// The machines cannot be read.
+    #[error("the machines of this cluster cannot be read from the store")]
+    Machines(#[source] coracle_fleet::FleetError),
 }

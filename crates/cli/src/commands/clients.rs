@@ -4,7 +4,10 @@ use crate::client::{Client as Daemon, certificates, escape};
 use crate::error::{CliError, Result, each};
 use crate::format::{Table, out, row, words};
 use chrono::{DateTime, SecondsFormat, Utc};
-use coracle_cluster::clients::{Pair, Remote, SHA256, check_name, fingerprint_of, look, read_pin};
+use coracle_cluster::clients::{
+    PORT, Pair, Remote, SHA256, check_name, fingerprint_of, look, read_pin,
+};
+use coracle_cluster::pki::Fingerprint;
 use coracle_engine::full_error;
 use hyper::Method;
 use serde_json::{Map, Value, json};
@@ -178,11 +181,21 @@ fn make(name: &str, valid: &str) -> Result<(Pair, SystemTime)> {
     Ok((pair, until))
 }
 
-/// Writes files that are not there yet; of those that are, none is touched.
-fn write(dir: &Path, files: &[(&str, &str, u32)]) -> Result<()> {
+/// Makes a directory for its owner alone, if it is not there.
+fn private(dir: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(dir).map_err(file("making", dir))?;
+    builder.create(dir).map_err(file("making", dir))
+}
+
+fn fill(mut file: fs::File, text: &str) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Writes files that are not there yet; of those that are, none is touched.
+fn write(dir: &Path, files: &[(&str, &str, u32)]) -> Result<()> {
+    private(dir)?;
     for (name, _, _) in files {
         let path = dir.join(name);
         if path.exists() {
@@ -196,11 +209,8 @@ fn write(dir: &Path, files: &[(&str, &str, u32)]) -> Result<()> {
         let path = dir.join(name);
         let mut options = OpenOptions::new();
         let made = options.write(true).create_new(true).mode(*mode).open(&path);
-        made.and_then(|mut made| {
-            made.write_all(text.as_bytes())?;
-            made.sync_all()
-        })
-        .map_err(file("writing", &path))?;
+        made.and_then(|made| fill(made, text))
+            .map_err(file("writing", &path))?;
     }
     Ok(())
 }
@@ -231,7 +241,7 @@ async fn create(daemon: &Daemon, name: &str, valid: &str, dir: Option<&Path>) ->
         ("ca.pem", &ca, 0o644),
     ];
     write(&dir, &files)?;
-    let entered = enter(daemon, name, &pair, until).await;
+    let entered = enter(daemon, name, &pair.fingerprint, &pair.serial, until).await;
     if entered.is_err() {
         // They are of no use to anybody.
         for (name, _, _) in files {
@@ -239,20 +249,27 @@ async fn create(daemon: &Daemon, name: &str, valid: &str, dir: Option<&Path>) ->
         }
     }
     entered?;
-    let host = machines.first().map_or("HOST", |(host, _)| host);
+    let hosts: Vec<&str> = machines.iter().map(|(host, _)| host.as_str()).collect();
     out(&format!(
-        "{name} may use the API until {}. Carry {} to the workstation, keep key.pem to its owner, and there:\n\n  export DOCKER_HOST=tcp://{host}:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={}\n\n`coracle client revoke {name}` takes it back.\n",
+        "{name} may use the API until {}. Carry {} to the workstation, keep key.pem to its owner, and there:\n\n  export DOCKER_HOST=tcp://HOST:{PORT} DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={}\n\nHOST is one of {}; the port is that of its api_listen. `coracle client revoke {name}` takes it back.\n",
         day(seconds(until)),
         dir.display(),
         dir.display(),
+        hosts.join(", "),
     ))
 }
 
-async fn enter(daemon: &Daemon, name: &str, pair: &Pair, until: SystemTime) -> Result<()> {
+async fn enter(
+    daemon: &Daemon,
+    name: &str,
+    key: &Fingerprint,
+    serial: &str,
+    until: SystemTime,
+) -> Result<()> {
     let body = json!({
         "name": name,
-        "key": format!("{SHA256}{}", pair.fingerprint),
-        "serial": pair.serial,
+        "key": format!("{SHA256}{key}"),
+        "serial": serial,
         "until": seconds(until),
     });
     let sent = daemon.json(Method::POST, "/v1/clients", Some(&body)).await;
@@ -274,15 +291,7 @@ async fn add(daemon: &Daemon, name: &str, key: &str, valid: &str) -> Result<()> 
             (key, serial)
         }
     };
-    let body = json!({
-        "name": name,
-        "key": format!("{SHA256}{key}"),
-        "serial": serial,
-        "until": seconds(until),
-    });
-    daemon
-        .json(Method::POST, "/v1/clients", Some(&body))
-        .await?;
+    enter(daemon, name, &key, &serial, until).await?;
     out(&format!(
         "{name} may use the API until {}.\n",
         day(seconds(until))
@@ -307,9 +316,7 @@ fn request(name: &str, valid: &str, dir: Option<&Path>) -> Result<()> {
 
 /// Adds CAs to `ca.pem`; answers how many were not there.
 fn keep(dir: &Path, authorities: &[&str]) -> Result<usize> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(dir).map_err(file("making", dir))?;
+    private(dir)?;
     let path = dir.join("ca.pem");
     let mut text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -331,7 +338,9 @@ fn keep(dir: &Path, authorities: &[&str]) -> Result<usize> {
     }
     if new > 0 {
         let beside = dir.join(".ca.pem.new");
-        let written = fs::write(&beside, &text).and_then(|()| fs::rename(&beside, &path));
+        let written = fs::File::create(&beside)
+            .and_then(|made| fill(made, &text))
+            .and_then(|()| fs::rename(&beside, &path));
         written.map_err(file("writing", &path))?;
     }
     Ok(new)

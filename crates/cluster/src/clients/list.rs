@@ -5,29 +5,24 @@
 //! holds where the store's word comes, and nobody comes in whom the store never named.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coracle_store::{
-    DeleteRangeRequest, EventKind, KeyValue, PutRequest, Store, StoreError, StoreExt as _,
-    WatchRequest, full,
-};
+use coracle_store::{DeleteRangeRequest, KeyValue, PutRequest, Store, StoreError, StoreExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::pki::Fingerprint;
+use crate::pki::{Fingerprint, PkiError, put};
 
 /// Where clients stand in the store.
-pub const PREFIX: &str = "/coracle/v1/clients/";
+const PREFIX: &str = "/coracle/v1/clients/";
 /// The version of a client's value, and of the copy.
 const VERSION: u32 = 1;
 /// The list's copy.
 const FILE: &str = "clients.json";
-/// How long a store is left alone that does not answer, or ended a watch.
-const REST: Duration = Duration::from_millis(500);
 /// Characters of a name.
 const LONGEST: usize = 63;
 
@@ -165,15 +160,6 @@ pub async fn list(store: &dyn Store) -> Result<BTreeMap<String, Client>, StoreEr
     Ok(found.kvs.iter().filter_map(read).collect())
 }
 
-/// One of them.
-///
-/// # Errors
-/// The store's.
-pub async fn find(store: &dyn Store, name: &str) -> Result<Option<Client>, StoreError> {
-    let found = store.get_json::<Client>(&key(name)).await?;
-    Ok(found.map(|(client, _)| client))
-}
-
 /// Strikes a client off; with the next word of the store each machine cuts it off. Answers whether it was there.
 ///
 /// # Errors
@@ -248,19 +234,16 @@ impl Kept {
     }
 
     /// To be there after a power cut.
-    fn save(&self, clients: &BTreeMap<String, Client>) -> io::Result<()> {
+    fn save(&self, clients: &BTreeMap<String, Client>) -> Result<(), PkiError> {
         let copy = Copy {
             version: VERSION,
             store: self.store,
             clients: clients.clone(),
         };
-        let text = serde_json::to_vec_pretty(&copy).map_err(io::Error::other)?;
-        let new = self.dir.join("clients.json.new");
-        let mut file = std::fs::File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&new, self.dir.join(FILE))?;
-        std::fs::File::open(&self.dir)?.sync_all()
+        let path = self.dir.join(FILE);
+        let text = serde_json::to_vec_pretty(&copy).map_err(io::Error::other);
+        let text = text.map_err(|e| PkiError::io("writing", &path, e))?;
+        put(&path, &text, 0o600)
     }
 }
 
@@ -274,7 +257,7 @@ pub async fn follow(
     stop: CancellationToken,
 ) {
     let mut last = None;
-    let mut tell = |now: &BTreeMap<String, Client>| {
+    let tell = |now: &BTreeMap<String, Client>| {
         if last.as_ref() == Some(now) {
             return;
         }
@@ -284,50 +267,12 @@ pub async fn follow(
         }
         last = Some(now.clone());
     };
-    let following = async {
-        loop {
-            if let Err(error) = followed(&*store, &mut tell).await {
-                tracing::debug!(error = %full(&error), "the list of clients cannot be followed just now");
-            }
-            tokio::time::sleep(REST).await;
-        }
+    let read = |kv: &KeyValue| {
+        let name = name_of(kv)?;
+        let client = read(kv).map(|(_, client)| client);
+        Some((name, client))
     };
-    tokio::select! {
-        () = following => {}
-        () = stop.cancelled() => {}
-    }
-}
-
-/// Reads the list and follows it until that breaks (an error) or must be begun anew (none).
-async fn followed(
-    store: &dyn Store,
-    tell: &mut impl FnMut(&BTreeMap<String, Client>),
-) -> Result<(), StoreError> {
-    let found = store.list(PREFIX).await?;
-    let mut now: BTreeMap<_, _> = found.kvs.iter().filter_map(read).collect();
-    tell(&now);
-    let mut watch = store
-        .watch(WatchRequest::prefix(PREFIX).from(found.revision + 1))
-        .await?;
-    while let Some(told) = watch.next().await {
-        let told = told?;
-        if told.canceled {
-            break;
-        }
-        for event in &told.events {
-            let put = match event.kind {
-                EventKind::Put => read(&event.kv),
-                EventKind::Delete => None,
-            };
-            match (put, name_of(&event.kv)) {
-                (Some((name, client)), _) => _ = now.insert(name, client),
-                (None, Some(name)) => _ = now.remove(&name),
-                (None, None) => {}
-            }
-        }
-        tell(&now);
-    }
-    Ok(())
+    crate::follow::follow(&*store, PREFIX, "clients", read, tell, stop).await;
 }
 
 #[cfg(test)]
@@ -363,7 +308,7 @@ mod tests {
         let (ann, bob) = (client(1), client(2));
         assert_eq!(add(&*store, "ann", &ann).await.unwrap(), Change::Done);
         assert_eq!(add(&*store, "ann", &bob).await.unwrap(), Change::NameTaken);
-        assert_eq!(find(&*store, "ann").await.unwrap(), Some(ann.clone()));
+        assert_eq!(list(&*store).await.unwrap()["ann"], ann);
         // What nobody here can read, or a newer release wrote, lets nobody in.
         let newer = Client {
             version: VERSION + 1,

@@ -27,9 +27,7 @@ mod port;
 mod server;
 
 pub use connect::{Credentials, Remote, RemoteError, Shown, TlsIo, look};
-pub use list::{
-    Allowed, Change, Client, Clients, Kept, PREFIX, add, check_name, find, follow, list, revoke,
-};
+pub use list::{Allowed, Change, Client, Clients, Kept, add, check_name, follow, list, revoke};
 pub use pair::{Pair, PinError, fingerprint_of, read_pin};
 pub use port::{Port, PortLimits, Stream, Visit};
 pub use server::Server;

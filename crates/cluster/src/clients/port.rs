@@ -65,10 +65,6 @@ pub struct Visit<S> {
     pub cut: CancellationToken,
     /// A copy of the socket, to see whether the client is still there.
     pub socket: Option<OwnedFd>,
-    /// What the client is called.
-    pub name: String,
-    /// Where it came from.
-    pub address: SocketAddr,
 }
 
 struct Inside {
@@ -217,8 +213,6 @@ impl Inside {
             stream: Box::new(cuttable) as Box<dyn Stream>,
             cut: cut.clone(),
             socket,
-            name: allowed.name.clone(),
-            address,
         };
         let guarding = async {
             let reason = tokio::select! {

@@ -9,7 +9,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -24,7 +23,7 @@ use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 
 use super::SHA256;
-use crate::pki::{Due, Fingerprint, PkiError, Seen, chain, put, sync_directory};
+use crate::pki::{Due, Fingerprint, PkiError, Seen, chain, private_directory, put};
 
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// For clocks that are slow.
@@ -78,12 +77,14 @@ fn key(path: &Path) -> Result<KeyPair, PkiError> {
         Some(pem) => {
             KeyPair::from_pem(&pem).map_err(|e| damaged(path, "key in PEM")(e.to_string()))
         }
-        None => {
-            let key = KeyPair::generate().map_err(PkiError::make("a key"))?;
-            put(path, key.serialize_pem().as_bytes(), 0o600)?;
-            Ok(key)
-        }
+        None => new_key(path),
     }
+}
+
+fn new_key(path: &Path) -> Result<KeyPair, PkiError> {
+    let key = KeyPair::generate().map_err(PkiError::make("a key"))?;
+    put(path, key.serialize_pem().as_bytes(), 0o600)?;
+    Ok(key)
 }
 
 impl Server {
@@ -92,14 +93,7 @@ impl Server {
     /// # Errors
     /// `Unusable` for files that are none of ours, `Io`, `Make`.
     pub fn open(dir: &Path, hostname: &str) -> Result<Self, PkiError> {
-        let failed = |e| PkiError::io("making", dir, e);
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(dir).map_err(failed)?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-        if let Some(parent) = dir.parent() {
-            sync_directory(parent)?;
-        }
+        private_directory(dir)?;
         let ca_key = key(&dir.join("ca.key"))?;
         let pin = Fingerprint::of(&ca_key.subject_public_key_info());
         let path = dir.join("ca.pem");
@@ -183,7 +177,8 @@ impl Server {
     }
 
     /// Until when the certificate in use counts, if there is one.
-    pub fn until(&self) -> Option<SystemTime> {
+    #[cfg(test)]
+    fn until(&self) -> Option<SystemTime> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|current| current.seen.not_after)
     }
@@ -213,7 +208,12 @@ impl Server {
             }
         }
         let making = PkiError::make("a certificate for workstations");
-        let key = key(&self.dir.join("server.key"))?;
+        let path = self.dir.join("server.key");
+        let key = match key(&path) {
+            // Nobody knows the machine by this one.
+            Err(PkiError::Unusable { .. }) => new_key(&path)?,
+            key => key?,
+        };
         let mut params = CertificateParams::default();
         params.not_before = OffsetDateTime::from(now - SKEW);
         params.not_after = OffsetDateTime::from(now + LIFE);
@@ -262,6 +262,8 @@ impl ResolvesServerCert for Server {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -86,7 +86,7 @@ pub enum PkiError {
     },
     /// A file of the API's that does not hold what it should.
     #[error(
-        "{path} is no {what} ({why}): put back a copy of it, or remove it and have workstations trust this machine anew"
+        "{path} is no {what} ({why}): put back a copy of it, or remove it: it is made again, and where it is the CA's key, workstations have to trust this machine anew"
     )]
     Unusable {
         /// The file.

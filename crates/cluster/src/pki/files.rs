@@ -82,16 +82,7 @@ impl Directory {
     /// # Errors
     /// `UnknownFormat` for a newer release's; `Damaged`, `Io`.
     pub fn open(path: &Path) -> Result<Self, PkiError> {
-        let failed = |source| PkiError::io("making", path, source);
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(path).map_err(failed)?;
-        // One that was there may have been made by others.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-        if let Some(parent) = path.parent() {
-            let synced = File::open(parent).and_then(|dir| dir.sync_all());
-            synced.map_err(|e| PkiError::io("syncing", parent, e))?;
-        }
+        private_directory(path)?;
         let dir = Self(path.to_owned());
         for item in Item::ALL {
             dir.gone(&dir.beside(item))?;
@@ -212,8 +203,22 @@ pub(crate) fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> 
     path.parent().map_or(Ok(()), sync_directory)
 }
 
+/// Makes a directory of mode 0700, if it is not there, to be there after a power cut.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn private_directory(path: &Path) -> Result<(), PkiError> {
+    let failed = |source| PkiError::io("making", path, source);
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).map_err(failed)?;
+    // One that was there may have been made by others.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
 /// Has the directory's entries outlive the power.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), PkiError> {
+fn sync_directory(path: &Path) -> Result<(), PkiError> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(|e| PkiError::io("syncing", path, e))
 }

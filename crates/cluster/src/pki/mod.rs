@@ -38,7 +38,7 @@ pub(crate) use certificate::chain;
 pub use certificate::{Fingerprint, Seen};
 pub use error::PkiError;
 pub use files::{Directory, Item};
-pub(crate) use files::{put, sync_directory};
+pub(crate) use files::{private_directory, put};
 pub use identity::{Asked, Identity, Kind};
 pub(crate) use identity::{is_for, roots, vouched};
 pub use renew::{Due, keep_renewed};
