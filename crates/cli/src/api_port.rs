@@ -2,8 +2,8 @@
 //!
 //! What is served is what the sockets have. Whether somebody comes in is said in [`coracle_cluster::clients`].
 
+use crate::doors;
 use crate::server::DaemonError;
-use crate::{doors, keep};
 use axum::Router;
 use coracle_api::{Answers, Peer};
 use coracle_cluster::clients::{self, Clients, Kept, Port, PortLimits, Server, Stream, Visit};
@@ -26,8 +26,6 @@ const LOOK: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(5);
 /// Longest wait for the last bytes of answers.
 const BYTES: Duration = Duration::from_secs(1);
-/// In the run directory: the address that the holder keeps a socket of.
-const KEPT: &str = "api-listen";
 
 /// What the daemon is told of it.
 #[derive(Clone, Debug)]
@@ -124,6 +122,11 @@ impl ApiPort {
         })
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.options.listen
+    }
+
     /// The certificate of the CA that workstations know this machine by, in PEM.
     pub(crate) fn ca(&self) -> String {
         self.server.ca_pem().to_owned()
@@ -140,7 +143,7 @@ impl ApiPort {
     ) -> JoinHandle<()> {
         let (answers, run_dir) = (Answers::new(router, stop.clone()), run_dir.to_owned());
         self.look();
-        let listener = listen(&run_dir, self.options.listen).await;
+        let listener = doors::listen(&run_dir, self.options.listen).await;
         if let Err(error) = &listener {
             let error = full_error(error);
             tracing::error!(
@@ -297,41 +300,14 @@ fn ipv6(table: &str) -> BTreeSet<IpAddr> {
     table.lines().filter_map(address).collect()
 }
 
-/// The address, and a note of it for the next daemon.
-async fn listen(run_dir: &Path, address: SocketAddr) -> Result<TcpListener, DaemonError> {
-    let listener = doors::listen(run_dir, address).await?;
-    if let Err(error) = std::fs::write(run_dir.join(KEPT), address.to_string()) {
-        tracing::debug!(%error, "which address is kept is not written down");
-    }
-    Ok(listener)
-}
-
-/// The same, when it can be had.
+/// The socket at an address, when it can be had.
 async fn listen_later(run_dir: &Path, address: SocketAddr) -> TcpListener {
     loop {
         tokio::time::sleep(AGAIN).await;
-        if let Ok(listener) = listen(run_dir, address).await {
+        if let Ok(listener) = doors::listen(run_dir, address).await {
             return listener;
         }
     }
-}
-
-/// Has the holder close the socket that a daemon with another setting had it keep: nobody would answer there.
-pub(crate) async fn forget_others(run_dir: &Path, port: Option<&ApiPort>) {
-    let path = run_dir.join(KEPT);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return;
-    };
-    let Ok(address) = text.parse::<SocketAddr>() else {
-        return;
-    };
-    if port.is_some_and(|port| port.options.listen == address) {
-        return;
-    }
-    if let Err(error) = keep::discard(run_dir, &doors::kept_as(address)).await {
-        return tracing::warn!(%error, %address, "nobody answers at the API's former address, which stays open");
-    }
-    let _ = std::fs::remove_file(path);
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ use tokio::net::TcpListener;
 /// Where the store's own name is.
 const CLUSTER: &str = "/coracle/v1/cluster";
 
+/// How names begin of sockets at addresses that settings say.
+const KEPT: &str = "store-";
+
 /// How long a store is asked for a name that is known.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -137,8 +140,16 @@ async fn cluster(store: &dyn Store) -> Result<String, StoreError> {
 }
 
 /// What the holder keeps an address' socket as.
-pub fn kept_as(address: SocketAddr) -> String {
-    format!("store-{address}")
+fn kept_as(address: SocketAddr) -> String {
+    format!("{KEPT}{address}")
+}
+
+/// Has the holder close the sockets that a daemon with other settings had it keep: nobody would answer there.
+pub async fn keep_only(run_dir: &Path, addresses: &[SocketAddr]) {
+    let wanted: Vec<String> = addresses.iter().map(|a| kept_as(*a)).collect();
+    if let Err(error) = keep::keep_only(run_dir, KEPT, &wanted).await {
+        tracing::warn!(%error, "addresses of former settings may stay open, where nobody answers");
+    }
 }
 
 /// A socket at an address: the one that the holder kept, or a new one that it keeps from now on.

@@ -25,12 +25,16 @@ pub async fn deposit(run_dir: &Path, name: &str, socket: OwnedFd) -> io::Result<
     kept.await.map_err(io::Error::other)?
 }
 
-/// Has what is kept under that name closed.
+/// Has what is kept under names that begin so closed, but for those that are wanted.
 ///
 /// # Errors
 /// As [`fetch`].
-pub async fn discard(run_dir: &Path, name: &str) -> io::Result<()> {
-    let (dir, name) = (run_dir.to_owned(), name.to_owned());
-    let gone = tokio::task::spawn_blocking(move || sockets::discard(&dir, &name));
+pub async fn keep_only(run_dir: &Path, begin: &'static str, wanted: &[String]) -> io::Result<()> {
+    let (dir, wanted) = (run_dir.to_owned(), wanted.to_vec());
+    let gone = tokio::task::spawn_blocking(move || {
+        let kept = sockets::list(&dir)?.into_iter();
+        let mut others = kept.filter(|name| name.starts_with(begin) && !wanted.contains(name));
+        others.try_for_each(|name| sockets::discard(&dir, &name))
+    });
     gone.await.map_err(io::Error::other)?
 }

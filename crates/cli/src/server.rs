@@ -5,7 +5,7 @@ mod error;
 pub use error::DaemonError;
 pub(crate) use error::file;
 
-use crate::api_port::{self, ApiPort};
+use crate::api_port::ApiPort;
 use crate::cluster::{self, Away, Cluster, Inside, Places};
 use crate::doors::{self, Doors};
 use crate::keep;
@@ -220,7 +220,9 @@ async fn serve(settings: Settings) -> Result<bool, DaemonError> {
             stop.subscribe(),
         ));
     }
-    api_port::forget_others(&run_dir, port.as_ref()).await;
+    let ports = port.as_ref().map(ApiPort::address).into_iter();
+    let wanted: Vec<SocketAddr> = ports.chain(store_listen).collect();
+    doors::keep_only(&run_dir, &wanted).await;
     let port = match port {
         Some(port) => {
             let store = (store, doors.identity().cluster);

@@ -53,6 +53,19 @@ pub fn deposit(run_dir: &Path, name: &str, socket: OwnedFd) -> io::Result<()> {
     }
 }
 
+/// The names of the sockets that are kept.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn list(run_dir: &Path) -> io::Result<Vec<String>> {
+    let mut stream = open(run_dir)?;
+    frame::send(&mut stream, &Request::List)?;
+    match frame::receive::<Reply>(&mut stream)? {
+        Reply::Listing { sockets, .. } => Ok(sockets),
+        other => Err(refused(&other)),
+    }
+}
+
 /// Has the holder close a kept socket.
 ///
 /// # Errors
