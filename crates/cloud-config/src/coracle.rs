@@ -1,7 +1,7 @@
 //! `coracle`: what CoreOS had no keys for.
 use crate::address::{advertised, host, host_port};
 use crate::coreos::{Fleet, put};
-use crate::fields::{At, Keys};
+use crate::fields::{At, Keys, truth_of};
 use crate::model::{CloudConfig, Join, Registry};
 use crate::network;
 use crate::problem::{Problems, quoted};
@@ -107,10 +107,11 @@ pub(crate) fn read(
 
 /// Where the API is served: `true` for docker's port at every address, `false` for nowhere.
 fn listen(text: &str) -> Result<Option<String>, String> {
-    match &*text.to_lowercase() {
-        "true" | "yes" | "on" => return Ok(Some(format!("0.0.0.0:{API_PORT}"))),
-        "false" | "no" | "off" | "none" => return Ok(None),
-        _ => {}
+    match truth_of(text) {
+        Some(true) => return Ok(Some(format!("0.0.0.0:{API_PORT}"))),
+        Some(false) => return Ok(None),
+        None if text.eq_ignore_ascii_case("none") => return Ok(None),
+        None => {}
     }
     let at = text.parse::<SocketAddr>().ok();
     let alone = || text.parse().ok().map(|ip| SocketAddr::new(ip, API_PORT));

@@ -179,10 +179,8 @@ impl<'n> At<'n> {
 
     /// As YAML 1.1 writes it, which is what CoreOS and cloud-init read.
     pub fn truth(&self, out: &mut Problems) -> Option<bool> {
-        self.read(out, |text| match &*text.to_lowercase() {
-            "true" | "yes" | "on" => Ok(true),
-            "false" | "no" | "off" => Ok(false),
-            _ => Err(format!("{} is neither true nor false", quoted(text))),
+        self.read(out, |text| {
+            truth_of(text).ok_or_else(|| format!("{} is neither true nor false", quoted(text)))
         })
     }
 
@@ -238,5 +236,14 @@ fn unknown(key: &str, keys: &Keys) -> String {
     match nearest(key, keys.known.iter().copied()) {
         Some(near) => format!("unknown key; did you mean {near}?"),
         None => format!("unknown key; there are {}", keys.known.join(", ")),
+    }
+}
+
+/// A truth as YAML 1.1 writes it.
+pub fn truth_of(text: &str) -> Option<bool> {
+    match &*text.to_lowercase() {
+        "true" | "yes" | "on" => Some(true),
+        "false" | "no" | "off" => Some(false),
+        _ => None,
     }
 }

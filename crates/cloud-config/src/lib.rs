@@ -47,4 +47,4 @@ pub use model::{
 pub use problem::Problem;
 pub use settings::render_settings;
 pub use substitute::{MissingAddress, needs_address, substitute};
-pub use understand::understand;
+pub use understand::{NOBODYS, understand};

@@ -7,6 +7,9 @@ use std::net::Ipv4Addr;
 /// The network is brought up before there is an address that could stand in this part.
 const NETWORK: &str = "coracle.network";
 
+/// Stands for a machine's address where there is none yet, or none is known. It is nobody's (RFC 5737).
+pub const NOBODYS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
 /// Parses a document as a machine does it that has `address`: the network of the document as it is, all else with the address for
 /// `$private_ipv4` and `$public_ipv4`. Before there is one, any will do to find problems and the network.
 pub fn understand(text: &str, address: Ipv4Addr) -> Parsed {

@@ -8,7 +8,7 @@
 //! # A worked example
 //!
 //! `coracle.root=9f…:24000` → partition `coracle-b` begins its tree with the block of that hash → `/dev/dm-0` → `/sbin/init` → phases
-//! `mounts`, `devices`, `state`, `configuration`, `network`, `daemon`, `units`, each with its time in `/run/coracle/boot.json` → the
+//! `mounts`, `sysctls`, `devices`, `state`, `configuration`, `network`, `daemon`, `units`, each with its time in `/run/coracle-os/boot.json` → the
 //! daemon says READY=1 → 10.0.0.5 is on the console. SIGTERM: what runs is stopped in order, the state is unmounted, the machine restarts.
 
 mod console;

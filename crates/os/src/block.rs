@@ -1,5 +1,6 @@
 //! The kernel's list of partitions (`/sys/class/block`).
 
+use crate::Slot;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -58,11 +59,11 @@ fn in_directory(class: &Path) -> io::Result<Vec<Partition>> {
     Ok(found)
 }
 
-/// The slot that the opened root is on: the device mapper says what its device is made of.
+/// The slot that the opened root is on, and its partition among those that there are: the device mapper says what its device is made of.
 ///
 /// # Errors
 /// Those of reading `/sys`; `NotFound` if there is no such root.
-pub fn of_root() -> io::Result<Partition> {
+pub fn of_root(all: &[Partition]) -> io::Result<(Slot, Partition)> {
     for entry in fs::read_dir("/sys/class/block")?.flatten() {
         let path = entry.path();
         let name = fs::read_to_string(path.join("dm/name")).unwrap_or_default();
@@ -71,8 +72,10 @@ pub fn of_root() -> io::Result<Partition> {
         }
         for below in fs::read_dir(path.join("slaves"))?.flatten() {
             let device = Path::new("/dev").join(below.file_name());
-            if let Some(found) = partitions()?.into_iter().find(|p| p.device == device) {
-                return Ok(found);
+            let found = all.iter().find(|p| p.device == device);
+            let slot = found.and_then(|p| Slot::of_partition(&p.name));
+            if let Some((slot, found)) = slot.zip(found) {
+                return Ok((slot, found.clone()));
             }
         }
     }

@@ -5,7 +5,7 @@
 //! loader. Firmware passes over a disk without one, so that whenever the power goes the disk starts nothing, or all of it.
 
 use crate::{
-    EFI, STATE, Slot,
+    CONFIGURATION, EFI, STATE, Slot,
     block::{Partition, beside, partitions},
     entries::{self, Entry, Standing},
     layout,
@@ -36,7 +36,6 @@ const ALONE: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
 const LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
 const UNFINISHED: &str = "EFI/BOOT/BOOTX64.NEW";
 const SETTINGS: &str = "loader/loader.conf";
-const CONFIGURATION: &str = "coracle/cloud-config.yaml";
 /// Bytes at the state's beginning by which it is told whether a file system is to be made there.
 const BEGIN: usize = 1 << 20;
 

@@ -53,7 +53,7 @@ pub fn erase(disk: &File) -> io::Result<()> {
 pub fn is_empty(disk: &File) -> io::Result<bool> {
     let mut bytes = vec![0; MIB as usize];
     let end = sectors(disk)? * SECTOR;
-    for at in [0, end.saturating_sub(MIB)] {
+    for at in [0, MIB, end.saturating_sub(MIB)] {
         disk.read_exact_at(&mut bytes, at)?;
         if bytes.iter().any(|b| *b != 0) {
             return Ok(false);

@@ -16,7 +16,7 @@ pub mod files;
 pub mod guid;
 pub mod history;
 pub mod install;
-pub mod layout;
+mod layout;
 pub mod machine;
 pub mod modules;
 pub mod partitions;
@@ -72,6 +72,10 @@ impl std::fmt::Display for Slot {
 
 /// How process 1 reports of the boot, as JSON.
 pub const BOOT_REPORT: &str = "/run/coracle-os/boot.json";
+/// The configuration that the machine goes by.
+pub const RUNNING: &str = "/run/coracle-os/cloud-config.yaml";
+/// Where the EFI partition has a configuration.
+pub const CONFIGURATION: &str = "coracle/cloud-config.yaml";
 /// The label of the container that serves SSH; its value tells how it was made.
 pub const SSH_LABEL: &str = "coracle.os.ssh";
 /// The name of the EFI partition.

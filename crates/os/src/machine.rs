@@ -113,9 +113,7 @@ impl Machine {
         let about = serde_json::from_slice(&about).map_err(|e| MachineError::About(e.into()))?;
         let all = partitions().map_err(MachineError::Partitions)?;
         // Another disk may hold the same root.
-        let partition = of_root().map_err(MachineError::Partitions)?;
-        let slot = Slot::of_partition(&partition.name);
-        let slot = slot.ok_or_else(|| RootError::NotFound(root.hash.clone()))?;
+        let (slot, partition) = of_root(&all).map_err(MachineError::Partitions)?;
         let efi = beside(&all, &partition.disk, EFI).ok_or_else(|| MachineError::Missing {
             disk: partition.disk.clone(),
             name: EFI.to_owned(),

@@ -132,25 +132,6 @@ impl Turns {
         turns.holders.insert(id.to_owned(), turn);
         Ok(turns)
     }
-
-    /// The holder that an operator names: by id, host name, or the beginning of either.
-    ///
-    /// # Errors
-    /// The host names of those that have a turn, if it is none or more than one.
-    pub fn named(&self, text: &str) -> Result<String, Vec<String>> {
-        let exact = |(id, turn): &(&String, &Turn)| *id == text || turn.name == text;
-        if let Some((id, _)) = self.holders.iter().find(exact) {
-            return Ok(id.clone());
-        }
-        let begins = self
-            .holders
-            .iter()
-            .filter(|(id, turn)| id.starts_with(text) || turn.name.starts_with(text));
-        match begins.collect::<Vec<_>>().as_slice() {
-            [(id, _)] if !text.is_empty() => Ok((*id).clone()),
-            _ => Err(self.holders.values().map(|t| t.name.clone()).collect()),
-        }
-    }
 }
 
 impl Verdict {
@@ -272,16 +253,5 @@ mod tests {
             .unwrap();
         let next = one.with("a", turn("m1", 2), None, &members()).unwrap();
         assert_eq!(next.holders.keys().collect::<Vec<_>>(), ["a"]);
-    }
-
-    #[test]
-    fn holders_are_named_as_machines_are() {
-        let mut turns = Turns::default();
-        turns.holders.insert("ab12".to_owned(), turn("web1", 2));
-        turns.holders.insert("cd34".to_owned(), turn("web2", 2));
-        assert_eq!(turns.named("web2").unwrap(), "cd34");
-        assert_eq!(turns.named("ab").unwrap(), "ab12");
-        assert_eq!(turns.named("web").unwrap_err(), ["web1", "web2"]);
-        assert_eq!(turns.named("").unwrap_err().len(), 2);
     }
 }

@@ -22,7 +22,7 @@ pub enum OsError {
     Configuration(String),
     #[error("the request's body is none of this request")]
     Body(#[source] serde_json::Error),
-    #[error("/var/lib/coracle-os/updates.json")]
+    #[error("{}", coracle_os::history::PATH)]
     History(#[source] io::Error),
     #[error("an update or an installation is under way already")]
     Busy,
@@ -80,20 +80,10 @@ pub enum OsError {
     TurnTaken,
     #[error("these units do not move away, so the machine does not restart: {}", .0.join(", "))]
     Drain(Vec<String>),
-    #[error("no machine \"{machine}\" has a turn{}", there(.others))]
-    NoTurn {
-        machine: String,
-        others: Vec<String>,
-    },
+    #[error("of the machines that have a turn: {0}")]
+    NoTurn(String),
     #[error("the rollout of release {0} is not stopped; `coracle os rollout` shows what is")]
     NotStopped(semver::Version),
-}
-
-fn there(names: &[String]) -> String {
-    match names {
-        [] => "; none has".to_owned(),
-        names => format!("; these have: {}", names.join(", ")),
-    }
 }
 
 impl OsError {
@@ -121,7 +111,7 @@ impl IntoResponse for OsError {
             | Self::Etcd { .. }
             | Self::Channel(_)
             | Self::Reference(_) => StatusCode::BAD_REQUEST,
-            Self::Image(coracle_image::ImageError::NotFound { .. }) | Self::NoTurn { .. } => {
+            Self::Image(coracle_image::ImageError::NotFound { .. }) | Self::NoTurn(_) => {
                 StatusCode::NOT_FOUND
             }
             Self::Silent

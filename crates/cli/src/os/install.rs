@@ -1,13 +1,9 @@
 //! The running system onto another disk, with a configuration.
 
 use super::{Os, error::OsError, update::Tell};
-use coracle_cloud_config::understand;
-use std::{net::Ipv4Addr, path::Path, sync::Arc};
-
-/// What this machine goes by.
-const RUNNING: &str = "/run/coracle-os/cloud-config.yaml";
-/// Stands for the address of the machine to be (RFC 5737).
-const NOBODYS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+use coracle_cloud_config::{NOBODYS, understand};
+use coracle_os::RUNNING;
+use std::{path::Path, sync::Arc};
 
 impl Os {
     /// Writes the system that runs onto a disk; without a configuration with the one that this machine goes by.

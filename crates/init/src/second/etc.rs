@@ -1,7 +1,7 @@
 //! `/etc`: in memory, made anew at each boot from the image's own files and the configuration.
 
 use coracle_cloud_config::{CloudConfig, WriteFile, render_settings};
-use coracle_os::files::replace;
+use coracle_os::{files::replace, root::hex};
 use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, chown, symlink},
@@ -103,7 +103,7 @@ fn machine_id() -> io::Result<()> {
             // A number of version 4, as systemd makes them.
             bytes[6] = bytes[6] & 0x0f | 0x40;
             bytes[8] = bytes[8] & 0x3f | 0x80;
-            let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            let id = hex(&bytes);
             replace(path, format!("{id}\n").as_bytes(), 0o444)?;
             id
         }

@@ -181,8 +181,14 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
     }
     if let Some(address) = &found.config.api_listen {
         let line = match fs::read_to_string(FINGERPRINT) {
-            Ok(key) => format!("workstations reach it at {address}: {}", key.trim()),
-            Err(error) => format!("workstations do not reach it: {FINGERPRINT}: {error}"),
+            Ok(key) => format!(
+                "its API for workstations is at {address}, as {}",
+                key.trim()
+            ),
+            Err(error) => format!(
+                "no API for workstations at {address}: {FINGERPRINT}: {error}; the daemon's log in {} says why",
+                daemon::LOGS
+            ),
         };
         say(Level::Notice, &line);
     }

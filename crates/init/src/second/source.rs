@@ -4,9 +4,9 @@ use crate::{
     console::{Level, say},
     devices::Devices,
 };
-use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, needs_address, understand};
+use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, NOBODYS, needs_address, understand};
 use coracle_os::{
-    EFI,
+    CONFIGURATION, EFI, RUNNING,
     block::{beside, of_root, partitions},
     files::replace,
 };
@@ -22,15 +22,9 @@ use std::{
 
 /// What was applied last without a problem.
 const LAST: &str = "/var/lib/coracle-os/cloud-config.yaml";
-/// What is applied now.
-const NOW: &str = "/run/coracle-os/cloud-config.yaml";
 /// What is wrong with what was found, a line each.
 const PROBLEMS: &str = "/run/coracle-os/cloud-config.problems";
 const PLACE: &str = "/run/coracle-os/source";
-/// On the EFI partition.
-const FILE: &str = "coracle/cloud-config.yaml";
-/// Stands for an address until there is one (RFC 5737).
-const NOBODYS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// A drive that is there shows up soon; most machines have none.
 const DRIVES: Duration = Duration::from_millis(500);
 
@@ -106,7 +100,7 @@ pub fn find(devices: &mut Devices) -> io::Result<Found> {
 
 fn taken(text: &str) -> io::Result<Found> {
     // Tokens are in it.
-    replace(Path::new(NOW), text.as_bytes(), 0o600)?;
+    replace(Path::new(RUNNING), text.as_bytes(), 0o600)?;
     Ok(Found {
         config: understand(text, NOBODYS).config,
         text: text.to_owned(),
@@ -128,11 +122,11 @@ fn text(devices: &mut Devices) -> Option<(String, String)> {
             }
         }
     }
-    let disk = of_root().ok()?.disk;
     let all = partitions().ok()?;
+    let disk = of_root(&all).ok()?.1.disk;
     let efi = beside(&all, &disk, EFI)?;
-    match read_from(&efi.device, "vfat", FILE) {
-        Ok(text) => Some((FILE.to_owned(), text)),
+    match read_from(&efi.device, "vfat", CONFIGURATION) {
+        Ok(text) => Some((CONFIGURATION.to_owned(), text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             say(

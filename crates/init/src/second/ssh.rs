@@ -9,7 +9,7 @@ use super::{
     etc::KEYS,
 };
 use crate::console::{Level, failed, say};
-use coracle_os::SSH_LABEL;
+use coracle_os::{SSH_LABEL, root::hex};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, DirBuilder},
@@ -148,7 +148,7 @@ fn digest() -> io::Result<String> {
         digest.update([0]);
     }
     let digest = digest.finalize();
-    Ok(digest[..16].iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&digest[..16]))
 }
 
 /// The ids of this machine's containers with a label.

@@ -33,7 +33,8 @@ const DIRECTORIES: [&str; 5] = ["lib/coracle", "lib/coracle-os", "log", "tmp", "
 /// # Errors
 /// That it is not there, or cannot be made or mounted. Something that is damaged is never made anew.
 pub fn open(devices: &mut Devices, children: &Children) -> io::Result<()> {
-    let disk = of_root()?.disk;
+    let (_, root) = of_root(&partitions()?)?;
+    let disk = root.disk;
     let found = devices.until(WAIT, || {
         let all = partitions().ok()?;
         beside(&all, &disk, STATE).cloned()

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::console::{Level, failed, say};
 use coracle_cloud_config::{CloudConfig, CloudUnit, Command};
-use coracle_os::{files::replace, machine::Machine};
+use coracle_os::{files::replace, machine::Machine, root::hex};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, io, path::Path, thread, time::Duration};
 
@@ -49,12 +49,13 @@ pub fn keep_applying(config: CloudConfig, children: Children, mut applied: Appli
 /// That one could not be; the others are tried all the same.
 pub fn apply(config: &CloudConfig, children: &Children, applied: &mut Applied) -> io::Result<()> {
     fs::create_dir_all(PLACE)?;
-    let mut wrong = Vec::new();
+    let (mut wrong, mut unwritten) = (Vec::new(), false);
     for name in left_over(applied, &config.units) {
         let mut destroy = program("/usr/bin/coracle");
         match children.run(destroy.args(["unit", "destroy", &name])) {
             Ok(()) => {
                 applied.remove(&name);
+                unwritten = write(applied).is_err();
             }
             Err(error) => {
                 failed(&name, &error);
@@ -73,10 +74,7 @@ pub fn apply(config: &CloudConfig, children: &Children, applied: &mut Applied) -
             Ok(()) => {
                 say(Level::Info, &format!("unit {name}"));
                 applied.insert(name.to_owned(), digest);
-                // Where there is no room for it, it is applied again in the next boot, and not before.
-                if let Err(error) = write(applied) {
-                    failed(APPLIED, &error);
-                }
+                unwritten = write(applied).is_err();
             }
             Err(error) => {
                 failed(name, &error);
@@ -84,7 +82,10 @@ pub fn apply(config: &CloudConfig, children: &Children, applied: &mut Applied) -
             }
         }
     }
-    write(applied)?;
+    if unwritten && let Err(error) = write(applied) {
+        // Then they are applied again in the next boot, and not before.
+        failed(APPLIED, &error);
+    }
     match wrong.as_slice() {
         [] => Ok(()),
         wrong => Err(io::Error::other(format!(
@@ -111,11 +112,10 @@ const RUNTIME: &str = "runtime:";
 /// A unit's digest. Of one that is gone with the next boot it is another in each.
 fn digest(unit: &CloudUnit, boot: &str) -> String {
     let text = serde_json::to_vec(unit).unwrap_or_default();
-    let digest = Sha256::digest(text);
-    let digest = digest.iter().map(|b| format!("{b:02x}"));
+    let digest = hex(&Sha256::digest(text));
     match unit.runtime {
-        true => format!("{RUNTIME}{boot}:{}", digest.collect::<String>()),
-        false => digest.collect(),
+        true => format!("{RUNTIME}{boot}:{digest}"),
+        false => digest,
     }
 }
 

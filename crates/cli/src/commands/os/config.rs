@@ -3,12 +3,11 @@
 use crate::commands::copy::file_error;
 use crate::error::{CliError, Result};
 use crate::format::out;
-use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, Parsed, Problem, understand};
+use coracle_cloud_config::{CloudConfig, DOCUMENT_MAX, NOBODYS, Parsed, Problem, understand};
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::take;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// `coracle os config`
@@ -26,9 +25,6 @@ pub enum Config {
         file: PathBuf,
     },
 }
-
-/// Stands for the machine's own addresses, which are known on the machine only. It is nobody's (RFC 5737).
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 pub fn config(command: &Config) -> Result<()> {
     match command {
@@ -48,7 +44,7 @@ fn validate(show: bool, file: &Path) -> Result<()> {
     let Parsed {
         config,
         mut problems,
-    } = understand(&text, ADDRESS);
+    } = understand(&text, NOBODYS);
     problems.extend(foreign);
     problems.sort_by_key(|p| (p.line, p.column));
     for problem in &problems {

@@ -2,6 +2,7 @@
 
 use super::now;
 use crate::os::{Os, error::OsError};
+use coracle_api::machines::{Known, resolve};
 use coracle_fleet::model::keys;
 use coracle_os::turns::{FORMAT, Proof, Turn, Turns, Verdict};
 use coracle_store::{PutRequest, StoreExt as _};
@@ -188,15 +189,18 @@ impl Os {
     /// [`OsError::NoTurn`]; those of the store.
     pub async fn unlock(&self, machine: &str) -> Result<String, OsError> {
         let turns = self.kept::<Turns>(TURNS).await?;
-        let turns = turns.map(|(turns, _)| turns).unwrap_or_default();
-        let id = turns.named(machine).map_err(|others| OsError::NoTurn {
-            machine: machine.to_owned(),
-            others,
-        })?;
-        let name = turns.holders.get(&id).map(|turn| turn.name.clone());
-        self.give_turn(&id).await?;
+        let holders = turns.map(|(turns, _)| turns.holders).unwrap_or_default();
+        let known = holders.into_iter().map(|(id, turn)| Known {
+            id,
+            hostname: turn.name,
+            alive: true,
+            last_seen: None,
+        });
+        let known: Vec<Known> = known.collect();
+        let found = resolve(machine, &known).map_err(OsError::NoTurn)?;
+        self.give_turn(&found.id).await?;
         self.rollout.wake.notify_one();
-        Ok(name.unwrap_or_default())
+        Ok(found.hostname.clone())
     }
 
     /// Has a release tried again that failed.
