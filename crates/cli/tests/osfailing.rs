@@ -143,10 +143,8 @@ fn updates_that_are_not_whole_or_not_signed_are_not_started() {
             .registry
             .push_tree(&format!("coracle/os:{tag}"), &tree);
         let why = refused(&prepared, &tag);
-        assert!(
-            why.contains(file.split('.').next().unwrap()),
-            "{tag}: {why}"
-        );
+        // The image's name has no dot there.
+        assert!(why.contains(file), "{tag}: {why}");
         let status = prepared.machine.until_os(|_| true);
         assert_eq!(status["slot"], "a", "{status}");
         assert_eq!(status["slots"].as_array().unwrap().len(), 1, "{status}");

@@ -30,7 +30,7 @@ fn refused(machine: &Machine, query: &str, body: &str, words: &str) {
     );
 }
 
-/// The files of its EFI partition.
+/// The files of its EFI partition; none where that is no file system yet.
 fn files(disk: &Path) -> String {
     let (start, _) = machine::extent(disk, "coracle-efi");
     let told = Command::new("mdir")
@@ -74,16 +74,26 @@ fn a_machine_writes_its_system_onto_another_disk() {
     machine.post_until("/v1/os/install?disk=/dev/vdb", " MiB");
     machine.cut_power();
     assert!(has_table(&second));
-    let left = files(&second).to_uppercase();
-    assert!(
-        !left.contains("BOOTX64.EFI") && !left.contains(".CONF"),
-        "{left}"
-    );
     // The firmware goes on to what it has itself.
     let machine = Machine::start_with(&second, &[&second], &[]);
     machine.until_said("EFI Internal Shell");
     machine.cut_power();
 
+    let machine = Machine::start_with(&first, &disks, &[]);
+    machine.until_answers("A ");
+    machine.until_os(|_| true);
+    // Nor does it when the boot loader's file system is half written.
+    let path = "/v1/os/install?disk=/dev/vdb&erase=true";
+    machine.post_until(path, "kernel image and configuration");
+    machine.cut_power();
+    let left = files(&second).to_uppercase();
+    assert!(
+        !left.contains("BOOTX64.EFI") && !left.contains(".CONF"),
+        "{left}"
+    );
+    let machine = Machine::start_with(&second, &[&second], &[]);
+    machine.until_said("EFI Internal Shell");
+    machine.cut_power();
     let machine = Machine::start_with(&first, &disks, &[]);
     machine.until_answers("A ");
     machine.until_os(|_| true);

@@ -24,9 +24,11 @@ fn list(name: &str, words: usize) -> Vec<Vec<String>> {
 }
 
 /// Each mount and what it has to have.
-const MOUNTS: [(&str, &str); 10] = [
+const MOUNTS: [(&str, &str); 12] = [
     ("/", "erofs ro nosuid nodev"),
     ("/dev", "devtmpfs nosuid noexec"),
+    ("/dev/mqueue", "mqueue nosuid nodev noexec"),
+    ("/dev/pts", "devpts nosuid noexec"),
     ("/dev/shm", "tmpfs nosuid nodev noexec"),
     ("/etc", "tmpfs nosuid nodev noexec"),
     ("/proc", "proc nosuid nodev noexec"),

@@ -298,9 +298,9 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
-    /// Waits until it has said something.
+    /// Waits until it has said something since its power came.
     pub fn until_said(&self, text: &str) {
-        self.until(text, || self.said().contains(text).then_some(()));
+        self.until(text, || self.said_now().contains(text).then_some(()));
     }
 
     /// Waits until something is so.
@@ -420,10 +420,15 @@ impl Machine {
         }
     }
 
+    /// What it said on its console since its power came.
+    fn said_now(&self) -> String {
+        let said = fs::read(&self.log).unwrap().split_off(self.said_before);
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
     /// Whether its process 1 has said a word since its power came.
     pub fn has_started(&self) -> bool {
-        let said = fs::read(&self.log).unwrap().split_off(self.said_before);
-        String::from_utf8_lossy(&said).contains("coracle")
+        self.said_now().contains("coracle")
     }
 
     /// Takes its power away.
