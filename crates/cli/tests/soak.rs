@@ -371,6 +371,7 @@ impl Soak {
                 seen::lists(&self.asked, machine)?;
                 seen::reaches(&self.asked, machine)?;
             }
+            store::is_settled(&self.cluster)?;
             Ok::<_, String>(seen)
         };
         wait_until(what, BOUND, || {
