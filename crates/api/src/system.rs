@@ -285,8 +285,12 @@ pub async fn status(State(app): State<App>) -> Result<Json<Value>> {
 /// Ends everything that runs and takes down what the daemon put up; images, volumes and units stay.
 pub async fn down(State(app): State<App>, query: Query) -> Result<StatusCode> {
     let timeout = query.timeout("t")?;
-    app.fleet.shutdown(timeout).await;
-    app.engine.down(timeout).await?;
-    app.down.notify_one();
-    Ok(StatusCode::NO_CONTENT)
+    // To its end, also if nobody waits for that any more.
+    let down = tokio::spawn(async move {
+        app.fleet.shutdown(timeout).await;
+        app.engine.down(timeout).await?;
+        app.down.notify_one();
+        Ok(StatusCode::NO_CONTENT)
+    });
+    down.await.map_err(coracle_engine::EngineError::from)?
 }

@@ -46,9 +46,26 @@ fn on_the_last(cluster: &Cluster, unit: &str, text: &str) {
     a.ok(&["machine", "uncordon", "m3"]);
 }
 
+/// A machine that has a vote is taken down: nothing of it runs on, not even the store, and it is back with the next daemon.
+fn is_taken_down(cluster: &Cluster, machine: &Machine) {
+    cluster.settles();
+    assert!(cluster.voters(1).contains(&machine.n()));
+    machine.ok(&["system", "down"]);
+    machine.gone();
+    wait_until("nothing of it runs", SOON, || {
+        let left = machine.processes().into_iter().map(|p| p.name);
+        let ours = |name: &String| name.contains("etcd") || name.contains("coracle");
+        let left: Vec<String> = left.filter(ours).collect();
+        left.is_empty().then_some(()).ok_or(left.join(", "))
+    });
+    machine.start();
+    cluster.settles();
+}
+
 #[test]
 fn machines_leave_and_come_again() {
     let cluster = joined(4);
+    is_taken_down(&cluster, cluster.machine(3));
     // The last to come has no vote.
     let (a, d) = (cluster.machine(1), cluster.machine(4));
     on_the_last(&cluster, "moves", SLEEPS);

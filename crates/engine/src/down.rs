@@ -6,6 +6,8 @@ use crate::record::Phase;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const TERM: i32 = 15;
+const KILL: i32 = 9;
 
 impl Engine {
     /// Stops every container, so that it comes back with the next daemon as its restart policy says, and removes every
@@ -14,6 +16,15 @@ impl Engine {
     /// # Errors
     /// The first thing that would not go; the rest has been tried.
     pub async fn down(&self, timeout: Option<Duration>) -> Result<()> {
+        // Who looks after a host process would start it again: the holder would not leave.
+        *self.0.ends.write().await = true;
+        let done = self.take_down(timeout).await;
+        // The daemon ends after this, unless something would not go.
+        *self.0.ends.write().await = done.is_ok();
+        done
+    }
+
+    async fn take_down(&self, timeout: Option<Duration>) -> Result<()> {
         let mut first = None;
         let mut keep = |result: Result<()>| match result {
             Ok(()) | Err(EngineError::NotModified | EngineError::NotFound { .. }) => {}
@@ -40,9 +51,22 @@ impl Engine {
         while let Some(stopped) = stops.join_next().await {
             keep(stopped.map_err(EngineError::from).and_then(|r| r));
         }
-        for (id, _) in self.processes().await {
-            let _ = self.process_signal(&id, 9, true).await;
-            keep(self.process_wait(&id).await.map(|_| ()));
+        let processes = self.processes().await;
+        for (id, _) in &processes {
+            // One that has ended says so to its waiter.
+            let _ = self.process_signal(id, TERM, false).await;
+        }
+        let end = Instant::now() + timeout.unwrap_or(PATIENCE).min(PATIENCE);
+        for (id, _) in processes {
+            let left = end.saturating_duration_since(Instant::now());
+            let ended = match tokio::time::timeout(left, self.process_wait(&id)).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    let _ = self.process_signal(&id, KILL, true).await;
+                    self.process_wait(&id).await
+                }
+            };
+            keep(ended.map(|_| ()));
         }
         for network in self.0.networks.list() {
             self.stop_names(&network).await;

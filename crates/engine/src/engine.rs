@@ -82,6 +82,8 @@ pub(crate) struct Inner {
     pub permit: tokio::sync::watch::Sender<crate::exclusive::Permit>,
     /// Host processes that are exclusive, and how they end: those of this daemon's time, and of earlier ones that it was told of.
     pub permitted: std::sync::Mutex<BTreeMap<String, crate::exclusive::Ending>>,
+    /// Everything is being taken down; held for reading while a host process is started.
+    pub ends: tokio::sync::RwLock<bool>,
 }
 
 impl Engine {
@@ -137,6 +139,7 @@ impl Engine {
             doors: Doors::default(),
             permit: tokio::sync::watch::Sender::default(),
             permitted: std::sync::Mutex::default(),
+            ends: tokio::sync::RwLock::default(),
             options,
         }));
         engine.restore().await?;

@@ -52,13 +52,19 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Start`] with 126 or 127 if the program cannot be run, [`EngineError::Conflict`] if this id
-    /// was used.
+    /// was used or everything is being taken down.
     pub async fn process_start(&self, spec: ProcessSpec) -> Result<u32> {
         let id = spec.id.as_str();
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'@' | b'-');
         if id.is_empty() || id.len() > 200 || id.starts_with('.') || !id.bytes().all(allowed) {
             return Err(EngineError::Invalid(format!(
                 "\"{id}\" cannot be the id of a process"
+            )));
+        }
+        let ends = self.0.ends.read().await;
+        if *ends {
+            return Err(EngineError::Conflict(format!(
+                "process {id} is not started: everything is being taken down"
             )));
         }
         let dir = self.process_dir(id);
