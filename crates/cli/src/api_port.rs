@@ -56,6 +56,11 @@ impl Options {
                 "api_names: \"{bad}\" is neither a name nor an address of a machine; write for example web1.example.com or 203.0.113.7"
             ));
         }
+        if listen.is_none() && !clients.is_empty() {
+            tracing::warn!(
+                "api_clients lets nobody in, since the API is not served; write api_listen = \"0.0.0.0\" beside it, or api_listen = \"none\" if that is meant"
+            );
+        }
         let Some(text) = listen.filter(|text| *text != "none") else {
             return Ok(None);
         };

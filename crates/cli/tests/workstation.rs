@@ -336,6 +336,12 @@ fn a_key_made_at_home_and_a_machine_trusted_by_its_fingerprint() {
     );
     p.daemon
         .refused(&["client", "revoke", "ann"], "take it out there");
+    // Nobody is told that she is out while she is not.
+    let pem = home.join("cert.pem");
+    p.daemon.ok(["client", "add", "ann", pem.to_str().unwrap()]);
+    p.daemon
+        .refused(&["client", "revoke", "ann"], "still let in here");
+    assert!(p.coracle("home", &["version"]).contains("Coracle"));
 
     // Whoever is in lets others in, whose keys stay with them.
     let bob = p.dir("bob");

@@ -101,23 +101,30 @@ pub(super) async fn end(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ClusterError> {
     cluster.writes_clients()?;
-    if clients::revoke(&*cluster.store(), &name).await? {
+    let store = cluster.store();
+    let listed = clients::list(&*store).await?;
+    let key = listed.get(&name).map(|client| client.key);
+    let revoked = clients::revoke(&*store, &name).await?;
+    if revoked {
         tracing::info!(client = name, "a client was revoked");
-        return Ok(StatusCode::NO_CONTENT);
     }
-    let configured = cluster
-        .options
-        .pinned
-        .iter()
-        .any(|(_, known)| *known == name);
-    Err(match configured {
-        true => ClusterError::ClientTaken(format!(
-            "{name} is named by this machine's configuration: take it out there (api_clients in coracle.toml, coracle.clients in the cloud-config) and restart the daemon"
-        )),
-        false => ClusterError::Unknown(format!(
+    let mut pinned = cluster.options.pinned.iter();
+    let configured = pinned.any(|(pin, known)| *known == name || key.is_some_and(|k| k == *pin));
+    match (revoked, configured) {
+        (true, false) => Ok(StatusCode::NO_CONTENT),
+        (_, true) => {
+            let listed = match revoked {
+                true => "is taken off the list, and still let in here: it is",
+                false => "is",
+            };
+            Err(ClusterError::ClientTaken(format!(
+                "{name} {listed} named by this machine's configuration; take it out there (api_clients in coracle.toml, coracle.clients in the cloud-config) and restart the daemon"
+            )))
+        }
+        (false, false) => Err(ClusterError::Unknown(format!(
             "there is no client \"{name}\"; `coracle client ls` lists those that there are"
-        )),
-    })
+        ))),
+    }
 }
 
 /// The CAs by which workstations know the machines that serve their API.

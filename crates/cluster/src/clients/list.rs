@@ -23,6 +23,8 @@ const PREFIX: &str = "/coracle/v1/clients/";
 const VERSION: u32 = 1;
 /// The list's copy.
 const FILE: &str = "clients.json";
+/// Pause before the copy is written again that could not be.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Characters of a name.
 const LONGEST: usize = 63;
 
@@ -256,23 +258,46 @@ pub async fn follow(
     known: watch::Sender<Clients>,
     stop: CancellationToken,
 ) {
-    let mut last = None;
-    let tell = |now: &BTreeMap<String, Client>| {
-        if last.as_ref() == Some(now) {
-            return;
-        }
-        known.send_replace(Clients::of(now, &pinned));
-        if let Err(error) = kept.save(now) {
+    let (wanted, writing) = watch::channel(BTreeMap::new());
+    let writing = write(kept, writing, stop.clone());
+    // It owns `wanted`: with its end there is no more to write.
+    let following = async move {
+        let mut last = None;
+        let tell = |now: &BTreeMap<String, Client>| {
+            if last.as_ref() == Some(now) {
+                return;
+            }
+            known.send_replace(Clients::of(now, &pinned));
+            wanted.send_replace(now.clone());
+            last = Some(now.clone());
+        };
+        let read = |kv: &KeyValue| {
+            let name = name_of(kv)?;
+            let client = read(kv).map(|(_, client)| client);
+            Some((name, client))
+        };
+        crate::follow::follow(&*store, PREFIX, "clients", read, tell, stop).await;
+    };
+    tokio::join!(following, writing);
+}
+
+/// Writes down each list that is wanted; again where that fails, so that nobody who was struck off is let in after a restart.
+async fn write(
+    kept: Kept,
+    mut wanted: watch::Receiver<BTreeMap<String, Client>>,
+    stop: CancellationToken,
+) {
+    while wanted.changed().await.is_ok() {
+        loop {
+            let now = wanted.borrow_and_update().clone();
+            let Err(error) = kept.save(&now) else { break };
             tracing::warn!(%error, "the list of clients could not be written down");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = stop.cancelled() => return,
+            }
         }
-        last = Some(now.clone());
-    };
-    let read = |kv: &KeyValue| {
-        let name = name_of(kv)?;
-        let client = read(kv).map(|(_, client)| client);
-        Some((name, client))
-    };
-    crate::follow::follow(&*store, PREFIX, "clients", read, tell, stop).await;
+    }
 }
 
 #[cfg(test)]

@@ -33,13 +33,14 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration:
 /// How much is let in.
 #[derive(Clone, Copy, Debug)]
 pub struct PortLimits {
-    /// Time for TLS to be agreed upon. Default 10 s.
+    /// Time for TLS to be agreed upon, with what its turn takes. Default 10 s.
     pub handshake: Duration,
     /// Handshakes at once; more wait. Default 64.
     pub handshakes: usize,
     /// Of these, such from one address; more wait. Default 16.
     pub turns: usize,
-    /// Connections from one address whose client is not known yet; more are closed at once. Default 256.
+    /// Connections from one address whose client is not known yet; more are closed at once. Default 256. All addresses together have half of
+    /// `connections`.
     pub unknown: usize,
     /// Connections at once; more wait in the socket. Default 4096.
     pub connections: usize,
@@ -104,7 +105,8 @@ impl Port {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             clients,
             handshakes: Semaphore::new(limits.handshakes),
-            arrivals: Arrivals::new(limits.turns, limits.unknown),
+            // The other half is for those that are known.
+            arrivals: Arrivals::new(limits.turns, limits.unknown, limits.connections / 2),
             limits,
         })))
     }
@@ -169,10 +171,16 @@ impl Inside {
         let handshake = async {
             let _own = arrival.turn().await;
             let _turn = self.handshakes.acquire().await;
-            let accept = self.acceptor.accept(stream).into_fallible();
-            tokio::time::timeout(self.limits.handshake, accept).await
+            self.acceptor.accept(stream).into_fallible().await
         };
-        match handshake.await {
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.limits.handshake, handshake) => shaken,
+            () = arrival.away() => {
+                tracing::debug!(%address, "a workstation's place is another's");
+                return None;
+            }
+        };
+        match shaken {
             Ok(Ok(stream)) => {
                 let shown = stream.get_ref().1.peer_certificates();
                 let seen = Seen::read(shown?.first()?).ok()?;

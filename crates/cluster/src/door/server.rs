@@ -41,13 +41,14 @@ const WINDOW: u32 = 2 << 20;
 /// How much is let in.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time for TLS to be agreed upon. Default 10 s.
+    /// Time for TLS to be agreed upon, with what its turn takes. Default 10 s.
     pub handshake: Duration,
     /// Handshakes at once; more wait in the socket. Default 128.
     pub handshakes: usize,
     /// Of these, such from one address; more wait. Default 32.
     pub turns: usize,
-    /// Connections from one address that are no member's, or not known yet; more are closed at once. Default 512.
+    /// Connections from one address that are no member's, or not known yet; more are closed at once. Default 512. All addresses together have half of
+    /// `connections`.
     pub unknown: usize,
     /// Connections at once; more wait in the socket. Default 4096.
     pub connections: usize,
@@ -140,7 +141,8 @@ impl Door {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             members,
             handshakes: Semaphore::new(limits.handshakes),
-            arrivals: Arrivals::new(limits.turns, limits.unknown),
+            // The other half is for those that are known.
+            arrivals: Arrivals::new(limits.turns, limits.unknown, limits.connections / 2),
             strangers: Arc::new(Semaphore::new(limits.strangers)),
             limits,
         })))
@@ -194,15 +196,16 @@ impl Visitor {
     async fn visit(self, stream: TcpStream, address: SocketAddr, arrival: Arrival) {
         // Small answers are what there is most of; where it cannot be set they come a little later.
         let _ = stream.set_nodelay(true);
+        let away = arrival.away();
         let shaken = {
             let handshake = async {
                 let _own = arrival.turn().await;
                 let _turn = self.door.handshakes.acquire().await;
-                let limit = self.door.limits.handshake;
-                tokio::time::timeout(limit, self.door.acceptor.accept(stream)).await
+                self.door.acceptor.accept(stream).await
             };
             tokio::select! {
-                shaken = handshake => shaken,
+                shaken = tokio::time::timeout(self.door.limits.handshake, handshake) => shaken,
+                () = arrival.away() => return tracing::debug!(%address, "a visitor's place is another's"),
                 () = self.stop.cancelled() => return,
             }
         };
@@ -216,6 +219,7 @@ impl Visitor {
         // Who is a member takes nobody's place; one with a certificate that is none may have been removed.
         let is_member = |shown: &Shown| shown.standing(&self.door.members.borrow()).is_some();
         let arrival = Some(arrival).filter(|_| !shown.as_ref().is_some_and(is_member));
+        let is_known = arrival.is_none();
         let place = match shown {
             Some(_) => None,
             None => match self.door.strangers.clone().try_acquire_owned() {
@@ -240,6 +244,7 @@ impl Visitor {
             let reason = tokio::select! {
                 reason = standing(members, shown.as_ref(), &granted, self.door.limits.visit) => reason,
                 () = passed(expires) => "its certificate has run out",
+                () = away, if !is_known => "its place is another's",
                 () = ended.cancelled() => return,
             };
             let machine = shown.as_ref().map(|s| tracing::field::display(&s.machine));
