@@ -139,7 +139,12 @@ fn up(phases: &mut Phases, children: &Children) -> io::Result<()> {
         etc::skeleton()
     })?;
     // Before there are links, which take theirs when they come. A machine without one of them is better than none.
-    phases.run("sysctls", sysctls::apply).ok();
+    phases
+        .run("sysctls", || {
+            let reserve = sysctls::limit_reserve();
+            sysctls::apply().and(reserve)
+        })
+        .ok();
     let mut devices = phases.run("devices", || {
         let mut devices = Devices::new(Modules::read(&modprobe::directory())?)?;
         devices.look();

@@ -26,6 +26,29 @@ pub fn apply() -> io::Result<()> {
     first
 }
 
+/// How much of the machine's memory the kernel keeps free for itself, at most: the 128th part.
+const PART: u64 = 128;
+const RESERVE: &str = "/proc/sys/vm/min_free_kbytes";
+
+/// Has the kernel keep no more memory free than a part of what there is. For the sake of huge pages it keeps a twentieth of a small machine's free
+/// (`mm/khugepaged.c`), and half as much again before it has others wait: memory that nobody gets.
+///
+/// # Errors
+/// Those of reading and writing below `/proc`.
+pub fn limit_reserve() -> io::Result<()> {
+    let number = |path: &str, text: &str| {
+        let word = text.split_whitespace().find_map(|w| w.parse::<u64>().ok());
+        word.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, path.to_owned()))
+    };
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let total = memory.lines().find(|l| l.starts_with("MemTotal:"));
+    let limit = number("/proc/meminfo", total.unwrap_or_default())? / PART;
+    if number(RESERVE, &fs::read_to_string(RESERVE)?)? > limit {
+        fs::write(RESERVE, limit.to_string())?;
+    }
+    Ok(())
+}
+
 fn settings(list: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = list.lines().filter(|l| !l.starts_with('#'));
     lines.filter_map(|line| {
