@@ -14,11 +14,18 @@ mod registry;
 
 use machine::{Machine, release, release_with, update_files};
 use prepared::{Prepared, alone, is_good, prepare};
+use registry::Registry;
 use serde_json::Value;
 use std::{
     fs::{self, File},
+    io::Write,
+    net::TcpListener,
     os::unix::fs::FileExt,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Another program in place of one of the image's.
@@ -232,5 +239,100 @@ fn power_that_goes_at_any_step_leaves_a_slot_that_works() {
         machine.post("/v1/os/rollback?restart=true");
         machine.until_os(|s| s["slot"] == "a");
     }
+    machine.power_off();
+}
+
+/// Something that the machine's containers need and that is not the machine's: it says something to everybody, while it is there.
+struct Elsewhere {
+    port: u16,
+    there: Arc<AtomicBool>,
+}
+
+impl Elsewhere {
+    fn start() -> Self {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = door.local_addr().unwrap().port();
+        let there = Arc::new(AtomicBool::new(true));
+        let says = there.clone();
+        std::thread::spawn(move || {
+            for visitor in door.incoming() {
+                if says.load(Ordering::Relaxed) {
+                    visitor.and_then(|mut v| v.write_all(b"yes")).ok();
+                }
+            }
+        });
+        Self { port, there }
+    }
+
+    fn set(&self, there: bool) {
+        self.there.store(there, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_is_not_the_releases_fault_does_not_condemn_it() {
+    let _alone = alone();
+    let work = tempfile::tempdir().unwrap();
+    let elsewhere = Elsewhere::start();
+    let registry = Registry::start();
+    registry.push_programs("steady:1", &["steady", "door", "look"]);
+    let host = registry.seen_from_machine();
+    let unit = format!(
+        "    - name: needs.container
+      command: start
+      content: |
+        [Container]
+        Image={host}/steady:1
+        Exec=/bin/steady B 8081
+        HealthCmd=[\"/bin/look\", \"hears\", \"10.0.2.2\", \"{}\"]
+        HealthInterval=2s
+        HealthRetries=1
+",
+        elsewhere.port
+    );
+    let update = format!(
+        "coreos:\n  update:\n    server: {host}/coracle/os\n    group: stable\n    reboot-strategy: etcd-lock\n"
+    );
+    let text = machine::configuration(&host, None).replace("coreos:\n", &update) + &unit;
+    let disk = work.path().join("disk");
+    machine::disk(&machine::image(), &disk, &text);
+    let machine = Machine::start(&disk);
+    machine.until_answers("A ");
+    machine.until("it is not healthy", || {
+        let listed =
+            machine.try_get("/containers/json?filters=%7B%22health%22%3A%5B%22healthy%22%5D%7D")?;
+        (!listed.as_array()?.is_empty()).then_some(())
+    });
+    registry.push_update(&release("0.2.0", None), "coracle/os:stable");
+    machine.try_post("/v1/os/check");
+    // It goes while the machine restarts.
+    machine.until("it does not go down", || {
+        machine.try_get("/v1/os").is_none().then_some(())
+    });
+    elsewhere.set(false);
+    let status = machine.until_os(|s| s["last_update"]["outcome"] == "failed");
+    assert_eq!(status["slot"], "a", "{status}");
+    let why = status["last_update"]["reason"].as_str().unwrap();
+    assert!(
+        why.contains("not well again: ") && why.contains("needs"),
+        "{why}"
+    );
+    machine.until("nobody is told that it failed", || {
+        let rollout = machine.try_get("/v1/os/rollout")?;
+        (rollout["releases"][0][1]["standing"] == "failed").then_some(())
+    });
+    // The former release cannot do better.
+    let status = machine.until_os(|s| s["last_update"]["former_too"] == true);
+    let why = status["last_update"]["reason"].as_str().unwrap();
+    assert!(why.contains("the cause may lie elsewhere"), "{why}");
+    elsewhere.set(true);
+    let status = machine.until_os(is_good);
+    assert_eq!(
+        (&status["slot"], &status["version"]),
+        (&Value::from("b"), &Value::from("0.2.0"))
+    );
+    machine.until_answers("A ");
+    let rollout = machine.get("/v1/os/rollout");
+    assert_eq!(rollout["releases"][0][1]["resumes"], 1, "{rollout}");
     machine.power_off();
 }

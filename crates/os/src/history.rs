@@ -41,7 +41,7 @@ pub enum Outcome {
 pub struct Before {
     /// Whether the store was reached.
     pub store: bool,
-    /// Containers that ran and were not unhealthy, by name.
+    /// Containers that ran and, where that is tested, were healthy; by name.
     pub containers: BTreeSet<String>,
     /// The unit of each of them that is one's.
     pub units: BTreeMap<String, String>,
@@ -66,9 +66,15 @@ pub struct Update {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// It failed before it was started: a power cut, a daemon that ended. That says nothing of the release.
+    /// It failed and says nothing of the release: it was never started (a power cut, a daemon that ended), or the cause lay elsewhere.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_short: bool,
+    /// What was not well under it, until it is known whether that is well under the former release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Before>,
+    /// What was not well under it was not well under the former release either: the cause may lie elsewhere, which shows once all is well again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub former_too: bool,
     /// Nobody asked for it but the channel.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_itself: bool,
@@ -145,6 +151,12 @@ impl History {
         tries.find(|u| u.to == *release && !u.cut_short)
     }
 
+    /// The last update, if it failed and it is not known yet whether the cause lies elsewhere.
+    pub fn undecided(&mut self) -> Option<&mut Update> {
+        let last = self.updates.last_mut();
+        last.filter(|u| u.outcome == Outcome::Failed && u.missed.is_some() && !u.cut_short)
+    }
+
     /// The update that is under way.
     pub fn under_way(&mut self) -> Option<&mut Update> {
         let last = self.updates.last_mut()?;
@@ -197,6 +209,8 @@ mod tests {
             outcome,
             reason: None,
             cut_short: false,
+            missed: None,
+            former_too: false,
             by_itself: false,
             resumes: 0,
             before: Before::default(),

@@ -111,6 +111,8 @@ impl Os {
                 outcome: Outcome::Writing,
                 reason: None,
                 cut_short: false,
+                missed: None,
+                former_too: false,
                 by_itself: allowed.by_itself,
                 resumes: allowed.resumes,
                 before,
@@ -188,7 +190,8 @@ impl Os {
         let reached = tokio::time::timeout(STORE, self.store.range(key)).await;
         let containers = self.engine.snapshots().filter(|c| {
             c.record.state.phase == Phase::Running
-                && c.health.as_ref().is_none_or(|h| h.status != "unhealthy")
+                // One that has not been tested yet may yet turn out to be unhealthy.
+                && c.health.as_ref().is_none_or(|h| !["unhealthy", "starting"].contains(&h.status))
                 && comes_back(c)
         });
         let mut before = Before {

@@ -13,6 +13,7 @@ use coracle_os::{
 use coracle_store::StoreExt as _;
 use std::{
     collections::BTreeSet,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -69,11 +70,13 @@ impl Os {
                 tracing::info!(version = %about.version, "the release is good");
                 Ok(())
             }
-            Err(why) => {
+            Err(unwell) => {
+                let why = format!("{unwell} after {} s", LIMIT.as_secs());
                 tracing::error!(why, "the release is not good: going back");
                 let noted = self.change(|history| {
                     if let Some(update) = history.under_way() {
                         update.reason = Some(why);
+                        update.missed = Some(unwell.of(&update.before));
                     }
                 });
                 if let Err(error) = noted {
@@ -89,8 +92,8 @@ impl Os {
         }
     }
 
-    /// Containers that were well before and are not now, and whether the store is reached if it was.
-    async fn missing(&self, before: &Before) -> (Vec<String>, bool) {
+    /// What was well before and is not now.
+    async fn missing(&self, before: &Before) -> Unwell {
         let now = self.before().await;
         let mut missing: Vec<String> = before
             .containers
@@ -103,7 +106,10 @@ impl Os {
             // What was moved, stopped or ended well meanwhile is not this machine's to have any more.
             missing.retain(|one| before.units.get(one).is_none_or(|unit| here.contains(unit)));
         }
-        (missing, now.store || !before.store)
+        Unwell {
+            store: before.store && !now.store,
+            containers: missing,
+        }
     }
 
     /// Units that are to run here and have not ended well, if the store can be asked.
@@ -131,35 +137,77 @@ impl Os {
 
     /// Whether all is well that was.
     pub async fn is_well(&self, before: &Before) -> bool {
-        let (missing, store) = self.missing(before).await;
-        missing.is_empty() && store
+        self.missing(before).await.is_nothing()
     }
 
-    /// Waits until all is well that was, or says what is not.
-    async fn well(&self, before: &Before) -> Result<(), String> {
+    /// Waits until all is well that was, for a while without a break, or says what is not.
+    async fn well(&self, before: &Before) -> Result<(), Unwell> {
         let begun = Instant::now();
+        let over = || begun.elapsed() > LIMIT || Machine::up() > BOOT;
+        self.steadily_well(before, over).await
+    }
+
+    /// Waits until all is well that was, for a while without a break; or, once it is `over`, says what is not.
+    pub async fn steadily_well(
+        &self,
+        before: &Before,
+        over: impl Fn() -> bool,
+    ) -> Result<(), Unwell> {
         let mut well_since = None;
         loop {
-            let (missing, store) = self.missing(before).await;
-            if missing.is_empty() && store {
+            let unwell = self.missing(before).await;
+            if unwell.is_nothing() {
                 if well_since.get_or_insert_with(Instant::now).elapsed() > STEADY {
                     return Ok(());
                 }
-                tokio::time::sleep(LOOK).await;
-                continue;
-            }
-            well_since = None;
-            if begun.elapsed() > LIMIT || Machine::up() > BOOT {
-                let mut what = Vec::new();
-                if !store {
-                    what.push("the store is not reached".to_owned());
+            } else {
+                well_since = None;
+                if over() {
+                    return Err(unwell);
                 }
-                if !missing.is_empty() {
-                    what.push(format!("not well again: {}", missing.join(", ")));
-                }
-                return Err(format!("{} after {} s", what.join("; "), LIMIT.as_secs()));
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+/// What was well and is not.
+#[derive(Debug)]
+pub struct Unwell {
+    /// The store is not reached.
+    store: bool,
+    /// Containers, by name.
+    containers: Vec<String>,
+}
+
+impl Unwell {
+    fn is_nothing(&self) -> bool {
+        !self.store && self.containers.is_empty()
+    }
+
+    /// Only that of what was well before.
+    fn of(&self, before: &Before) -> Before {
+        let units = before.units.iter();
+        let units = units.filter(|(name, _)| self.containers.contains(name));
+        Before {
+            store: self.store,
+            containers: self.containers.iter().cloned().collect(),
+            units: units
+                .map(|(name, unit)| (name.clone(), unit.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Display for Unwell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut what = Vec::new();
+        if self.store {
+            what.push("the store is not reached".to_owned());
+        }
+        if !self.containers.is_empty() {
+            what.push(format!("not well again: {}", self.containers.join(", ")));
+        }
+        f.write_str(&what.join("; "))
     }
 }

@@ -115,6 +115,7 @@ impl Os {
             // It ends once the cluster could be asked.
             back.await.ok();
             os.come_back(before).await;
+            tokio::spawn(async move { os.absolve().await });
         });
         if self.takes_turns() {
             coming.await.ok();
@@ -177,8 +178,13 @@ impl Os {
         let next = looks.borrow().0 + 1;
         self.rollout.wake.notify_one();
         let looked = looks.wait_for(|(_, ended)| *ended >= next);
-        tokio::time::timeout(LOOKED, looked).await.ok();
-        Ok(self.progress())
+        let looked = tokio::time::timeout(LOOKED, looked).await.is_ok();
+        let mut progress = self.progress();
+        if !looked {
+            // An image is being fetched, or an update is under way.
+            progress.state = format!("the look at the channel goes on; last: {}", progress.state);
+        }
+        Ok(progress)
     }
 
     /// The channel: an operator's word, the configuration's, or the usual one.
