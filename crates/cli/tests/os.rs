@@ -120,6 +120,12 @@ fn logs_in(client: &Client, machine: &Machine) {
     );
     let version = client.ok(machine, "docker version");
     assert!(version.contains("Server"), "{version}");
+    let over = client
+        .docker(machine)
+        .args(["ps", "--format", "{{.Names}}"])
+        .output()
+        .unwrap();
+    assert_eq!(common::text(&over), listed.trim(), "{over:?}");
     let file = client.path("file");
     fs::write(&file, "copied").unwrap();
     let back = client.copied(machine, &file);

@@ -18,7 +18,10 @@ use std::{
     fs,
     net::UdpSocket,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -168,34 +171,46 @@ fn instances(machine: &Machine) -> usize {
         .count()
 }
 
-/// Asks the service again and again, by whichever machine answers, until it is told to stop; the longest time without an answer.
-fn ask_all(machines: &[Machine], over: &AtomicBool) -> Duration {
-    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+/// When the service answered last, and how long it did not, at most.
+type Silence = Mutex<(Instant, Duration)>;
+
+fn note(silence: &Silence) {
+    let mut silence = silence.lock().unwrap();
+    silence.1 = silence.1.max(silence.0.elapsed());
+    silence.0 = Instant::now();
+}
+
+/// Asks the service again and again, until it is told to stop.
+fn ask_all(machine: &Machine, over: &AtomicBool, silence: &Silence) {
     while !over.load(Ordering::Relaxed) {
-        for machine in machines {
-            if machine.answer().is_some_and(|body| body.starts_with("A ")) {
-                longest = longest.max(last.elapsed());
-                last = Instant::now();
-            }
+        let answer = machine.answer();
+        if answer.is_some_and(|body| body.starts_with("A ")) {
+            note(silence);
         }
         std::thread::sleep(LOOK);
     }
-    longest.max(last.elapsed())
 }
 
-/// Does something while the service is asked.
+/// Does something while the service is asked by every machine: one of them answers all the time.
 fn answering(machines: &[Machine], act: impl FnOnce()) {
-    let over = AtomicBool::new(false);
+    let (over, silence) = (
+        AtomicBool::new(false),
+        Mutex::new((Instant::now(), Duration::ZERO)),
+    );
     let silent = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| ask_all(machines, &over));
+        for machine in machines {
+            scope.spawn(|| ask_all(machine, &over, &silence));
+        }
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        note(&silence);
+        let silent = silence.lock().unwrap().1;
         over.store(true, Ordering::Relaxed);
-        let silent = asking.join().unwrap();
         if let Err(panic) = done {
             std::panic::resume_unwind(panic);
         }
         silent
     });
+    eprintln!("the longest time without an answer: {silent:?}");
     assert!(silent < SILENT, "the service was silent for {silent:?}");
 }
 
@@ -253,9 +268,13 @@ fn three_machines_form_a_cluster_lose_one_and_take_updates_one_after_the_other()
     });
     // An update waits as long as the store could not do without one more.
     registry.push_update(&good, "coracle/os:stable");
-    let waits = machines[0].post_json("/v1/os/check", &Value::Null);
-    let state = waits["state"].as_str().unwrap();
-    assert!(state.contains("waits for m3"), "{waits}");
+    // Which of the two has the turn changes: they look by themselves, too.
+    until(&machines, "nobody waits for m3", || {
+        machines.iter().any(|machine| {
+            let looked = machine.post_json("/v1/os/check", &Value::Null);
+            looked["state"].as_str().unwrap().contains("waits for m3")
+        })
+    });
     machines.push(start(3, &disks[1]));
     until(&machines, "the lost one does not come back", || {
         all_is_well(&machines)
@@ -301,9 +320,11 @@ fn three_machines_form_a_cluster_lose_one_and_take_updates_one_after_the_other()
             listed.iter().any(failed) && all_is_well(&machines)
         });
     });
-    let stopped = machines[0].post_json("/v1/os/check", &Value::Null);
-    let state = stopped["state"].as_str().unwrap();
-    assert!(state.contains("failed on m2"), "{stopped}");
+    // The others have to fetch it before they know which release it is.
+    until(&machines, "the others are not stopped", || {
+        let looked = machines[0].post_json("/v1/os/check", &Value::Null);
+        looked["state"].as_str().unwrap().contains("failed on m2")
+    });
     for machine in &machines {
         assert_eq!(machine.get("/v1/os")["version"], "0.2.0");
     }

@@ -13,9 +13,20 @@ pub fn ask(port: u16, method: &str, path: &str) -> io::Result<(u16, String)> {
 
 /// The same with something to be read, as JSON if it is an object.
 pub fn ask_with(port: u16, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    ask_within(Duration::from_secs(300), port, method, path, body)
+}
+
+/// The same; nobody waits longer than that for a part of the answer.
+pub fn ask_within(
+    limit: Duration,
+    port: u16,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(300)))?;
+    stream.set_read_timeout(Some(limit))?;
     let kind = match body.starts_with('{') {
         true => "application/json",
         false => "application/octet-stream",

@@ -3,7 +3,7 @@
 
 use crate::{
     common,
-    http::{ask, ask_with},
+    http::{ask, ask_with, ask_within},
 };
 use serde_json::{Value, json};
 use std::{
@@ -19,6 +19,8 @@ use std::{
 
 /// How long a machine may take for anything; emulated, and beside other tests.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long one request to a container may take.
+const SOON: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(200);
 const FIRMWARE: &str = "/usr/share/OVMF";
 
@@ -354,7 +356,8 @@ impl Machine {
 
     /// What its container answers, if it does.
     pub fn answer(&self) -> Option<String> {
-        let (status, body) = ask(self.web, "GET", "/").ok()?;
+        // A connection to a machine that goes down meanwhile is nobody's: QEMU holds it until the machine is back.
+        let (status, body) = ask_within(SOON, self.web, "GET", "/", "").ok()?;
         (status == 200).then_some(body)
     }
 

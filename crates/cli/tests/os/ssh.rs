@@ -4,6 +4,7 @@
 use crate::{common, machine::Machine};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -76,6 +77,29 @@ impl Client {
         machine.until("nobody gets in by ssh", || {
             self.run(machine, "true").status.success().then_some(())
         });
+    }
+
+    /// Docker's own command here, on the machine by ssh. It calls the `ssh` of its path, by itself with no key of this client's.
+    pub fn docker(&self, machine: &Machine) -> Command {
+        let ssh = self.program("ssh", machine, "key");
+        let words = [ssh.get_program()].into_iter().chain(ssh.get_args());
+        let words: Vec<_> = words.map(|w| w.to_str().unwrap()).collect();
+        let path = self.path("bin");
+        fs::create_dir_all(&path).unwrap();
+        let real = std::env::var("PATH").unwrap();
+        let script = format!(
+            "#!/bin/sh\nPATH='{real}'; exec {} \"$@\"\n",
+            words.join(" ")
+        );
+        fs::write(path.join("ssh"), script).unwrap();
+        fs::set_permissions(path.join("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut docker = Command::new("docker");
+        docker
+            .env("PATH", format!("{}:{real}", path.display()))
+            .env("DOCKER_HOST", "ssh://root@127.0.0.1")
+            .env("DOCKER_CONFIG", self.path("docker"))
+            .env_remove("DOCKER_CONTEXT");
+        docker
     }
 
     /// What somebody with another key is told.
