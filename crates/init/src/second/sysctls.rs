@@ -26,8 +26,8 @@ pub fn apply() -> io::Result<()> {
     first
 }
 
-/// How much of the machine's memory the kernel keeps free for itself, at most: the 128th part.
-const PART: u64 = 128;
+/// How much of the machine's memory the kernel keeps free for itself, at most: the 256th part, and what it would keep without huge pages.
+const PART: u64 = 256;
 const RESERVE: &str = "/proc/sys/vm/min_free_kbytes";
 
 /// Has the kernel keep no more memory free than a part of what there is. For the sake of huge pages it keeps a twentieth of a small machine's free
@@ -42,7 +42,8 @@ pub fn limit_reserve() -> io::Result<()> {
     };
     let memory = fs::read_to_string("/proc/meminfo")?;
     let total = memory.lines().find(|l| l.starts_with("MemTotal:"));
-    let limit = number("/proc/meminfo", total.unwrap_or_default())? / PART;
+    let total = number("/proc/meminfo", total.unwrap_or_default())?;
+    let limit = (total / PART).max((total * 16).isqrt());
     if number(RESERVE, &fs::read_to_string(RESERVE)?)? > limit {
         fs::write(RESERVE, limit.to_string())?;
     }
