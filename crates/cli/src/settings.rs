@@ -441,3 +441,34 @@ pub(crate) fn duration(key: &str, text: &str) -> Result<Duration, String> {
         .map(Duration::from_nanos)
         .ok_or_else(|| format!("{key} = \"{text}\" is no duration; write for example 24h"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DaemonArgs,
+    }
+
+    #[test]
+    fn the_example_is_taken_as_it_stands() {
+        let example = include_str!("../../../contrib/coracle.toml");
+        let is_key = |word: &str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let lines = example.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings: Vec<&str> = lines
+            .filter(|l| l.starts_with('[') || l.split_once(" = ").is_some_and(|(k, _)| is_key(k)))
+            .collect();
+        assert!(settings.len() > 30, "{settings:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("coracle.toml");
+        std::fs::write(&path, settings.join("\n")).unwrap();
+        let line = Line::parse_from(["daemon", "--config", path.to_str().unwrap()]);
+        let read = super::settings(&line.args).map_err(|e| e.to_string());
+        let read = read.map(|settings| settings.store_listen);
+        assert_eq!(read, Ok(Some("127.0.0.1:2379".parse().unwrap())));
+    }
+}
