@@ -36,16 +36,18 @@ const RESERVE: &str = "/proc/sys/vm/min_free_kbytes";
 /// # Errors
 /// Those of reading and writing below `/proc`.
 pub fn limit_reserve() -> io::Result<()> {
-    let number = |path: &str, text: &str| {
-        let word = text.split_whitespace().find_map(|w| w.parse::<u64>().ok());
-        word.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, path.to_owned()))
+    let named =
+        |path: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{path}: {e}"));
+    // Of /proc/meminfo the first line is `MemTotal:  989232 kB`.
+    let first_number = |path: &'static str| {
+        let text = fs::read_to_string(path).map_err(named(path))?;
+        let found = text.split_whitespace().find_map(|w| w.parse::<u64>().ok());
+        found.ok_or_else(|| named(path)(io::Error::other("there is no number in it")))
     };
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let total = memory.lines().find(|l| l.starts_with("MemTotal:"));
-    let total = number("/proc/meminfo", total.unwrap_or_default())?;
+    let total = first_number("/proc/meminfo")?;
     let limit = (total / PART).max((total * 16).isqrt());
-    if number(RESERVE, &fs::read_to_string(RESERVE)?)? > limit {
-        fs::write(RESERVE, limit.to_string())?;
+    if first_number(RESERVE)? > limit {
+        fs::write(RESERVE, limit.to_string()).map_err(named(RESERVE))?;
     }
     Ok(())
 }

@@ -172,7 +172,8 @@ impl Os {
                 last.missed = None;
                 let reason = last.reason.take().unwrap_or_default();
                 last.reason = Some(format!(
-                    "{reason}; it has been tried again {MOST} times by now, and is not any more by itself"
+                    "{reason}; it has been tried again {MOST} times by now and is not any more by itself, `coracle os rollout resume {}` has it tried",
+                    update.to
                 ));
             });
             return Ok(());
