@@ -446,13 +446,6 @@ pub(crate) fn duration(key: &str, text: &str) -> Result<Duration, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: DaemonArgs,
-    }
 
     #[test]
     fn the_example_is_taken_as_it_stands() {
@@ -466,8 +459,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("coracle.toml");
         std::fs::write(&path, settings.join("\n")).unwrap();
-        let line = Line::parse_from(["daemon", "--config", path.to_str().unwrap()]);
-        let read = super::settings(&line.args).map_err(|e| e.to_string());
+        let args = DaemonArgs {
+            config: Some(path),
+            ..DaemonArgs::default()
+        };
+        let read = super::settings(&args).map_err(|e| e.to_string());
         let read = read.map(|settings| settings.store_listen);
         assert_eq!(read, Ok(Some("127.0.0.1:2379".parse().unwrap())));
     }
